@@ -1,0 +1,3 @@
+#![forbid(unsafe_code)]
+//! The `bitnet` command.
+fn main() {}

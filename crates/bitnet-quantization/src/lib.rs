@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! (crate doc to be written by its owner)
