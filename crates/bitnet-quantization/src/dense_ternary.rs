@@ -1,0 +1,278 @@
+//! Dense tensors that are secretly ternary: floats whose values are only `-s`, `0` and `+s`.
+//!
+//! Many files hold trained trits widened to F16, BF16 or F32. Recognised, they lose nothing and run on the ternary
+//! kernels. The two values may have been rounded apart by the last bit on their way through a 16-bit format, so two
+//! neighbouring magnitudes count as one, and the result says so.
+
+use crate::error::QuantError;
+use crate::floats::{bf16_to_f32, f16_to_f32};
+use crate::qtype::TensorType;
+use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+
+/// What a dense tensor turned out to be.
+#[derive(Debug, Clone, Copy)]
+pub enum Recognition<'a> {
+    /// One magnitude besides zero (or two, one bit apart).
+    Ternary(DenseTernaryRows<'a>),
+    /// Really dense: the first magnitudes found that do not belong together.
+    Dense {
+        /// The magnitude that came first.
+        magnitude: f32,
+        /// One that is not it, nor its neighbour.
+        other: f32,
+    },
+}
+
+impl<'a> Recognition<'a> {
+    /// The trits, if the tensor is ternary.
+    pub fn ternary(self) -> Option<DenseTernaryRows<'a>> {
+        match self {
+            Recognition::Ternary(rows) => Some(rows),
+            Recognition::Dense { .. } => None,
+        }
+    }
+}
+
+/// The trits of a dense tensor: the sign of every value that is not zero.
+#[derive(Debug, Clone, Copy)]
+pub struct DenseTernaryRows<'a> {
+    ty: TensorType,
+    shape: Shape,
+    bytes: &'a [u8],
+    scale: f32,
+    neighbour: Option<f32>,
+}
+
+impl DenseTernaryRows<'_> {
+    /// The magnitude one bit beside the scale that some values have; reading them as the scale changed them by that
+    /// bit. `None`: nothing was changed.
+    pub fn neighbour(&self) -> Option<f32> {
+        self.neighbour
+    }
+}
+
+/// Looks at every value of a dense tensor `[rows, cols]`. A tensor that is not ternary is found out within its first
+/// few values.
+///
+/// # Errors
+/// A type other than F32, F16, BF16, an impossible shape, a wrong byte count, a value that is NaN or infinite.
+pub fn recognise(
+    ty: TensorType,
+    rows: usize,
+    cols: usize,
+    bytes: &[u8],
+) -> Result<Recognition<'_>, QuantError> {
+    let shape = float_shape(ty, rows, cols, bytes.len())?;
+    let magnitudes = match ty {
+        TensorType::F32 => Magnitudes::find(bytes.as_chunks::<4>().0, |b| {
+            u32::from_le_bytes(*b) & 0x7fff_ffff
+        }),
+        _ => Magnitudes::find(bytes.as_chunks::<2>().0, |b| {
+            u32::from(u16::from_le_bytes(*b) & 0x7fff)
+        }),
+    };
+    let value = |bits| magnitude_value(ty, bits);
+    for (bits, index) in magnitudes.all() {
+        if !value(bits).is_finite() {
+            let (row, col) = (index / cols, index % cols);
+            return Err(QuantError::NonFiniteWeight {
+                format: ty.name(),
+                row,
+                col,
+                value: value(bits),
+            });
+        }
+    }
+    Ok(match magnitudes {
+        Magnitudes::Zero => Recognition::Ternary(DenseTernaryRows {
+            ty,
+            shape,
+            bytes,
+            scale: 0.0,
+            neighbour: None,
+        }),
+        Magnitudes::One(only) => Recognition::Ternary(DenseTernaryRows {
+            ty,
+            shape,
+            bytes,
+            scale: value(only.0),
+            neighbour: None,
+        }),
+        Magnitudes::Two { most, fewer } if most.0.abs_diff(fewer.0) == 1 => {
+            let (scale, neighbour) = (value(most.0), Some(value(fewer.0)));
+            Recognition::Ternary(DenseTernaryRows {
+                ty,
+                shape,
+                bytes,
+                scale,
+                neighbour,
+            })
+        }
+        Magnitudes::Two {
+            most: first,
+            fewer: other,
+        }
+        | Magnitudes::More { first, other } => Recognition::Dense {
+            magnitude: value(first.0),
+            other: value(other.0),
+        },
+    })
+}
+
+/// Checks type, shape and byte count of a tensor of plain floats.
+pub(crate) fn float_shape(
+    ty: TensorType,
+    rows: usize,
+    cols: usize,
+    n_bytes: usize,
+) -> Result<Shape, QuantError> {
+    if !ty.is_float() {
+        let why = "only F32, F16 and BF16 hold plain numbers";
+        return Err(QuantError::NotPossible {
+            format: ty.name(),
+            operation: "read as floats",
+            why,
+        });
+    }
+    let shape = Shape::new(ty.name(), rows, cols, 1)?;
+    shape.check_bytes(ty.name(), shape.elements() * ty.block_bytes(), n_bytes)?;
+    Ok(shape)
+}
+
+/// The number whose magnitude has these bits.
+fn magnitude_value(ty: TensorType, bits: u32) -> f32 {
+    match ty {
+        TensorType::F32 => f32::from_bits(bits),
+        TensorType::F16 => f16_to_f32(bits as u16),
+        _ => bf16_to_f32(bits as u16),
+    }
+}
+
+/// Bits of a magnitude and the index of the first value that has it.
+type Found = (u32, usize);
+
+/// The distinct magnitudes of a tensor besides zero.
+enum Magnitudes {
+    Zero,
+    One(Found),
+    /// By the number of values that have them.
+    Two {
+        most: Found,
+        fewer: Found,
+    },
+    /// Found out early; `other` is not next to `first`, or is a third one.
+    More {
+        first: Found,
+        other: Found,
+    },
+}
+
+impl Magnitudes {
+    /// Looks at all values until there are three magnitudes, or two that are not neighbours.
+    fn find<const BYTES: usize>(
+        values: &[[u8; BYTES]],
+        magnitude: impl Fn(&[u8; BYTES]) -> u32,
+    ) -> Self {
+        /// Long enough to vectorise, short enough that a dense tensor is found out at once.
+        const CHUNK: usize = 1024;
+        let mut first: Option<Found> = None;
+        let mut second: Option<Found> = None;
+        for (chunk_index, chunk) in values.chunks(CHUNK).enumerate() {
+            let known = [first, second].map(|found| found.map_or(0, |found| found.0));
+            let unknown = |bits: u32| (bits != 0) & (bits != known[0]) & (bits != known[1]);
+            if !chunk
+                .iter()
+                .fold(false, |any, value| any | unknown(magnitude(value)))
+            {
+                continue;
+            }
+            for (i, value) in chunk.iter().enumerate() {
+                let found = (magnitude(value), chunk_index * CHUNK + i);
+                match (first, second) {
+                    _ if found.0 == 0 => {}
+                    (None, _) => first = Some(found),
+                    (Some(first), _) if first.0 == found.0 => {}
+                    (Some(first), None) if first.0.abs_diff(found.0) != 1 => {
+                        return Magnitudes::More {
+                            first,
+                            other: found,
+                        };
+                    }
+                    (Some(_), None) => second = Some(found),
+                    (Some(_), Some(second)) if second.0 == found.0 => {}
+                    (Some(first), Some(_)) => {
+                        return Magnitudes::More {
+                            first,
+                            other: found,
+                        };
+                    }
+                }
+            }
+        }
+        match (first, second) {
+            (None, _) => Magnitudes::Zero,
+            (Some(only), None) => Magnitudes::One(only),
+            (Some(first), Some(second)) => {
+                let count = |found: Found| {
+                    values
+                        .iter()
+                        .filter(|value| magnitude(value) == found.0)
+                        .count()
+                };
+                let first_wins = count(first) >= count(second);
+                let (most, fewer) = if first_wins {
+                    (first, second)
+                } else {
+                    (second, first)
+                };
+                Magnitudes::Two { most, fewer }
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = Found> {
+        let found = match *self {
+            Magnitudes::Zero => [None, None],
+            Magnitudes::One(only) => [Some(only), None],
+            Magnitudes::Two { most, fewer } => [Some(most), Some(fewer)],
+            Magnitudes::More { first, other } => [Some(first), Some(other)],
+        };
+        found.into_iter().flatten()
+    }
+}
+
+impl TernaryRows for DenseTernaryRows<'_> {
+    fn rows(&self) -> usize {
+        self.shape.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.shape.cols
+    }
+
+    fn scale(&self) -> ScaleLayout {
+        ScaleLayout::PerTensor(self.scale)
+    }
+
+    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
+        self.shape.check_read(row, trits, scales, self.scale())?;
+        let row_bytes = self.shape.cols * self.ty.block_bytes();
+        let bytes = &self.bytes[row * row_bytes..][..row_bytes];
+        if self.ty == TensorType::F32 {
+            for (trit, value) in trits.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                let bits = i32::from_le_bytes(*value);
+                *trit = (bits << 1 != 0) as i8 * ((bits >> 31) as i8 | 1);
+            }
+        } else {
+            // Sign and magnitude are at the same bits in F16 and BF16.
+            for (trit, value) in trits.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                let bits = i16::from_le_bytes(*value);
+                *trit = (bits << 1 != 0) as i8 * ((bits >> 15) as i8 | 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
