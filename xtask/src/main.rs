@@ -1,3 +1,62 @@
 #![forbid(unsafe_code)]
 //! Project automation: `cargo run -p xtask -- COMMAND`.
-fn main() {}
+//!
+//! Everything here spawns cargo and other tools; nothing here depends on the engine's crates, so a broken engine
+//! can still be checked.
+//!
+//! # Layout
+//! - [`tidy`]: the rules of the house (crate edges, file sizes, rooms of `unsafe`, documented commands)
+//! - [`documents`]: the commands that the documents show
+//! - [`neon`]: the kernels' tests on emulated ARM processors
+//! - [`wasm`]: the engine for wasm32, built and run
+//! - [`cross`]: a standard library for a target that the toolchain does not carry
+//! - [`process`]: running a tool and failing with its name
+
+mod cross;
+mod documents;
+mod neon;
+mod process;
+mod tidy;
+mod wasm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo run -p xtask -- COMMAND
+
+  tidy   check the rules of the house: crate edges, root files, file sizes, unsafe, ignored tests,
+         doubled type names, commands in the documents
+  neon   run bitnet-kernels' tests for ARM under qemu, with and without the dot-product instructions
+  wasm   build bitnet-inference for wasm32 and, where node is installed, generate a story with it";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    let result = match (command.as_deref(), args.next()) {
+        (Some("tidy"), None) => tidy::run(&root()),
+        (Some("neon"), None) => neon::run(&root()),
+        (Some("wasm"), None) => wasm::run(&root()),
+        (Some("--help" | "-h" | "help"), None) => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root: the parent of this crate's folder.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(PathBuf::from).unwrap_or(here)
+}

@@ -1,0 +1,62 @@
+//! Running a tool: its command line is shown, and a failure names it.
+
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The cargo that runs this task, so that a pinned toolchain stays pinned.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Shows the command line, runs it with inherited output and no input.
+///
+/// # Errors
+/// When the program cannot be started or does not exit with 0.
+pub fn run(command: &mut Command) -> Result<()> {
+    eprintln!("+ {}", line(command));
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("could not start: {}", line(command)))?;
+    if !status.success() {
+        bail!("{status}: {}", line(command));
+    }
+    Ok(())
+}
+
+/// Runs a command quietly and returns what it printed.
+///
+/// # Errors
+/// When the program cannot be started or does not exit with 0; carries its error output.
+pub fn output(command: &mut Command) -> Result<String> {
+    let done = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("could not start: {}", line(command)))?;
+    if !done.status.success() {
+        bail!(
+            "{}: {}\n{}",
+            done.status,
+            line(command),
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Where `program` is found along `PATH`.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
