@@ -1,0 +1,49 @@
+//! The attention part of a layer.
+//!
+//! ```text
+//! q, k, v  = norm(x) Wq, norm(x) Wk, norm(x) Wv          ternary, int8 activations
+//! q, k     = rope(head_norm(q)), rope(head_norm(k))      head norms: Qwen3
+//! context  = softmax(q kT / sqrt(head_dim)) v            over the positions up to the row's own
+//! x       += sub_norm(context) Wo                        sub-norm: BitNet
+//! ```
+//!
+//! Source: `transformers` `modeling_bitnet.py` (BitNetAttention), `modeling_qwen3.py` (Qwen3Attention).
+
+use crate::activations::Activations;
+use crate::pass::Pass;
+use crate::tensor_role::NormPlace::{Attention, AttentionSub, KeyHead, QueryHead};
+use crate::tensor_role::Projection::{Key, Output, Query, Value};
+use crate::weights::AttentionWeights;
+use bitnet_kernels::Backend;
+
+/// Adds the attention's update to `a.residual`, after writing the batch's keys and values into `cache`.
+pub(crate) fn attention<B: Backend>(
+    pass: &mut Pass<'_, '_, B>,
+    w: &AttentionWeights<B>,
+    cache: &mut B::KvCache,
+    a: &mut Activations<B>,
+) {
+    let (backend, layer, batch) = (pass.backend, pass.layer, pass.batch.view());
+    let (n_heads, n_kv_heads) = (pass.config.n_heads, pass.config.n_kv_heads);
+
+    pass.norm(Attention, &w.norm, &a.residual, &mut a.normed);
+    pass.bitlinear(
+        &a.normed,
+        [(Query, &w.query), (Key, &w.key), (Value, &w.value)],
+        [&mut a.queries, &mut a.keys, &mut a.values],
+    );
+    if let Some(norms) = &w.head_norms {
+        pass.norm_in_place(QueryHead, &norms.query, n_heads, &mut a.queries);
+        pass.norm_in_place(KeyHead, &norms.key, n_kv_heads, &mut a.keys);
+    }
+    pass.rope(&mut a.queries, &mut a.keys);
+
+    backend.kv_write(cache, layer, &a.keys, &a.values, &batch);
+    backend.attention(&a.queries, cache, layer, n_heads, &batch, &mut a.context);
+
+    if let Some(sub_norm) = &w.sub_norm {
+        pass.norm_in_place(AttentionSub, sub_norm, 1, &mut a.context);
+    }
+    pass.bitlinear(&a.context, [(Output, &w.output)], [&mut a.update]);
+    pass.add(&mut a.residual, &a.update);
+}

@@ -1,0 +1,171 @@
+//! The forward pass: token ids in, logits out.
+//!
+//! One graph for every family; what differs is in [`crate::family`]. A token's way:
+//!
+//! ```text
+//! x      = embedding[token]
+//! x     += attention(x), x += feed_forward(x)            n_layers times
+//! logits = final_norm(x) head
+//! ```
+//!
+//! Between the ternary matrices everything is f32, and every sum has one fixed order, so a sequence gets the same
+//! bytes whatever batch it is in and however many threads run. Paper: "The Era of 1-bit LLMs" (2402.17764) and the
+//! 2B-4T report (2504.12285); numbers: `transformers` `modeling_bitnet.py`.
+
+use crate::activations::Activations;
+use crate::attention::attention;
+use crate::batch::{Batch, Bounds};
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::feed_forward::feed_forward;
+use crate::kv_cache::KvCache;
+use crate::observer::{Observer, Site};
+use crate::pass::Pass;
+use crate::tensor_role::TensorRole;
+use crate::weights::{LoadProgress, Weights};
+use bitnet_kernels::{Backend, KernelError, KvType, RopeParams, RopeTable};
+
+/// A model in memory, ready to run. It is only read after loading; what changes is in [`KvCache`] and
+/// [`Activations`].
+pub struct Model<B: Backend> {
+    backend: B,
+    config: ModelConfig,
+    weights: Weights<B>,
+    /// Cosines and sines of `context_length` positions.
+    rope: RopeTable,
+    context_length: usize,
+}
+
+impl<B: Backend> Model<B> {
+    /// Computes the batch: fills `a.hidden` with every row's last hidden state and `a.logits` with the logits of
+    /// the rows in [`Batch::logit_rows`], and writes the batch's keys and values into `cache`.
+    ///
+    /// Rows of one sequence must be in order, with every earlier position already in the cache or in this batch.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] for a batch that exceeds the room of `a`, the cache, the context or the vocabulary.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache<B>,
+        a: &mut Activations<B>,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<(), ModelError> {
+        batch.check(&self.bounds(cache, a))?;
+        let (w, config) = (&self.weights, &self.config);
+        let mut pass = Pass::new(&self.backend, config, &self.rope, batch, observer);
+
+        pass.embed(&w.embedding, &mut a.residual);
+        for (layer, w) in w.layers.iter().enumerate() {
+            pass.layer = layer;
+            attention(&mut pass, &w.attention, &mut cache.storage, a);
+            feed_forward(&mut pass, &w.feed_forward, a);
+            pass.show(Site::Layer(layer), &a.residual, config.hidden_size);
+        }
+        pass.final_norm(&w.final_norm, &a.residual, &mut a.hidden);
+        pass.head(w.head(), &a.hidden, &mut a.logits);
+        Ok(())
+    }
+
+    /// Loads a checkpoint's weights into `backend`, for sequences of up to `context_length` positions (the model's
+    /// own length where that is less).
+    ///
+    /// # Errors
+    /// [`ModelError`] for a tensor that is missing, has another shape than the configuration says or cannot be
+    /// decoded, and for memory that cannot be had.
+    pub fn load(
+        backend: B,
+        checkpoint: &Checkpoint,
+        context_length: usize,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Model<B>, ModelError> {
+        let mut config = checkpoint.config().clone();
+        if checkpoint.has(TensorRole::RopeFactors) {
+            config.rope.freq_factors = Some(checkpoint.vector(TensorRole::RopeFactors)?);
+        }
+        let context_length = context_length.min(config.context_length);
+        let rope = RopeTable::new(RopeParams {
+            base: config.rope.base,
+            n_rot: config.rope.n_rot,
+            style: config.rope.style,
+            freq_factors: config.rope.freq_factors.as_deref(),
+            max_positions: context_length,
+        });
+        let weights = Weights::load(&backend, checkpoint, progress)?;
+        Ok(Model {
+            backend,
+            config,
+            weights,
+            rope,
+            context_length,
+        })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Number of positions that a sequence may have.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// What computes.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Room for the keys and values of `n_blocks` blocks of [`bitnet_kernels::KV_BLOCK`] positions.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the memory cannot be had.
+    pub fn new_kv_cache(
+        &self,
+        n_blocks: usize,
+        kv_type: KvType,
+    ) -> Result<KvCache<B>, KernelError> {
+        KvCache::new(&self.backend, &self.config, n_blocks, kv_type)
+    }
+
+    /// Room for batches of up to `max_tokens` rows, of which up to `max_logit_rows` want logits.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the memory cannot be had.
+    pub fn activations(
+        &self,
+        max_tokens: usize,
+        max_logit_rows: usize,
+    ) -> Result<Activations<B>, KernelError> {
+        Activations::new(&self.backend, &self.config, max_tokens, max_logit_rows)
+    }
+
+    /// Copies row `row` of the last batch's logits to `out` `[vocab_size]`.
+    ///
+    /// # Panics
+    /// When `a` has no such row.
+    pub fn read_logits(&self, a: &Activations<B>, row: usize, out: &mut [f32]) {
+        self.backend
+            .read(&a.logits, row * self.config.vocab_size, out);
+    }
+
+    /// Copies the last hidden state of row `row` of the last batch to `out` `[hidden_size]`.
+    ///
+    /// # Panics
+    /// When `a` has no such row.
+    pub fn read_hidden(&self, a: &Activations<B>, row: usize, out: &mut [f32]) {
+        self.backend
+            .read(&a.hidden, row * self.config.hidden_size, out);
+    }
+
+    fn bounds(&self, cache: &KvCache<B>, a: &Activations<B>) -> Bounds {
+        Bounds {
+            max_tokens: a.max_tokens(),
+            max_logit_rows: a.max_logit_rows(),
+            vocab_size: self.config.vocab_size,
+            context_length: self.context_length,
+            n_blocks: cache.n_blocks(),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A model's weights as the backend keeps them, loaded layer by layer.
+//!
+//! The backend repacks each ternary matrix into its own layout while the file stays mapped, so beside the finished
+//! weights only the matrix at hand is in memory. Embedding and head keep the file's bytes.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::ModelError;
+use crate::tensor_role::{NormPlace, Projection, TensorRole};
+use bitnet_kernels::Backend;
+
+/// All weights of a model.
+pub(crate) struct Weights<B: Backend> {
+    /// `[vocab_size, hidden_size]`.
+    pub embedding: B::Matrix,
+    /// One for each layer, in order.
+    pub layers: Vec<LayerWeights<B>>,
+    /// `[hidden_size]`.
+    pub final_norm: B::Buffer,
+    /// `[vocab_size, hidden_size]`; `None` when the embedding is the head.
+    head: Option<B::Matrix>,
+}
+
+/// The weights of one layer.
+pub(crate) struct LayerWeights<B: Backend> {
+    pub attention: AttentionWeights<B>,
+    pub feed_forward: FeedForwardWeights<B>,
+}
+
+/// The weights of a layer's attention part. Ternary shapes are `[out_features, in_features]`.
+pub(crate) struct AttentionWeights<B: Backend> {
+    /// `[hidden_size]`.
+    pub norm: B::Buffer,
+    /// `[n_heads * head_dim, hidden_size]`.
+    pub query: B::Ternary,
+    /// `[n_kv_heads * head_dim, hidden_size]`.
+    pub key: B::Ternary,
+    /// `[n_kv_heads * head_dim, hidden_size]`.
+    pub value: B::Ternary,
+    /// Qwen3 only.
+    pub head_norms: Option<HeadNorms<B>>,
+    /// `[n_heads * head_dim]`; BitNet only.
+    pub sub_norm: Option<B::Buffer>,
+    /// `[hidden_size, n_heads * head_dim]`.
+    pub output: B::Ternary,
+}
+
+/// The norms of query and key heads, `[head_dim]` each.
+pub(crate) struct HeadNorms<B: Backend> {
+    pub query: B::Buffer,
+    pub key: B::Buffer,
+}
+
+/// The weights of a layer's feed-forward part. Ternary shapes are `[out_features, in_features]`.
+pub(crate) struct FeedForwardWeights<B: Backend> {
+    /// `[hidden_size]`.
+    pub norm: B::Buffer,
+    /// `[intermediate_size, hidden_size]`.
+    pub gate: B::Ternary,
+    /// `[intermediate_size, hidden_size]`.
+    pub up: B::Ternary,
+    /// `[intermediate_size]`; BitNet only.
+    pub sub_norm: Option<B::Buffer>,
+    /// `[hidden_size, intermediate_size]`.
+    pub down: B::Ternary,
+}
+
+/// How far loading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Layers in memory.
+    pub layers_done: usize,
+    /// Layers of the model.
+    pub n_layers: usize,
+}
+
+impl<B: Backend> Weights<B> {
+    /// Loads everything, telling `progress` before the first layer and after each.
+    pub fn load(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Weights<B>, ModelError> {
+        let config = checkpoint.config();
+        let loader = Loader {
+            backend,
+            checkpoint,
+        };
+        let embedding = loader.matrix(TensorRole::Embedding)?;
+        let head = if config.tied_head {
+            None
+        } else {
+            Some(loader.matrix(TensorRole::Head)?)
+        };
+        let final_norm = loader.vector(TensorRole::FinalNorm)?;
+        let mut layers = Vec::with_capacity(config.n_layers);
+        progress(LoadProgress {
+            layers_done: 0,
+            n_layers: config.n_layers,
+        });
+        for layer in 0..config.n_layers {
+            layers.push(loader.layer(layer)?);
+            progress(LoadProgress {
+                layers_done: layer + 1,
+                n_layers: config.n_layers,
+            });
+        }
+        Ok(Weights {
+            embedding,
+            layers,
+            final_norm,
+            head,
+        })
+    }
+
+    /// What turns hidden states into logits, `[vocab_size, hidden_size]`.
+    pub fn head(&self) -> &B::Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+}
+
+/// Takes tensors from a checkpoint to a backend.
+struct Loader<'a, B: Backend> {
+    backend: &'a B,
+    checkpoint: &'a Checkpoint,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn layer(&self, layer: usize) -> Result<LayerWeights<B>, ModelError> {
+        let family = self.checkpoint.config().family;
+        let norm = |place| self.vector(TensorRole::Norm(layer, place));
+        let norm_if = |present: bool, place| present.then(|| norm(place)).transpose();
+        let projection = |projection| self.ternary(TensorRole::Projection(layer, projection));
+        let head_norms = || -> Result<HeadNorms<B>, ModelError> {
+            Ok(HeadNorms {
+                query: norm(NormPlace::QueryHead)?,
+                key: norm(NormPlace::KeyHead)?,
+            })
+        };
+        Ok(LayerWeights {
+            attention: AttentionWeights {
+                norm: norm(NormPlace::Attention)?,
+                query: projection(Projection::Query)?,
+                key: projection(Projection::Key)?,
+                value: projection(Projection::Value)?,
+                head_norms: family.qk_norms.then(head_norms).transpose()?,
+                sub_norm: norm_if(family.sub_norms, NormPlace::AttentionSub)?,
+                output: projection(Projection::Output)?,
+            },
+            feed_forward: FeedForwardWeights {
+                norm: norm(NormPlace::FeedForward)?,
+                gate: projection(Projection::Gate)?,
+                up: projection(Projection::Up)?,
+                sub_norm: norm_if(family.sub_norms, NormPlace::FeedForwardSub)?,
+                down: projection(Projection::Down)?,
+            },
+        })
+    }
+
+    fn ternary(&self, role: TensorRole) -> Result<B::Ternary, ModelError> {
+        Ok(self
+            .backend
+            .upload_ternary(&*self.checkpoint.ternary(role)?)?)
+    }
+
+    fn matrix(&self, role: TensorRole) -> Result<B::Matrix, ModelError> {
+        Ok(self.backend.upload_matrix(self.checkpoint.matrix(role)?)?)
+    }
+
+    fn vector(&self, role: TensorRole) -> Result<B::Buffer, ModelError> {
+        let values = self.checkpoint.vector(role)?;
+        let mut buffer = self.backend.buffer(values.len())?;
+        self.backend.write(&mut buffer, 0, &values);
+        Ok(buffer)
+    }
+}
