@@ -29,7 +29,8 @@ pub fn cargo_for(root: &Path, subcommand: &str, target: &str, parts: &str) -> Re
     let mut command = cargo();
     command
         .current_dir(root)
-        .args([subcommand, "--target", target]);
+        .args([subcommand, "--target", target, "--target-dir"])
+        .arg(target_folder(root).join("cross"));
     if sysroot()?
         .join("lib/rustlib")
         .join(target)
@@ -44,6 +45,13 @@ pub fn cargo_for(root: &Path, subcommand: &str, target: &str, parts: &str) -> Re
         .env("RUSTC_BOOTSTRAP", "1")
         .env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
     Ok(command)
+}
+
+/// Where build results go: `CARGO_TARGET_DIR`, else `target`. Cross builds have a folder of their own inside it
+/// (`cross`), so that what build scripts learn from a bootstrapping compiler never reaches an ordinary build.
+pub fn target_folder(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |given| root.join(given))
 }
 
 fn sysroot() -> Result<PathBuf> {
@@ -74,7 +82,7 @@ fn library_source(root: &Path, target: &str) -> Result<PathBuf> {
         .nth(1)
         .context("rustc --version printed no version")?
         .to_owned();
-    let folder = root.join("target/xtask/rust-src");
+    let folder = target_folder(root).join("xtask/rust-src");
     let library = folder.join(format!("usr/src/rustc-{version}/library"));
     if !library.join("std/Cargo.toml").is_file() {
         download(&folder, &version).with_context(|| {

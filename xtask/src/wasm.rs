@@ -4,7 +4,7 @@
 //! them. The example `embedded_story` generates from a model in memory and asserts the golden tokens; node calls its
 //! `main`, and a failed assertion is a trap.
 
-use crate::cross::cargo_for;
+use crate::cross::{cargo_for, target_folder};
 use crate::process::{self, find};
 use anyhow::Result;
 use std::path::Path;
@@ -18,19 +18,9 @@ const EXAMPLE: &str = "embedded_story";
 /// # Errors
 /// When the build fails or the example traps.
 pub fn run(root: &Path) -> Result<()> {
-    let folder = root.join("target/wasm");
     let mut build = cargo_for(root, "build", TARGET, "std,panic_abort")?;
-    build
-        .args([
-            "--release",
-            "-p",
-            "bitnet-inference",
-            "--lib",
-            "--example",
-            EXAMPLE,
-            "--target-dir",
-        ])
-        .arg(&folder);
+    build.args(["--release", "-p", "bitnet-inference", "--lib"]);
+    build.args(["--example", EXAMPLE]);
     build.env(
         "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS",
         "-Ctarget-feature=+simd128",
@@ -41,7 +31,8 @@ pub fn run(root: &Path) -> Result<()> {
         eprintln!("note: node is not installed, so the module was built but not run");
         return Ok(());
     };
-    let module = folder
+    let module = target_folder(root)
+        .join("cross")
         .join(TARGET)
         .join("release/examples")
         .join(format!("{EXAMPLE}.wasm"));
