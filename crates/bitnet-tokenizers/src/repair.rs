@@ -1,0 +1,140 @@
+//! The rules by which incomplete vocabularies are made usable, and the set of tokens that end generation.
+//!
+//! Published files have known faults: the official BitNet b1.58 2B-4T GGUF names no splitting rule and carries its
+//! converter's placeholder for a chat template. Each rule here names what it assumes and why; strict mode turns the
+//! assumption into an error instead.
+
+use crate::error::TokenizerError;
+use crate::token_table::TokenTable;
+use crate::tokenizer::TokenizerOptions;
+
+/// One assumption that made a vocabulary usable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// What was assumed.
+    pub what: String,
+    /// What in the file made it necessary.
+    pub why: String,
+}
+
+/// Notes an assumption, or refuses it in strict mode.
+///
+/// # Errors
+/// [`TokenizerError::Guess`] in strict mode.
+pub(crate) fn assume(
+    repairs: &mut Vec<Repair>,
+    options: &TokenizerOptions,
+    what: impl Into<String>,
+    why: impl Into<String>,
+) -> Result<(), TokenizerError> {
+    let (what, why) = (what.into(), why.into());
+    if options.strict {
+        return Err(TokenizerError::Guess { what, why });
+    }
+    repairs.push(Repair { what, why });
+    Ok(())
+}
+
+/// The vocabulary size of LLaMA-3 and of the models that took its vocabulary over, special tokens included.
+const LLAMA3_VOCAB_SIZE: usize = 128_256;
+
+/// Microsoft's names for the architecture of BitNet b1.58 2B-4T, whose tokenizer is LLaMA-3's.
+const BITNET_ARCHITECTURES: [&str; 2] = ["bitnet-b1.58", "bitnet-25"];
+
+/// The splitting rule to use for a byte-level vocabulary: `pre` as written unless it says nothing.
+///
+/// # Errors
+/// [`TokenizerError::Guess`] in strict mode if it says nothing.
+pub(crate) fn splitting_rule(
+    pre: Option<&str>,
+    architecture: &str,
+    vocab_size: usize,
+    options: &TokenizerOptions,
+    repairs: &mut Vec<Repair>,
+) -> Result<String, TokenizerError> {
+    let bitnet = BITNET_ARCHITECTURES.contains(&architecture);
+    let said = match pre {
+        Some(name) if name != "default" && !name.is_empty() => return Ok(name.to_owned()),
+        Some(name) => format!("tokenizer.ggml.pre is `{name}`"),
+        None => "tokenizer.ggml.pre is missing".to_owned(),
+    };
+    if bitnet || vocab_size == LLAMA3_VOCAB_SIZE {
+        let sign = if bitnet {
+            format!("the architecture {architecture} has LLaMA-3's tokenizer")
+        } else {
+            format!("a vocabulary of {LLAMA3_VOCAB_SIZE} tokens is LLaMA-3's")
+        };
+        assume(
+            repairs,
+            options,
+            "split text as LLaMA-3 (`llama-bpe`)",
+            format!("{said}; {sign}"),
+        )?;
+        return Ok("llama-bpe".to_owned());
+    }
+    if pre.is_none_or(str::is_empty) {
+        assume(
+            repairs,
+            options,
+            "split text by llama.cpp's `default` rule",
+            said,
+        )?;
+    }
+    Ok("default".to_owned())
+}
+
+/// The converter's placeholder is recognised by this word; no real template of a BitNet model has it.
+const PLACEHOLDER_MARK: &str = "BITNETAssistant";
+
+/// The documented chat format of BitNet b1.58 2B-4T: `Role: content<|eot_id|>`, ending in `Assistant: `.
+pub(crate) const BITNET_CHAT_TEMPLATE: &str = "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}\
+{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}\
+{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
+
+/// The chat template to use: the file's own unless it is the placeholder.
+///
+/// # Errors
+/// [`TokenizerError::Guess`] in strict mode for the placeholder.
+pub(crate) fn chat_template(
+    template: Option<String>,
+    options: &TokenizerOptions,
+    repairs: &mut Vec<Repair>,
+) -> Result<Option<String>, TokenizerError> {
+    match template {
+        Some(source) if source.contains(PLACEHOLDER_MARK) => {
+            assume(
+                repairs,
+                options,
+                "use the documented chat format of BitNet b1.58 2B-4T",
+                "tokenizer.chat_template is the converter's placeholder (`BITNETAssistant`)",
+            )?;
+            Ok(Some(BITNET_CHAT_TEMPLATE.to_owned()))
+        }
+        other => Ok(other),
+    }
+}
+
+/// The names under which tokens end a turn or a text, whatever a file's metadata says: instruction-tuned LLaMA-3
+/// descendants stop at `<|eot_id|>` although their EOS is `<|end_of_text|>`.
+pub(crate) const END_NAMES: [&str; 6] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+];
+
+/// The ids that end generation: `declared` ones and those with one of [`END_NAMES`] that are special tokens. Sorted.
+pub(crate) fn end_of_generation(table: &TokenTable, declared: &[Option<u32>]) -> Vec<u32> {
+    let named = table.iter().filter(|(_, text, kind)| {
+        *kind == crate::token_table::TokenKind::Control && END_NAMES.contains(text)
+    });
+    let mut ids: Vec<u32> = named
+        .map(|(id, ..)| id)
+        .chain(declared.iter().flatten().copied())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
