@@ -54,8 +54,8 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         x: &B::Buffer,
         out: &mut B::Buffer,
     ) {
-        self.backend
-            .rms_norm(x, weight, self.config.rms_norm_eps, self.batch.len(), out);
+        let (eps, n) = (self.config.rms_norm_eps, self.batch.len());
+        self.backend.rms_norm(x, weight, eps, n, out);
         let (_, len) = TensorRole::Norm(self.layer, place).shape(self.config);
         self.show(Site::Norm(self.layer, place), out, len);
     }
@@ -68,12 +68,8 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         n_parts: usize,
         x: &mut B::Buffer,
     ) {
-        self.backend.rms_norm_in_place(
-            x,
-            weight,
-            self.config.rms_norm_eps,
-            self.batch.len() * n_parts,
-        );
+        let (eps, n) = (self.config.rms_norm_eps, self.batch.len() * n_parts);
+        self.backend.rms_norm_in_place(x, weight, eps, n);
         let (_, len) = TensorRole::Norm(self.layer, place).shape(self.config);
         self.show(Site::Norm(self.layer, place), x, n_parts * len);
     }
@@ -85,9 +81,8 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         projections: [(Projection, &B::Ternary); N],
         mut outs: [&mut B::Buffer; N],
     ) {
-        let weights = projections.map(|(_, weight)| weight);
-        self.backend
-            .bitlinear(x, self.batch.len(), &weights, &mut outs);
+        let (n, weights) = (self.batch.len(), projections.map(|(_, weight)| weight));
+        self.backend.bitlinear(x, n, &weights, &mut outs);
         for ((projection, _), out) in projections.into_iter().zip(outs) {
             let (rows, cols) = TensorRole::Projection(self.layer, projection).shape(self.config);
             self.show(Site::LinearInput(self.layer, projection), x, cols);
@@ -97,36 +92,28 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
 
     /// Turns every query and key head by its row's position.
     pub fn rope(&mut self, queries: &mut B::Buffer, keys: &mut B::Buffer) {
-        let (config, positions) = (self.config, self.batch.positions());
-        self.backend.rope(
-            queries,
-            config.n_heads,
-            config.head_dim,
-            positions,
-            self.rope,
-        );
-        self.backend.rope(
-            keys,
-            config.n_kv_heads,
-            config.head_dim,
-            positions,
-            self.rope,
-        );
+        let (backend, config, positions) = (self.backend, self.config, self.batch.positions());
+        for (heads, n_heads) in [
+            (&mut *queries, config.n_heads),
+            (&mut *keys, config.n_kv_heads),
+        ] {
+            backend.rope(heads, n_heads, config.head_dim, positions, self.rope);
+        }
         self.show(Site::QueryRope(self.layer), queries, config.query_size());
         self.show(Site::KeyRope(self.layer), keys, config.kv_size());
     }
 
     /// `out = activation(gate) * up`, all `[n, intermediate_size]`.
     pub fn gate(&mut self, gate: &B::Buffer, up: &B::Buffer, out: &mut B::Buffer) {
+        let activation = self.config.family.activation;
         let n = self.batch.len() * self.config.intermediate_size;
-        self.backend
-            .gate(self.config.family.activation, gate, up, n, out);
+        self.backend.gate(activation, gate, up, n, out);
     }
 
     /// `residual += update`, both `[n, hidden_size]`.
     pub fn add(&mut self, residual: &mut B::Buffer, update: &B::Buffer) {
-        self.backend
-            .add(residual, update, self.batch.len() * self.config.hidden_size);
+        let n = self.batch.len() * self.config.hidden_size;
+        self.backend.add(residual, update, n);
     }
 
     /// The norm before the head: `out = norm(x)`, both `[n, hidden_size]`.
@@ -138,8 +125,8 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
 
     /// `logits[i] = hidden[logit_rows[i]] w`, `[n_logit_rows, vocab_size]`.
     pub fn head(&mut self, w: &B::Matrix, hidden: &B::Buffer, logits: &mut B::Buffer) {
-        self.backend
-            .matmul(w, hidden, self.batch.logit_rows(), logits);
+        let rows = self.batch.logit_rows();
+        self.backend.matmul(w, hidden, rows, logits);
     }
 
     /// Shows the observer, if there is one, the batch's rows of a buffer.

@@ -1,6 +1,7 @@
 //! Which model files are held to which golden data.
 
 use crate::reference::Golden;
+use bitnet_kernels::RopeStyle;
 use bitnet_models::{Checkpoint, CheckpointOptions, ModelConfig, Projection};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ pub struct Case {
 pub enum Scales {
     /// Every bit.
     Exact,
+    /// Every bit, a scale for each block of a row: what comes out of the blocks is a sum of floats, not one integer.
+    ExactPerBlock,
     /// The inverse of a `bitlinear` scale rounded to F16: a relative error of up to 4.1e-4 in every ternary matrix.
     RoundedInverse,
 }
@@ -31,7 +34,15 @@ const fn exact(path: &'static str, golden: &'static str) -> Case {
     }
 }
 
-/// Five Hugging Face directories and seven GGUF files.
+const fn per_block(path: &'static str, golden: &'static str) -> Case {
+    Case {
+        path,
+        golden,
+        scales: Scales::ExactPerBlock,
+    }
+}
+
+/// Six Hugging Face directories and eleven GGUF files.
 pub const CASES: &[Case] = &[
     exact("reference/tiny-bitnet", "reference/golden/tiny-bitnet"),
     exact(
@@ -79,6 +90,20 @@ pub const CASES: &[Case] = &[
         golden: "reference/golden/tiny-falcon3-158",
         scales: Scales::RoundedInverse,
     },
+    per_block("qwen3-tiny/qwen3-tiny.qwen3.Q2_0.gguf", "qwen3-tiny/golden"),
+    per_block(
+        "qwen3-tiny/qwen3-tiny.qwen3.TQ2_0.gguf",
+        "qwen3-tiny/golden",
+    ),
+    exact("llama-rope-tiny", "llama-rope-tiny/golden"),
+    exact(
+        "llama-rope-tiny/llama-rope-tiny.llama.I2_S.gguf",
+        "llama-rope-tiny/golden",
+    ),
+    exact(
+        "llama-rope-tiny/llama-rope-tiny.llama.F16.gguf",
+        "llama-rope-tiny/golden",
+    ),
 ];
 
 impl Case {
@@ -93,15 +118,24 @@ impl Case {
         Golden::read(&data(self.golden))
     }
 
-    /// Which row of the Hugging Face matrix is row `row` of this file's. They differ in GGUF files of arch `llama`,
-    /// whose converter permutes each query and key head into neighbouring pairs.
-    pub fn hf_row(&self, config: &ModelConfig, projection: Projection, row: usize) -> usize {
-        let permuted = config.family.name == "llama" && self.path.ends_with(".gguf");
-        if !permuted || !matches!(projection, Projection::Query | Projection::Key) {
-            return row;
+    /// Golden outputs of a projection, `[n, rows]`, in the row order of this file. It differs from Hugging Face's for
+    /// the queries and keys of GGUF files of arch `llama`: their converter permutes each head's rows into
+    /// neighbouring pairs, `new[2i + l] = old[l * head_dim / 2 + i]`.
+    pub fn in_file_order<T: Copy>(
+        &self,
+        golden: &[T],
+        projection: Projection,
+        config: &ModelConfig,
+    ) -> Vec<T> {
+        let rotated = matches!(projection, Projection::Query | Projection::Key);
+        if !rotated || config.rope.style == RopeStyle::Neox {
+            return golden.to_vec();
         }
-        let (head, dim) = (row / config.head_dim, row % config.head_dim);
-        head * config.head_dim + (dim % 2) * (config.head_dim / 2) + dim / 2
+        let half = config.head_dim / 2;
+        let heads = golden.chunks_exact(config.head_dim);
+        heads
+            .flat_map(|head| (0..config.head_dim).map(|new| head[new % 2 * half + new / 2]))
+            .collect()
     }
 }
 

@@ -11,6 +11,7 @@ mod cases;
 mod determinism;
 mod greedy;
 mod logits;
+mod operations;
 mod perplexity;
 mod reference;
 mod session;

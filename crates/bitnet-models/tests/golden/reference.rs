@@ -34,6 +34,7 @@ pub struct Prompt {
 #[derive(Deserialize)]
 struct Perplexity {
     ppl: f64,
+    logprobs: Vec<f64>,
 }
 
 impl Golden {
@@ -69,9 +70,12 @@ impl Golden {
             .unwrap_or_else(|| panic!("no prompt {id}"))
     }
 
-    /// Perplexity of the 1,000 ids in one window.
-    pub fn perplexity(&self) -> f64 {
-        self.summary.perplexity.ppl
+    /// Perplexity of the first ids of the perplexity text in one window, and how many ids these are.
+    pub fn perplexity(&self) -> (f64, usize) {
+        (
+            self.summary.perplexity.ppl,
+            self.summary.perplexity.logprobs.len() + 1,
+        )
     }
 
     /// The names of all tensors that start with `prefix`.

@@ -8,6 +8,9 @@ use bitnet_models::{Activations, Batch, Checkpoint, KvCache, LogitRows, Model};
 /// share a batch.
 const MAX_POSITIONS: usize = 2048;
 
+/// Positions where a test needs only prompt `p7`.
+pub const SHORT_CONTEXT: usize = 16;
+
 /// The longest chunk of a prompt that is computed at once.
 pub const MAX_CHUNK: usize = 256;
 
