@@ -1,1 +1,45 @@
-//! (crate doc to be written by its owner)
+//! Ternary model files in, logits out.
+//!
+//! The lower half of the crate reads files: a GGUF file or a Hugging Face directory becomes a [`Checkpoint`], which
+//! answers for tensors by their role. The upper half runs them: one forward pass over a flat batch, for every family.
+//!
+//! Model files come from strangers. Every length, count and offset is checked before it is used, nothing is allocated
+//! from a declared size before its bytes are known to exist, and whatever is wrong ends in a [`ModelError`] that names
+//! the file, the field or tensor, the offset, what was expected and what was found.
+//!
+//! # Layout
+//! - [`error`], [`mod@finding`]: what can be wrong, as errors and as a check's findings
+//! - [`mmap`]: files as bytes (the only `unsafe` of the crate)
+//! - [`gguf`], [`safetensors`]: the two containers
+//! - [`hf_config`], [`generation`]: the JSON files of a model directory
+//! - [`family`], [`config`], [`tensor_role`]: what a model is made of
+//! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod finding;
+mod json;
+
+#[allow(unsafe_code)] // mapping files; see its SAFETY notes
+pub mod mmap;
+
+pub mod gguf;
+pub mod safetensors;
+
+pub mod family;
+pub mod config;
+pub mod tensor_role;
+
+pub mod generation;
+mod hf_config;
+pub mod checkpoint;
+
+pub mod batch;
+
+pub use checkpoint::{Checkpoint, CheckpointOptions, TokenizerSource};
+pub use config::ModelConfig;
+pub use error::{ExitClass, ModelError};
+pub use family::Family;
+pub use finding::{Finding, Severity};
+pub use generation::GenerationDefaults;
+pub use tensor_role::{NormPlace, Projection, TensorRole};

@@ -1,0 +1,327 @@
+//! A model's files as the forward pass sees them: tensors by role, whatever they are stored in.
+//!
+//! A GGUF file and a Hugging Face directory answer the same questions here: the checked configuration, a ternary
+//! matrix, a dense matrix, a vector, the tokenizer's sources. Nothing is copied that does not have to be; a tensor
+//! that is asked for is held against the shape that the configuration gives.
+
+mod gguf;
+mod hf;
+mod probe;
+mod stored;
+mod tokenizer;
+
+use std::path::Path;
+
+use bitnet_kernels::{KernelError, MatrixData};
+use bitnet_quantization::{I2sDialect, TensorType, TernaryRows, dequantize};
+use bytes::Bytes;
+
+use crate::config::ModelConfig;
+use crate::error::{ModelError, Place};
+use crate::finding::Finding;
+use crate::generation::GenerationDefaults;
+use crate::mmap::Access;
+use crate::tensor_role::TensorRole;
+
+use self::gguf::GgufSource;
+use self::hf::HfSource;
+use self::stored::{Storage, Stored};
+
+pub use self::tokenizer::TokenizerSource;
+
+/// How to open a checkpoint. Plain data; the default is right for every published model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// Layout of I2_S tensors, which the file does not tell; `None` is the 128 layout of every published file.
+    pub i2s_dialect: Option<I2sDialect>,
+    /// Map the files or read them into memory.
+    pub access: Access,
+}
+
+/// An open model.
+#[derive(Debug)]
+pub struct Checkpoint {
+    source: Source,
+    config: ModelConfig,
+    generation: GenerationDefaults,
+    options: CheckpointOptions,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Gguf(GgufSource),
+    Hf(HfSource),
+}
+
+/// One tensor of a checkpoint, for listings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSummary {
+    /// Its name in the file.
+    pub name: String,
+    /// Its dimensions in the file's order: contiguous first in GGUF, last in safetensors.
+    pub dims: Vec<u64>,
+    /// The name of its type in the file.
+    pub type_name: String,
+    /// Bytes of its data, where known.
+    pub bytes: Option<u64>,
+    /// Where its data start in its file.
+    pub offset: u64,
+    /// Which file it is in, from 0.
+    pub shard: usize,
+}
+
+/// What a checkpoint is, for listings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// "GGUF v3" or "safetensors".
+    pub container: String,
+    /// How many files.
+    pub n_files: usize,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+    /// Keys and values of the header, in file order: (name, type, value in a few words).
+    pub metadata: Vec<(String, &'static str, String)>,
+    /// Every tensor, in file order.
+    pub tensors: Vec<TensorSummary>,
+}
+
+impl Checkpoint {
+    /// Opens a `.gguf` file (for a split: its first file) or a Hugging Face model directory.
+    ///
+    /// # Errors
+    /// Every way in which the files can be missing, something else, damaged, hostile, or a model that this engine
+    /// does not run.
+    pub fn open(path: &Path, options: &CheckpointOptions) -> Result<Self, ModelError> {
+        let (source, config, generation) = if path.is_dir() {
+            let (source, raw, generation) = HfSource::open(path, options.access)?;
+            let config = source.config(raw)?;
+            (Source::Hf(source), config, generation)
+        } else {
+            let source = GgufSource::open(path, options.access)?;
+            let config = source.config()?;
+            (Source::Gguf(source), config, GenerationDefaults::default())
+        };
+        Self::new(source, config, generation, *options)
+    }
+
+    /// Opens a GGUF file whose bytes are in memory, such as one that is part of the program; `name` stands for it in
+    /// messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_gguf_bytes(
+        name: &str,
+        bytes: Bytes,
+        options: &CheckpointOptions,
+    ) -> Result<Self, ModelError> {
+        let source = GgufSource::from_bytes(name, bytes)?;
+        let config = source.config()?;
+        Self::new(
+            Source::Gguf(source),
+            config,
+            GenerationDefaults::default(),
+            *options,
+        )
+    }
+
+    fn new(
+        source: Source,
+        config: ModelConfig,
+        generation: GenerationDefaults,
+        options: CheckpointOptions,
+    ) -> Result<Self, ModelError> {
+        let mut checkpoint = Self {
+            source,
+            config,
+            generation,
+            options,
+            findings: Vec::new(),
+        };
+        for role in TensorRole::required(&checkpoint.config) {
+            checkpoint.locate(role)?;
+        }
+        checkpoint.findings = checkpoint.judge_unused()?;
+        checkpoint.findings.extend(checkpoint.judge_tokenizer());
+        Ok(checkpoint)
+    }
+
+    /// The model's shape, checked.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The model's own sampling settings.
+    pub fn generation_defaults(&self) -> &GenerationDefaults {
+        &self.generation
+    }
+
+    /// What is noteworthy about the files, from a look at their headers.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Whether the files hold the tensor.
+    pub fn has(&self, role: TensorRole) -> bool {
+        match &self.source {
+            Source::Gguf(source) => source.gguf.tensor(&role.gguf_name()).is_some(),
+            Source::Hf(source) => role
+                .hf_name()
+                .is_some_and(|name| source.weights.tensor(&name).is_some()),
+        }
+    }
+
+    /// The name of the (first) file, or of the directory, for messages.
+    pub fn file(&self) -> &str {
+        match &self.source {
+            Source::Gguf(source) => source.gguf.file(),
+            Source::Hf(source) => &source.dir,
+        }
+    }
+
+    /// A projection as rows of trits, `[out_features, in_features]`, whose scale multiplies.
+    ///
+    /// Ordinary floating-point weights are taken when their values are ternary after all ({-s, 0, +s}), or when the
+    /// configuration says that they are master weights to be quantised.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the tensor when it is missing, has another shape, is of a type that is not read, is not
+    /// ternary, or has an impossible scale.
+    pub fn ternary(&self, role: TensorRole) -> Result<Box<dyn TernaryRows + '_>, ModelError> {
+        let stored = self.locate(role)?;
+        let rows = stored.ternary(self.options.i2s_dialect.unwrap_or_default())?;
+        let multiplier = match &self.source {
+            Source::Gguf(source) => source.multiplier(role)?,
+            Source::Hf(_) => None,
+        };
+        stored.with_multiplier(rows, multiplier)
+    }
+
+    /// A matrix as it is stored: the embedding or the head, `[vocab_size, hidden_size]`.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the tensor when it is missing, has another shape or is of a type that cannot be used.
+    pub fn matrix(&self, role: TensorRole) -> Result<MatrixData, ModelError> {
+        let stored = self.locate(role)?;
+        let Storage::Typed(ty, bytes) = stored.storage else {
+            return Err(stored.wrong_type("a type of embeddings and heads (F16, Q6_K, ...)"));
+        };
+        if ty == TensorType::I2S {
+            return Err(stored.wrong_type("a type of embeddings and heads (F16, Q6_K, ...)"));
+        }
+        Ok(MatrixData {
+            ty,
+            rows: stored.rows,
+            cols: stored.cols,
+            bytes: stored.file_bytes.slice_ref(bytes),
+        })
+    }
+
+    /// A vector, such as a norm's weights, as f32.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the tensor when it is missing, has another length, is not stored as floats, or holds a
+    /// value that is not finite (for rotary factors: not above zero).
+    pub fn vector(&self, role: TensorRole) -> Result<Vec<f32>, ModelError> {
+        let stored = self.locate(role)?;
+        let Storage::Typed(ty, bytes) = stored.storage else {
+            return Err(stored.wrong_type("F32, F16 or BF16"));
+        };
+        if !ty.is_float() {
+            return Err(stored.wrong_type("F32, F16 or BF16"));
+        }
+        let mut values = vec![0.0; stored.cols];
+        dequantize(ty, bytes, &mut values).map_err(|source| stored.damaged(source))?;
+        let (valid, expected): (fn(&f32) -> bool, _) = match role {
+            TensorRole::RopeFactors => (|v| v.is_finite() && *v > 0.0, "a finite number above 0"),
+            _ => (|v| v.is_finite(), "a finite number"),
+        };
+        match values.iter().position(|value| !valid(value)) {
+            None => Ok(values),
+            Some(index) => Err(ModelError::VectorValue {
+                file: stored.file.into(),
+                tensor: stored.name,
+                index,
+                expected,
+                found: values[index],
+            }),
+        }
+    }
+
+    /// Gives an error of the kernels the name of the tensor that they were handed.
+    pub fn upload_error(&self, role: TensorRole, error: KernelError) -> ModelError {
+        match (error, self.locate(role)) {
+            (KernelError::Weights(source), Ok(stored)) => stored.damaged(source),
+            (error, _) => ModelError::Kernel(error),
+        }
+    }
+
+    /// The chat template that the files carry, unrepaired.
+    ///
+    /// # Errors
+    /// [`ModelError`] for a template that is not a string or a file that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<String>, ModelError> {
+        match &self.source {
+            Source::Gguf(source) => source.chat_template(),
+            Source::Hf(source) => source.chat_template(),
+        }
+    }
+
+    /// What a tokenizer can be made from.
+    ///
+    /// # Errors
+    /// [`ModelError`] for vocabulary fields of the wrong type and files that cannot be read.
+    pub fn tokenizer_source(&self) -> Result<TokenizerSource, ModelError> {
+        match &self.source {
+            Source::Gguf(source) => source.tokenizer(),
+            Source::Hf(source) => source.tokenizer(),
+        }
+    }
+
+    /// Everything a listing shows.
+    pub fn describe(&self) -> Description {
+        match &self.source {
+            Source::Gguf(source) => Description::of_gguf(&source.gguf),
+            Source::Hf(source) => source.describe(),
+        }
+    }
+
+    /// Finds a tensor and holds its shape against the configuration.
+    fn locate(&self, role: TensorRole) -> Result<Stored<'_>, ModelError> {
+        let (rows, cols) = role.shape(&self.config);
+        let stored = match &self.source {
+            Source::Gguf(source) => source.locate(role, rows, cols)?,
+            Source::Hf(source) => source.locate(role, rows, cols)?,
+        };
+        let fits = (stored.rows, stored.cols) == (rows, cols);
+        // A vector must be one: a [n, 1] matrix has as many values, but nobody meant it as a norm.
+        if fits && (rows > 1 || stored.n_dims == 1) {
+            return Ok(stored);
+        }
+        Err(ModelError::TensorShape {
+            file: stored.file.into(),
+            expected: if rows == 1 {
+                format!("[{cols}]")
+            } else {
+                format!("[{rows}, {cols}]")
+            },
+            found: if stored.n_dims == 1 {
+                format!("[{}]", stored.cols)
+            } else {
+                format!("[{}, {}]", stored.rows, stored.cols)
+            },
+            tensor: stored.name,
+        })
+    }
+}
+
+/// Converts a file's dimension to this machine's size; beyond it the model cannot be here.
+fn size(file: &str, tensor: &str, dim: u64) -> Result<usize, ModelError> {
+    usize::try_from(dim).map_err(|_| ModelError::Limit {
+        file: file.into(),
+        place: Place::Tensor(tensor.into()),
+        offset: None,
+        limit: usize::MAX as u64,
+        found: dim,
+    })
+}

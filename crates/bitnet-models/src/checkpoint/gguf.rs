@@ -1,0 +1,178 @@
+//! A GGUF file as a checkpoint.
+
+use std::path::Path;
+
+use bitnet_quantization::{TensorType, dequantize};
+use bytes::Bytes;
+
+use super::stored::{Storage, Stored};
+use super::{Description, TensorSummary, TokenizerSource, size};
+use crate::config::ModelConfig;
+use crate::error::{ModelError, quoted};
+use crate::gguf::{Gguf, describe, model};
+use crate::mmap::Access;
+use crate::tensor_role::TensorRole;
+
+#[derive(Debug)]
+pub(super) struct GgufSource {
+    pub gguf: Gguf,
+}
+
+impl GgufSource {
+    pub fn open(path: &Path, access: Access) -> Result<Self, ModelError> {
+        Ok(Self {
+            gguf: Gguf::open_with(path, access)?,
+        })
+    }
+
+    pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self, ModelError> {
+        Ok(Self {
+            gguf: Gguf::from_bytes(name, bytes)?,
+        })
+    }
+
+    pub fn config(&self) -> Result<ModelConfig, ModelError> {
+        let raw = model::raw_config(&self.gguf)?;
+        // raw_config has read the architecture as a string.
+        let architecture = self
+            .gguf
+            .metadata()
+            .str(model::ARCHITECTURE)?
+            .unwrap_or_default();
+        ModelConfig::new(raw).map_err(|error| {
+            ModelError::from_config(
+                self.gguf.file(),
+                error,
+                |field| model::key(architecture, field),
+                model::ARCHITECTURE,
+            )
+        })
+    }
+
+    pub fn locate(
+        &self,
+        role: TensorRole,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Stored<'_>, ModelError> {
+        let name = role.gguf_name();
+        let Some(tensor) = self.gguf.tensor(&name) else {
+            return Err(ModelError::MissingTensor {
+                file: self.gguf.file().into(),
+                tensor: name,
+                expected: format!("the {role}, [{rows}, {cols}]"),
+            });
+        };
+        let file = self.gguf.file_of(tensor);
+        let (found_rows, found_cols) = tensor.shape();
+        let storage = match tensor.tensor_type() {
+            Some(ty) => Storage::Typed(ty, self.gguf.slice(tensor)?),
+            None => Storage::Unreadable(tensor.type_id().to_string()),
+        };
+        Ok(Stored {
+            file,
+            rows: size(file, &name, found_rows)?,
+            cols: size(file, &name, found_cols)?,
+            n_dims: tensor.dims().len(),
+            storage,
+            file_bytes: self.gguf.file_bytes(tensor),
+            name,
+        })
+    }
+
+    /// llama.cpp's optional output multiplier of a projection: `blk.N.attn_q.scale`, one F32.
+    pub fn multiplier(&self, role: TensorRole) -> Result<Option<f32>, ModelError> {
+        let Some(name) = multiplier_name(role) else {
+            return Ok(None);
+        };
+        let Some(tensor) = self.gguf.tensor(&name) else {
+            return Ok(None);
+        };
+        let file = || self.gguf.file_of(tensor).to_owned();
+        if tensor.tensor_type() != Some(TensorType::F32) {
+            let found = tensor.type_id().to_string();
+            return Err(ModelError::TensorType {
+                file: file(),
+                tensor: name,
+                expected: "F32".into(),
+                found,
+            });
+        }
+        if tensor.n_elements() != 1 {
+            let found = format!("{:?}", tensor.dims());
+            return Err(ModelError::TensorShape {
+                file: file(),
+                tensor: name,
+                expected: "[1]".into(),
+                found,
+            });
+        }
+        let mut value = [0.0];
+        dequantize(TensorType::F32, self.gguf.slice(tensor)?, &mut value)?;
+        if !value[0].is_finite() || value[0] == 0.0 {
+            return Err(ModelError::Scale {
+                file: file(),
+                tensor: name,
+                found: value[0],
+            });
+        }
+        Ok(Some(value[0]))
+    }
+
+    pub fn chat_template(&self) -> Result<Option<String>, ModelError> {
+        Ok(self
+            .gguf
+            .metadata()
+            .str(model::CHAT_TEMPLATE)?
+            .map(str::to_owned))
+    }
+
+    pub fn tokenizer(&self) -> Result<TokenizerSource, ModelError> {
+        Ok(match model::vocabulary(&self.gguf)? {
+            Some(vocabulary) => TokenizerSource::Gguf(Box::new(vocabulary)),
+            None => TokenizerSource::Missing,
+        })
+    }
+}
+
+/// The name of the optional output multiplier of a projection.
+pub(super) fn multiplier_name(role: TensorRole) -> Option<String> {
+    match role {
+        TensorRole::Projection(..) => role
+            .gguf_name()
+            .strip_suffix(".weight")
+            .map(|stem| format!("{stem}.scale")),
+        _ => None,
+    }
+}
+
+impl Description {
+    /// The listing of a GGUF file, which need not be a model that runs.
+    pub fn of_gguf(gguf: &Gguf) -> Self {
+        Self {
+            container: format!("GGUF v{}", gguf.version()),
+            n_files: gguf.n_files(),
+            total_bytes: gguf.total_bytes(),
+            metadata: gguf
+                .metadata()
+                .iter()
+                .map(|(key, value)| (quoted(key), value.value_type().name(), describe(value)))
+                .collect(),
+            tensors: gguf
+                .tensors()
+                .iter()
+                .map(|tensor| TensorSummary {
+                    name: quoted(tensor.name()),
+                    dims: tensor.dims().to_vec(),
+                    type_name: match tensor.tensor_type() {
+                        Some(ty) => ty.name().to_owned(),
+                        None => tensor.type_id().to_string(),
+                    },
+                    bytes: tensor.bytes(),
+                    offset: tensor.offset(),
+                    shard: tensor.shard(),
+                })
+                .collect(),
+        }
+    }
+}

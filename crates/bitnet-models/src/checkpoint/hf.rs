@@ -1,0 +1,201 @@
+//! A Hugging Face model directory as a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use bitnet_quantization::{TensorType, dequantize};
+
+use super::stored::{Storage, Stored};
+use super::{Description, TensorSummary, TokenizerSource, size};
+use crate::config::{ModelConfig, RawConfig};
+use crate::error::{ModelError, file_name, quoted};
+use crate::generation::GenerationDefaults;
+use crate::hf_config::{CONFIG, HfConfig, Quantization, ScaleDirection, in_file};
+use crate::json::JsonFile;
+use crate::mmap::Access;
+use crate::safetensors::{Safetensors, StoredTensor, StoredType};
+use crate::tensor_role::TensorRole;
+
+#[derive(Debug)]
+pub(super) struct HfSource {
+    pub dir: String,
+    pub path: PathBuf,
+    pub weights: Safetensors,
+    pub quantization: Quantization,
+    config: JsonFile,
+    access: Access,
+}
+
+impl HfSource {
+    pub fn open(
+        path: &Path,
+        access: Access,
+    ) -> Result<(Self, RawConfig, GenerationDefaults), ModelError> {
+        let dir = file_name(path);
+        let config_path = path.join(CONFIG);
+        if !config_path.exists() {
+            return Err(ModelError::IncompleteDirectory {
+                file: dir,
+                missing: CONFIG,
+            });
+        }
+        let config = JsonFile::read(&config_path)?;
+        let HfConfig { raw, quantization } = HfConfig::read(&config, path)?;
+        let generation = GenerationDefaults::read(path, config.root())?;
+        let weights = Safetensors::open_dir(path, access)?;
+        Ok((
+            Self {
+                dir,
+                path: path.to_owned(),
+                weights,
+                quantization,
+                config,
+                access,
+            },
+            raw,
+            generation,
+        ))
+    }
+
+    pub fn config(&self, raw: RawConfig) -> Result<ModelConfig, ModelError> {
+        ModelConfig::new(raw).map_err(|error| in_file(self.config.root(), error))
+    }
+
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    pub fn locate(
+        &self,
+        role: TensorRole,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Stored<'_>, ModelError> {
+        let name = role.hf_name().unwrap_or_else(|| role.to_string());
+        let Some(tensor) = self.weights.tensor(&name) else {
+            return Err(ModelError::MissingTensor {
+                file: self.weights.file().into(),
+                tensor: name,
+                expected: format!("the {role}, [{rows}, {cols}]"),
+            });
+        };
+        let file = self.weights.file_of(tensor);
+        let bytes = self.weights.slice(tensor);
+        let (mut found_rows, found_cols) = match *tensor.shape() {
+            [] => (1, 1),
+            [len] => (1, len),
+            // The dimensions' product was checked against the tensor's bytes.
+            [ref rows @ .., cols] => (rows.iter().product(), cols),
+        };
+        let is_projection = matches!(role, TensorRole::Projection(..));
+        let storage = match (tensor.tensor_type(), tensor.stored_type()) {
+            (Some(ty), _)
+                if is_projection
+                    && self.quantization.online
+                    && !self.quantization.is_left_dense(&name) =>
+            {
+                Storage::Masters(ty, bytes)
+            }
+            (Some(ty), _) => Storage::Typed(ty, bytes),
+            (None, StoredType::U8) if is_projection => {
+                // Four bands of rows share a byte: the stored matrix has a quarter of the rows, rounded up.
+                if found_rows == rows.div_ceil(4) as u64 {
+                    found_rows = rows as u64;
+                }
+                Storage::HfPacked(bytes, self.packed_scale(&name)?)
+            }
+            (None, other) => Storage::Unreadable(other.to_string()),
+        };
+        Ok(Stored {
+            file,
+            rows: size(file, &name, found_rows)?,
+            cols: size(file, &name, found_cols)?,
+            n_dims: tensor.shape().len(),
+            storage,
+            file_bytes: self.weights.file_bytes(tensor),
+            name,
+        })
+    }
+
+    /// The multiplier of a packed projection, from its `weight_scale`.
+    fn packed_scale(&self, weight: &str) -> Result<f32, ModelError> {
+        let name = format!("{weight}_scale");
+        let Some(tensor) = self.weights.tensor(&name) else {
+            return Err(ModelError::MissingTensor {
+                file: self.weights.file().into(),
+                tensor: name,
+                expected: "the scale of packed trits, [1]".into(),
+            });
+        };
+        let stored = self.scalar(tensor, &name)?;
+        let scale = match self.quantization.scale {
+            ScaleDirection::Multiplies => stored,
+            ScaleDirection::Divides => 1.0 / stored,
+        };
+        if stored.is_finite() && scale.is_finite() {
+            return Ok(scale);
+        }
+        Err(ModelError::Scale {
+            file: self.weights.file_of(tensor).into(),
+            tensor: name,
+            found: stored,
+        })
+    }
+
+    fn scalar(&self, tensor: &StoredTensor, name: &str) -> Result<f32, ModelError> {
+        let file = || self.weights.file_of(tensor).to_owned();
+        let Some(ty) = tensor.tensor_type() else {
+            return Err(ModelError::TensorType {
+                file: file(),
+                tensor: name.into(),
+                expected: "BF16, F16 or F32".into(),
+                found: tensor.stored_type().to_string(),
+            });
+        };
+        if tensor.bytes() != TensorType::storage_bytes(ty, 1).unwrap_or_default() {
+            let found = format!("{:?}", tensor.shape());
+            return Err(ModelError::TensorShape {
+                file: file(),
+                tensor: name.into(),
+                expected: "[1]".into(),
+                found,
+            });
+        }
+        let mut value = [0.0];
+        dequantize(ty, self.weights.slice(tensor), &mut value)?;
+        Ok(value[0])
+    }
+
+    pub fn chat_template(&self) -> Result<Option<String>, ModelError> {
+        super::tokenizer::hf_chat_template(&self.path)
+    }
+
+    pub fn tokenizer(&self) -> Result<TokenizerSource, ModelError> {
+        super::tokenizer::hf_tokenizer(&self.path, self.access())
+    }
+
+    pub fn describe(&self) -> Description {
+        Description {
+            container: "safetensors".into(),
+            n_files: self.weights.n_files(),
+            total_bytes: self.weights.total_bytes(),
+            metadata: self
+                .config
+                .entries()
+                .map(|(key, kind, value)| (quoted(key), kind, value))
+                .collect(),
+            tensors: self
+                .weights
+                .tensors()
+                .iter()
+                .map(|tensor| TensorSummary {
+                    name: quoted(tensor.name()),
+                    dims: tensor.shape().to_vec(),
+                    type_name: tensor.stored_type().to_string(),
+                    bytes: Some(tensor.bytes()),
+                    offset: tensor.offset(),
+                    shard: tensor.shard(),
+                })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What the headers of a checkpoint give away about it: tensors that nothing reads, a tokenizer that needs repair.
+
+use std::collections::BTreeSet;
+
+use super::gguf::multiplier_name;
+use super::{Checkpoint, Source};
+use crate::error::{ModelError, quoted};
+use crate::finding::{Finding, Severity};
+use crate::gguf::{ValueType, describe, model};
+use crate::tensor_role::TensorRole;
+
+/// Tensors that other tools write and no forward pass needs.
+const HARMLESS: [&str; 2] = ["rotary_emb.inv_freq", "rope_freqs.weight"];
+
+impl Checkpoint {
+    /// Tensors that no role and no scale accounts for: a finding when they are merely left over, an error when leaving
+    /// them out would change the text.
+    pub(super) fn judge_unused(&self) -> Result<Vec<Finding>, ModelError> {
+        let mut known = BTreeSet::new();
+        let roles = TensorRole::required(&self.config).into_iter();
+        for role in roles.chain([TensorRole::RopeFactors, TensorRole::Head]) {
+            match &self.source {
+                Source::Gguf(_) => known.extend([Some(role.gguf_name()), multiplier_name(role)]),
+                Source::Hf(_) => {
+                    let name = role.hf_name();
+                    let scale = name.as_ref().map(|name| format!("{name}_scale"));
+                    known.extend([name, scale]);
+                }
+            }
+        }
+        let unused = |name: &str| {
+            !known.contains(&Some(name.to_owned())) && !HARMLESS.iter().any(|h| name.ends_with(h))
+        };
+        let mut left_over: Vec<(&str, &str)> = match &self.source {
+            Source::Gguf(source) => {
+                let tensors = source
+                    .gguf
+                    .tensors()
+                    .iter()
+                    .filter(|tensor| unused(tensor.name()));
+                tensors
+                    .map(|tensor| (source.gguf.file_of(tensor), tensor.name()))
+                    .collect()
+            }
+            Source::Hf(source) => {
+                let tensors = source
+                    .weights
+                    .tensors()
+                    .iter()
+                    .filter(|tensor| unused(tensor.name()));
+                tensors
+                    .map(|tensor| (source.weights.file_of(tensor), tensor.name()))
+                    .collect()
+            }
+        };
+        // A bias or another norm is part of the arithmetic; without it the model only seems to work.
+        if let Some((file, name)) = left_over
+            .iter()
+            .find(|(_, name)| name.ends_with(".bias") || name.contains("norm"))
+        {
+            return Err(ModelError::ForeignTensor {
+                file: (*file).into(),
+                tensor: quoted(name),
+                family: self.config.family.name,
+            });
+        }
+        let total = left_over.len();
+        left_over.truncate(1);
+        Ok(left_over
+            .iter()
+            .map(|(_, name)| {
+                Finding::new(
+                    Severity::Warning,
+                    "unused-tensors",
+                    format!("tensor {}", quoted(name)),
+                    format!(
+                        "{total} tensors, the first of them {}, are not read by a {} model",
+                        quoted(name),
+                        self.config.family.name
+                    ),
+                    "check that the file is the model that it says it is; the tensors are ignored",
+                )
+            })
+            .collect())
+    }
+
+    /// Problems of a GGUF file's tokenizer section that can be seen without building a tokenizer.
+    pub(super) fn judge_tokenizer(&self) -> Vec<Finding> {
+        let Source::Gguf(source) = &self.source else {
+            return Vec::new();
+        };
+        let metadata = source.gguf.metadata();
+        let mut findings = Vec::new();
+        let mut warn = |severity, code, field: &str, message: String, remedy: &str| {
+            findings.push(Finding::new(
+                severity,
+                code,
+                format!("field {field}"),
+                message,
+                remedy,
+            ));
+        };
+        let tokens = match metadata.array(model::TOKENS, ValueType::String) {
+            Ok(Some(tokens)) => tokens.len(),
+            Ok(None) => {
+                let message = "no vocabulary: text can be neither read nor written".to_owned();
+                warn(
+                    Severity::Warning,
+                    "tokenizer-missing",
+                    model::TOKENS,
+                    message,
+                    "name a tokenizer with --tokenizer",
+                );
+                return findings;
+            }
+            Err(error) => {
+                findings.push(Finding::from_error(&error));
+                return findings;
+            }
+        };
+        if tokens != self.config.vocab_size {
+            let message = format!(
+                "{tokens} tokens, but the embedding has {} rows",
+                self.config.vocab_size
+            );
+            warn(
+                Severity::Warning,
+                "vocabulary-size",
+                model::TOKENS,
+                message,
+                "the rows without a token are never chosen as text",
+            );
+        }
+        let is_bpe = metadata
+            .get("tokenizer.ggml.model")
+            .and_then(|v| v.as_str())
+            == Some("gpt2");
+        let pre = metadata.get("tokenizer.ggml.pre").and_then(|v| v.as_str());
+        if is_bpe && matches!(pre, None | Some("default")) {
+            let message = "the rule for splitting text into words is not named; it is guessed from architecture and vocabulary".into();
+            warn(
+                Severity::Warning,
+                "tokenizer-pre-missing",
+                "tokenizer.ggml.pre",
+                message,
+                "use the model's tokenizer.json with --tokenizer to be sure",
+            );
+        }
+        match metadata.get(model::CHAT_TEMPLATE) {
+            None => warn(
+                Severity::Note,
+                "chat-template-missing",
+                model::CHAT_TEMPLATE,
+                "no chat template: only plain completion is possible".into(),
+                "name one with --template to chat",
+            ),
+            // The template that MS's converter writes into every file, whatever the model.
+            Some(value)
+                if value
+                    .as_str()
+                    .is_some_and(|text| text.contains("BITNETAssistant")) =>
+            {
+                warn(
+                    Severity::Warning,
+                    "chat-template-placeholder",
+                    model::CHAT_TEMPLATE,
+                    "the converter's placeholder, not the model's template".into(),
+                    "the template of the model family is used instead; name another with --template",
+                )
+            }
+            Some(_) => {}
+        }
+        const EOS: &str = "tokenizer.ggml.eos_token_id";
+        match metadata.u32(EOS) {
+            Ok(Some(eos)) if (eos as usize) < tokens => {}
+            Ok(None) => warn(
+                Severity::Warning,
+                "eos-missing",
+                EOS,
+                "no end-of-text token: generation may not stop by itself".into(),
+                "limit it with --max-tokens or --stop",
+            ),
+            _ => {
+                let found = metadata.get(EOS).map(describe).unwrap_or_default();
+                let message = format!("expected a token id below {tokens}, found {found}");
+                warn(
+                    Severity::Error,
+                    "eos-out-of-range",
+                    EOS,
+                    message,
+                    "convert the model again",
+                );
+            }
+        }
+        findings
+    }
+}

@@ -1,0 +1,62 @@
+//! What a checkpoint recommends for sampling: Hugging Face's `generation_config.json`.
+
+use std::path::Path;
+
+use crate::error::ModelError;
+use crate::json::{Json, JsonFile};
+
+/// File name inside a model directory.
+pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// A model's own sampling settings; `None` where it says nothing. GGUF files carry none of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationDefaults {
+    /// Whether to sample at all; `false` means greedy.
+    pub do_sample: Option<bool>,
+    /// Softmax temperature.
+    pub temperature: Option<f32>,
+    /// Nucleus mass.
+    pub top_p: Option<f32>,
+    /// How many of the most likely tokens are kept; 0 keeps all.
+    pub top_k: Option<usize>,
+    /// Divisor of positive and multiplier of negative logits of tokens already seen.
+    pub repetition_penalty: Option<f32>,
+    /// Tokens that end a generation, beside those the tokenizer names.
+    pub eos: Vec<u32>,
+    /// The token that begins a sequence.
+    pub bos: Option<u32>,
+}
+
+impl GenerationDefaults {
+    /// Reads `generation_config.json` in `dir`, if it is there; `config` fills in the token ids that it lacks.
+    pub(crate) fn read(dir: &Path, config: Json<'_>) -> Result<Self, ModelError> {
+        let path = dir.join(GENERATION_CONFIG);
+        let mut defaults = if path.exists() {
+            Self::from_json(JsonFile::read(&path)?.root())?
+        } else {
+            Self::default()
+        };
+        if defaults.eos.is_empty() {
+            defaults.eos = config.ids("eos_token_id")?;
+        }
+        if defaults.bos.is_none() {
+            defaults.bos = config.ids("bos_token_id")?.first().copied();
+        }
+        Ok(defaults)
+    }
+
+    fn from_json(json: Json<'_>) -> Result<Self, ModelError> {
+        let number = |key| Ok::<_, ModelError>(json.f64(key)?.map(|v| v as f32));
+        Ok(Self {
+            do_sample: json.bool("do_sample")?,
+            temperature: number("temperature")?,
+            top_p: number("top_p")?,
+            top_k: json
+                .u64("top_k")?
+                .map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
+            repetition_penalty: number("repetition_penalty")?,
+            eos: json.ids("eos_token_id")?,
+            bos: json.ids("bos_token_id")?.first().copied(),
+        })
+    }
+}

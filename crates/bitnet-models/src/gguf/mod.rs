@@ -1,0 +1,28 @@
+//! GGUF, the container of llama.cpp and bitnet.cpp: versions 2 and 3, little-endian, whole or split.
+//!
+//! # Layout
+//! - `reader`: [`Gguf`], an open model whose tensors are slices of the mapped file
+//! - `metadata`, `value`: the key-value section, lazily decoded
+//! - `tensor`: the checked tensor directory
+//! - `split`: models in several files
+//! - `writer`: [`GgufWriter`], streaming
+//! - `model`: the keys that describe a model and its vocabulary
+//! - `limits`: what a file may declare
+//! - `cursor`: bounds-checked reading
+
+mod cursor;
+pub mod limits;
+mod metadata;
+pub(crate) mod model;
+mod reader;
+mod split;
+mod tensor;
+mod value;
+mod writer;
+
+pub use metadata::{Metadata, describe};
+pub use reader::{Gguf, MAGIC};
+pub use split::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
+pub use tensor::TensorInfo;
+pub use value::{Array, Elements, Text, Value, ValueType};
+pub use writer::{GgufWriter, TensorWriter, WriteError};
