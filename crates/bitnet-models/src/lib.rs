@@ -14,6 +14,8 @@
 //! - [`hf_config`], [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
+//! - [`batch`], [`kv_cache`], [`activations`], [`observer`]: what goes into a forward pass and what comes out
+//! - [`bitnet`]: the forward pass, of `attention` and `feed_forward`, over `weights`
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -32,14 +34,31 @@ pub mod tensor_role;
 
 pub mod generation;
 mod hf_config;
+pub mod check;
 pub mod checkpoint;
 
 pub mod batch;
+pub mod kv_cache;
+pub mod activations;
+pub mod observer;
 
+pub mod bitnet;
+mod pass;
+mod attention;
+mod feed_forward;
+mod weights;
+
+pub use activations::Activations;
+pub use batch::{Batch, BatchError, LogitRows};
+pub use bitnet::Model;
+pub use check::check;
 pub use checkpoint::{Checkpoint, CheckpointOptions, TokenizerSource};
-pub use config::ModelConfig;
+pub use config::{ConfigError, ConfigField, ModelConfig, RawConfig, RopeConfig, RopeScaling};
 pub use error::{ExitClass, ModelError};
 pub use family::Family;
 pub use finding::{Finding, Severity};
 pub use generation::GenerationDefaults;
+pub use kv_cache::{KvCache, kv_block_bytes};
+pub use observer::{Observer, Site};
 pub use tensor_role::{NormPlace, Projection, TensorRole};
+pub use weights::LoadProgress;

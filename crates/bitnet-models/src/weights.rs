@@ -157,13 +157,14 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn ternary(&self, role: TensorRole) -> Result<B::Ternary, ModelError> {
-        Ok(self
-            .backend
-            .upload_ternary(&*self.checkpoint.ternary(role)?)?)
+        let rows = self.checkpoint.ternary(role)?;
+        let uploaded = self.backend.upload_ternary(&*rows);
+        uploaded.map_err(|error| self.checkpoint.upload_error(role, error))
     }
 
     fn matrix(&self, role: TensorRole) -> Result<B::Matrix, ModelError> {
-        Ok(self.backend.upload_matrix(self.checkpoint.matrix(role)?)?)
+        let uploaded = self.backend.upload_matrix(self.checkpoint.matrix(role)?);
+        uploaded.map_err(|error| self.checkpoint.upload_error(role, error))
     }
 
     fn vector(&self, role: TensorRole) -> Result<B::Buffer, ModelError> {
