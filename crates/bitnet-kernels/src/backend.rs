@@ -1,0 +1,225 @@
+//! The seam between a model and the machine: the dozen ops of a forward pass, with their shapes.
+//!
+//! A [`Backend`] owns its buffers; a model only names them. Dispatch is static (models are generic over it), uploads
+//! may repack (a file's layout and the layout kernels run on are different things), and a batch is flat: every row is
+//! one token of one sequence, prefill chunks and decode rows mixed, no padding.
+//!
+//! ```text
+//! every op's float result is a function of its own row only: the same bytes whatever else is in the batch,
+//! however many threads run, whichever kernel was chosen
+//! ```
+
+use bitnet_quantization::{TensorType, TernaryRows};
+use bytes::Bytes;
+
+use crate::error::KernelError;
+use crate::rope_table::RopeTable;
+
+/// Positions in one block of the KV cache. 16 f32 are one AVX-512 register (and one cache line): scores of a block
+/// come out of the score pass as one vector.
+pub const KV_BLOCK: usize = 16;
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KvType {
+    /// 32-bit floats: the reference's numbers exactly.
+    #[default]
+    F32,
+    /// 16-bit floats: half the memory and traffic; keys and values are rounded once, when written.
+    F16,
+}
+
+impl KvType {
+    /// Bytes of one stored number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            KvType::F32 => 4,
+            KvType::F16 => 2,
+        }
+    }
+
+    /// The name that options use: `f32` or `f16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+        }
+    }
+}
+
+/// The nonlinearity between the up and the down projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `max(x, 0)^2`.
+    Relu2,
+}
+
+/// Size of a KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// Transformer layers.
+    pub n_layers: usize,
+    /// Physical blocks of [`KV_BLOCK`] positions, shared by all sequences.
+    pub n_blocks: usize,
+    /// Key/value heads per layer.
+    pub n_kv_heads: usize,
+    /// Length of one head's key and value.
+    pub head_dim: usize,
+    /// Storage type.
+    pub kv_type: KvType,
+}
+
+/// Where the rows of a flat batch belong. No padding: row `i` is one token.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchView<'a> {
+    /// Position of each row in its sequence, `[n]`.
+    pub positions: &'a [u32],
+    /// Index of the sequence that each row belongs to, `[n]`.
+    pub sequences: &'a [u32],
+    /// Where each sequence's blocks start in `block_tables`, `[n_sequences + 1]`.
+    pub table_offsets: &'a [u32],
+    /// Physical KV blocks, flat: logical block `b` of sequence `s` is `block_tables[table_offsets[s] + b]`.
+    pub block_tables: &'a [u32],
+}
+
+impl BatchView<'_> {
+    /// Rows in the batch.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Whether the batch has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// The physical blocks of the sequence of row `row`, in logical order.
+    ///
+    /// # Panics
+    /// If the tables do not cover the row's sequence.
+    pub fn blocks_of(&self, row: usize) -> &[u32] {
+        let sequence = self.sequences[row] as usize;
+        &self.block_tables[self.table_offsets[sequence] as usize..self.table_offsets[sequence + 1] as usize]
+    }
+}
+
+/// A dense matrix as a file stores it: an embedding table or a head.
+#[derive(Debug, Clone)]
+pub struct MatrixData {
+    /// Storage type.
+    pub ty: TensorType,
+    /// Output features (vocabulary entries).
+    pub rows: usize,
+    /// Input features (hidden size).
+    pub cols: usize,
+    /// The stored bytes, row after row; usually a window of a mapped file.
+    pub bytes: Bytes,
+}
+
+/// A device that can run a forward pass.
+///
+/// Methods without a `Result` panic only when a shape is inconsistent, which is a bug of the caller: shapes come from
+/// a checked configuration. Token ids, positions and block tables are indices and are checked too.
+pub trait Backend: Send + Sync + 'static {
+    /// A vector of f32 that ops read and write.
+    type Buffer: Send + Sync;
+    /// A ternary weight in run layout.
+    type Ternary: Send + Sync;
+    /// A dense matrix (embedding, head).
+    type Matrix: Send + Sync;
+    /// Keys and values of all layers.
+    type KvCache: Send + Sync;
+
+    /// Name of the ternary kernel in use, `{arch}-{format}-{isa}`.
+    fn kernel_name(&self) -> &str;
+
+    /// Threads that take part in an op.
+    fn threads(&self) -> usize;
+
+    /// A buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    fn buffer(&self, len: usize) -> Result<Self::Buffer, KernelError>;
+
+    /// Copies `values` to `buffer[offset..]`.
+    fn write(&self, buffer: &mut Self::Buffer, offset: usize, values: &[f32]);
+
+    /// Copies `buffer[offset..][..out.len()]` to `out`.
+    fn read(&self, buffer: &Self::Buffer, offset: usize, out: &mut [f32]);
+
+    /// Repacks a ternary weight `[rows, cols]` for the kernels, on all threads.
+    ///
+    /// # Errors
+    /// Weights that cannot be decoded, shapes that cannot be packed, no memory.
+    fn upload_ternary(&self, weights: &dyn TernaryRows) -> Result<Self::Ternary, KernelError>;
+
+    /// Takes a dense matrix; on a CPU its bytes stay where they are.
+    ///
+    /// # Errors
+    /// A type that is not supported, bytes that do not match the shape.
+    fn upload_matrix(&self, matrix: MatrixData) -> Result<Self::Matrix, KernelError>;
+
+    /// An empty KV cache.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`], [`KernelError::TooLarge`].
+    fn new_kv_cache(&self, shape: KvShape) -> Result<Self::KvCache, KernelError>;
+
+    /// `out[i] = table[tokens[i]]`: out `[tokens.len(), table.cols]`.
+    fn embed(&self, table: &Self::Matrix, tokens: &[u32], out: &mut Self::Buffer);
+
+    /// `out = weight * (x / sqrt(mean(x^2) + eps))`, row by row: x and out `[n_rows, weight.len()]`.
+    fn rms_norm(&self, x: &Self::Buffer, weight: &Self::Buffer, eps: f32, n_rows: usize, out: &mut Self::Buffer);
+
+    /// The same in place; for QK norms a row is one head: `n_rows` = tokens * heads.
+    fn rms_norm_in_place(&self, x: &mut Self::Buffer, weight: &Self::Buffer, eps: f32, n_rows: usize);
+
+    /// BitLinear: quantises each row of x `[n_rows, cols]` to int8 once and multiplies it with every weight;
+    /// `outs[i]` is `[n_rows, weights[i].rows]`. All weights have the same `cols` (q, k, v; or gate, up).
+    ///
+    /// ```text
+    /// a = 127 / max(absmax(x), 1e-5)     q = clamp(round_half_even(x * a), -128, 127)     acc = sum trit * q (exact)
+    /// one scale s for the tensor:        y = acc * (s / a)
+    /// one scale d_g per block of a row:  y = (sum over g of acc_g * d_g) * (1 / a)
+    /// ```
+    fn bitlinear(&self, x: &Self::Buffer, n_rows: usize, weights: &[&Self::Ternary], outs: &mut [&mut Self::Buffer]);
+
+    /// Dense product in f32, for the rows of x whose logits are wanted: x `[_, w.cols]`, out `[x_rows.len(), w.rows]`.
+    fn matmul(&self, w: &Self::Matrix, x: &Self::Buffer, x_rows: &[u32], out: &mut Self::Buffer);
+
+    /// Rotates the heads of x `[n, n_heads * head_dim]`, `n = positions.len()`, in place. Dimensions of a head beyond
+    /// the table's `n_rot` stay as they are.
+    fn rope(&self, x: &mut Self::Buffer, n_heads: usize, head_dim: usize, positions: &[u32], table: &RopeTable);
+
+    /// Stores the keys and values `[n, n_kv_heads * head_dim]` of a batch at their positions of `layer`.
+    fn kv_write(
+        &self,
+        cache: &mut Self::KvCache,
+        layer: usize,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        batch: &BatchView<'_>,
+    );
+
+    /// Causal attention with scale `1 / sqrt(head_dim)`: each row of q `[n, n_heads * head_dim]` attends to positions
+    /// `0..=` its own of its sequence, which [`kv_write`](Self::kv_write) has stored; out has q's shape. Head `h` uses
+    /// KV head `h / (n_heads / n_kv_heads)`.
+    fn attention(
+        &self,
+        q: &Self::Buffer,
+        cache: &Self::KvCache,
+        layer: usize,
+        n_heads: usize,
+        batch: &BatchView<'_>,
+        out: &mut Self::Buffer,
+    );
+
+    /// `out[i] = activation(gate[i]) * up[i]` for the first `n` elements.
+    fn gate(&self, activation: Activation, gate: &Self::Buffer, up: &Self::Buffer, n: usize, out: &mut Self::Buffer);
+
+    /// `x[i] += y[i]` for the first `n` elements.
+    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, n: usize);
+}

@@ -1,0 +1,105 @@
+//! The ternary strip product with `vpmaddubsw`: u8 codes times s8 activations, two products to a 16-bit lane.
+//!
+//! 16-bit sums are flushed to 32 bits every [`FLUSH`] tiles. A product of `vpmaddubsw` is at most 2 * 2 * 128 = 512 in
+//! magnitude (it saturates only beyond 32767), four of them make a tile, and 8 tiles make 16384: no sum can overflow,
+//! whatever the data.
+
+use std::arch::x86_64::*;
+
+use super::Tile;
+use crate::cpu::isa::avx2::Avx2;
+use crate::cpu::isa::{Isa, LANES};
+
+/// Tiles between two flushes. 15 would be the most that 16 bits allow.
+const FLUSH: usize = 8;
+const _: () = assert!(FLUSH * 4 * 512 <= i16::MAX as usize);
+
+/// How far ahead of the tile in work the stream is prefetched: some 300 cycles of memory latency at the speed a core
+/// streams, across the 4 KiB border where a hardware prefetcher stops.
+const AHEAD: usize = 4096;
+
+/// `acc[t][r] += sum of code * q`, see [`Isa::ternary_dot`].
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+pub fn dot<const T: usize>(isa: Avx2, tiles: &[Tile], quads: &[[[i8; 4]; T]], acc: &mut [[i32; LANES]; T]) {
+    let quads = quads.as_chunks::<4>().0;
+    for (tiles, quads) in tiles.chunks(FLUSH).zip(quads.chunks(FLUSH)) {
+        for half in 0..2 {
+            let mut sums = [_mm256_setzero_si256(); T];
+            for (tile, quads) in tiles.iter().zip(quads) {
+                if half == 0 {
+                    isa.prefetch(tile, AHEAD);
+                }
+                for (codes, quads) in crumbs(half_of(tile, half)).iter().zip(quads) {
+                    for t in 0..T {
+                        let products = _mm256_maddubs_epi16(*codes, broadcast(quads[t]));
+                        sums[t] = _mm256_add_epi16(sums[t], products);
+                    }
+                }
+            }
+            for (acc, sum) in acc.iter_mut().zip(sums) {
+                let rows = acc[8 * half..].first_chunk_mut().expect("a half of 16 rows");
+                add_to(rows, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+            }
+        }
+    }
+}
+
+/// Eight rows of a tile.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn half_of(tile: &Tile, half: usize) -> __m256i {
+    let bytes = tile.as_chunks::<32>().0[half];
+    // SAFETY: 32 bytes are readable.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// The four crumbs of every byte. Bits that a 16-bit shift carries over a byte border are masked off.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn crumbs(codes: __m256i) -> [__m256i; 4] {
+    let three = _mm256_set1_epi8(3);
+    [
+        _mm256_and_si256(codes, three),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(codes), three),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(codes), three),
+        _mm256_and_si256(_mm256_srli_epi16::<6>(codes), three),
+    ]
+}
+
+/// Four activations in every lane.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn broadcast(quad: [i8; 4]) -> __m256i {
+    _mm256_set1_epi32(i32::from_le_bytes(quad.map(|q| q as u8)))
+}
+
+/// `acc += sums`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_to(acc: &mut [i32; 8], sums: __m256i) {
+    // SAFETY: 32 bytes are readable and writable.
+    unsafe {
+        let total = _mm256_add_epi32(_mm256_loadu_si256(acc.as_ptr().cast()), sums);
+        _mm256_storeu_si256(acc.as_mut_ptr().cast(), total);
+    }
+}
+
+/// Sums that depend on nothing but themselves: two `vpmaddubsw` and additions of latency 6 together per cycle need 12.
+const CHAINS: usize = 12;
+
+/// See [`Isa::int8_rounds`]. Each product reads the last sum: a product of constants would leave the loop.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub fn int8_rounds(rounds: usize) -> u64 {
+    let q = _mm256_set1_epi8(std::hint::black_box(-3));
+    let mut sums = [_mm256_set1_epi8(std::hint::black_box(2)); CHAINS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(*sum, q));
+        }
+    }
+    let total = sums.into_iter().fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi16(a, b));
+    std::hint::black_box(_mm256_extract_epi16::<0>(total));
+    (rounds * CHAINS * 32) as u64
+}

@@ -1,0 +1,217 @@
+//! The run layout of ternary weights: 2-bit codes in tiles of 16 rows by 16 columns.
+//!
+//! ```text
+//! strip = 16 rows; its tiles lie one after the other along the columns: a strip is one linear stream
+//! tile  = 64 bytes; byte 4r + j, bits 2c..2c+2 = code(row r, column 4c + j) = trit + 1      r < 16, j < 4, c < 4
+//!
+//!          byte 0        byte 1        byte 2        byte 3      | byte 4 ...
+//! bits 0   row 0 col 0   row 0 col 1   row 0 col 2   row 0 col 3 | row 1 col 0 ...
+//! bits 2         col 4         col 5         col 6         col 7
+//! bits 4         col 8         col 9         col 10        col 11
+//! bits 6         col 12        col 13        col 14        col 15
+//! ```
+//!
+//! One 32-bit lane is one row, so a dot-product instruction multiplies 16 rows by four broadcast activations, sums
+//! stay in their lanes to the end, and block scales multiply 16 rows at once. AVX2 takes halves of a tile (8 rows),
+//! NEON quarters. Codes are unsigned: sum of trit * q = sum of code * q - sum of q. Missing rows have code 1 and are
+//! not stored; missing columns meet activations of 0.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+pub mod scalar;
+
+use std::sync::{Mutex, PoisonError};
+
+use bitnet_quantization::{ScaleLayout, TernaryRows};
+
+use super::memory::{Disjoint, Memory};
+use super::threads::Pool;
+use crate::error::KernelError;
+
+/// Rows of a strip and columns of a tile.
+pub const TILE: usize = 16;
+
+/// 16 by 16 codes of two bits.
+pub type Tile = [u8; 64];
+
+/// Code 1 (trit 0) in all four crumbs.
+const ZERO_TRITS: u8 = 0b01_01_01_01;
+
+/// Columns up to which no kernel's 32-bit sum can overflow. The widest intermediate is AVX-512's for one token row,
+/// which sums 64 * code * q over a quarter of the columns: 64 * 2 * 128 * cols / 4 = 2^12 * cols <= 2^30.
+pub const MAX_COLS: usize = 1 << 18;
+
+/// A ternary weight in run layout.
+#[derive(Debug)]
+pub struct PackedTernary {
+    rows: usize,
+    cols: usize,
+    tiles: Memory<Tile>, // [n_strips, tiles_per_strip]
+    scales: Scales,
+}
+
+/// The scales of a packed weight.
+#[derive(Debug)]
+pub enum Scales {
+    /// One for the tensor.
+    PerTensor(f32),
+    /// One for each block of a row.
+    PerBlock {
+        /// Weights along a row that share a scale; a multiple of 16.
+        block_len: usize,
+        /// `[n_strips, blocks_per_row]` of 16 rows' scales.
+        scales: Memory<[f32; TILE]>,
+    },
+}
+
+impl PackedTernary {
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The scales.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// Weights per scale along a row, `None` when there is one scale for the tensor.
+    pub fn block_len(&self) -> Option<usize> {
+        match self.scales {
+            Scales::PerTensor(_) => None,
+            Scales::PerBlock { block_len, .. } => Some(block_len),
+        }
+    }
+
+    /// Bytes of codes and scales: what a kernel reads for one token.
+    pub fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            Scales::PerTensor(_) => 4,
+            Scales::PerBlock { scales, .. } => size_of_val(&scales[..]),
+        };
+        size_of_val(&self.tiles[..]) + scales
+    }
+
+    /// Strips of 16 rows.
+    pub fn n_strips(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    /// The tiles of one strip, `[cols / 16]` rounded up.
+    #[inline(always)]
+    pub fn strip(&self, strip: usize) -> &[Tile] {
+        let tiles = self.cols.div_ceil(TILE);
+        &self.tiles[strip * tiles..][..tiles]
+    }
+
+    /// Decodes and repacks `weights`, on all threads of the pool.
+    ///
+    /// # Errors
+    /// Those of [`TernaryRows::read_row`], for the first bad row; shapes that cannot be packed; no memory.
+    pub fn pack(weights: &dyn TernaryRows, pool: &Pool) -> Result<PackedTernary, KernelError> {
+        let (rows, cols) = (weights.rows(), weights.cols());
+        let refuse = |why| Err(KernelError::TernaryShape { rows, cols, why });
+        if cols > MAX_COLS {
+            return refuse("more than 262144 columns overflow the integer dot product");
+        }
+        let (n_strips, n_tiles) = (rows.div_ceil(TILE), cols.div_ceil(TILE));
+        let Some(total) = n_strips.checked_mul(n_tiles) else {
+            return Err(KernelError::TooLarge { what: "ternary weight", dims: vec![rows, cols] });
+        };
+        let mut tiles = Memory::<Tile>::zeroed("ternary weights", total)?;
+        let (mut scales, n_blocks) = match weights.scale() {
+            ScaleLayout::PerTensor(scale) => (Scales::PerTensor(scale), 0),
+            ScaleLayout::PerBlock { block_len } => {
+                if block_len == 0 || !block_len.is_multiple_of(TILE) || !cols.is_multiple_of(block_len) {
+                    return refuse("the block length is no multiple of 16 that divides the columns");
+                }
+                let n_blocks = cols / block_len;
+                let scales = Memory::zeroed("ternary weight scales", n_strips * n_blocks)?;
+                (Scales::PerBlock { block_len, scales }, n_blocks)
+            }
+        };
+        let tiles_out = Disjoint::new(&mut tiles);
+        let scales_out = Disjoint::new(match &mut scales {
+            Scales::PerTensor(_) => &mut [],
+            Scales::PerBlock { scales, .. } => &mut scales[..],
+        });
+        let first_error = Mutex::new(None::<(usize, KernelError)>);
+        pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
+            let mut buffers = RowBuffers { trits: vec![0; cols], codes: vec![1; n_tiles * TILE], scales: vec![0.0; n_blocks] };
+            for strip in strips {
+                // SAFETY: each strip is given to one thread, and its tiles and scales belong to no other strip.
+                let (tiles, scales) = unsafe {
+                    (tiles_out.range(strip * n_tiles, n_tiles), scales_out.range(strip * n_blocks, n_blocks))
+                };
+                if let Err(error) = pack_strip(weights, strip * TILE, tiles, scales, &mut buffers) {
+                    let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
+                    if first.as_ref().is_none_or(|(first, _)| strip < *first) {
+                        *first = Some((strip, error));
+                    }
+                    return;
+                }
+            }
+        });
+        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(PackedTernary { rows, cols, tiles, scales }),
+        }
+    }
+}
+
+/// One row while it is repacked.
+struct RowBuffers {
+    trits: Vec<i8>,   // [cols]
+    codes: Vec<u8>,   // [n_tiles * 16], 1 beyond the columns
+    scales: Vec<f32>, // [n_blocks]
+}
+
+/// Packs rows `first_row..first_row + 16`.
+fn pack_strip(
+    weights: &dyn TernaryRows,
+    first_row: usize,
+    tiles: &mut [Tile],
+    scales: &mut [[f32; TILE]],
+    row_buffers: &mut RowBuffers,
+) -> Result<(), KernelError> {
+    let RowBuffers { trits, codes, scales: row_scales } = row_buffers;
+    for lane in 0..TILE {
+        let row = first_row + lane;
+        if row >= weights.rows() {
+            for tile in tiles.iter_mut() {
+                tile[4 * lane..][..4].fill(ZERO_TRITS);
+            }
+            continue;
+        }
+        weights.read_row(row, trits, row_scales)?;
+        let mut largest = 0;
+        for (code, trit) in codes.iter_mut().zip(&*trits) {
+            *code = trit.wrapping_add(1) as u8;
+            largest = largest.max(*code);
+        }
+        if largest > 2 {
+            // The overflow proofs of the kernels rest on codes of at most 2.
+            let col = codes.iter().position(|&code| code > 2).unwrap_or(0);
+            return Err(KernelError::NotATrit { row, col, value: trits[col] });
+        }
+        for (tile, codes) in tiles.iter_mut().zip(codes.as_chunks::<TILE>().0) {
+            // Four codes of a crumb side by side: shifting the word shifts all four, and two bits never meet.
+            let word = |crumb: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| codes[4 * crumb + j])) << (2 * crumb);
+            let packed = word(0) | word(1) | word(2) | word(3);
+            tile[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
+        }
+        for (block, scale) in scales.iter_mut().zip(&*row_scales) {
+            block[lane] = *scale;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! CPU capabilities as values, and the sixteen f32 lanes that every float op is written in.
+//!
+//! Having an [`Avx512`](avx512::Avx512) is the proof that this CPU has the instructions: the only way to get one is
+//! `new() -> Option<Self>`, which asks the CPU. An op is written once, generic over [`Isa`], and compiled for each
+//! instruction set by [`Kernel::run`], the only place where the code path forks.
+//!
+//! All instruction sets give the same bits: lanes are IEEE add, sub, mul, div and compares in one order, a product and
+//! a sum are never fused, and sums over lanes are folded 16 -> 8 -> 4 -> 2 -> 1. The habit is rten-simd's.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+pub mod portable;
+
+use super::i2s::Tile;
+use crate::error::KernelError;
+
+/// Lanes of a vector on every instruction set: the order of float sums depends on it, so it is one number for all.
+pub const LANES: usize = 16;
+
+/// Sixteen f32 lanes and the integer dot product of one instruction set.
+///
+/// Methods are safe because a value of the implementing type proves that the CPU can run them; they are only fast
+/// inside [`Kernel::run`], where they are inlined into code compiled for the instruction set.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// Sixteen f32 lanes.
+    type F32x16: Copy;
+
+    /// Token rows that share one unpacking of a ternary tile: as many as there are registers for their sums.
+    const PANEL: usize;
+
+    /// All lanes `v`.
+    fn splat(self, v: f32) -> Self::F32x16;
+    /// Loads 16 floats.
+    fn load(self, from: &[f32; LANES]) -> Self::F32x16;
+    /// Loads 16 little-endian f16 and widens them (exact).
+    fn load_f16(self, from: &[u8; 2 * LANES]) -> Self::F32x16;
+    /// Loads 16 little-endian bf16 and widens them (exact).
+    fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::F32x16;
+    /// Loads 16 signed bytes and converts them (exact).
+    fn load_i8(self, from: &[i8; LANES]) -> Self::F32x16;
+    /// Loads 16 integers and converts them, rounding half to even.
+    fn load_i32(self, from: &[i32; LANES]) -> Self::F32x16;
+    /// Stores 16 floats.
+    fn store(self, v: Self::F32x16, to: &mut [f32; LANES]);
+    /// Rounds each lane half to even and stores it as a byte. Lanes are within -128..=127.
+    fn store_i8(self, v: Self::F32x16, to: &mut [i8; LANES]);
+    /// `a + b`.
+    fn add(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    /// `a - b`.
+    fn sub(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    /// `a * b`.
+    fn mul(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    /// `a / b`.
+    fn div(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    /// `if a > b { a } else { b }`: b where one is NaN.
+    fn max(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    /// `if a < b { a } else { b }`: b where one is NaN.
+    fn min(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    /// `|a|`.
+    fn abs(self, a: Self::F32x16) -> Self::F32x16;
+    /// `if a < b { x } else { y }`.
+    fn select_lt(
+        self,
+        a: Self::F32x16,
+        b: Self::F32x16,
+        x: Self::F32x16,
+        y: Self::F32x16,
+    ) -> Self::F32x16;
+    /// `2^n` for lanes that are whole numbers in -126..=127.
+    fn pow2(self, n: Self::F32x16) -> Self::F32x16;
+
+    /// The sum of the lanes: lane j += lane j + half, for half = 8, 4, 2, 1.
+    #[inline(always)]
+    fn sum(self, v: Self::F32x16) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        let mut half = LANES / 2;
+        while half > 0 {
+            for j in 0..half {
+                lanes[j] += lanes[j + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+
+    /// The greatest lane.
+    #[inline(always)]
+    fn max_lane(self, v: Self::F32x16) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
+    /// Hints that the cache line `ahead` bytes behind the start of `from` will be read soon.
+    #[inline(always)]
+    fn prefetch<T>(self, _from: &T, _ahead: usize) {}
+
+    /// Exact integer products of one 16-row strip with T token rows:
+    ///
+    /// ```text
+    /// acc[t][r] += sum over columns of code(row r, column) * q(token t, column)
+    /// ```
+    ///
+    /// `tiles` are the strip's tiles (see [`i2s`](super::i2s)); `quads[k][t]` are columns `4k..4k+4` of token row t,
+    /// four quads to a tile. Codes are 0, 1, 2.
+    fn ternary_dot<const T: usize>(
+        self,
+        tiles: &[Tile],
+        quads: &[[[i8; 4]; T]],
+        acc: &mut [[i32; LANES]; T],
+    );
+
+    /// Runs `rounds` rounds of independent int8 multiply-adds in registers, with the widest instruction there is, and
+    /// returns how many it did: the machine's limit, for [`measure`](crate::measure).
+    fn int8_rounds(self, rounds: usize) -> u64;
+}
+
+/// Work that is written once for all instruction sets. `run` must be `#[inline(always)]`.
+pub trait Op {
+    /// What comes out.
+    type Output;
+    /// Does the work with the lanes of one instruction set.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// One of the ternary kernels, proven to run on this CPU; the float ops use the same instruction set.
+#[derive(Debug, Clone, Copy)]
+pub enum Kernel {
+    /// Plain Rust.
+    Scalar(portable::Portable),
+    /// 256-bit `vpmaddubsw`.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    /// 512-bit `vpdpbusd`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    /// 128-bit `smull`.
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+    /// 128-bit `sdot`.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(neon::NeonDot),
+}
+
+/// Every kernel name there is, on any CPU.
+const KERNEL_NAMES: [&str; 5] = ["x86-i2s-avx512vnni", "x86-i2s-avx2", "arm-i2s-neondot", "arm-i2s-neon", "scalar-i2s"];
+
+impl Kernel {
+    /// The kernels that this CPU can run, fastest first; the scalar one is always last.
+    pub fn available() -> Vec<Kernel> {
+        let mut kernels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            kernels.extend(avx512::Avx512::new().map(Kernel::Avx512));
+            kernels.extend(avx2::Avx2::new().map(Kernel::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            kernels.extend(neon::NeonDot::new().map(Kernel::NeonDot));
+            kernels.extend(neon::Neon::new().map(Kernel::Neon));
+        }
+        kernels.push(Kernel::Scalar(portable::Portable));
+        kernels
+    }
+
+    /// The kernel of this name, or the fastest one.
+    ///
+    /// # Errors
+    /// [`KernelError::Kernel`] for a name that is unknown or not available here, with those that are.
+    pub fn choose(name: Option<&str>) -> Result<Kernel, KernelError> {
+        let available = Kernel::available();
+        let Some(name) = name else { return Ok(available[0]) };
+        available.iter().copied().find(|kernel| kernel.name() == name).ok_or_else(|| KernelError::Kernel {
+            name: name.to_owned(),
+            problem: if KERNEL_NAMES.contains(&name) { "not supported by this CPU" } else { "unknown" },
+            available: available.iter().map(|kernel| kernel.name()).collect(),
+        })
+    }
+
+    /// Name of the kernel, `{arch}-{format}-{isa}`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kernel::Scalar(_) => "scalar-i2s",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(_) => "x86-i2s-avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(_) => "x86-i2s-avx512vnni",
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon(_) => "arm-i2s-neon",
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonDot(_) => "arm-i2s-neondot",
+        }
+    }
+
+    /// Whether this is the fallback without vector instructions of its own.
+    pub const fn is_scalar(self) -> bool {
+        matches!(self, Kernel::Scalar(_))
+    }
+
+    /// Token rows that the kernel takes at once, see [`Isa::PANEL`].
+    pub const fn panel(self) -> usize {
+        const fn of<I: Isa>(_: I) -> usize {
+            I::PANEL
+        }
+        match self {
+            Kernel::Scalar(isa) => of(isa),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(isa) => of(isa),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(isa) => of(isa),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon(isa) => of(isa),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonDot(isa) => of(isa),
+        }
+    }
+
+    /// Runs `op` compiled for this kernel's instruction set.
+    #[inline]
+    pub fn run<O: Op>(self, op: O) -> O::Output {
+        match self {
+            Kernel::Scalar(isa) => op.run(isa),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(isa) => isa.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(isa) => isa.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon(isa) => isa.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonDot(isa) => isa.run(op),
+        }
+    }
+}
+
+/// Names of the kernels that this CPU can run, fastest first.
+pub fn available_kernels() -> Vec<&'static str> {
+    Kernel::available().into_iter().map(Kernel::name).collect()
+}

@@ -1,0 +1,219 @@
+//! Keys and values of all layers, in blocks of 16 positions that sequences own through their block tables.
+//!
+//! ```text
+//! [layer][physical block][kv head]: key   [head_dim][16 positions]   transposed: one vector is one dimension of 16 keys,
+//!                                                                     so scores need no sum across lanes
+//!                                   value [16 positions][head_dim rounded up to 16]
+//! ```
+//!
+//! Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::isa::{Isa, LANES};
+use super::memory::{Disjoint, Memory, Plain};
+use super::threads::Pool;
+use crate::backend::{BatchView, KV_BLOCK, KvShape, KvType};
+use crate::error::KernelError;
+
+/// Numbers written below which one thread is faster than a barrier.
+const PARALLEL_FROM: usize = 1 << 14;
+
+/// Query heads whose scores one thread holds at once: they share every key they read.
+pub const HEADS_AT_ONCE: usize = 4;
+
+/// Keys, values and the room for scores.
+pub struct KvCache {
+    shape: KvShape,
+    numbers: Numbers,
+    scores: Mutex<Memory<f32>>, // [threads, HEADS_AT_ONCE, n_blocks * 16]; untouched pages cost nothing
+}
+
+/// The stored keys and values.
+pub enum Numbers {
+    /// As f32.
+    F32(Memory<f32>),
+    /// As little-endian f16.
+    F16(Memory<[u8; 2]>),
+}
+
+/// A type that keys and values are stored in.
+pub trait Stored: Plain {
+    /// The nearest stored number, ties to even.
+    fn from_f32(v: f32) -> Self;
+    /// Widens 16 of them (exact).
+    fn load<I: Isa>(isa: I, from: &[Self; LANES]) -> I::F32x16;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn from_f32(v: f32) -> f32 {
+        v
+    }
+
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, from: &[f32; LANES]) -> I::F32x16 {
+        isa.load(from)
+    }
+}
+
+impl Stored for [u8; 2] {
+    #[inline(always)]
+    fn from_f32(v: f32) -> [u8; 2] {
+        half::f16::from_f32(v).to_le_bytes()
+    }
+
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, from: &[[u8; 2]; LANES]) -> I::F32x16 {
+        let bytes = from.as_flattened().as_array().expect("16 pairs are 32 bytes");
+        isa.load_f16(bytes)
+    }
+}
+
+/// Where one head of one block lies.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLayout {
+    n_blocks: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+}
+
+impl HeadLayout {
+    /// Length of a stored value: whole vectors.
+    #[inline(always)]
+    pub fn value_len(self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Keys and values of one head of one block.
+    fn head_len(self) -> usize {
+        KV_BLOCK * (self.head_dim + self.value_len())
+    }
+
+    /// The range of one head of one block.
+    #[inline(always)]
+    pub fn head(self, layer: usize, block: u32, head: usize) -> Range<usize> {
+        let start = ((layer * self.n_blocks + block as usize) * self.n_kv_heads + head) * self.head_len();
+        start..start + self.head_len()
+    }
+
+    /// A head's numbers as keys `[head_dim][16]` and values `[16][value_len]`.
+    #[inline(always)]
+    pub fn split<T>(self, head: &[T]) -> (&[[T; LANES]], &[T]) {
+        let (keys, values) = head.split_at(KV_BLOCK * self.head_dim);
+        (keys.as_chunks::<LANES>().0, values)
+    }
+}
+
+impl KvCache {
+    /// Room for `shape`, zeroed.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`], [`KernelError::OutOfMemory`].
+    pub fn new(shape: KvShape, threads: usize) -> Result<KvCache, KernelError> {
+        let KvShape { n_layers, n_blocks, n_kv_heads, head_dim, kv_type } = shape;
+        let too_large = || KernelError::TooLarge {
+            what: "KV cache",
+            dims: vec![n_layers, n_blocks, n_kv_heads, KV_BLOCK, 2, head_dim],
+        };
+        let value_len = head_dim.checked_next_multiple_of(LANES).ok_or_else(too_large)?;
+        let len = [n_layers, n_blocks, n_kv_heads, KV_BLOCK]
+            .into_iter()
+            .try_fold(head_dim.checked_add(value_len).ok_or_else(too_large)?, usize::checked_mul)
+            .ok_or_else(too_large)?;
+        let n_scores = [KV_BLOCK, HEADS_AT_ONCE, threads].into_iter().try_fold(n_blocks, usize::checked_mul);
+        let what = "KV cache";
+        let numbers = match kv_type {
+            KvType::F32 => Numbers::F32(Memory::zeroed(what, len)?),
+            KvType::F16 => Numbers::F16(Memory::zeroed(what, len)?),
+        };
+        let scores = Memory::zeroed("attention scores", n_scores.ok_or_else(too_large)?)?;
+        Ok(KvCache { shape, numbers, scores: Mutex::new(scores) })
+    }
+
+    /// The size it was made for.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        match &self.numbers {
+            Numbers::F32(numbers) => size_of_val(&numbers[..]),
+            Numbers::F16(numbers) => size_of_val(&numbers[..]),
+        }
+    }
+
+    /// The stored numbers.
+    pub(super) fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// Where heads lie.
+    pub(super) fn layout(&self) -> HeadLayout {
+        let KvShape { n_blocks, n_kv_heads, head_dim, .. } = self.shape;
+        HeadLayout { n_blocks, n_kv_heads, head_dim }
+    }
+
+    /// Room for the scores of [`HEADS_AT_ONCE`] heads over every position, `[threads]` times.
+    pub(super) fn scores(&self) -> MutexGuard<'_, Memory<f32>> {
+        // Scores of an op that panicked are as good as any: they are written before they are read.
+        self.scores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores keys and values `[n, n_kv_heads * head_dim]` at the positions of the batch.
+    ///
+    /// # Panics
+    /// If a layer, position or block is outside of the cache.
+    pub(super) fn write(&mut self, pool: &Pool, layer: usize, k: &[f32], v: &[f32], batch: &BatchView<'_>) {
+        assert!(layer < self.shape.n_layers, "layer {layer} of {}", self.shape.n_layers);
+        let (layout, n_kv_heads) = (self.layout(), self.shape.n_kv_heads);
+        let write = Write { layout, layer, k, v, batch };
+        match &mut self.numbers {
+            Numbers::F32(numbers) => write.all(pool, numbers, n_kv_heads),
+            Numbers::F16(numbers) => write.all(pool, numbers, n_kv_heads),
+        }
+    }
+}
+
+/// One call of [`KvCache::write`].
+struct Write<'a> {
+    layout: HeadLayout,
+    layer: usize,
+    k: &'a [f32],
+    v: &'a [f32],
+    batch: &'a BatchView<'a>,
+}
+
+impl Write<'_> {
+    fn all<T: Stored>(&self, pool: &Pool, numbers: &mut [T], n_kv_heads: usize) {
+        let numbers = Disjoint::new(numbers);
+        let grain = if self.k.len() < PARALLEL_FROM { n_kv_heads } else { 1 };
+        pool.for_ranges(n_kv_heads, grain, |heads, _| {
+            for head in heads {
+                self.head(&numbers, head, n_kv_heads);
+            }
+        });
+    }
+
+    fn head<T: Stored>(&self, numbers: &Disjoint<'_, T>, head: usize, n_kv_heads: usize) {
+        let HeadLayout { head_dim, n_blocks, .. } = self.layout;
+        for (row, &position) in self.batch.positions.iter().enumerate() {
+            let (block, slot) = (position as usize / KV_BLOCK, position as usize % KV_BLOCK);
+            let block = self.batch.blocks_of(row)[block];
+            assert!((block as usize) < n_blocks, "KV block {block} of {n_blocks}");
+            let range = self.layout.head(self.layer, block, head);
+            // SAFETY: a head is given to one thread, and no other head's numbers lie in this range.
+            let stored = unsafe { numbers.range(range.start, range.len()) };
+            let (keys, values) = stored.split_at_mut(KV_BLOCK * head_dim);
+            let from = (row * n_kv_heads + head) * head_dim;
+            for (key, &k) in keys.chunks_exact_mut(KV_BLOCK).zip(&self.k[from..][..head_dim]) {
+                key[slot] = T::from_f32(k);
+            }
+            for (value, &v) in values[slot * self.layout.value_len()..].iter_mut().zip(&self.v[from..][..head_dim]) {
+                *value = T::from_f32(v);
+            }
+        }
+    }
+}

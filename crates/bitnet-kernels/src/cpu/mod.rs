@@ -1,0 +1,263 @@
+//! The backend that runs on the CPU, with the best kernel the CPU has.
+//!
+//! # Layout
+//! - [`isa`]: instruction sets as values, the sixteen lanes, the choice of a kernel; [`features`]: what the CPU is.
+//! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages.
+//! - [`i2s`]: the run layout of ternary weights and the strip product of each instruction set.
+//! - [`quantize`], [`bitlinear`]: a BitLinear layer. [`dense`]: embedding and head.
+//! - [`rms_norm`], [`rope`], [`attention`] over [`kv_cache`], [`gate`]: what is between them; [`lanes`]: their `exp`.
+//! - [`self_test`]: a wrong kernel is refused at start-up.
+
+pub mod attention;
+pub mod bitlinear;
+pub mod dense;
+pub mod features;
+pub mod gate;
+pub mod i2s;
+pub mod isa;
+pub mod kv_cache;
+pub mod lanes;
+pub mod memory;
+pub mod quantize;
+pub mod rms_norm;
+pub mod rope;
+pub mod self_test;
+pub mod threads;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bitnet_quantization::TernaryRows;
+
+use crate::backend::{Activation, Backend, BatchView, KvShape, MatrixData};
+use crate::error::KernelError;
+use crate::rope_table::RopeTable;
+use attention::Attention;
+use dense::Matrix;
+use gate::{Add, Gate};
+use i2s::PackedTernary;
+use isa::Kernel;
+use kv_cache::KvCache;
+use memory::{Disjoint, Memory};
+use quantize::QuantizedRows;
+use rms_norm::{RmsNorm, RmsNormInPlace};
+use rope::Rope;
+use threads::Pool;
+
+/// Elements below which one thread does an elementwise op faster than a barrier takes.
+const PARALLEL_FROM: usize = 1 << 15;
+
+/// Elements of an elementwise op that one thread takes at a time: 64 KiB of f32, and whole vectors.
+const ELEMENTS_AT_ONCE: usize = 1 << 14;
+
+/// How to set up a [`CpuBackend`].
+#[derive(Debug, Clone, Default)]
+pub struct CpuOptions {
+    /// Threads, the caller's included; `None`: all that this process may use.
+    pub threads: Option<usize>,
+    /// Name of the ternary kernel; `None`: the fastest.
+    pub kernel: Option<String>,
+}
+
+/// Kernels, threads and scratch of one process.
+#[derive(Debug)]
+pub struct CpuBackend {
+    kernel: Kernel,
+    pool: Pool,
+    activations: Mutex<QuantizedRows>, // int8 input of the BitLinear that is running
+    warnings: Vec<String>,
+}
+
+impl CpuBackend {
+    /// Chooses a kernel, starts the threads and runs the self-test.
+    ///
+    /// # Errors
+    /// [`KernelError::Kernel`] for a name that is unknown or needs another CPU, [`KernelError::SelfTest`] if the kernel
+    /// computes something wrong here, [`KernelError::Thread`] if the system gives no threads.
+    pub fn new(options: CpuOptions) -> Result<CpuBackend, KernelError> {
+        let kernel = Kernel::choose(options.kernel.as_deref())?;
+        let pool = Pool::new(options.threads.unwrap_or_else(threads::available_threads).max(1))?;
+        self_test::run(kernel, &pool)?;
+        let mut warnings = Vec::new();
+        if kernel.is_scalar() && options.kernel.is_none() {
+            warnings.push(format!(
+                "no vector kernel for this CPU ({}): running scalar code, ten times slower or more",
+                features::NEEDED
+            ));
+        }
+        Ok(CpuBackend { kernel, pool, activations: Mutex::new(QuantizedRows::new()?), warnings })
+    }
+
+    /// What the user should know about this CPU, one line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Quantises rows of x `[n, cols]` as [`Backend::bitlinear`] does.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    ///
+    /// # Panics
+    /// If x is not whole rows.
+    pub fn quantize_rows(&self, x: &[f32], cols: usize) -> Result<QuantizedRows, KernelError> {
+        let mut rows = QuantizedRows::new()?;
+        rows.quantize(self.kernel, &self.pool, x, x.len() / cols, cols)?;
+        Ok(rows)
+    }
+
+    /// The exact integer products `[n, weight.rows]` of a weight with quantised rows.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
+    pub fn bitlinear_acc(&self, weight: &PackedTernary, x: &QuantizedRows, out: &mut [i32]) {
+        bitlinear::bitlinear_acc(self.kernel, &self.pool, x, weight, out);
+    }
+
+    fn activations(&self) -> MutexGuard<'_, QuantizedRows> {
+        // Whatever a panic left there is overwritten before it is read.
+        self.activations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `work(first, len)` over `0..n` rows of `row_len` elements, on all threads if that pays.
+    fn over_rows(&self, n_rows: usize, row_len: usize, work: impl Fn(usize, usize) + Sync) {
+        let grain = if n_rows * row_len < PARALLEL_FROM { n_rows } else { self.pool.grain(n_rows, 1) };
+        self.pool.for_ranges(n_rows, grain, |range, _| work(range.start, range.len()));
+    }
+
+    /// Calls `work(first, len)` over elements `0..n`, on all threads if that pays.
+    fn over_elements(&self, n: usize, work: impl Fn(usize, usize) + Sync) {
+        let grain = if n < PARALLEL_FROM { n } else { ELEMENTS_AT_ONCE };
+        self.pool.for_ranges(n, grain, |range, _| work(range.start, range.len()));
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Memory<f32>;
+    type Ternary = PackedTernary;
+    type Matrix = Matrix;
+    type KvCache = KvCache;
+
+    fn kernel_name(&self) -> &str {
+        self.kernel.name()
+    }
+
+    fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    fn buffer(&self, len: usize) -> Result<Memory<f32>, KernelError> {
+        Memory::zeroed("activations", len)
+    }
+
+    fn write(&self, buffer: &mut Memory<f32>, offset: usize, values: &[f32]) {
+        buffer[offset..][..values.len()].copy_from_slice(values);
+    }
+
+    fn read(&self, buffer: &Memory<f32>, offset: usize, out: &mut [f32]) {
+        out.copy_from_slice(&buffer[offset..][..out.len()]);
+    }
+
+    fn upload_ternary(&self, weights: &dyn TernaryRows) -> Result<PackedTernary, KernelError> {
+        PackedTernary::pack(weights, &self.pool)
+    }
+
+    fn upload_matrix(&self, matrix: MatrixData) -> Result<Matrix, KernelError> {
+        Matrix::new(matrix)
+    }
+
+    fn new_kv_cache(&self, shape: KvShape) -> Result<KvCache, KernelError> {
+        KvCache::new(shape, self.pool.threads())
+    }
+
+    fn embed(&self, table: &Matrix, tokens: &[u32], out: &mut Memory<f32>) {
+        dense::embed(self.kernel, &self.pool, table, tokens, &mut out[..tokens.len() * table.cols()]);
+    }
+
+    fn rms_norm(&self, x: &Memory<f32>, weight: &Memory<f32>, eps: f32, n_rows: usize, out: &mut Memory<f32>) {
+        let len = weight.len();
+        let (x, out) = (&x[..n_rows * len], Disjoint::new(&mut out[..n_rows * len]));
+        self.over_rows(n_rows, len, |first, n| {
+            // SAFETY: ranges of rows do not overlap.
+            let out = unsafe { out.range(first * len, n * len) };
+            self.kernel.run(RmsNorm { x: &x[first * len..][..n * len], weight, eps, out });
+        });
+    }
+
+    fn rms_norm_in_place(&self, x: &mut Memory<f32>, weight: &Memory<f32>, eps: f32, n_rows: usize) {
+        let len = weight.len();
+        let x = Disjoint::new(&mut x[..n_rows * len]);
+        self.over_rows(n_rows, len, |first, n| {
+            // SAFETY: ranges of rows do not overlap.
+            let x = unsafe { x.range(first * len, n * len) };
+            self.kernel.run(RmsNormInPlace { x, weight, eps });
+        });
+    }
+
+    fn bitlinear(
+        &self,
+        x: &Memory<f32>,
+        n_rows: usize,
+        weights: &[&PackedTernary],
+        outs: &mut [&mut Memory<f32>],
+    ) {
+        assert_eq!(weights.len(), outs.len(), "one output for each weight");
+        let Some(cols) = weights.first().map(|weight| weight.cols()) else { return };
+        let mut rows = self.activations();
+        rows.quantize(self.kernel, &self.pool, &x[..n_rows * cols], n_rows, cols)
+            .unwrap_or_else(|error| panic!("{error}"));
+        bitlinear::with_outputs(weights, n_rows, outs, |outputs| {
+            bitlinear::bitlinear(self.kernel, &self.pool, &rows, outputs);
+        });
+    }
+
+    fn matmul(&self, w: &Matrix, x: &Memory<f32>, x_rows: &[u32], out: &mut Memory<f32>) {
+        dense::matmul(self.kernel, &self.pool, w, x, x_rows, &mut out[..x_rows.len() * w.rows()]);
+    }
+
+    fn rope(&self, x: &mut Memory<f32>, n_heads: usize, head_dim: usize, positions: &[u32], table: &RopeTable) {
+        let len = n_heads * head_dim;
+        let x = Disjoint::new(&mut x[..positions.len() * len]);
+        self.over_rows(positions.len(), len, |first, n| {
+            // SAFETY: ranges of rows do not overlap.
+            let x = unsafe { x.range(first * len, n * len) };
+            self.kernel.run(Rope { x, head_dim, positions: &positions[first..][..n], table });
+        });
+    }
+
+    fn kv_write(&self, cache: &mut KvCache, layer: usize, k: &Memory<f32>, v: &Memory<f32>, batch: &BatchView<'_>) {
+        let len = batch.len() * cache.shape().n_kv_heads * cache.shape().head_dim;
+        cache.write(&self.pool, layer, &k[..len], &v[..len], batch);
+    }
+
+    fn attention(
+        &self,
+        q: &Memory<f32>,
+        cache: &KvCache,
+        layer: usize,
+        n_heads: usize,
+        batch: &BatchView<'_>,
+        out: &mut Memory<f32>,
+    ) {
+        let len = batch.len() * n_heads * cache.shape().head_dim;
+        let attention = Attention { q: &q[..len], cache, layer, n_heads, batch };
+        attention.run(self.kernel, &self.pool, &mut out[..len]);
+    }
+
+    fn gate(&self, activation: Activation, gate: &Memory<f32>, up: &Memory<f32>, n: usize, out: &mut Memory<f32>) {
+        let (gate, up, out) = (&gate[..n], &up[..n], Disjoint::new(&mut out[..n]));
+        self.over_elements(n, |first, n| {
+            // SAFETY: ranges of elements do not overlap.
+            let out = unsafe { out.range(first, n) };
+            self.kernel.run(Gate { activation, gate: &gate[first..][..n], up: &up[first..][..n], out });
+        });
+    }
+
+    fn add(&self, x: &mut Memory<f32>, y: &Memory<f32>, n: usize) {
+        let (x, y) = (Disjoint::new(&mut x[..n]), &y[..n]);
+        self.over_elements(n, |first, n| {
+            // SAFETY: ranges of elements do not overlap.
+            let x = unsafe { x.range(first, n) };
+            self.kernel.run(Add { x, y: &y[first..][..n] });
+        });
+    }
+}
