@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{ModelError, Place, file_name};
+use crate::gguf::{Gguf, MAGIC, model};
 use crate::mmap::{Access, FileBytes};
 
 /// What a tokenizer can be made from.
@@ -29,6 +30,42 @@ pub enum TokenizerSource {
     Missing,
 }
 
+impl TokenizerSource {
+    /// Opens a tokenizer by itself: a `tokenizer.json` (with the `tokenizer_config.json` and
+    /// `special_tokens_map.json` beside it), a directory that holds one, or the vocabulary of a GGUF file.
+    ///
+    /// # Errors
+    /// [`ModelError`] for files that cannot be read and vocabulary fields of the wrong type.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        if path.is_dir() {
+            return hf_tokenizer(path, Access::default());
+        }
+        let bytes = FileBytes::open(path)?;
+        if bytes.starts_with(&MAGIC) {
+            let vocabulary = model::vocabulary(&Gguf::open(path)?)?;
+            return Ok(vocabulary.map_or(Self::Missing, |v| Self::Gguf(Box::new(v))));
+        }
+        let dir = path.parent().unwrap_or(Path::new(""));
+        Self::beside(bytes, dir, Access::default())
+    }
+
+    /// A `tokenizer.json` with the files of `dir` that say more about it.
+    fn beside(tokenizer_json: Bytes, dir: &Path, access: Access) -> Result<Self, ModelError> {
+        Ok(Self::Hf {
+            tokenizer_json,
+            tokenizer_config: optional(&dir.join(TOKENIZER_CONFIG), access)?,
+            special_tokens_map: optional(&dir.join(SPECIAL_TOKENS), access)?,
+        })
+    }
+}
+
+/// A file's bytes, if the file is there.
+fn optional(path: &Path, access: Access) -> Result<Option<Bytes>, ModelError> {
+    path.exists()
+        .then(|| FileBytes::load(path, access))
+        .transpose()
+}
+
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
@@ -40,20 +77,10 @@ const MAX_TEMPLATE: u64 = 1 << 20;
 
 /// The tokenizer files of a model directory.
 pub(super) fn hf_tokenizer(dir: &Path, access: Access) -> Result<TokenizerSource, ModelError> {
-    let optional = |name: &str| {
-        let path = dir.join(name);
-        path.exists()
-            .then(|| FileBytes::load(&path, access))
-            .transpose()
-    };
-    let Some(tokenizer_json) = optional(TOKENIZER)? else {
-        return Ok(TokenizerSource::Missing);
-    };
-    Ok(TokenizerSource::Hf {
-        tokenizer_json,
-        tokenizer_config: optional(TOKENIZER_CONFIG)?,
-        special_tokens_map: optional(SPECIAL_TOKENS)?,
-    })
+    match optional(&dir.join(TOKENIZER), access)? {
+        Some(tokenizer_json) => TokenizerSource::beside(tokenizer_json, dir, access),
+        None => Ok(TokenizerSource::Missing),
+    }
 }
 
 /// The chat template of a model directory: its own file, else the field of `tokenizer_config.json`.
