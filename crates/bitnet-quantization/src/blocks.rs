@@ -1,8 +1,11 @@
 //! Whole-block conversion between a stored type and f32: embeddings, heads and dense weights.
 //!
 //! The decoders of single blocks are public, take and fill fixed-size arrays and vectorise: a kernel calls them
-//! inside its own loops. Formulas are evaluated in f32 from left to right as llama.cpp and gguf-py do, so that every
-//! value is equal to theirs bit by bit. Scales are taken as they are: a NaN in a file comes out as NaN values.
+//! inside its own loops. They go in two steps, codes as bytes and then floats, each into a local array: one loop
+//! over both, or one that might write over what it reads, stays scalar.
+//!
+//! Formulas are evaluated in f32 from left to right as llama.cpp and gguf-py do, so that every value is equal to
+//! theirs bit by bit. Scales are taken as they are: a NaN in a file comes out as NaN values.
 //! Source: llama.cpp `ggml-quants.c`, gguf-py `quants.py`.
 
 pub mod q4_0;
@@ -26,14 +29,6 @@ use crate::{q2_0, tq};
 /// # Errors
 /// Byte and value counts that are not the same whole number of blocks; I2_S, whose scale is not in its blocks.
 pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-    if ty == TensorType::I2S {
-        let why = "its scale is at the end of the tensor: read it with I2sRows";
-        return Err(QuantError::NotPossible {
-            format: ty.name(),
-            operation: "decoded block by block",
-            why,
-        });
-    }
     let whole =
         out.len().is_multiple_of(ty.block_len()) && bytes.len().is_multiple_of(ty.block_bytes());
     if !whole || out.len() / ty.block_len() != bytes.len() / ty.block_bytes() {
@@ -65,7 +60,14 @@ pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), Q
         TensorType::Q2_0 => decode(bytes, out, |b, v| {
             scaled(v, |trits| q2_0::decode_q2_0(b, trits))
         }),
-        TensorType::I2S => unreachable!("refused above"),
+        TensorType::I2S => {
+            let why = "its scale is at the end of the tensor: read it with I2sRows";
+            return Err(QuantError::NotPossible {
+                format: ty.name(),
+                operation: "decoded block by block",
+                why,
+            });
+        }
     }
     Ok(())
 }
@@ -186,6 +188,37 @@ fn scaled<const LEN: usize>(values: &mut [f32; LEN], decode: impl Fn(&mut [i8; L
     for (value, trit) in values.iter_mut().zip(trits) {
         *value = d * f32::from(trit);
     }
+}
+
+/// Small integers times their scale.
+#[inline]
+fn scaled_codes<const LEN: usize>(scale: f32, codes: &[i8; LEN]) -> [f32; LEN] {
+    let mut values = [0.0; LEN];
+    for (value, &code) in values.iter_mut().zip(codes) {
+        *value = scale * f32::from(code);
+    }
+    values
+}
+
+/// Small integers times their scale, plus an offset.
+#[inline]
+fn shifted_codes<const LEN: usize>(scale: f32, codes: &[i8; LEN], offset: f32) -> [f32; LEN] {
+    let mut values = [0.0; LEN];
+    for (value, &code) in values.iter_mut().zip(codes) {
+        *value = scale * f32::from(code) + offset;
+    }
+    values
+}
+
+/// The codes of a 32-block with two in a byte: the low nibbles, then the high ones.
+#[inline]
+fn nibbles(bytes: &[u8]) -> [u8; 32] {
+    let mut codes = [0; 32];
+    for (j, &byte) in bytes[..16].iter().enumerate() {
+        codes[j] = byte & 15;
+        codes[16 + j] = byte >> 4;
+    }
+    codes
 }
 
 /// The trits of a block whose scale is its largest magnitude, and that scale as f16 bytes.

@@ -12,11 +12,15 @@
 //!
 //! Source: bitnet.cpp, `src/ggml-bitnet-mad.cpp` (`quantize_i2_s`) and its converters.
 
+use crate::crumbs::{QuarterShifts, pack_group, unpack_group};
 use crate::error::QuantError;
 use crate::qtype::I2S_TRAILER_BYTES;
 use crate::ternary::{ScaleLayout, Shape, TernaryRows, finite_tensor_scale};
 
 const FORMAT: &str = "I2_S";
+
+/// The first quarter of a group is in the top bits.
+const SHIFTS: QuarterShifts = [6, 4, 2, 0];
 
 /// Which of the three layouts the codes of an I2_S tensor are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -158,18 +162,18 @@ impl<'a> I2sRows<'a> {
         let mut rest = trits;
         if skipped != 0 {
             let (head, tail) = rest.split_at_mut(rest.len().min(group_len - skipped));
-            valid &= unpack_group(&groups[group], straddling);
+            valid &= unpack_group(&groups[group], SHIFTS, straddling);
             head.copy_from_slice(&straddling[skipped..skipped + head.len()]);
             (rest, group) = (tail, group + 1);
         }
         let mut whole = rest.chunks_exact_mut(group_len);
         for trits in &mut whole {
-            valid &= unpack_group(&groups[group], trits);
+            valid &= unpack_group(&groups[group], SHIFTS, trits);
             group += 1;
         }
         let tail = whole.into_remainder();
         if !tail.is_empty() {
-            valid &= unpack_group(&groups[group], straddling);
+            valid &= unpack_group(&groups[group], SHIFTS, straddling);
             tail.copy_from_slice(&straddling[..tail.len()]);
         }
         valid
@@ -224,35 +228,6 @@ impl TernaryRows for I2sRows<'_> {
     }
 }
 
-/// Decodes one group: the four crumbs of byte `j`, from the top, are values `j`, `B + j`, `2B + j`, `3B + j`.
-/// Returns whether every code is a trit; a code 3 comes out as 2.
-#[inline]
-fn unpack_group<const B: usize>(bytes: &[u8; B], trits: &mut [i8]) -> bool {
-    let mut bad = 0;
-    for &byte in bytes {
-        bad |= byte & (byte >> 1);
-    }
-    for (quarter, trits) in trits.chunks_exact_mut(B).enumerate() {
-        let shift = 6 - 2 * quarter;
-        for (trit, &byte) in trits.iter_mut().zip(bytes) {
-            *trit = ((byte >> shift) & 3) as i8 - 1;
-        }
-    }
-    bad & 0b0101_0101 == 0
-}
-
-/// Encodes one group of `4 * B` trits (already checked).
-#[inline]
-fn pack_group<const B: usize>(trits: &[i8]) -> [u8; B] {
-    let mut bytes = [0; B];
-    for (quarter, trits) in trits.chunks_exact(B).enumerate() {
-        for (byte, &trit) in bytes.iter_mut().zip(trits) {
-            *byte |= ((trit + 1) as u8) << (6 - 2 * quarter);
-        }
-    }
-    bytes
-}
-
 /// Appends a whole tensor `[rows, cols]` in a dialect to `out`: codes, scale, padding.
 ///
 /// # Errors
@@ -279,10 +254,10 @@ pub fn encode_i2s(
     match dialect {
         I2sDialect::Block128 => trits
             .chunks_exact(128)
-            .for_each(|group| out.extend(pack_group::<32>(group))),
+            .for_each(|group| out.extend(pack_group::<32>(group, SHIFTS))),
         I2sDialect::Block64 => trits
             .chunks_exact(64)
-            .for_each(|group| out.extend(pack_group::<16>(group))),
+            .for_each(|group| out.extend(pack_group::<16>(group, SHIFTS))),
         I2sDialect::Rows4 => {
             for strip in trits.chunks_exact(4 * cols) {
                 out.extend((0..cols).map(|col| {
@@ -337,13 +312,13 @@ impl I2sEncoder {
             self.pending.extend_from_slice(head);
             rest = tail;
             if self.pending.len() == 128 {
-                out.extend(pack_group::<32>(&self.pending));
+                out.extend(pack_group::<32>(&self.pending, SHIFTS));
                 self.pending.clear();
             }
         }
         let groups = rest.chunks_exact(128);
         self.pending.extend_from_slice(groups.remainder());
-        groups.for_each(|group| out.extend(pack_group::<32>(group)));
+        groups.for_each(|group| out.extend(pack_group::<32>(group, SHIFTS)));
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub mod type_id;
 
 pub mod ternary;
 
+mod crumbs;
+
 pub mod i2s;
 pub mod q2_0;
 pub mod tq;

@@ -17,7 +17,9 @@ pub(crate) const BLOCK_BYTES: usize = 18;
 /// Decodes the trits of a block; a code 3 comes out as 2. Returns the scale.
 #[inline]
 pub fn decode_q2_0(block: &[u8; BLOCK_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f32 {
-    for (four, &byte) in trits.as_chunks_mut::<4>().0.iter_mut().zip(&block[2..]) {
+    // A local array cannot overlap `block`: see `crumbs`.
+    let mut decoded = [[0; 4]; BLOCK_LEN / 4];
+    for (four, &byte) in decoded.iter_mut().zip(&block[2..]) {
         // The four crumbs of a byte are spread over the bytes of a u32, first to nibble pairs, then to bytes:
         // this way the loop works on whole 32-bit lanes.
         let mut codes = u32::from(byte);
@@ -27,6 +29,7 @@ pub fn decode_q2_0(block: &[u8; BLOCK_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f3
         let trits = ((codes | 0x8080_8080) - 0x0101_0101) ^ 0x8080_8080;
         *four = trits.to_le_bytes().map(|trit| trit as i8);
     }
+    trits.copy_from_slice(decoded.as_flattened());
     f16_at(block, 0)
 }
 

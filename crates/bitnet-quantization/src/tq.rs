@@ -9,6 +9,7 @@
 //! that multiplying by 3 pushes the next digit out at the top: digit n is `((b * 3^n mod 256) * 3) >> 8`.
 //! Source: llama.cpp `ggml-quants.c`, gguf-py `quants.py`; the packing is that of Spectra 1.1 (arXiv 2506.23025).
 
+use crate::crumbs::{QuarterShifts, pack_group, unpack_group};
 use crate::floats::f16_at;
 
 /// Weights per block of both types.
@@ -18,6 +19,9 @@ pub(crate) const TQ1_0_BYTES: usize = 54;
 /// Bytes per TQ2_0 block.
 pub(crate) const TQ2_0_BYTES: usize = 66;
 
+/// The first quarter of a half block is in the lowest bits.
+const TQ2_0_SHIFTS: QuarterShifts = [0, 2, 4, 6];
+
 /// Where a TQ1_0 block keeps its digits: (first byte, bytes, digits per byte). Digit `n` of the run's byte `m` is
 /// the run's value `bytes * n + m`.
 const TQ1_0_RUNS: [(usize, usize, usize); 3] = [(0, 32, 5), (32, 16, 5), (48, 4, 4)];
@@ -25,19 +29,30 @@ const TQ1_0_RUNS: [(usize, usize, usize); 3] = [(0, 32, 5), (32, 16, 5), (48, 4,
 /// Decodes the trits of a TQ1_0 block; every byte decodes to some trits. Returns the scale.
 #[inline]
 pub fn decode_tq1_0(block: &[u8; TQ1_0_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f32 {
-    let mut rest = &mut trits[..];
-    for (first, n_bytes, n_digits) in TQ1_0_RUNS {
-        let mut power = 1u8;
-        for _ in 0..n_digits {
-            let (digits, tail) = rest.split_at_mut(n_bytes);
-            for (trit, &byte) in digits.iter_mut().zip(&block[first..first + n_bytes]) {
-                *trit = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
-            }
-            rest = tail;
-            power = power.wrapping_mul(3);
-        }
-    }
+    let (run32, rest) = trits.split_at_mut(160);
+    let (run16, run4) = rest.split_at_mut(80);
+    decode_run::<32>(&block[..32], run32);
+    decode_run::<16>(&block[32..48], run16);
+    decode_run::<4>(&block[48..52], run4);
     f16_at(block, TQ1_0_BYTES - 2)
+}
+
+/// Decodes a run of base-3 bytes, digit by digit: one of [`TQ1_0_RUNS`].
+#[inline]
+fn decode_run<const BYTES: usize>(bytes: &[u8], trits: &mut [i8]) {
+    for (trits, power) in trits
+        .as_chunks_mut::<BYTES>()
+        .0
+        .iter_mut()
+        .zip([1u8, 3, 9, 27, 81])
+    {
+        // A local array cannot overlap `bytes`, which is what lets the unrolled loop become vector instructions.
+        let mut digits = [0; BYTES];
+        for (trit, &byte) in digits.iter_mut().zip(bytes) {
+            *trit = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
+        }
+        *trits = digits;
+    }
 }
 
 /// Encodes 256 trits (already checked) and a scale given as f16 bytes.
@@ -67,13 +82,11 @@ pub(crate) fn encode_tq1_0(trits: &[i8; BLOCK_LEN], scale: [u8; 2]) -> [u8; TQ1_
 /// `32 s + m`. A code 3 comes out as 2. Returns the scale.
 #[inline]
 pub fn decode_tq2_0(block: &[u8; TQ2_0_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f32 {
-    for (half, bytes) in block[..64].as_chunks::<32>().0.iter().enumerate() {
-        for s in 0..4 {
-            let quarter = &mut trits[128 * half + 32 * s..][..32];
-            for (trit, &byte) in quarter.iter_mut().zip(bytes) {
-                *trit = ((byte >> (2 * s)) & 3) as i8 - 1;
-            }
-        }
+    for (trits, bytes) in trits
+        .chunks_exact_mut(128)
+        .zip(block[..64].as_chunks::<32>().0)
+    {
+        unpack_group(bytes, TQ2_0_SHIFTS, trits);
     }
     f16_at(block, TQ2_0_BYTES - 2)
 }
@@ -81,8 +94,13 @@ pub fn decode_tq2_0(block: &[u8; TQ2_0_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f
 /// Encodes 256 trits (already checked) and a scale given as f16 bytes.
 pub(crate) fn encode_tq2_0(trits: &[i8; BLOCK_LEN], scale: [u8; 2]) -> [u8; TQ2_0_BYTES] {
     let mut block = [0; TQ2_0_BYTES];
-    for (i, &trit) in trits.iter().enumerate() {
-        block[32 * (i / 128) + i % 32] |= ((trit + 1) as u8) << (2 * (i % 128 / 32));
+    for (bytes, trits) in block[..64]
+        .as_chunks_mut::<32>()
+        .0
+        .iter_mut()
+        .zip(trits.chunks_exact(128))
+    {
+        *bytes = pack_group(trits, TQ2_0_SHIFTS);
     }
     block[TQ2_0_BYTES - 2..].copy_from_slice(&scale);
     block

@@ -5,7 +5,7 @@
 //!                        value 16 + j = d * ((qs[j] >> 4) - 8)    j < 16
 //! ```
 
-use super::{inverse, scale_bytes, signed_absmax};
+use super::{inverse, nibbles, scale_bytes, scaled_codes, signed_absmax};
 use crate::floats::f16_at;
 
 /// Values per block.
@@ -17,11 +17,7 @@ pub const BLOCK_BYTES: usize = 18;
 #[inline]
 pub fn decode(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_LEN]) {
     let d = f16_at(block, 0);
-    let (low, high) = values.split_at_mut(16);
-    for ((low, high), &q) in low.iter_mut().zip(high).zip(&block[2..]) {
-        *low = d * f32::from((q & 15) as i8 - 8);
-        *high = d * f32::from((q >> 4) as i8 - 8);
-    }
+    *values = scaled_codes(d, &nibbles(&block[2..]).map(|nibble| nibble as i8 - 8));
 }
 
 /// Encodes a block: the value of largest magnitude becomes code 0. The error is a scale beyond f16.

@@ -5,7 +5,7 @@
 //!                          value 16 + j = d * (qs[j] >> 4) + m    j < 16
 //! ```
 
-use super::{inverse, scale_bytes};
+use super::{inverse, nibbles, scale_bytes, shifted_codes};
 use crate::floats::f16_at;
 
 /// Values per block.
@@ -17,11 +17,11 @@ pub const BLOCK_BYTES: usize = 20;
 #[inline]
 pub fn decode(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_LEN]) {
     let (d, m) = (f16_at(block, 0), f16_at(block, 2));
-    let (low, high) = values.split_at_mut(16);
-    for ((low, high), &q) in low.iter_mut().zip(high).zip(&block[4..]) {
-        *low = d * f32::from(q & 15) + m;
-        *high = d * f32::from(q >> 4) + m;
+    let mut codes = [0; BLOCK_LEN];
+    for (code, nibble) in codes.iter_mut().zip(nibbles(&block[4..])) {
+        *code = nibble as i8;
     }
+    *values = shifted_codes(d, &codes, m);
 }
 
 /// Encodes a block: codes 0 and 15 are its smallest and largest value. The error is a scale or minimum beyond f16.

@@ -11,6 +11,7 @@
 //! scales[8..12]  bits 3:0  lower bits of sc 4..8     bits 7:4  lower bits of mn 4..8
 //! ```
 
+use super::shifted_codes;
 use crate::floats::f16_at;
 
 /// Values per block.
@@ -25,9 +26,11 @@ pub fn decode(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_LEN]) {
     for (sub, values) in values.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let (scale, min) = scales.of(sub);
         let codes = &block[16 + 32 * (sub / 2)..][..32];
-        for (value, &codes) in values.iter_mut().zip(codes) {
-            *value = scale * f32::from(codes >> (4 * (sub % 2)) & 15) - min;
+        let mut decoded = [0; 32];
+        for (code, &codes) in decoded.iter_mut().zip(codes) {
+            *code = (codes >> (4 * (sub % 2)) & 15) as i8;
         }
+        *values = shifted_codes(scale, &decoded, -min);
     }
 }
 

@@ -6,7 +6,7 @@
 //!                                value = d * (code - 16)
 //! ```
 
-use super::{inverse, scale_bytes, signed_absmax};
+use super::{inverse, nibbles, scale_bytes, scaled_codes, signed_absmax};
 use crate::floats::f16_at;
 
 /// Values per block.
@@ -19,11 +19,11 @@ pub const BLOCK_BYTES: usize = 22;
 pub fn decode(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_LEN]) {
     let d = f16_at(block, 0);
     let fifth = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-    let (low, high) = values.split_at_mut(16);
-    for (j, ((low, high), &q)) in low.iter_mut().zip(high).zip(&block[6..]).enumerate() {
-        *low = d * (i32::from(q & 15) + (fifth >> j << 4 & 16) as i32 - 16) as f32;
-        *high = d * (i32::from(q >> 4) + (fifth >> (16 + j) << 4 & 16) as i32 - 16) as f32;
+    let mut codes = [0; BLOCK_LEN];
+    for (j, (code, nibble)) in codes.iter_mut().zip(nibbles(&block[6..])).enumerate() {
+        *code = nibble as i8 - if fifth & (1 << j) == 0 { 16 } else { 0 };
     }
+    *values = scaled_codes(d, &codes);
 }
 
 /// Encodes a block: the value of largest magnitude becomes code 0. The error is a scale beyond f16.

@@ -8,6 +8,7 @@
 //! ```
 
 use super::q4_k::SubBlockScales;
+use super::shifted_codes;
 
 /// Values per block.
 pub const BLOCK_LEN: usize = 256;
@@ -22,9 +23,10 @@ pub fn decode(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_LEN]) {
         let (scale, min) = scales.of(sub);
         let fifth = &block[16..48];
         let codes = &block[48 + 32 * (sub / 2)..][..32];
-        for ((value, &codes), &fifth) in values.iter_mut().zip(codes).zip(fifth) {
-            let code = (codes >> (4 * (sub % 2)) & 15) | (fifth >> sub & 1) << 4;
-            *value = scale * f32::from(code) - min;
+        let mut decoded = [0; 32];
+        for ((code, &codes), &fifth) in decoded.iter_mut().zip(codes).zip(fifth) {
+            *code = ((codes >> (4 * (sub % 2)) & 15) | (fifth >> sub & 1) << 4) as i8;
         }
+        *values = shifted_codes(scale, &decoded, -min);
     }
 }

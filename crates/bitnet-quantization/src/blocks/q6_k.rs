@@ -10,7 +10,7 @@
 //!   value        scale * (code - 32)
 //! ```
 
-use super::{inverse, scale_bytes, signed_absmax};
+use super::{inverse, scale_bytes, scaled_codes, signed_absmax};
 use crate::floats::f16_at;
 
 /// Values per block.
@@ -27,14 +27,19 @@ const D: usize = 208;
 #[inline]
 pub fn decode(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_LEN]) {
     let d = f16_at(block, D);
-    for (sub, values) in values.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let (h, s, l) = (sub / 8, sub % 8 / 2, sub % 2 * 16);
-        let low = &block[64 * h + 32 * (s & 1) + l..][..16];
-        let high = &block[128 + 32 * h + l..][..16];
-        let scale = d * f32::from(block[SCALES + sub] as i8);
-        for ((value, &low), &high) in values.iter_mut().zip(low).zip(high) {
-            let code = (low >> (4 * (s >> 1)) & 15) | (high >> (2 * s) & 3) << 4;
-            *value = scale * f32::from(code as i8 - 32);
+    for (h, values) in values.as_chunks_mut::<128>().0.iter_mut().enumerate() {
+        let scales = &block[SCALES + 8 * h..][..8];
+        for (s, values) in values.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let low = &block[64 * h + 32 * (s & 1)..][..32];
+            let high = &block[128 + 32 * h..][..32];
+            let mut codes = [0; 32];
+            for ((code, &low), &high) in codes.iter_mut().zip(low).zip(high) {
+                *code = ((low >> (4 * (s >> 1)) & 15) | (high >> (2 * s) & 3) << 4) as i8 - 32;
+            }
+            let (codes, values) = (codes.as_chunks::<16>().0, values.as_chunks_mut::<16>().0);
+            for ((values, codes), &scale) in values.iter_mut().zip(codes).zip(&scales[2 * s..]) {
+                *values = scaled_codes(d * f32::from(scale as i8), codes);
+            }
         }
     }
 }
