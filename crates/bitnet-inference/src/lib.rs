@@ -1,2 +1,67 @@
 #![forbid(unsafe_code)]
-//! (crate doc to be written by its owner)
+//! Run ternary (BitNet b1.58) language models: many requests, one batch, tokens.
+//!
+//! ```
+//! use bitnet_inference::{Engine, GenerateOptions, LoadOptions};
+//!
+//! # std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))?;
+//! let model = "crates/bitnet-cli/assets/stories-5m.I2_S.gguf";
+//! let engine = Engine::load(model, &LoadOptions::default())?;
+//! let options = GenerateOptions {
+//!     max_tokens: Some(40),
+//!     seed: Some(42),
+//!     ..GenerateOptions::default()
+//! };
+//! let mut story = engine.generate("Once upon a time", &options)?;
+//! for token in story.by_ref() {
+//!     print!("{}", token?.text);
+//! }
+//! println!("\n{:?}", story.finish_reason());
+//! # assert!(story.finish_reason().is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The promise of this crate: the same model, prompt, options and seed give the same bytes, alone or in a batch,
+//! whatever the chunking of the prompt and however many threads run.
+//!
+//! # Layout
+//!
+//! What callers see: [`engine`] (load), [`generation`] (tokens, text, batches), [`request`] (prompt and options),
+//! [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`error`].
+//!
+//! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`] and [`block_manager`] choose
+//! which tokens of which [`sequence`] run; [`runner`] is the seam to the model; [`sampler`] draws through the filters
+//! of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together.
+//!
+//! Deliberately absent: threads, channels, an async runtime, environment variables.
+
+pub mod block_manager;
+pub mod engine;
+pub mod error;
+pub mod evaluate;
+pub mod generation;
+pub mod loader;
+pub mod logits;
+pub mod metrics;
+pub mod request;
+pub mod runner;
+pub mod sampler;
+pub mod scheduler;
+pub mod score;
+pub mod sequence;
+pub mod step;
+pub mod stop;
+
+pub use engine::{Engine, EngineInfo};
+pub use error::Error;
+pub use evaluate::Trace;
+pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
+pub use loader::{LoadOptions, open_tokenizer};
+pub use metrics::Timings;
+pub use request::{FinishReason, GenerateOptions, Prompt, Token};
+pub use score::{Score, ScoreOptions, ScoreProgress};
+
+// The types of lower crates that appear in the signatures above.
+pub use bitnet_kernels::KvType;
+pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows};
+pub use bitnet_tokenizers::{Message, Tokenizer, TokenizerOptions};

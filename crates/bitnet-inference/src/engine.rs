@@ -1,0 +1,362 @@
+//! The engine: a loaded model behind a lock, and the ways to use it.
+//!
+//! Every method takes `&self`. Generations under way share forward passes: whoever asks for its next token runs a
+//! step for all of them, and the others find their tokens in their mailbox. So one thread can hold many generations,
+//! many threads can each drive their own, and the engine itself needs no thread.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bitnet_kernels::KvType;
+use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig};
+use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Tokenizer};
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::loader::{self, LoadOptions, Loaded};
+use crate::metrics::{Clock, SystemClock};
+use crate::request::Prompt;
+use crate::sequence::{RequestId, Sequence};
+use crate::step::{Event, Step};
+
+/// A loaded model.
+pub struct Engine {
+    tokenizer: Option<Arc<Tokenizer>>,
+    chat_template: Option<String>,
+    config: ModelConfig,
+    generation_defaults: GenerationDefaults,
+    findings: Vec<Finding>,
+    end_of_generation: Arc<[u32]>,
+    info: EngineInfo,
+    clock: SystemClock,
+    shared: Mutex<Shared>,
+}
+
+/// What the engine runs on and with.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct EngineInfo {
+    /// Name of the kernel, `{arch}-{format}-{isa}`.
+    pub kernel: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Positions of a context.
+    pub context: usize,
+    /// How keys and values are stored: "f32" or "f16".
+    pub kv_type: &'static str,
+    /// Memory set aside for keys and values (the system hands it out as it fills).
+    pub kv_cache_bytes: usize,
+    /// Weight bytes that one decoded token reads.
+    pub bytes_per_token: usize,
+    /// How long loading took.
+    pub load: Duration,
+    /// What the user should know about this machine, such as a processor without fast kernels.
+    pub warnings: Vec<String>,
+}
+
+/// What generations under way share.
+pub(crate) struct Shared {
+    pub step: Step,
+    last_id: u64,
+    mailboxes: HashMap<RequestId, VecDeque<Event>>,
+    events: Vec<Event>, // scratch of `next_event`
+}
+
+impl Engine {
+    /// Loads a `.gguf` file (the first of a split) or a Hugging Face directory.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the file, the tokenizer or the options.
+    pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Engine, Error> {
+        Engine::load_with_progress(path, options, &mut |_| {})
+    }
+
+    /// [`Engine::load`], telling `progress` how far it is.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn load_with_progress(
+        path: impl AsRef<Path>,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Engine, Error> {
+        let clock = SystemClock::start();
+        let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
+        Engine::from_checkpoint(&checkpoint, options, clock, progress)
+    }
+
+    /// Loads a GGUF file that is already in memory; `name` stands for it in messages. Tensors that need no repacking
+    /// are used where they lie.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn from_bytes(name: &str, bytes: Bytes, options: &LoadOptions) -> Result<Engine, Error> {
+        Engine::from_bytes_with_progress(name, bytes, options, &mut |_| {})
+    }
+
+    /// [`Engine::from_bytes`], telling `progress` how far it is.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn from_bytes_with_progress(
+        name: &str,
+        bytes: Bytes,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Engine, Error> {
+        let clock = SystemClock::start();
+        let checkpoint = Checkpoint::from_gguf_bytes(name, bytes, &options.checkpoint)?;
+        Engine::from_checkpoint(&checkpoint, options, clock, progress)
+    }
+
+    fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        clock: SystemClock,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Engine, Error> {
+        let loaded = loader::load(checkpoint, options, progress)?;
+        let end_of_generation = end_of_generation(&loaded);
+        let info = EngineInfo {
+            kernel: loaded.kernel,
+            threads: loaded.threads,
+            context: loaded.context,
+            kv_type: match options.kv_type {
+                KvType::F32 => "f32",
+                KvType::F16 => "f16",
+            },
+            kv_cache_bytes: loaded.kv_cache_bytes,
+            bytes_per_token: loaded.bytes_per_token,
+            load: clock.now(),
+            warnings: loaded.warnings,
+        };
+        tracing::info!(
+            model = loaded.config.name,
+            kernel = info.kernel,
+            threads = info.threads,
+            "model loaded"
+        );
+        Ok(Engine {
+            tokenizer: loaded.tokenizer,
+            chat_template: loaded.chat_template,
+            config: loaded.config,
+            generation_defaults: loaded.generation_defaults,
+            findings: loaded.findings,
+            end_of_generation,
+            info,
+            clock,
+            shared: Mutex::new(Shared {
+                step: Step::new(loaded.runner, loaded.limits),
+                last_id: 0,
+                mailboxes: HashMap::new(),
+                events: Vec::new(),
+            }),
+        })
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::NoTokenizer`] when the checkpoint has none and none was given.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        self.tokenizer.as_deref().ok_or_else(|| Error::NoTokenizer {
+            model: self.config.name.clone(),
+        })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Positions of a context: prompt and generated tokens together.
+    pub fn context(&self) -> usize {
+        self.info.context
+    }
+
+    /// The source of the chat template: the caller's, else the model's.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The model's own sampling parameters.
+    pub fn generation_defaults(&self) -> &GenerationDefaults {
+        &self.generation_defaults
+    }
+
+    /// What was noticed while reading the checkpoint.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Tokens that end a text: the tokenizer's and those of the model's `generation_config`.
+    pub fn end_of_generation(&self) -> &[u32] {
+        &self.end_of_generation
+    }
+
+    /// What the engine runs on and with.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// Lays out a conversation by the chat template, ready for the model's answer.
+    ///
+    /// The whole text is tokenised at once with special tokens recognised, as Hugging Face does; the template writes
+    /// BOS itself.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`], [`Error::NoTokenizer`], and what the template reports.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Prompt, Error> {
+        let tokenizer = self.tokenizer()?;
+        let source = self
+            .chat_template
+            .as_deref()
+            .ok_or_else(|| Error::NoChatTemplate {
+                model: self.config.name.clone(),
+            })?;
+        let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or("");
+        let template =
+            ChatTemplate::new(source, text_of(tokenizer.bos()), text_of(tokenizer.eos()))?;
+        let text = template.render(messages, true)?;
+        Ok(Prompt::Ids(tokenizer.encode(
+            &text,
+            EncodeOptions {
+                add_special: false,
+                parse_special: true,
+            },
+        )?))
+    }
+
+    /// The ids of a prompt, BOS included when the tokenizer adds one; EOS never, for it would end what is to be
+    /// continued. May be empty.
+    ///
+    /// # Errors
+    /// [`Error::NoTokenizer`] and what the tokenizer reports.
+    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        let (text, parse_special) = match prompt {
+            Prompt::Ids(ids) => return Ok(ids.clone()),
+            Prompt::Text(text) => (text, false),
+            Prompt::Markup(text) => (text, true),
+        };
+        let tokenizer = self.tokenizer()?;
+        let options = EncodeOptions {
+            add_special: false,
+            parse_special,
+        };
+        let mut ids = tokenizer.encode(text, options)?;
+        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    pub(crate) fn tokenizer_handle(&self) -> Option<Arc<Tokenizer>> {
+        self.tokenizer.clone()
+    }
+
+    pub(crate) fn end_of_generation_handle(&self) -> Arc<[u32]> {
+        self.end_of_generation.clone()
+    }
+
+    pub(crate) fn clock(&self) -> &SystemClock {
+        &self.clock
+    }
+
+    pub(crate) fn bos(&self) -> Option<u32> {
+        let of_tokenizer = self.tokenizer.as_ref().and_then(|t| t.bos());
+        of_tokenizer.or(self.generation_defaults.bos)
+    }
+
+    pub(crate) fn adds_bos(&self) -> bool {
+        self.tokenizer.as_ref().is_some_and(|t| t.adds_bos())
+    }
+
+    /// Checks that `ids` can run: not empty, in the vocabulary, within the context.
+    pub(crate) fn check_ids(&self, ids: &[u32]) -> Result<(), Error> {
+        let vocab_size = self.config.vocab_size;
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if let Some(index) = ids.iter().position(|&id| id as usize >= vocab_size) {
+            let id = ids[index];
+            return Err(Error::TokenOutOfRange {
+                index,
+                id,
+                vocab_size,
+            });
+        }
+        let (prompt, context) = (ids.len(), self.context());
+        if prompt > context {
+            return Err(Error::PromptTooLong { prompt, context });
+        }
+        Ok(())
+    }
+
+    /// Puts a sequence in the queue under a name of its own.
+    pub(crate) fn submit(
+        &self,
+        make: impl FnOnce(RequestId) -> Sequence,
+    ) -> Result<RequestId, Error> {
+        let mut shared = self.lock();
+        shared.last_id += 1;
+        let id = RequestId(shared.last_id);
+        shared.step.submit(make(id))?;
+        shared.mailboxes.insert(id, VecDeque::new());
+        Ok(id)
+    }
+
+    /// The next event of any of `requests`, in the order given; `None` when nothing more can come.
+    pub(crate) fn next_event(&self, requests: &[RequestId]) -> Option<Event> {
+        let mut shared = self.lock();
+        loop {
+            let shared = &mut *shared;
+            let waiting = requests
+                .iter()
+                .find_map(|id| shared.mailboxes.get_mut(id)?.pop_front());
+            if waiting.is_some() {
+                return waiting;
+            }
+            if !shared.step.step(&self.clock, &mut shared.events) {
+                return None;
+            }
+            for event in shared.events.drain(..) {
+                if let Some(mailbox) = shared.mailboxes.get_mut(&event.request) {
+                    mailbox.push_back(event);
+                }
+            }
+        }
+    }
+
+    /// Ends a request wherever it is; its KV blocks are free afterwards.
+    pub(crate) fn forget(&self, request: RequestId) {
+        let mut shared = self.lock();
+        shared.mailboxes.remove(&request);
+        shared.step.cancel(request);
+    }
+
+    /// Blocks of the KV cache that no generation owns.
+    pub fn n_free_kv_blocks(&self) -> usize {
+        self.lock().step.n_free_blocks()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        // A panic inside a step is a bug of ours that has left the cache half written: nobody may go on with it.
+        self.shared
+            .lock()
+            .expect("an earlier forward pass panicked")
+    }
+}
+
+/// The tokenizer's end tokens and those that the model's `generation_config` names.
+fn end_of_generation(loaded: &Loaded) -> Arc<[u32]> {
+    let mut ids = loaded.generation_defaults.eos.clone();
+    if let Some(tokenizer) = &loaded.tokenizer {
+        ids.extend_from_slice(tokenizer.end_of_generation());
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into()
+}

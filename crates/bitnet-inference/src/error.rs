@@ -1,0 +1,167 @@
+//! Everything that can go wrong between a prompt and its text, each with the numbers that explain it.
+//!
+//! Errors of the lower floors pass through with their words and their exit class unchanged. They sit behind `Arc`,
+//! because one failed forward pass is reported to every request that was in it.
+
+use std::sync::Arc;
+
+use bitnet_kernels::KernelError;
+use bitnet_models::{ExitClass, ModelError};
+use bitnet_tokenizers::TokenizerError;
+
+/// Why the engine could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The model file, or running it.
+    #[error(transparent)]
+    Model(Arc<ModelError>),
+    /// The compute backend could not start.
+    #[error(transparent)]
+    Kernel(Arc<KernelError>),
+    /// The tokenizer or the chat template.
+    #[error(transparent)]
+    Tokenizer(Arc<TokenizerError>),
+    /// Text was given or asked for, but the checkpoint has no tokenizer.
+    #[error("{model} has no tokenizer")]
+    NoTokenizer {
+        /// The model's name.
+        model: String,
+    },
+    /// A chat was asked for, but nothing says how its messages are laid out.
+    #[error("{model} has no chat template")]
+    NoChatTemplate {
+        /// The model's name.
+        model: String,
+    },
+    /// The prompt does not fit.
+    #[error("the prompt has {prompt} tokens, the context holds {context}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// There is nothing to continue: the prompt is empty and the model has no BOS token to begin with.
+    #[error("the prompt is empty and the model has no beginning-of-text token to start from")]
+    EmptyPrompt,
+    /// A token id the model does not know.
+    #[error("token {index} of the prompt is {id}, the vocabulary has {vocab_size} ids (from 0)")]
+    TokenOutOfRange {
+        /// Which token of the prompt, from 0.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// Number of ids.
+        vocab_size: usize,
+    },
+    /// An option's value is out of its range.
+    #[error("{option} is {value}, expected {expected}")]
+    InvalidOption {
+        /// The option's name.
+        option: String,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// No token can be drawn from a row of logits.
+    #[error("no token can be drawn at position {position}: {reason}")]
+    BadLogits {
+        /// Position of the token that was to be drawn.
+        position: usize,
+        /// What is wrong with the row.
+        reason: String,
+    },
+    /// The request would need more of the KV cache than there is, however long it waited.
+    #[error("the request needs {needed} KV blocks, the cache has {available}")]
+    NeverFits {
+        /// Blocks of 16 positions it would need.
+        needed: usize,
+        /// Blocks there are.
+        available: usize,
+    },
+    /// The KV cache is taken by generations under way.
+    #[error("{needed} KV blocks are needed, {free} are free while other generations are under way")]
+    Busy {
+        /// Blocks of 16 positions needed.
+        needed: usize,
+        /// Blocks free now.
+        free: usize,
+    },
+    /// The text is too short to score by the chosen method.
+    #[error("scoring at context {ctx} needs at least {needed} tokens, the text has {found}")]
+    TooFewTokens {
+        /// The context asked for.
+        ctx: usize,
+        /// Two contexts.
+        needed: usize,
+        /// Tokens of the text.
+        found: usize,
+    },
+}
+
+impl Error {
+    /// The process exit code of this failure: 1 failed at run time, 2 usage, 3 the file is unusable.
+    pub fn exit_code(&self) -> u8 {
+        const RUN_TIME: u8 = 1;
+        const USAGE: u8 = 2;
+        const UNUSABLE: u8 = 3;
+        match self {
+            Error::Model(error) => match error.exit_class() {
+                ExitClass::Unreadable => RUN_TIME,
+                ExitClass::Unusable => UNUSABLE,
+            },
+            Error::Kernel(_) | Error::BadLogits { .. } | Error::Busy { .. } => RUN_TIME,
+            Error::Tokenizer(_) | Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } => {
+                UNUSABLE
+            }
+            Error::PromptTooLong { .. }
+            | Error::EmptyPrompt
+            | Error::TokenOutOfRange { .. }
+            | Error::InvalidOption { .. }
+            | Error::NeverFits { .. }
+            | Error::TooFewTokens { .. } => USAGE,
+        }
+    }
+
+    /// What to do about it, when there is something.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Model(error) => return Some(error.hint()),
+            Error::Kernel(_) | Error::InvalidOption { .. } => return None,
+            Error::Tokenizer(_) => "give the model's own tokenizer.json as the tokenizer",
+            Error::NoTokenizer { .. } => "give a tokenizer.json as the tokenizer, or use token ids",
+            Error::NoChatTemplate { .. } => "give a chat template, or use a plain prompt",
+            Error::PromptTooLong { .. } => "shorten the prompt or load with a larger context",
+            Error::EmptyPrompt => "give at least one character of text",
+            Error::TokenOutOfRange { .. } => "use ids made by this model's tokenizer",
+            Error::BadLogits { .. } => {
+                "if no bias forbids every token, the model file is damaged: check its checksum"
+            }
+            Error::NeverFits { .. } => "ask for fewer tokens or load with a larger context",
+            Error::Busy { .. } => {
+                "finish or drop the other generations first, or load with room for more sequences"
+            }
+            Error::TooFewTokens { .. } => "use a longer text or a smaller context",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl From<ModelError> for Error {
+    fn from(error: ModelError) -> Error {
+        Error::Model(Arc::new(error))
+    }
+}
+
+impl From<KernelError> for Error {
+    fn from(error: KernelError) -> Error {
+        Error::Kernel(Arc::new(error))
+    }
+}
+
+impl From<TokenizerError> for Error {
+    fn from(error: TokenizerError) -> Error {
+        Error::Tokenizer(Arc::new(error))
+    }
+}

@@ -1,0 +1,245 @@
+//! From a checkpoint to an engine's parts: backend, weights, cache, tokenizer.
+//!
+//! Everything that can be refused is refused here, before the first token: a file that is no model, a context larger
+//! than the model's, a tokenizer that would need a guess when guesses are forbidden.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bitnet_kernels::{Backend, CpuBackend, CpuOptions, KvType};
+use bitnet_models::{
+    Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, Model, ModelConfig,
+    TensorRole, TokenizerSource, kv_block_bytes,
+};
+use bitnet_tokenizers::{Tokenizer, TokenizerOptions};
+
+use crate::block_manager::BlockManager;
+use crate::error::Error;
+use crate::runner::{ModelRunner, Runner, RunnerSizes};
+use crate::scheduler::ScheduleLimits;
+
+/// The largest context that is made room for when the caller names none: as in llama.cpp, a laptop's worth of cache
+/// and long enough for any chat. Ask for more with [`LoadOptions::context`].
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// Prompt tokens per forward pass when the caller does not say: long enough that unpacking the weights once for all
+/// of them is paid back many times, short enough for buffers of a few dozen megabytes at 2 B weights.
+pub const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// Rows of logits that an evaluation computes at once: 16 MiB at the largest vocabulary in use (128 k), and enough
+/// rows to make the head's weights worth reading.
+const EVALUATION_ROWS: usize = 32;
+
+/// How a model is loaded. Plain data; nothing here looks at the environment.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Worker threads. `None`: one per core.
+    pub threads: Option<usize>,
+    /// The kernel to use, by name. `None`: the fastest that this machine has.
+    pub kernel: Option<String>,
+    /// Positions of a context. `None`: the model's, at most [`DEFAULT_CONTEXT`].
+    pub context: Option<usize>,
+    /// How keys and values are stored: f32 keeps the reference's numbers exactly, f16 takes half the memory.
+    pub kv_type: KvType,
+    /// Sequences that run at once; the cache has room for a whole context of each. Further ones wait.
+    pub max_sequences: usize,
+    /// Prompt tokens per forward pass. Changes speed and memory, never a number.
+    pub prefill_chunk: usize,
+    /// How to read the file.
+    pub checkpoint: CheckpointOptions,
+    /// Refuse tokenizers that need a guess.
+    pub strict_tokenizers: bool,
+    /// A `tokenizer.json`, a folder that holds one or a GGUF file, instead of the checkpoint's own.
+    pub tokenizer: Option<PathBuf>,
+    /// Text of a chat template, instead of the model's own.
+    pub chat_template: Option<String>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> LoadOptions {
+        LoadOptions {
+            threads: None,
+            kernel: None,
+            context: None,
+            kv_type: KvType::default(),
+            max_sequences: 1,
+            prefill_chunk: DEFAULT_PREFILL_CHUNK,
+            checkpoint: CheckpointOptions::default(),
+            strict_tokenizers: false,
+            tokenizer: None,
+            chat_template: None,
+        }
+    }
+}
+
+/// What a loaded model consists of.
+pub(crate) struct Loaded {
+    pub runner: Box<dyn Runner>,
+    pub limits: ScheduleLimits,
+    pub config: ModelConfig,
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    pub chat_template: Option<String>,
+    pub generation_defaults: GenerationDefaults,
+    pub findings: Vec<Finding>,
+    pub kernel: String,
+    pub threads: usize,
+    pub warnings: Vec<String>,
+    pub context: usize,
+    pub kv_cache_bytes: usize,
+    pub bytes_per_token: usize,
+}
+
+/// Loads everything on the CPU.
+pub(crate) fn load(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Loaded, Error> {
+    let config = checkpoint.config().clone();
+    let context = context(options, &config)?;
+    positive("max_sequences", options.max_sequences)?;
+    positive("prefill_chunk", options.prefill_chunk)?;
+    // A prompt is never longer than the context, so neither is a useful chunk.
+    let limits = ScheduleLimits {
+        max_running: options.max_sequences,
+        prefill_chunk: options.prefill_chunk.min(context),
+    };
+    // The tokenizer first: it is refused in milliseconds, weights take seconds.
+    let tokenizer = load_tokenizer(checkpoint, options)?.map(Arc::new);
+
+    let backend = CpuBackend::new(CpuOptions {
+        threads: options.threads,
+        kernel: options.kernel.clone(),
+    })?;
+    let (kernel, threads) = (backend.kernel_name().to_owned(), backend.threads());
+    let warnings = backend.warnings().to_vec();
+    let model = Model::load(backend, checkpoint, context, progress)?;
+    let n_blocks = options
+        .max_sequences
+        .checked_mul(BlockManager::blocks_for(context))
+        .filter(|&blocks| u32::try_from(blocks).is_ok())
+        .ok_or_else(|| Error::InvalidOption {
+            option: "max_sequences".into(),
+            value: options.max_sequences.to_string(),
+            expected: format!("a number of sequences whose contexts of {context} fit in memory"),
+        })?;
+    let runner = ModelRunner::new(
+        model,
+        RunnerSizes {
+            n_blocks,
+            kv_type: options.kv_type,
+            max_batch_tokens: limits.max_running + limits.prefill_chunk,
+            max_logit_rows: limits.max_running.max(EVALUATION_ROWS),
+        },
+    )?;
+    let chat_template = options
+        .chat_template
+        .clone()
+        .or_else(|| Some(tokenizer.as_ref()?.chat_template()?.to_owned()));
+    Ok(Loaded {
+        runner: Box::new(runner),
+        limits,
+        tokenizer,
+        chat_template,
+        generation_defaults: checkpoint.generation_defaults().clone(),
+        findings: checkpoint.findings().to_vec(),
+        kernel,
+        threads,
+        warnings,
+        context,
+        kv_cache_bytes: n_blocks * kv_block_bytes(&config, options.kv_type),
+        bytes_per_token: bytes_per_token(checkpoint, &config)?,
+        config,
+    })
+}
+
+fn context(options: &LoadOptions, config: &ModelConfig) -> Result<usize, Error> {
+    let longest = config.context_length;
+    match options.context {
+        None => Ok(longest.min(DEFAULT_CONTEXT)),
+        Some(context) if (1..=longest).contains(&context) => Ok(context),
+        Some(context) => Err(Error::InvalidOption {
+            option: "the context".into(),
+            value: context.to_string(),
+            expected: format!("1 to {longest}, the positions this model was made for"),
+        }),
+    }
+}
+
+fn positive(option: &str, value: usize) -> Result<(), Error> {
+    if value > 0 {
+        return Ok(());
+    }
+    Err(Error::InvalidOption {
+        option: option.into(),
+        value: value.to_string(),
+        expected: "at least 1".into(),
+    })
+}
+
+/// Weight bytes that one decoded token reads: two bits for every ternary weight and the head as the file stores it.
+/// Keys and values, which grow with the position, and norms are not in it.
+fn bytes_per_token(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<usize, Error> {
+    let head = if config.tied_head {
+        TensorRole::Embedding
+    } else {
+        TensorRole::Head
+    };
+    Ok(config.n_ternary_weights() / 4 + checkpoint.matrix(head)?.bytes.len())
+}
+
+fn load_tokenizer(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+) -> Result<Option<Tokenizer>, Error> {
+    let strict = TokenizerOptions {
+        strict: options.strict_tokenizers,
+    };
+    if let Some(path) = &options.tokenizer {
+        return open_tokenizer(path, &strict).map(Some);
+    }
+    let source = checkpoint.tokenizer_source()?;
+    // A directory may keep its template in a file of its own. That of a GGUF file is in its vocabulary, where the
+    // tokenizer repairs known mistakes: it must not be replaced by the original.
+    let own_template = matches!(source, TokenizerSource::Hf { .. })
+        .then(|| checkpoint.chat_template())
+        .transpose()?
+        .flatten();
+    let mut tokenizer = from_source(source, &strict)?;
+    if let (Some(tokenizer), Some(template)) = (&mut tokenizer, own_template) {
+        tokenizer.set_chat_template(Some(template));
+    }
+    Ok(tokenizer)
+}
+
+/// Opens a tokenizer by itself: a `tokenizer.json` (its neighbours `tokenizer_config.json` and
+/// `special_tokens_map.json` are read too), a folder that holds one, or the vocabulary of a GGUF file.
+///
+/// # Errors
+/// [`Error::Model`] when the file cannot be read, [`Error::Tokenizer`] when it is of no use, [`Error::NoTokenizer`]
+/// for a folder or a GGUF file without one.
+pub fn open_tokenizer(path: &Path, options: &TokenizerOptions) -> Result<Tokenizer, Error> {
+    from_source(TokenizerSource::open(path)?, options)?.ok_or_else(|| Error::NoTokenizer {
+        model: path.display().to_string(),
+    })
+}
+
+fn from_source(
+    source: TokenizerSource,
+    options: &TokenizerOptions,
+) -> Result<Option<Tokenizer>, Error> {
+    Ok(match source {
+        TokenizerSource::Gguf(vocabulary) => Some(Tokenizer::from_gguf(*vocabulary, options)?),
+        TokenizerSource::Hf {
+            tokenizer_json,
+            tokenizer_config,
+            special_tokens_map,
+        } => Some(Tokenizer::from_hf(
+            &tokenizer_json,
+            tokenizer_config.as_deref(),
+            special_tokens_map.as_deref(),
+            options,
+        )?),
+        TokenizerSource::Missing => None,
+    })
+}

@@ -1,0 +1,179 @@
+//! The filters between a row of logits and the draw, each a plain function over the surviving candidates.
+//!
+//! They run in llama.cpp's order, because that is the order whose numbers users know: logit bias, penalties, top-k,
+//! top-p, min-p, temperature. A filter only removes or rescales candidates; [`crate::sampler::Sampler`] owns the
+//! order and the draw. Probabilities are formed in `f64` with `libm`'s exponential, so that the same logits keep the
+//! same candidates on every machine.
+//!
+//! Source: llama.cpp `src/llama-sampling.cpp` (formulas and defaults), "The Curious Case of Neural Text Degeneration"
+//! (Holtzman et al. 2019) for top-p.
+
+use std::cmp::Ordering;
+
+/// One token that may still be drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Token id.
+    pub id: u32,
+    /// Its logit after the filters so far.
+    pub logit: f32,
+}
+
+/// How tokens seen lately are made less likely.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Penalties {
+    /// Divides positive and multiplies negative logits of seen tokens; 1 is off.
+    pub repetition: f32,
+    /// Subtracted once per occurrence; 0 is off.
+    pub frequency: f32,
+    /// Subtracted once from every seen token; 0 is off.
+    pub presence: f32,
+}
+
+impl Penalties {
+    /// No penalty at all.
+    pub const OFF: Penalties = Penalties {
+        repetition: 1.0,
+        frequency: 0.0,
+        presence: 0.0,
+    };
+}
+
+/// Adds each bias to the logit of its token. `candidates[id]` must still be token `id`: this filter runs first.
+pub fn logit_bias(candidates: &mut [Candidate], bias: &[(u32, f32)]) {
+    for &(id, value) in bias {
+        candidates[id as usize].logit += value;
+    }
+}
+
+/// Makes the tokens of `recent` less likely. Runs while `candidates[id]` is still token `id`.
+///
+/// ```text
+/// l = l > 0 ? l / repetition : l * repetition
+/// l = l - count * frequency - presence
+/// ```
+///
+/// `counts` is scratch: it comes back empty, and is here so that a decode step allocates nothing.
+pub fn penalize(
+    candidates: &mut [Candidate],
+    recent: &[u32],
+    penalties: &Penalties,
+    counts: &mut Vec<(u32, u32)>,
+) {
+    if *penalties == Penalties::OFF {
+        return;
+    }
+    // The window is a few dozen tokens, so sorting a copy beats any map.
+    counts.extend(recent.iter().map(|&id| (id, 1)));
+    counts.sort_unstable();
+    counts.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 += next.1;
+        }
+        same
+    });
+    for (id, count) in counts.drain(..) {
+        let logit = &mut candidates[id as usize].logit;
+        if *logit > 0.0 {
+            *logit /= penalties.repetition;
+        } else {
+            *logit *= penalties.repetition;
+        }
+        *logit -= count as f32 * penalties.frequency + penalties.presence;
+    }
+}
+
+/// Keeps the `k` best candidates, best first; ties go to the lowest id. `k` = 0 keeps all (unsorted).
+pub fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
+    if k == 0 {
+        return;
+    }
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k - 1, best_first);
+        candidates.truncate(k);
+    }
+    sort(candidates);
+}
+
+/// Keeps the smallest prefix of the sorted candidates whose probability reaches `p`, at least one; `p` >= 1 keeps all.
+pub fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
+    if p >= 1.0 || candidates.is_empty() {
+        return;
+    }
+    sort(candidates);
+    let best = candidates[0].logit;
+    let total: f64 = candidates.iter().map(|c| weight(c.logit, best)).sum();
+    let wanted = f64::from(p) * total;
+    let mut reached = 0.0;
+    let kept = candidates.iter().position(|c| {
+        reached += weight(c.logit, best);
+        reached >= wanted
+    });
+    // Rounding can leave the sum a hair below `wanted` at the very end: then everything is kept.
+    candidates.truncate(kept.map_or(candidates.len(), |last| last + 1));
+}
+
+/// Keeps the candidates whose probability is at least `p` times that of the best one; `p` <= 0 keeps all.
+pub fn min_p(candidates: &mut Vec<Candidate>, p: f32) {
+    if p <= 0.0 {
+        return;
+    }
+    let best = max_logit(candidates);
+    candidates.retain(|c| weight(c.logit, best) >= f64::from(p));
+}
+
+/// Divides every logit by `t` > 0: flatter above 1, sharper below.
+pub fn temperature(candidates: &mut [Candidate], t: f32) {
+    for candidate in candidates {
+        candidate.logit /= t;
+    }
+}
+
+/// The best candidate's id; ties go to the lowest id. `None` when there is no candidate.
+pub fn argmax(candidates: &[Candidate]) -> Option<u32> {
+    candidates
+        .iter()
+        .copied()
+        .reduce(|best, c| match best_first(&c, &best) {
+            Ordering::Less => c,
+            _ => best,
+        })
+        .map(|c| c.id)
+}
+
+/// The largest logit, -inf of nothing.
+pub fn max_logit(candidates: &[Candidate]) -> f32 {
+    candidates
+        .iter()
+        .fold(f32::NEG_INFINITY, |max, c| max.max(c.logit))
+}
+
+/// `exp(logit - best)`, the unnormalised probability; 0 for a banned token (-inf).
+pub fn weight(logit: f32, best: f32) -> f64 {
+    if logit == f32::NEG_INFINITY {
+        return 0.0;
+    }
+    libm::exp(f64::from(logit) - f64::from(best))
+}
+
+/// Natural logarithm of the probability of `id` under the unfiltered `row` `[vocab_size]`.
+pub fn log_probability(row: &[f32], id: u32) -> f64 {
+    let best = row.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
+    let sum: f64 = row.iter().map(|&l| weight(l, best)).sum();
+    f64::from(row[id as usize]) - f64::from(best) - libm::log(sum)
+}
+
+/// Higher logits first, then lower ids: a total order, so sorting never depends on the sort's inner workings.
+fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
+fn sort(candidates: &mut [Candidate]) {
+    if !candidates.is_sorted_by(|a, b| best_first(a, b).is_le()) {
+        candidates.sort_unstable_by(best_first);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! One request under way: its tokens, its place in the KV cache, and everything that turns logits into text.
+//!
+//! A sequence carries its own sampler, text decoder and stop matcher, so that nothing of it depends on the sequences
+//! it shares a batch with.
+
+use std::sync::Arc;
+
+use bitnet_tokenizers::{DecodeState, Tokenizer};
+
+use crate::error::Error;
+use crate::logits;
+use crate::metrics::Timings;
+use crate::request::{FinishReason, Token};
+use crate::sampler::Sampler;
+use crate::stop::{StopMatcher, StopOutcome};
+
+/// Names a request for as long as its engine lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Turns the tokens of one sequence into whole characters.
+pub struct TextDecoder {
+    tokenizer: Arc<Tokenizer>,
+    state: DecodeState,
+}
+
+impl TextDecoder {
+    /// Starts behind the text of `prompt`. Special tokens have no text.
+    ///
+    /// # Errors
+    /// What the tokenizer reports.
+    pub fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32]) -> Result<TextDecoder, Error> {
+        let known: Vec<u32> = prompt
+            .iter()
+            .copied()
+            .filter(|&id| has_text(&tokenizer, id))
+            .collect();
+        let state = DecodeState::new(&tokenizer, &known, true)?;
+        Ok(TextDecoder { tokenizer, state })
+    }
+
+    fn push(&mut self, id: u32) -> Result<Option<String>, Error> {
+        if !has_text(&self.tokenizer, id) {
+            return Ok(None);
+        }
+        Ok(self.state.push(&self.tokenizer, id)?)
+    }
+
+    fn finish(self) -> Option<String> {
+        self.state.finish()
+    }
+}
+
+/// Models pad their vocabulary: ids past the tokenizer's have no text.
+fn has_text(tokenizer: &Tokenizer, id: u32) -> bool {
+    (id as usize) < tokenizer.vocab_size()
+}
+
+/// What a [`Sequence`] starts from; all of it checked.
+pub struct SequenceParts {
+    /// Its name.
+    pub id: RequestId,
+    /// The prompt, not empty, every id in the vocabulary.
+    pub prompt: Vec<u32>,
+    /// Most tokens to draw, at least 1.
+    pub max_tokens: usize,
+    /// Positions of the context, at least the prompt's length.
+    pub context: usize,
+    /// Draws its tokens.
+    pub sampler: Sampler,
+    /// Tokens that end the text; empty when they are ignored.
+    pub end_of_generation: Arc<[u32]>,
+    /// Texts that end it.
+    pub stop: StopMatcher,
+    /// Ids to text; `None` for a model without tokenizer, whose tokens have no text.
+    pub decoder: Option<TextDecoder>,
+    /// Report log probabilities.
+    pub logprobs: bool,
+    /// Times known so far: load and tokenize.
+    pub timings: Timings,
+}
+
+/// A request under way.
+pub struct Sequence {
+    parts: SequenceParts,
+    tokens: Vec<u32>, // prompt, then generated
+    n_prompt: usize,
+    n_cached: usize, // leading tokens whose keys and values are in the cache
+    block_table: Vec<u32>,
+    finished: bool,
+}
+
+impl Sequence {
+    /// A sequence of which nothing has run yet.
+    pub fn new(mut parts: SequenceParts) -> Sequence {
+        let tokens = std::mem::take(&mut parts.prompt);
+        debug_assert!(!tokens.is_empty() && tokens.len() <= parts.context);
+        Sequence {
+            n_prompt: tokens.len(),
+            tokens,
+            parts,
+            n_cached: 0,
+            block_table: Vec::new(),
+            finished: false,
+        }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> RequestId {
+        self.parts.id
+    }
+
+    /// Where its time went so far.
+    pub fn timings(&self) -> Timings {
+        self.parts.timings
+    }
+
+    /// Physical KV blocks by logical block.
+    pub fn block_table(&self) -> &[u32] {
+        &self.block_table
+    }
+
+    /// The same, for the block manager to fill and to take back.
+    pub fn block_table_mut(&mut self) -> &mut Vec<u32> {
+        &mut self.block_table
+    }
+
+    /// Cache positions it can ever use. The last drawn token is never run, so it needs none.
+    pub fn positions_needed(&self) -> usize {
+        self.n_prompt
+            .saturating_add(self.parts.max_tokens - 1)
+            .min(self.parts.context)
+    }
+
+    /// Position of its next token to run.
+    pub fn start_position(&self) -> usize {
+        self.n_cached
+    }
+
+    /// Tokens that are not in the cache yet, in order.
+    pub fn pending(&self) -> &[u32] {
+        &self.tokens[self.n_cached..]
+    }
+
+    /// Whether prompt tokens are still to be run.
+    pub fn is_prefilling(&self) -> bool {
+        self.n_cached < self.n_prompt
+    }
+
+    /// Whether it has ended and can be let go.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Ends it: nothing more is drawn.
+    pub fn end(&mut self) {
+        self.finished = true;
+    }
+
+    /// Notes that its first `n_tokens` pending tokens were run, in a pass that took `time`.
+    pub fn advance(&mut self, n_tokens: usize, time: std::time::Duration) {
+        let timings = &mut self.parts.timings;
+        if self.n_cached < self.n_prompt {
+            timings.prefill += time;
+            timings.n_prompt += n_tokens;
+        } else {
+            timings.decode += time;
+            timings.n_decode_steps += 1;
+        }
+        self.n_cached += n_tokens;
+    }
+
+    /// Adds to the time spent on drawing.
+    pub fn add_sample_time(&mut self, time: std::time::Duration) {
+        self.parts.timings.sample += time;
+    }
+
+    /// Draws the next token from its row of logits `[vocab_size]`, decides whether the text ends with it, and turns
+    /// it into text.
+    ///
+    /// # Errors
+    /// What [`Sampler::sample`] and the text decoder report; the sequence cannot go on then.
+    pub fn draw(&mut self, row: &[f32]) -> Result<(Token, Option<FinishReason>), Error> {
+        let parts = &mut self.parts;
+        let id = parts.sampler.sample(row, &self.tokens)?;
+        let logprob = parts
+            .logprobs
+            .then(|| logits::log_probability(row, id) as f32);
+        self.tokens.push(id);
+        parts.timings.n_generated += 1;
+
+        let ends_text = parts.end_of_generation.contains(&id);
+        let mut text = String::new();
+        let piece = match &mut parts.decoder {
+            Some(decoder) if !ends_text => decoder.push(id)?,
+            _ => None,
+        };
+        let stopped = feed(&mut parts.stop, piece, &mut text);
+        let mut finish = if ends_text {
+            Some(FinishReason::EndOfText)
+        } else if stopped {
+            Some(FinishReason::StopString)
+        } else if parts.timings.n_generated >= parts.max_tokens {
+            Some(FinishReason::Length)
+        } else if self.tokens.len() > parts.context {
+            Some(FinishReason::ContextFull)
+        } else {
+            None
+        };
+        // Nothing follows: bytes of an unfinished character and held-back text come out now.
+        if finish.is_some() && !stopped {
+            let rest = parts.decoder.take().and_then(TextDecoder::finish);
+            if feed(&mut parts.stop, rest, &mut text) {
+                finish = Some(FinishReason::StopString);
+            } else {
+                text += &parts.stop.finish();
+            }
+        }
+        self.finished = finish.is_some();
+        Ok((Token { id, text, logprob }, finish))
+    }
+}
+
+/// Sends a piece of text through the stop matcher; tells whether a stop string ended it.
+fn feed(stop: &mut StopMatcher, piece: Option<String>, text: &mut String) -> bool {
+    match piece.map(|piece| stop.push(&piece)) {
+        None => false,
+        Some(StopOutcome::Emit(safe)) => {
+            *text += &safe;
+            false
+        }
+        Some(StopOutcome::Stop(safe)) => {
+            *text += &safe;
+            true
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Dropping a generation ends it and gives its KV blocks back at once.
+
+use crate::{stories, stories_path, text_of, tokens};
+use bitnet_inference::{Engine, Error, GenerateOptions, LoadOptions, LogitRows};
+
+fn endless() -> GenerateOptions {
+    GenerateOptions {
+        ignore_eos: true,
+        ..GenerateOptions::greedy()
+    }
+}
+
+#[test]
+fn a_dropped_generation_frees_its_blocks() {
+    let options = LoadOptions {
+        max_sequences: 2,
+        ..LoadOptions::default()
+    };
+    let engine = Engine::load(stories_path(), &options).expect("loads");
+    let all = engine.n_free_kv_blocks();
+    let mut dropped = engine
+        .generate("Once upon a time", &endless())
+        .expect("valid");
+    let mut kept = engine.generate("One day", &endless()).expect("valid");
+    dropped.next().expect("a token").expect("no error");
+    assert_eq!(engine.n_free_kv_blocks(), 0);
+    // Everything is taken, so nothing can be evaluated beside it.
+    let busy = engine.logits(&[0], LogitRows::Last).expect_err("no room");
+    assert!(matches!(busy, Error::Busy { needed: 1, free: 0 }), "{busy}");
+    drop(dropped);
+    assert_eq!(engine.n_free_kv_blocks(), all / 2);
+    // The mate goes on as if nothing had been.
+    assert_eq!(
+        kept.text().expect("no error"),
+        text_of(&tokens(stories(), "One day", &endless()))
+    );
+    assert_eq!(engine.n_free_kv_blocks(), all);
+}
+
+#[test]
+fn a_dropped_generation_that_never_ran_leaves_the_queue() {
+    let options = LoadOptions {
+        max_sequences: 1,
+        ..LoadOptions::default()
+    };
+    let engine = Engine::load(stories_path(), &options).expect("loads");
+    let mut first = engine.generate("Tom", &endless()).expect("valid");
+    first.next();
+    drop(engine.generate("waiting", &endless()).expect("valid"));
+    let mut third = engine.generate("Tom", &endless()).expect("valid");
+    drop(first);
+    assert!(third.next().is_some());
+}

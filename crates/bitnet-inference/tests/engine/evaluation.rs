@@ -1,0 +1,91 @@
+//! Logits, hidden states and traces agree with each other and with generation, however they are chunked.
+
+use crate::{reference_path, stories, tokens};
+use bitnet_inference::{Engine, GenerateOptions, LoadOptions, LogitRows};
+
+#[test]
+fn logits_of_all_positions_end_with_those_of_the_last() {
+    let ids: Vec<u32> = (1..=100).collect();
+    let all = stories().logits(&ids, LogitRows::All).expect("fits");
+    let last = stories().logits(&ids, LogitRows::Last).expect("fits");
+    assert_eq!((all.len(), last.len()), (100 * 1024, 1024));
+    assert_eq!(all[99 * 1024..], last);
+    assert!(
+        stories()
+            .logits(&ids, LogitRows::None)
+            .expect("fits")
+            .is_empty()
+    );
+}
+
+#[test]
+fn traces_do_not_depend_on_chunks_and_end_in_the_hidden_states() {
+    let ids: Vec<u32> = (1..=77).collect();
+    let with_chunk = |prefill_chunk| {
+        let options = LoadOptions {
+            prefill_chunk,
+            ..LoadOptions::default()
+        };
+        let engine = Engine::load(reference_path("tiny-bitnet"), &options).expect("loads");
+        (
+            engine.trace(&ids).expect("fits"),
+            engine.hidden_states(&ids).expect("fits"),
+        )
+    };
+    let (trace, hidden) = with_chunk(512);
+    assert_eq!(
+        (trace.n_tokens, trace.hidden_size, trace.layers.len()),
+        (77, 256, 4)
+    );
+    assert!(
+        trace
+            .layers
+            .iter()
+            .chain([&trace.embedding, &trace.final_norm])
+            .all(|rows| rows.len() == 77 * 256)
+    );
+    assert_eq!(trace.final_norm, hidden);
+    assert_ne!(trace.layers[3], trace.final_norm);
+    assert_eq!(with_chunk(10), (trace, hidden));
+}
+
+#[test]
+fn reported_log_probabilities_are_those_of_the_evaluated_text() {
+    let options = GenerateOptions {
+        max_tokens: Some(20),
+        seed: Some(5),
+        logprobs: true,
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let drawn = tokens(stories(), vec![0, 448], &options);
+    let text: Vec<u32> = [0, 448]
+        .into_iter()
+        .chain(drawn.iter().map(|t| t.id))
+        .collect();
+    let evaluated = stories().logprobs(&text).expect("fits");
+    for (token, expected) in drawn.iter().zip(&evaluated[1..]) {
+        assert_eq!(token.logprob, Some(*expected as f32));
+    }
+}
+
+#[test]
+fn a_model_in_memory_is_the_model_on_disk() {
+    let bytes = std::fs::read(crate::stories_path()).expect("it is committed");
+    let engine =
+        Engine::from_bytes("stories", bytes.into(), &LoadOptions::default()).expect("loads");
+    let ids = [0, 448, 670];
+    assert_eq!(
+        engine.logits(&ids, LogitRows::All).expect("fits"),
+        stories().logits(&ids, LogitRows::All).expect("fits"),
+    );
+    let info = engine.info();
+    assert_eq!(info.context, 256);
+    // Two bits for each of the ternary weights of 6 layers, and the F16 head of 1024 rows of 256.
+    assert_eq!(
+        info.bytes_per_token,
+        6 * (4 * 256 * 256 + 3 * 256 * 768) / 4 + 1024 * 256 * 2
+    );
+    // 256 positions, 6 layers, keys and values of 256 f32.
+    assert_eq!(info.kv_cache_bytes, 256 * 6 * 2 * 256 * 4);
+}
