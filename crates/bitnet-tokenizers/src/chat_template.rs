@@ -88,7 +88,9 @@ impl ChatTemplate {
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         // There is only this template: no name that one may include leads anywhere, its own neither.
-        environment.set_path_join_callback(|name, _| format!("{name} (templates cannot load others)").into());
+        environment.set_path_join_callback(|name, _| {
+            format!("{name} (templates cannot load others)").into()
+        });
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", json::tojson);
         environment

@@ -134,7 +134,7 @@ impl ScoreEncoder {
         ids: &mut Vec<u32>,
     ) -> Result<(), TokenizerError> {
         let mut spelled = String::with_capacity(text.len() + SPACE_SYMBOL.len_utf8());
-        if self.space_prefix && start != SegmentStart::Added {
+        if self.space_prefix && start != SegmentStart::Middle {
             spelled.push(SPACE_SYMBOL);
         }
         spelled.push_str(&with_space_symbols(text));

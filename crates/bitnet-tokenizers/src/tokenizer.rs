@@ -64,8 +64,8 @@ pub(crate) enum SegmentStart {
     Text,
     /// After a control token.
     Control,
-    /// After an added token that is part of the text.
-    Added,
+    /// After other text, an added token being text too.
+    Middle,
 }
 
 impl Tokenizer {
@@ -119,21 +119,26 @@ impl Tokenizer {
         let mut start = SegmentStart::Text;
         for segment in self.added.segments(text, options.parse_special) {
             match segment {
-                Segment::Text(part) => match &self.encoder {
-                    Encoder::Bpe(bpe) => bpe.encode(part, start, &mut ids)?,
-                    Encoder::Scores(scores) => scores.encode(part, start, &mut ids)?,
-                },
+                Segment::Text(part) => {
+                    match &self.encoder {
+                        Encoder::Bpe(bpe) => bpe.encode(part, start, &mut ids)?,
+                        Encoder::Scores(scores) => scores.encode(part, start, &mut ids)?,
+                    }
+                    start = SegmentStart::Middle;
+                }
                 Segment::Token { id, control } => {
-                    if let (Encoder::Scores(scores), SegmentStart::Text, false) =
-                        (&self.encoder, start, control)
+                    let begins_text = !control && start != SegmentStart::Middle;
+                    if let Encoder::Scores(scores) = &self.encoder
+                        && begins_text
                     {
+                        // The space before a text comes before its first token too.
                         scores.encode("", start, &mut ids)?;
                     }
                     ids.push(id);
                     start = if control {
                         SegmentStart::Control
                     } else {
-                        SegmentStart::Added
+                        SegmentStart::Middle
                     };
                 }
             }

@@ -14,12 +14,28 @@ fn check(reference: &Reference) {
         for case in cases {
             let text = case["text"].as_str().unwrap();
             let encode = |parse_special| {
-                tokenizer.encode(text, EncodeOptions { add_special: false, parse_special }).unwrap()
+                tokenizer
+                    .encode(
+                        text,
+                        EncodeOptions {
+                            add_special: false,
+                            parse_special,
+                        },
+                    )
+                    .unwrap()
             };
             assert_eq!(encode(true), ids(&case["ids"]), "{name}: {text:?}");
             let as_text = case.get("ids_specials_as_text").unwrap_or(&case["ids"]);
-            assert_eq!(encode(false), ids(as_text), "{name}, specials as text: {text:?}");
-            assert_eq!(tokenizer.decode(&ids(as_text), true).unwrap(), text, "{name}");
+            assert_eq!(
+                encode(false),
+                ids(as_text),
+                "{name}, specials as text: {text:?}"
+            );
+            assert_eq!(
+                tokenizer.decode(&ids(as_text), true).unwrap(),
+                text,
+                "{name}"
+            );
         }
     }
 }
@@ -39,10 +55,17 @@ fn bos_comes_first_only_when_asked_for() {
     for (reference, bos) in [(&*LLAMA3, 128_000), (&*TINY, 496)] {
         for (name, tokenizer) in &reference.tokenizers {
             let plain = tokenizer.encode("Hello", EncodeOptions::default()).unwrap();
-            let options = EncodeOptions { add_special: true, parse_special: false };
+            let options = EncodeOptions {
+                add_special: true,
+                parse_special: false,
+            };
             let mut expected = vec![bos];
             expected.extend(plain);
-            assert_eq!(tokenizer.encode("Hello", options).unwrap(), expected, "{name}");
+            assert_eq!(
+                tokenizer.encode("Hello", options).unwrap(),
+                expected,
+                "{name}"
+            );
             assert_eq!(tokenizer.bos(), Some(bos), "{name}");
             assert!(tokenizer.adds_bos(), "{name}");
         }

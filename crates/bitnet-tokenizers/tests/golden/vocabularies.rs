@@ -18,13 +18,20 @@ pub static LLAMA3: LazyLock<Reference> = LazyLock::new(|| {
     let folder = data().join("llama3");
     let mut json = Vec::new();
     let packed = read(&folder.join("tokenizer.json.gz"));
-    flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut json).unwrap();
+    flate2::read::GzDecoder::new(packed.as_slice())
+        .read_to_end(&mut json)
+        .unwrap();
     Reference::load(&folder, &json, &folder, "bitnet-b1.58")
 });
 
 pub static TINY: LazyLock<Reference> = LazyLock::new(|| {
     let hf = data().join("../../../bitnet-models/tests/data/reference/tiny-bitnet");
-    Reference::load(&data().join("tiny"), &read(&hf.join("tokenizer.json")), &hf, "bitnet-25")
+    Reference::load(
+        &data().join("tiny"),
+        &read(&hf.join("tokenizer.json")),
+        &hf,
+        "bitnet-25",
+    )
 });
 
 impl Reference {
@@ -32,7 +39,8 @@ impl Reference {
         let config = read(&hf.join("tokenizer_config.json"));
         let map = read(&hf.join("special_tokens_map.json"));
         let options = TokenizerOptions { strict: true };
-        let from_hf = |json: &[u8]| Tokenizer::from_hf(json, Some(&config), Some(&map), &options).unwrap();
+        let from_hf =
+            |json: &[u8]| Tokenizer::from_hf(json, Some(&config), Some(&map), &options).unwrap();
 
         let parsed: Value = serde_json::from_slice(tokenizer_json).unwrap();
         let named = GgufVocabulary {
@@ -45,9 +53,15 @@ impl Reference {
             golden: serde_json::from_slice(&read(&golden.join("golden_ids.json"))).unwrap(),
             tokenizers: vec![
                 ("tokenizer.json", from_hf(tokenizer_json)),
-                ("tokenizer.json, other form of merges", from_hf(&with_other_merges(parsed))),
+                (
+                    "tokenizer.json, other form of merges",
+                    from_hf(&with_other_merges(parsed)),
+                ),
                 ("GGUF", Tokenizer::from_gguf(named, &options).unwrap()),
-                ("GGUF without pre", Tokenizer::from_gguf(unnamed, &TokenizerOptions::default()).unwrap()),
+                (
+                    "GGUF without pre",
+                    Tokenizer::from_gguf(unnamed, &TokenizerOptions::default()).unwrap(),
+                ),
             ],
         }
     }
@@ -61,7 +75,12 @@ impl Reference {
 }
 
 pub fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32)
+        .collect()
 }
 
 fn data() -> PathBuf {
@@ -98,7 +117,9 @@ fn gguf_vocabulary(json: &Value, architecture: &str) -> GgufVocabulary {
         add_bos: Some(true),
         scores: vec![0.0; n_tokens],
         merges: merges.iter().map(merge_as_text).collect(),
-        chat_template: Some("{{ 'Human: ' + message['content'] + '\\n\\nBITNETAssistant: ' }}".into()),
+        chat_template: Some(
+            "{{ 'Human: ' + message['content'] + '\\n\\nBITNETAssistant: ' }}".into(),
+        ),
         tokens,
         token_types,
         ..GgufVocabulary::default()
@@ -108,7 +129,11 @@ fn gguf_vocabulary(json: &Value, architecture: &str) -> GgufVocabulary {
 fn merge_as_text(merge: &Value) -> String {
     match merge {
         Value::String(text) => text.clone(),
-        pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
+        pair => format!(
+            "{} {}",
+            pair[0].as_str().unwrap(),
+            pair[1].as_str().unwrap()
+        ),
     }
 }
 
