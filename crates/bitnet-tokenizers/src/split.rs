@@ -234,7 +234,7 @@ impl Pattern {
     /// A pattern that does not compile.
     pub(crate) fn regex(source: &str) -> Result<Self, TokenizerError> {
         // Oniguruma reads `?+` and its like as possessive quantifiers; the linear engine would read a repeated repetition.
-        let possessive = ["?+", "*+", "++", "}+"]
+        let possessive = ["?+", "*+", "++"]
             .iter()
             .any(|quantifier| source.contains(quantifier));
         if !possessive {
