@@ -101,7 +101,8 @@ impl BatchView<'_> {
     /// If the tables do not cover the row's sequence.
     pub fn blocks_of(&self, row: usize) -> &[u32] {
         let sequence = self.sequences[row] as usize;
-        &self.block_tables[self.table_offsets[sequence] as usize..self.table_offsets[sequence + 1] as usize]
+        &self.block_tables
+            [self.table_offsets[sequence] as usize..self.table_offsets[sequence + 1] as usize]
     }
 }
 
@@ -172,10 +173,23 @@ pub trait Backend: Send + Sync + 'static {
     fn embed(&self, table: &Self::Matrix, tokens: &[u32], out: &mut Self::Buffer);
 
     /// `out = weight * (x / sqrt(mean(x^2) + eps))`, row by row: x and out `[n_rows, weight.len()]`.
-    fn rms_norm(&self, x: &Self::Buffer, weight: &Self::Buffer, eps: f32, n_rows: usize, out: &mut Self::Buffer);
+    fn rms_norm(
+        &self,
+        x: &Self::Buffer,
+        weight: &Self::Buffer,
+        eps: f32,
+        n_rows: usize,
+        out: &mut Self::Buffer,
+    );
 
     /// The same in place; for QK norms a row is one head: `n_rows` = tokens * heads.
-    fn rms_norm_in_place(&self, x: &mut Self::Buffer, weight: &Self::Buffer, eps: f32, n_rows: usize);
+    fn rms_norm_in_place(
+        &self,
+        x: &mut Self::Buffer,
+        weight: &Self::Buffer,
+        eps: f32,
+        n_rows: usize,
+    );
 
     /// BitLinear: quantises each row of x `[n_rows, cols]` to int8 once and multiplies it with every weight;
     /// `outs[i]` is `[n_rows, weights[i].rows]`. All weights have the same `cols` (q, k, v; or gate, up).
@@ -185,14 +199,27 @@ pub trait Backend: Send + Sync + 'static {
     /// one scale s for the tensor:        y = acc * (s / a)
     /// one scale d_g per block of a row:  y = (sum over g of acc_g * d_g) * (1 / a)
     /// ```
-    fn bitlinear(&self, x: &Self::Buffer, n_rows: usize, weights: &[&Self::Ternary], outs: &mut [&mut Self::Buffer]);
+    fn bitlinear(
+        &self,
+        x: &Self::Buffer,
+        n_rows: usize,
+        weights: &[&Self::Ternary],
+        outs: &mut [&mut Self::Buffer],
+    );
 
     /// Dense product in f32, for the rows of x whose logits are wanted: x `[_, w.cols]`, out `[x_rows.len(), w.rows]`.
     fn matmul(&self, w: &Self::Matrix, x: &Self::Buffer, x_rows: &[u32], out: &mut Self::Buffer);
 
     /// Rotates the heads of x `[n, n_heads * head_dim]`, `n = positions.len()`, in place. Dimensions of a head beyond
     /// the table's `n_rot` stay as they are.
-    fn rope(&self, x: &mut Self::Buffer, n_heads: usize, head_dim: usize, positions: &[u32], table: &RopeTable);
+    fn rope(
+        &self,
+        x: &mut Self::Buffer,
+        n_heads: usize,
+        head_dim: usize,
+        positions: &[u32],
+        table: &RopeTable,
+    );
 
     /// Stores the keys and values `[n, n_kv_heads * head_dim]` of a batch at their positions of `layer`.
     fn kv_write(
@@ -218,7 +245,14 @@ pub trait Backend: Send + Sync + 'static {
     );
 
     /// `out[i] = activation(gate[i]) * up[i]` for the first `n` elements.
-    fn gate(&self, activation: Activation, gate: &Self::Buffer, up: &Self::Buffer, n: usize, out: &mut Self::Buffer);
+    fn gate(
+        &self,
+        activation: Activation,
+        gate: &Self::Buffer,
+        up: &Self::Buffer,
+        n: usize,
+        out: &mut Self::Buffer,
+    );
 
     /// `x[i] += y[i]` for the first `n` elements.
     fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, n: usize);

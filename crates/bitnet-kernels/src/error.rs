@@ -9,7 +9,9 @@ use bitnet_quantization::{QuantError, TensorType};
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The machine has no memory left for a buffer.
-    #[error("no memory for {bytes} bytes of {what}: use a smaller context, an f16 KV cache or a smaller model")]
+    #[error(
+        "no memory for {bytes} bytes of {what}: use a smaller context, an f16 KV cache or a smaller model"
+    )]
     OutOfMemory {
         /// What the memory was for.
         what: &'static str,

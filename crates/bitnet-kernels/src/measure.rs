@@ -32,7 +32,10 @@ const AHEAD: usize = 4096;
 pub fn read_bandwidth(threads: usize) -> Result<f64, KernelError> {
     let pool = Pool::new(threads.max(1))?;
     let kernel = Kernel::choose(None)?;
-    let mut lines = Memory::<Line>::zeroed("measuring the read bandwidth", READ_BYTES / size_of::<Line>())?;
+    let mut lines = Memory::<Line>::zeroed(
+        "measuring the read bandwidth",
+        READ_BYTES / size_of::<Line>(),
+    )?;
     let n = lines.len();
     {
         // Pages that were never written may all be one page of zeros.
@@ -46,7 +49,9 @@ pub fn read_bandwidth(threads: usize) -> Result<f64, KernelError> {
     for _ in 0..RUNS {
         let start = Instant::now();
         pool.for_ranges(n, LINES_AT_ONCE, |range, _| {
-            std::hint::black_box(kernel.run(Read { lines: &lines[range] }));
+            std::hint::black_box(kernel.run(Read {
+                lines: &lines[range],
+            }));
         });
         best = best.min(start.elapsed().as_secs_f64());
     }

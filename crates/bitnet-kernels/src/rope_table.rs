@@ -47,7 +47,13 @@ impl RopeTable {
     /// # Panics
     /// If `n_rot` is odd, or there are not `n_rot / 2` frequency factors.
     pub fn new(params: RopeParams<'_>) -> RopeTable {
-        let RopeParams { base, n_rot, style, freq_factors, max_positions } = params;
+        let RopeParams {
+            base,
+            n_rot,
+            style,
+            freq_factors,
+            max_positions,
+        } = params;
         assert!(n_rot.is_multiple_of(2), "n_rot = {n_rot} is odd");
         let half = n_rot / 2;
         if let Some(factors) = freq_factors {
@@ -69,7 +75,12 @@ impl RopeTable {
                 sin.push(s as f32);
             }
         }
-        RopeTable { n_rot, style, cos, sin }
+        RopeTable {
+            n_rot,
+            style,
+            cos,
+            sin,
+        }
     }
 
     /// Rotated dimensions of a head.
@@ -84,7 +95,11 @@ impl RopeTable {
 
     /// Positions in the table.
     pub fn max_positions(&self) -> usize {
-        if self.n_rot == 0 { usize::MAX } else { self.cos.len() / (self.n_rot / 2) }
+        if self.n_rot == 0 {
+            usize::MAX
+        } else {
+            self.cos.len() / (self.n_rot / 2)
+        }
     }
 
     /// Cosines and sines of one position, `[n_rot / 2]` each.
@@ -93,7 +108,10 @@ impl RopeTable {
     /// If the position is not in the table.
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let half = self.n_rot / 2;
-        (&self.cos[position * half..][..half], &self.sin[position * half..][..half])
+        (
+            &self.cos[position * half..][..half],
+            &self.sin[position * half..][..half],
+        )
     }
 }
 
@@ -102,7 +120,13 @@ mod tests {
     use super::*;
 
     fn params(n_rot: usize, max_positions: usize) -> RopeParams<'static> {
-        RopeParams { base: 10000.0, n_rot, style: RopeStyle::Neox, freq_factors: None, max_positions }
+        RopeParams {
+            base: 10000.0,
+            n_rot,
+            style: RopeStyle::Neox,
+            freq_factors: None,
+            max_positions,
+        }
     }
 
     #[test]
@@ -120,7 +144,10 @@ mod tests {
     fn frequency_factors_divide() {
         let plain = RopeTable::new(params(4, 9));
         let factors = [1.0, 8.0];
-        let slowed = RopeTable::new(RopeParams { freq_factors: Some(&factors), ..params(4, 9) });
+        let slowed = RopeTable::new(RopeParams {
+            freq_factors: Some(&factors),
+            ..params(4, 9)
+        });
         assert_eq!(plain.at(8).0[0], slowed.at(8).0[0]);
         assert_eq!(plain.at(1).1[1], slowed.at(8).1[1]);
     }

@@ -43,17 +43,46 @@ impl Attention<'_> {
     /// If a layer, position or block is outside of the cache.
     pub fn run(&self, kernel: Kernel, pool: &Pool, out: &mut [f32]) {
         let shape = self.cache.shape();
-        assert!(self.layer < shape.n_layers, "layer {} of {}", self.layer, shape.n_layers);
-        assert!(self.n_heads.is_multiple_of(shape.n_kv_heads), "{} heads for {} KV heads", self.n_heads, shape.n_kv_heads);
-        assert_eq!(self.q.len(), self.batch.len() * self.n_heads * shape.head_dim, "queries are not [n, heads, head_dim]");
-        assert_eq!(out.len(), self.q.len(), "output is not [n, heads, head_dim]");
+        assert!(
+            self.layer < shape.n_layers,
+            "layer {} of {}",
+            self.layer,
+            shape.n_layers
+        );
+        assert!(
+            self.n_heads.is_multiple_of(shape.n_kv_heads),
+            "{} heads for {} KV heads",
+            self.n_heads,
+            shape.n_kv_heads
+        );
+        assert_eq!(
+            self.q.len(),
+            self.batch.len() * self.n_heads * shape.head_dim,
+            "queries are not [n, heads, head_dim]"
+        );
+        assert_eq!(
+            out.len(),
+            self.q.len(),
+            "output is not [n, heads, head_dim]"
+        );
         for row in 0..self.batch.len() {
             let used = &self.batch.blocks_of(row)[..=self.batch.positions[row] as usize / KV_BLOCK];
-            assert!(used.iter().all(|&block| (block as usize) < shape.n_blocks), "KV block outside of the cache");
-            assert!(used.len() <= shape.n_blocks, "more positions than the cache has");
+            assert!(
+                used.iter().all(|&block| (block as usize) < shape.n_blocks),
+                "KV block outside of the cache"
+            );
+            assert!(
+                used.len() <= shape.n_blocks,
+                "more positions than the cache has"
+            );
         }
         let n_items = self.batch.len() * shape.n_kv_heads;
-        let work: usize = self.batch.positions.iter().map(|&p| (p as usize + 1) * self.n_heads * shape.head_dim).sum();
+        let work: usize = self
+            .batch
+            .positions
+            .iter()
+            .map(|&p| (p as usize + 1) * self.n_heads * shape.head_dim)
+            .sum();
         let grain = if work < PARALLEL_FROM { n_items } else { 1 };
         let out = Disjoint::new(out);
         let mut scores = self.cache.scores();
@@ -63,7 +92,13 @@ impl Attention<'_> {
             // SAFETY: `thread` is this call's alone while it runs, and so is its part of the room for scores.
             let scores = unsafe { scores.range(thread * per_thread, per_thread) };
             let (first, end) = (items.start, items.end);
-            kernel.run(Items { call: self, first, end, scores, out: &out });
+            kernel.run(Items {
+                call: self,
+                first,
+                end,
+                scores,
+                out: &out,
+            });
         });
     }
 }
@@ -82,7 +117,13 @@ impl Op for Items<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Items { call, first, end, scores, out } = self;
+        let Items {
+            call,
+            first,
+            end,
+            scores,
+            out,
+        } = self;
         let shape = call.cache.shape();
         let group = call.n_heads / shape.n_kv_heads;
         for item in first..end {
@@ -96,11 +137,25 @@ impl Op for Items<'_> {
             let blocks = &call.batch.blocks_of(row)[..n_positions.div_ceil(KV_BLOCK)];
             match call.cache.numbers() {
                 Numbers::F32(numbers) => {
-                    let kv = Context { numbers, layout: call.cache.layout(), layer: call.layer, kv_head, blocks, n_positions };
+                    let kv = Context {
+                        numbers,
+                        layout: call.cache.layout(),
+                        layer: call.layer,
+                        kv_head,
+                        blocks,
+                        n_positions,
+                    };
                     kv.group(isa, q, scores, out, shape.head_dim);
                 }
                 Numbers::F16(numbers) => {
-                    let kv = Context { numbers, layout: call.cache.layout(), layer: call.layer, kv_head, blocks, n_positions };
+                    let kv = Context {
+                        numbers,
+                        layout: call.cache.layout(),
+                        layer: call.layer,
+                        kv_head,
+                        blocks,
+                        n_positions,
+                    };
                     kv.group(isa, q, scores, out, shape.head_dim);
                 }
             }
@@ -121,7 +176,14 @@ struct Context<'a, T> {
 impl<T: Stored> Context<'_, T> {
     /// All query heads of the group, q and out `[group, head_dim]`.
     #[inline(always)]
-    fn group<I: Isa>(&self, isa: I, q: &[f32], scores: &mut [f32], out: &mut [f32], head_dim: usize) {
+    fn group<I: Isa>(
+        &self,
+        isa: I,
+        q: &[f32],
+        scores: &mut [f32],
+        out: &mut [f32],
+        head_dim: usize,
+    ) {
         let mut q = q;
         let mut out = out;
         while !q.is_empty() {
@@ -133,7 +195,9 @@ impl<T: Stored> Context<'_, T> {
             let (q_now, q_rest) = q.split_at(n * head_dim);
             let (out_now, out_rest) = out.split_at_mut(n * head_dim);
             match n {
-                HEADS_AT_ONCE => self.heads::<I, HEADS_AT_ONCE>(isa, q_now, scores, out_now, head_dim),
+                HEADS_AT_ONCE => {
+                    self.heads::<I, HEADS_AT_ONCE>(isa, q_now, scores, out_now, head_dim)
+                }
                 2 => self.heads::<I, 2>(isa, q_now, scores, out_now, head_dim),
                 _ => self.heads::<I, 1>(isa, q_now, scores, out_now, head_dim),
             }
@@ -143,7 +207,14 @@ impl<T: Stored> Context<'_, T> {
 
     /// G query heads.
     #[inline(always)]
-    fn heads<I: Isa, const G: usize>(&self, isa: I, q: &[f32], scores: &mut [f32], out: &mut [f32], head_dim: usize) {
+    fn heads<I: Isa, const G: usize>(
+        &self,
+        isa: I,
+        q: &[f32],
+        scores: &mut [f32],
+        out: &mut [f32],
+        head_dim: usize,
+    ) {
         let padded = self.blocks.len() * KV_BLOCK;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let scores = &mut scores[..G * padded];
@@ -159,7 +230,9 @@ impl<T: Stored> Context<'_, T> {
         while from < vectors {
             let sums = &sums;
             from += match vectors - from {
-                VECTORS_AT_ONCE.. => self.values::<I, G, VECTORS_AT_ONCE>(isa, scores, sums, from, out, head_dim),
+                VECTORS_AT_ONCE.. => {
+                    self.values::<I, G, VECTORS_AT_ONCE>(isa, scores, sums, from, out, head_dim)
+                }
                 2.. => self.values::<I, G, 2>(isa, scores, sums, from, out, head_dim),
                 _ => self.values::<I, G, 1>(isa, scores, sums, from, out, head_dim),
             };
@@ -168,7 +241,13 @@ impl<T: Stored> Context<'_, T> {
 
     /// `scores[g][p] = (q[g] . k[p]) * scale` for whole blocks of positions.
     #[inline(always)]
-    fn scores<I: Isa, const G: usize>(&self, isa: I, q: &[&[f32]; G], scale: f32, scores: &mut [f32]) {
+    fn scores<I: Isa, const G: usize>(
+        &self,
+        isa: I,
+        q: &[&[f32]; G],
+        scale: f32,
+        scores: &mut [f32],
+    ) {
         let padded = self.blocks.len() * KV_BLOCK;
         for (logical, &block) in self.blocks.iter().enumerate() {
             let head = &self.numbers[self.layout.head(self.layer, block, self.kv_head)];
@@ -185,11 +264,16 @@ impl<T: Stored> Context<'_, T> {
             }
             for key in last {
                 for g in 0..G {
-                    even[g] = isa.add(even[g], isa.mul(isa.splat(q[g][2 * pairs.len()]), T::load(isa, key)));
+                    even[g] = isa.add(
+                        even[g],
+                        isa.mul(isa.splat(q[g][2 * pairs.len()]), T::load(isa, key)),
+                    );
                 }
             }
             for g in 0..G {
-                let to = scores[g * padded + logical * KV_BLOCK..].first_chunk_mut().expect("room for a block");
+                let to = scores[g * padded + logical * KV_BLOCK..]
+                    .first_chunk_mut()
+                    .expect("room for a block");
                 isa.store(isa.mul(isa.add(even[g], odd[g]), isa.splat(scale)), to);
             }
         }

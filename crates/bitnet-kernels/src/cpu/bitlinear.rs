@@ -26,7 +26,10 @@ impl<'a> Output<'a> {
     /// # Panics
     /// If `out` is shorter than `[n_rows, weight.rows]`.
     pub fn new(weight: &'a PackedTernary, n_rows: usize, out: &'a mut [f32]) -> Self {
-        Output { weight, out: Disjoint::new(&mut out[..n_rows * weight.rows()]) }
+        Output {
+            weight,
+            out: Disjoint::new(&mut out[..n_rows * weight.rows()]),
+        }
     }
 }
 
@@ -44,7 +47,10 @@ pub fn with_outputs(
     work: impl FnOnce(&[Output<'_>]),
 ) {
     assert_eq!(weights.len(), outs.len(), "one output for each weight");
-    let mut pairs = weights.iter().zip(outs.iter_mut()).map(|(weight, out)| Output::new(weight, n_rows, out));
+    let mut pairs = weights
+        .iter()
+        .zip(outs.iter_mut())
+        .map(|(weight, out)| Output::new(weight, n_rows, out));
     if weights.len() > FEW {
         return work(&pairs.collect::<Vec<_>>());
     }
@@ -68,18 +74,39 @@ pub fn bitlinear(kernel: Kernel, pool: &Pool, x: &QuantizedRows, outputs: &[Outp
     }
     let n_strips = outputs.iter().map(|output| output.weight.n_strips()).sum();
     pool.for_ranges(n_strips, pool.grain(n_strips, LEAST_STRIPS), |range, _| {
-        kernel.run(Strips { x, outputs, first: range.start, end: range.end });
+        kernel.run(Strips {
+            x,
+            outputs,
+            first: range.start,
+            end: range.end,
+        });
     });
 }
 
 /// The exact integer products `[n_rows, rows]`, for checks against recorded ones.
-pub fn bitlinear_acc(kernel: Kernel, pool: &Pool, x: &QuantizedRows, weight: &PackedTernary, out: &mut [i32]) {
+pub fn bitlinear_acc(
+    kernel: Kernel,
+    pool: &Pool,
+    x: &QuantizedRows,
+    weight: &PackedTernary,
+    out: &mut [i32],
+) {
     assert_eq!(weight.cols(), x.cols(), "columns of the weight");
-    assert_eq!(out.len(), x.n_rows() * weight.rows(), "output of [n_rows, rows]");
+    assert_eq!(
+        out.len(),
+        x.n_rows() * weight.rows(),
+        "output of [n_rows, rows]"
+    );
     let n_strips = weight.n_strips();
     let out = Disjoint::new(out);
     pool.for_ranges(n_strips, pool.grain(n_strips, LEAST_STRIPS), |range, _| {
-        kernel.run(Accumulators { x, weight, out: &out, first: range.start, end: range.end });
+        kernel.run(Accumulators {
+            x,
+            weight,
+            out: &out,
+            first: range.start,
+            end: range.end,
+        });
     });
 }
 
@@ -119,7 +146,13 @@ impl Op for Strips<'_> {
 
 /// Outputs of 16 rows of the weight for the T token rows of a panel.
 #[inline(always)]
-fn strip_panel<I: Isa, const T: usize>(isa: I, x: &QuantizedRows, output: &Output<'_>, strip: usize, panel: Panel) {
+fn strip_panel<I: Isa, const T: usize>(
+    isa: I,
+    x: &QuantizedRows,
+    output: &Output<'_>,
+    strip: usize,
+    panel: Panel,
+) {
     let weight = output.weight;
     let (tiles, quads) = (weight.strip(strip), x.quads::<T>(panel));
     let a = &x.scales()[panel.first..][..T];
@@ -128,7 +161,10 @@ fn strip_panel<I: Isa, const T: usize>(isa: I, x: &QuantizedRows, output: &Outpu
         Scales::PerTensor(scale) => {
             let acc = corrected_dot(isa, tiles, quads, x, panel, 0);
             for t in 0..T {
-                isa.store(isa.mul(isa.load_i32(&acc[t]), isa.splat(scale / a[t])), &mut y[t]);
+                isa.store(
+                    isa.mul(isa.load_i32(&acc[t]), isa.splat(scale / a[t])),
+                    &mut y[t],
+                );
             }
         }
         Scales::PerBlock { block_len, scales } => {
@@ -137,7 +173,10 @@ fn strip_panel<I: Isa, const T: usize>(isa: I, x: &QuantizedRows, output: &Outpu
             let scales = &scales[strip * n_blocks..][..n_blocks];
             for (block, scales) in scales.iter().enumerate() {
                 let first = block * tiles_per_block;
-                let (tiles, quads) = (&tiles[first..][..tiles_per_block], &quads[4 * first..][..4 * tiles_per_block]);
+                let (tiles, quads) = (
+                    &tiles[first..][..tiles_per_block],
+                    &quads[4 * first..][..4 * tiles_per_block],
+                );
                 let acc = corrected_dot(isa, tiles, quads, x, panel, first);
                 let scales = isa.load(scales);
                 for t in 0..T {
@@ -153,7 +192,11 @@ fn strip_panel<I: Isa, const T: usize>(isa: I, x: &QuantizedRows, output: &Outpu
     let rows = TILE.min(weight.rows() - strip * TILE);
     for (t, y) in y.iter().enumerate() {
         // SAFETY: a strip is given to one thread, and these are its rows' outputs for one token row.
-        let out = unsafe { output.out.range((panel.first + t) * weight.rows() + strip * TILE, rows) };
+        let out = unsafe {
+            output
+                .out
+                .range((panel.first + t) * weight.rows() + strip * TILE, rows)
+        };
         match out.as_mut_array::<LANES>() {
             Some(out) => *out = *y,
             None => out.copy_from_slice(&y[..rows]),
@@ -218,7 +261,10 @@ impl Accumulators<'_> {
         for (t, acc) in acc.iter().enumerate() {
             let here = TILE.min(rows - strip * TILE);
             // SAFETY: a strip is given to one thread, and these are its rows' outputs for one token row.
-            let out = unsafe { self.out.range((panel.first + t) * rows + strip * TILE, here) };
+            let out = unsafe {
+                self.out
+                    .range((panel.first + t) * rows + strip * TILE, here)
+            };
             out.copy_from_slice(&acc[..here]);
         }
     }

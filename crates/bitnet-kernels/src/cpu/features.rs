@@ -47,10 +47,21 @@ fn instruction_sets() -> Vec<&'static str> {
         };
     }
     let sets = found!(
-        "avx2", "f16c", "fma", "avxvnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi",
+        "avx2",
+        "f16c",
+        "fma",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512dq",
+        "avx512vl",
+        "avx512vnni",
+        "avx512vbmi",
         "gfni"
     );
-    sets.into_iter().filter_map(|(name, found)| found.then_some(name)).collect()
+    sets.into_iter()
+        .filter_map(|(name, found)| found.then_some(name))
+        .collect()
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -61,7 +72,9 @@ fn instruction_sets() -> Vec<&'static str> {
         };
     }
     let sets = found!("neon", "dotprod", "i8mm", "fp16", "sve", "sve2");
-    sets.into_iter().filter_map(|(name, found)| found.then_some(name)).collect()
+    sets.into_iter()
+        .filter_map(|(name, found)| found.then_some(name))
+        .collect()
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -91,7 +104,9 @@ fn model_name() -> Option<String> {
 #[cfg(not(target_arch = "x86_64"))]
 fn model_name() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"))?;
+    let line = info
+        .lines()
+        .find(|line| line.starts_with("model name") || line.starts_with("Model"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 

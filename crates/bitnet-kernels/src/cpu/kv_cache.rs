@@ -66,7 +66,10 @@ impl Stored for [u8; 2] {
 
     #[inline(always)]
     fn load<I: Isa>(isa: I, from: &[[u8; 2]; LANES]) -> I::F32x16 {
-        let bytes = from.as_flattened().as_array().expect("16 pairs are 32 bytes");
+        let bytes = from
+            .as_flattened()
+            .as_array()
+            .expect("16 pairs are 32 bytes");
         isa.load_f16(bytes)
     }
 }
@@ -94,7 +97,8 @@ impl HeadLayout {
     /// The range of one head of one block.
     #[inline(always)]
     pub fn head(self, layer: usize, block: u32, head: usize) -> Range<usize> {
-        let start = ((layer * self.n_blocks + block as usize) * self.n_kv_heads + head) * self.head_len();
+        let start =
+            ((layer * self.n_blocks + block as usize) * self.n_kv_heads + head) * self.head_len();
         start..start + self.head_len()
     }
 
@@ -112,24 +116,41 @@ impl KvCache {
     /// # Errors
     /// [`KernelError::TooLarge`], [`KernelError::OutOfMemory`].
     pub fn new(shape: KvShape, threads: usize) -> Result<KvCache, KernelError> {
-        let KvShape { n_layers, n_blocks, n_kv_heads, head_dim, kv_type } = shape;
+        let KvShape {
+            n_layers,
+            n_blocks,
+            n_kv_heads,
+            head_dim,
+            kv_type,
+        } = shape;
         let too_large = || KernelError::TooLarge {
             what: "KV cache",
             dims: vec![n_layers, n_blocks, n_kv_heads, KV_BLOCK, 2, head_dim],
         };
-        let value_len = head_dim.checked_next_multiple_of(LANES).ok_or_else(too_large)?;
+        let value_len = head_dim
+            .checked_next_multiple_of(LANES)
+            .ok_or_else(too_large)?;
         let len = [n_layers, n_blocks, n_kv_heads, KV_BLOCK]
             .into_iter()
-            .try_fold(head_dim.checked_add(value_len).ok_or_else(too_large)?, usize::checked_mul)
+            .try_fold(
+                head_dim.checked_add(value_len).ok_or_else(too_large)?,
+                usize::checked_mul,
+            )
             .ok_or_else(too_large)?;
-        let n_scores = [KV_BLOCK, HEADS_AT_ONCE, threads].into_iter().try_fold(n_blocks, usize::checked_mul);
+        let n_scores = [KV_BLOCK, HEADS_AT_ONCE, threads]
+            .into_iter()
+            .try_fold(n_blocks, usize::checked_mul);
         let what = "KV cache";
         let numbers = match kv_type {
             KvType::F32 => Numbers::F32(Memory::zeroed(what, len)?),
             KvType::F16 => Numbers::F16(Memory::zeroed(what, len)?),
         };
         let scores = Memory::zeroed("attention scores", n_scores.ok_or_else(too_large)?)?;
-        Ok(KvCache { shape, numbers, scores: Mutex::new(scores) })
+        Ok(KvCache {
+            shape,
+            numbers,
+            scores: Mutex::new(scores),
+        })
     }
 
     /// The size it was made for.
@@ -152,8 +173,17 @@ impl KvCache {
 
     /// Where heads lie.
     pub(super) fn layout(&self) -> HeadLayout {
-        let KvShape { n_blocks, n_kv_heads, head_dim, .. } = self.shape;
-        HeadLayout { n_blocks, n_kv_heads, head_dim }
+        let KvShape {
+            n_blocks,
+            n_kv_heads,
+            head_dim,
+            ..
+        } = self.shape;
+        HeadLayout {
+            n_blocks,
+            n_kv_heads,
+            head_dim,
+        }
     }
 
     /// Room for the scores of [`HEADS_AT_ONCE`] heads over every position, `[threads]` times.
@@ -166,10 +196,27 @@ impl KvCache {
     ///
     /// # Panics
     /// If a layer, position or block is outside of the cache.
-    pub(super) fn write(&mut self, pool: &Pool, layer: usize, k: &[f32], v: &[f32], batch: &BatchView<'_>) {
-        assert!(layer < self.shape.n_layers, "layer {layer} of {}", self.shape.n_layers);
+    pub(super) fn write(
+        &mut self,
+        pool: &Pool,
+        layer: usize,
+        k: &[f32],
+        v: &[f32],
+        batch: &BatchView<'_>,
+    ) {
+        assert!(
+            layer < self.shape.n_layers,
+            "layer {layer} of {}",
+            self.shape.n_layers
+        );
         let (layout, n_kv_heads) = (self.layout(), self.shape.n_kv_heads);
-        let write = Write { layout, layer, k, v, batch };
+        let write = Write {
+            layout,
+            layer,
+            k,
+            v,
+            batch,
+        };
         match &mut self.numbers {
             Numbers::F32(numbers) => write.all(pool, numbers, n_kv_heads),
             Numbers::F16(numbers) => write.all(pool, numbers, n_kv_heads),
@@ -189,7 +236,11 @@ struct Write<'a> {
 impl Write<'_> {
     fn all<T: Stored>(&self, pool: &Pool, numbers: &mut [T], n_kv_heads: usize) {
         let numbers = Disjoint::new(numbers);
-        let grain = if self.k.len() < PARALLEL_FROM { n_kv_heads } else { 1 };
+        let grain = if self.k.len() < PARALLEL_FROM {
+            n_kv_heads
+        } else {
+            1
+        };
         pool.for_ranges(n_kv_heads, grain, |heads, _| {
             for head in heads {
                 self.head(&numbers, head, n_kv_heads);
@@ -198,20 +249,31 @@ impl Write<'_> {
     }
 
     fn head<T: Stored>(&self, numbers: &Disjoint<'_, T>, head: usize, n_kv_heads: usize) {
-        let HeadLayout { head_dim, n_blocks, .. } = self.layout;
+        let HeadLayout {
+            head_dim, n_blocks, ..
+        } = self.layout;
         for (row, &position) in self.batch.positions.iter().enumerate() {
             let (block, slot) = (position as usize / KV_BLOCK, position as usize % KV_BLOCK);
             let block = self.batch.blocks_of(row)[block];
-            assert!((block as usize) < n_blocks, "KV block {block} of {n_blocks}");
+            assert!(
+                (block as usize) < n_blocks,
+                "KV block {block} of {n_blocks}"
+            );
             let range = self.layout.head(self.layer, block, head);
             // SAFETY: a head is given to one thread, and no other head's numbers lie in this range.
             let stored = unsafe { numbers.range(range.start, range.len()) };
             let (keys, values) = stored.split_at_mut(KV_BLOCK * head_dim);
             let from = (row * n_kv_heads + head) * head_dim;
-            for (key, &k) in keys.chunks_exact_mut(KV_BLOCK).zip(&self.k[from..][..head_dim]) {
+            for (key, &k) in keys
+                .chunks_exact_mut(KV_BLOCK)
+                .zip(&self.k[from..][..head_dim])
+            {
                 key[slot] = T::from_f32(k);
             }
-            for (value, &v) in values[slot * self.layout.value_len()..].iter_mut().zip(&self.v[from..][..head_dim]) {
+            for (value, &v) in values[slot * self.layout.value_len()..]
+                .iter_mut()
+                .zip(&self.v[from..][..head_dim])
+            {
                 *value = T::from_f32(v);
             }
         }

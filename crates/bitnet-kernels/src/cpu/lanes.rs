@@ -26,14 +26,24 @@ pub fn store_tail<I: Isa>(isa: I, v: I::F32x16, tail: &mut [f32]) {
 
 /// `out[i] = f(a[i], b[i])`, 16 lanes at a time; the slices have one length.
 #[inline(always)]
-pub fn zip_into<I: Isa>(isa: I, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(I::F32x16, I::F32x16) -> I::F32x16) {
+pub fn zip_into<I: Isa>(
+    isa: I,
+    a: &[f32],
+    b: &[f32],
+    out: &mut [f32],
+    f: impl Fn(I::F32x16, I::F32x16) -> I::F32x16,
+) {
     let ((a, a_tail), (b, b_tail)) = (chunks(a), chunks(b));
     let (out, out_tail) = out.as_chunks_mut::<LANES>();
     for ((a, b), out) in a.iter().zip(b).zip(out) {
         isa.store(f(isa.load(a), isa.load(b)), out);
     }
     if !out_tail.is_empty() {
-        store_tail(isa, f(load_tail(isa, a_tail), load_tail(isa, b_tail)), out_tail);
+        store_tail(
+            isa,
+            f(load_tail(isa, a_tail), load_tail(isa, b_tail)),
+            out_tail,
+        );
     }
 }
 
@@ -53,10 +63,20 @@ pub fn exp<I: Isa>(isa: I, x: I::F32x16) -> I::F32x16 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Adding and subtracting 1.5 * 2^23 rounds a float of up to 2^22 to a whole number, half to even.
     const ROUND: f32 = 12_582_912.0;
-    const P: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    const P: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ];
 
     let clamped = isa.min(isa.max(x, isa.splat(LOWEST)), isa.splat(HIGHEST));
-    let shifted = isa.add(isa.mul(clamped, isa.splat(std::f32::consts::LOG2_E)), isa.splat(ROUND));
+    let shifted = isa.add(
+        isa.mul(clamped, isa.splat(std::f32::consts::LOG2_E)),
+        isa.splat(ROUND),
+    );
     let n = isa.sub(shifted, isa.splat(ROUND));
     let r = isa.sub(clamped, isa.mul(n, isa.splat(LN2_HIGH)));
     let r = isa.sub(r, isa.mul(n, isa.splat(LN2_LOW)));
@@ -72,13 +92,22 @@ pub fn exp<I: Isa>(isa: I, x: I::F32x16) -> I::F32x16 {
 
 /// `x[i] = f(x[i], y[i])`, 16 lanes at a time; the slices have one length.
 #[inline(always)]
-pub fn update<I: Isa>(isa: I, x: &mut [f32], y: &[f32], f: impl Fn(I::F32x16, I::F32x16) -> I::F32x16) {
+pub fn update<I: Isa>(
+    isa: I,
+    x: &mut [f32],
+    y: &[f32],
+    f: impl Fn(I::F32x16, I::F32x16) -> I::F32x16,
+) {
     let (y, y_tail) = chunks(y);
     let (x, x_tail) = x.as_chunks_mut::<LANES>();
     for (x, y) in x.iter_mut().zip(y) {
         isa.store(f(isa.load(x), isa.load(y)), x);
     }
     if !x_tail.is_empty() {
-        store_tail(isa, f(load_tail(isa, x_tail), load_tail(isa, y_tail)), x_tail);
+        store_tail(
+            isa,
+            f(load_tail(isa, x_tail), load_tail(isa, y_tail)),
+            x_tail,
+        );
     }
 }

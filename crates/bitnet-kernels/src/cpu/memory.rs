@@ -53,7 +53,10 @@ enum Owner {
     Allocator(std::alloc::Layout),
     /// `mmap`, with the whole mapping.
     #[cfg(unix)]
-    Mapping { base: NonNull<libc::c_void>, bytes: usize },
+    Mapping {
+        base: NonNull<libc::c_void>,
+        bytes: usize,
+    },
 }
 
 // SAFETY: the memory is owned by this value alone, and T is Send.
@@ -67,21 +70,42 @@ impl<T: Plain> Memory<T> {
     /// # Errors
     /// [`KernelError::OutOfMemory`].
     pub fn zeroed(what: &'static str, len: usize) -> Result<Memory<T>, KernelError> {
-        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
-        let Some(bytes) = bytes else { return Err(KernelError::TooLarge { what, dims: vec![len] }) };
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .filter(|&bytes| bytes <= isize::MAX as usize);
+        let Some(bytes) = bytes else {
+            return Err(KernelError::TooLarge {
+                what,
+                dims: vec![len],
+            });
+        };
         if bytes == 0 {
-            return Ok(Memory { start: NonNull::dangling(), len, owner: Owner::Nothing });
+            return Ok(Memory {
+                start: NonNull::dangling(),
+                len,
+                owner: Owner::Nothing,
+            });
         }
         let out_of_memory = || KernelError::OutOfMemory { what, bytes };
         #[cfg(unix)]
         if bytes >= HUGE_PAGE {
             let (start, owner) = map(bytes).ok_or_else(out_of_memory)?;
-            return Ok(Memory { start: start.cast(), len, owner });
+            return Ok(Memory {
+                start: start.cast(),
+                len,
+                owner,
+            });
         }
-        let layout = std::alloc::Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| out_of_memory())?;
+        let layout =
+            std::alloc::Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| out_of_memory())?;
         // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
-        Ok(Memory { start: start.cast(), len, owner: Owner::Allocator(layout) })
+        let start =
+            NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
+        Ok(Memory {
+            start: start.cast(),
+            len,
+            owner: Owner::Allocator(layout),
+        })
     }
 
     /// Makes the array at least `len` long; the content is lost (zeroed) when it grows.
@@ -123,7 +147,13 @@ fn map(bytes: usize) -> Option<(NonNull<u8>, Owner)> {
     unsafe {
         libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
     }
-    Some((start, Owner::Mapping { base, bytes: mapped }))
+    Some((
+        start,
+        Owner::Mapping {
+            base,
+            bytes: mapped,
+        },
+    ))
 }
 
 impl<T: Plain> Drop for Memory<T> {
@@ -131,7 +161,9 @@ impl<T: Plain> Drop for Memory<T> {
         match self.owner {
             Owner::Nothing => {}
             // SAFETY: allocated in `zeroed` with this layout, freed once.
-            Owner::Allocator(layout) => unsafe { std::alloc::dealloc(self.start.as_ptr().cast(), layout) },
+            Owner::Allocator(layout) => unsafe {
+                std::alloc::dealloc(self.start.as_ptr().cast(), layout)
+            },
             #[cfg(unix)]
             // SAFETY: mapped in `map` with this length, unmapped once; no reference outlives `self`.
             Owner::Mapping { base, bytes } => unsafe {
@@ -175,7 +207,11 @@ unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 impl<'a, T> Disjoint<'a, T> {
     /// Takes the slice for as long as threads write to it.
     pub fn new(slice: &'a mut [T]) -> Self {
-        Disjoint { start: slice.as_mut_ptr(), len: slice.len(), borrow: std::marker::PhantomData }
+        Disjoint {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            borrow: std::marker::PhantomData,
+        }
     }
 
     /// `len` elements from `offset` on.
@@ -186,9 +222,15 @@ impl<'a, T> Disjoint<'a, T> {
     /// # Panics
     /// If the range is not inside the slice.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the contract makes the ranges disjoint")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the contract makes the ranges disjoint"
+    )]
     pub unsafe fn range(&self, offset: usize, len: usize) -> &mut [T] {
-        assert!(offset <= self.len && len <= self.len - offset, "range outside of the output");
+        assert!(
+            offset <= self.len && len <= self.len - offset,
+            "range outside of the output"
+        );
         // SAFETY: inside the slice that `new` took; unique by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
     }
@@ -200,7 +242,17 @@ mod tests {
 
     #[test]
     fn memory_is_zeroed_aligned_and_writable_at_all_sizes() {
-        for len in [0, 1, 15, 16, 17, 4096, (2 << 20) / 4 - 1, (2 << 20) / 4, 3 << 20] {
+        for len in [
+            0,
+            1,
+            15,
+            16,
+            17,
+            4096,
+            (2 << 20) / 4 - 1,
+            (2 << 20) / 4,
+            3 << 20,
+        ] {
             let mut memory = Memory::<f32>::zeroed("test", len).unwrap();
             assert_eq!(memory.len(), len);
             assert!(memory.iter().all(|&v| v == 0.0));
@@ -212,8 +264,14 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_errors() {
-        assert!(matches!(Memory::<f32>::zeroed("test", usize::MAX / 2), Err(KernelError::TooLarge { .. })));
-        assert!(matches!(Memory::<u8>::zeroed("test", isize::MAX as usize), Err(KernelError::OutOfMemory { .. })));
+        assert!(matches!(
+            Memory::<f32>::zeroed("test", usize::MAX / 2),
+            Err(KernelError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Memory::<u8>::zeroed("test", isize::MAX as usize),
+            Err(KernelError::OutOfMemory { .. })
+        ));
     }
 
     #[test]

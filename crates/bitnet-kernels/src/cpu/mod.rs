@@ -75,7 +75,12 @@ impl CpuBackend {
     /// computes something wrong here, [`KernelError::Thread`] if the system gives no threads.
     pub fn new(options: CpuOptions) -> Result<CpuBackend, KernelError> {
         let kernel = Kernel::choose(options.kernel.as_deref())?;
-        let pool = Pool::new(options.threads.unwrap_or_else(threads::available_threads).max(1))?;
+        let pool = Pool::new(
+            options
+                .threads
+                .unwrap_or_else(threads::available_threads)
+                .max(1),
+        )?;
         self_test::run(kernel, &pool)?;
         let mut warnings = Vec::new();
         if kernel.is_scalar() && options.kernel.is_none() {
@@ -84,7 +89,12 @@ impl CpuBackend {
                 features::NEEDED
             ));
         }
-        Ok(CpuBackend { kernel, pool, activations: Mutex::new(QuantizedRows::new()?), warnings })
+        Ok(CpuBackend {
+            kernel,
+            pool,
+            activations: Mutex::new(QuantizedRows::new()?),
+            warnings,
+        })
     }
 
     /// What the user should know about this CPU, one line each.
@@ -115,19 +125,31 @@ impl CpuBackend {
 
     fn activations(&self) -> MutexGuard<'_, QuantizedRows> {
         // Whatever a panic left there is overwritten before it is read.
-        self.activations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.activations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls `work(first, len)` over `0..n` rows of `row_len` elements, on all threads if that pays.
     fn over_rows(&self, n_rows: usize, row_len: usize, work: impl Fn(usize, usize) + Sync) {
-        let grain = if n_rows * row_len < PARALLEL_FROM { n_rows } else { self.pool.grain(n_rows, 1) };
-        self.pool.for_ranges(n_rows, grain, |range, _| work(range.start, range.len()));
+        let grain = if n_rows * row_len < PARALLEL_FROM {
+            n_rows
+        } else {
+            self.pool.grain(n_rows, 1)
+        };
+        self.pool
+            .for_ranges(n_rows, grain, |range, _| work(range.start, range.len()));
     }
 
     /// Calls `work(first, len)` over elements `0..n`, on all threads if that pays.
     fn over_elements(&self, n: usize, work: impl Fn(usize, usize) + Sync) {
-        let grain = if n < PARALLEL_FROM { n } else { ELEMENTS_AT_ONCE };
-        self.pool.for_ranges(n, grain, |range, _| work(range.start, range.len()));
+        let grain = if n < PARALLEL_FROM {
+            n
+        } else {
+            ELEMENTS_AT_ONCE
+        };
+        self.pool
+            .for_ranges(n, grain, |range, _| work(range.start, range.len()));
     }
 }
 
@@ -170,20 +192,44 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&self, table: &Matrix, tokens: &[u32], out: &mut Memory<f32>) {
-        dense::embed(self.kernel, &self.pool, table, tokens, &mut out[..tokens.len() * table.cols()]);
+        dense::embed(
+            self.kernel,
+            &self.pool,
+            table,
+            tokens,
+            &mut out[..tokens.len() * table.cols()],
+        );
     }
 
-    fn rms_norm(&self, x: &Memory<f32>, weight: &Memory<f32>, eps: f32, n_rows: usize, out: &mut Memory<f32>) {
+    fn rms_norm(
+        &self,
+        x: &Memory<f32>,
+        weight: &Memory<f32>,
+        eps: f32,
+        n_rows: usize,
+        out: &mut Memory<f32>,
+    ) {
         let len = weight.len();
         let (x, out) = (&x[..n_rows * len], Disjoint::new(&mut out[..n_rows * len]));
         self.over_rows(n_rows, len, |first, n| {
             // SAFETY: ranges of rows do not overlap.
             let out = unsafe { out.range(first * len, n * len) };
-            self.kernel.run(RmsNorm { x: &x[first * len..][..n * len], weight, eps, out });
+            self.kernel.run(RmsNorm {
+                x: &x[first * len..][..n * len],
+                weight,
+                eps,
+                out,
+            });
         });
     }
 
-    fn rms_norm_in_place(&self, x: &mut Memory<f32>, weight: &Memory<f32>, eps: f32, n_rows: usize) {
+    fn rms_norm_in_place(
+        &self,
+        x: &mut Memory<f32>,
+        weight: &Memory<f32>,
+        eps: f32,
+        n_rows: usize,
+    ) {
         let len = weight.len();
         let x = Disjoint::new(&mut x[..n_rows * len]);
         self.over_rows(n_rows, len, |first, n| {
@@ -201,7 +247,9 @@ impl Backend for CpuBackend {
         outs: &mut [&mut Memory<f32>],
     ) {
         assert_eq!(weights.len(), outs.len(), "one output for each weight");
-        let Some(cols) = weights.first().map(|weight| weight.cols()) else { return };
+        let Some(cols) = weights.first().map(|weight| weight.cols()) else {
+            return;
+        };
         let mut rows = self.activations();
         rows.quantize(self.kernel, &self.pool, &x[..n_rows * cols], n_rows, cols)
             .unwrap_or_else(|error| panic!("{error}"));
@@ -211,20 +259,46 @@ impl Backend for CpuBackend {
     }
 
     fn matmul(&self, w: &Matrix, x: &Memory<f32>, x_rows: &[u32], out: &mut Memory<f32>) {
-        dense::matmul(self.kernel, &self.pool, w, x, x_rows, &mut out[..x_rows.len() * w.rows()]);
+        dense::matmul(
+            self.kernel,
+            &self.pool,
+            w,
+            x,
+            x_rows,
+            &mut out[..x_rows.len() * w.rows()],
+        );
     }
 
-    fn rope(&self, x: &mut Memory<f32>, n_heads: usize, head_dim: usize, positions: &[u32], table: &RopeTable) {
+    fn rope(
+        &self,
+        x: &mut Memory<f32>,
+        n_heads: usize,
+        head_dim: usize,
+        positions: &[u32],
+        table: &RopeTable,
+    ) {
         let len = n_heads * head_dim;
         let x = Disjoint::new(&mut x[..positions.len() * len]);
         self.over_rows(positions.len(), len, |first, n| {
             // SAFETY: ranges of rows do not overlap.
             let x = unsafe { x.range(first * len, n * len) };
-            self.kernel.run(Rope { x, head_dim, positions: &positions[first..][..n], table });
+            self.kernel.run(Rope {
+                x,
+                head_dim,
+                positions: &positions[first..][..n],
+                table,
+            });
         });
     }
 
-    fn kv_write(&self, cache: &mut KvCache, layer: usize, k: &Memory<f32>, v: &Memory<f32>, batch: &BatchView<'_>) {
+    fn kv_write(
+        &self,
+        cache: &mut KvCache,
+        layer: usize,
+        k: &Memory<f32>,
+        v: &Memory<f32>,
+        batch: &BatchView<'_>,
+    ) {
         let len = batch.len() * cache.shape().n_kv_heads * cache.shape().head_dim;
         cache.write(&self.pool, layer, &k[..len], &v[..len], batch);
     }
@@ -239,16 +313,34 @@ impl Backend for CpuBackend {
         out: &mut Memory<f32>,
     ) {
         let len = batch.len() * n_heads * cache.shape().head_dim;
-        let attention = Attention { q: &q[..len], cache, layer, n_heads, batch };
+        let attention = Attention {
+            q: &q[..len],
+            cache,
+            layer,
+            n_heads,
+            batch,
+        };
         attention.run(self.kernel, &self.pool, &mut out[..len]);
     }
 
-    fn gate(&self, activation: Activation, gate: &Memory<f32>, up: &Memory<f32>, n: usize, out: &mut Memory<f32>) {
+    fn gate(
+        &self,
+        activation: Activation,
+        gate: &Memory<f32>,
+        up: &Memory<f32>,
+        n: usize,
+        out: &mut Memory<f32>,
+    ) {
         let (gate, up, out) = (&gate[..n], &up[..n], Disjoint::new(&mut out[..n]));
         self.over_elements(n, |first, n| {
             // SAFETY: ranges of elements do not overlap.
             let out = unsafe { out.range(first, n) };
-            self.kernel.run(Gate { activation, gate: &gate[first..][..n], up: &up[first..][..n], out });
+            self.kernel.run(Gate {
+                activation,
+                gate: &gate[first..][..n],
+                up: &up[first..][..n],
+                out,
+            });
         });
     }
 
@@ -257,7 +349,10 @@ impl Backend for CpuBackend {
         self.over_elements(n, |first, n| {
             // SAFETY: ranges of elements do not overlap.
             let x = unsafe { x.range(first, n) };
-            self.kernel.run(Add { x, y: &y[first..][..n] });
+            self.kernel.run(Add {
+                x,
+                y: &y[first..][..n],
+            });
         });
     }
 }

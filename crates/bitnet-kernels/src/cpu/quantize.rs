@@ -27,7 +27,7 @@ const PARALLEL_FROM: usize = 1 << 15;
 pub struct QuantizedRows {
     n_rows: usize,
     cols: usize,
-    widest: usize, // rows of the widest panel
+    widest: usize,          // rows of the widest panel
     quads: Memory<[i8; 4]>, // [n_rows, padded / 4], in panels
     scales: Memory<f32>,    // a of each row, [n_rows]
     sums: Memory<i32>,      // sum of q over each tile of 16 columns, [n_rows, padded / 16]
@@ -47,7 +47,9 @@ pub struct Panel {
 pub fn panels(n_rows: usize, widest: usize) -> impl Iterator<Item = Panel> {
     let mut first = 0;
     std::iter::from_fn(move || {
-        let width = PANEL_WIDTHS.into_iter().find(|&width| width <= widest && width <= n_rows - first)?;
+        let width = PANEL_WIDTHS
+            .into_iter()
+            .find(|&width| width <= widest && width <= n_rows - first)?;
         let panel = Panel { first, width };
         first += width;
         Some(panel)
@@ -108,7 +110,15 @@ impl QuantizedRows {
                 )
             };
             let x = &x[first * cols..end * cols];
-            kernel.run(QuantizePanels { x, cols, widest, row, quads, scales, sums });
+            kernel.run(QuantizePanels {
+                x,
+                cols,
+                widest,
+                row,
+                quads,
+                scales,
+                sums,
+            });
         });
         Ok(())
     }
@@ -138,7 +148,9 @@ impl QuantizedRows {
     pub fn quads<const T: usize>(&self, panel: Panel) -> &[[[i8; 4]; T]] {
         assert_eq!(panel.width, T, "panel width");
         let quads = self.cols.next_multiple_of(TILE) / 4;
-        self.quads[panel.first * quads..][..T * quads].as_chunks::<T>().0
+        self.quads[panel.first * quads..][..T * quads]
+            .as_chunks::<T>()
+            .0
     }
 
     /// Sums of one row's activations over tiles of 16 columns, `[padded / 16]`.
@@ -150,10 +162,19 @@ impl QuantizedRows {
 
     /// One row's activations, `[cols]`, in column order.
     pub fn row(&self, row: usize) -> Vec<i8> {
-        let panel = self.panels().find(|panel| row < panel.first + panel.width).expect("row of this batch");
+        let panel = self
+            .panels()
+            .find(|panel| row < panel.first + panel.width)
+            .expect("row of this batch");
         let quads = self.cols.next_multiple_of(TILE) / 4;
         let quads = &self.quads[panel.first * quads..][..panel.width * quads];
-        let mut out: Vec<i8> = quads.iter().skip(row - panel.first).step_by(panel.width).flatten().copied().collect();
+        let mut out: Vec<i8> = quads
+            .iter()
+            .skip(row - panel.first)
+            .step_by(panel.width)
+            .flatten()
+            .copied()
+            .collect();
         out.truncate(self.cols);
         out
     }
@@ -170,10 +191,10 @@ struct QuantizePanels<'a> {
     x: &'a [f32], // [rows, cols]
     cols: usize,
     widest: usize,
-    row: &'a mut [i8],       // [padded]
+    row: &'a mut [i8],        // [padded]
     quads: &'a mut [[i8; 4]], // [rows, padded / 4], in panels
-    scales: &'a mut [f32],   // [rows]
-    sums: &'a mut [i32],     // [rows, padded / 16]
+    scales: &'a mut [f32],    // [rows]
+    sums: &'a mut [i32],      // [rows, padded / 16]
 }
 
 impl Op for QuantizePanels<'_> {
@@ -181,7 +202,15 @@ impl Op for QuantizePanels<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let QuantizePanels { x, cols, widest, row, quads, scales, sums } = self;
+        let QuantizePanels {
+            x,
+            cols,
+            widest,
+            row,
+            quads,
+            scales,
+            sums,
+        } = self;
         let n_tiles = row.len() / TILE;
         let n_quads = row.len() / 4;
         for panel in panels(scales.len(), widest) {
@@ -193,7 +222,12 @@ impl Op for QuantizePanels<'_> {
                     *sum = tile.iter().map(|&q| i32::from(q)).sum();
                 }
                 let quads = &mut quads[panel.first * n_quads..][..panel.width * n_quads];
-                for (to, from) in quads.iter_mut().skip(lane).step_by(panel.width).zip(row.as_chunks::<4>().0) {
+                for (to, from) in quads
+                    .iter_mut()
+                    .skip(lane)
+                    .step_by(panel.width)
+                    .zip(row.as_chunks::<4>().0)
+                {
                     *to = *from;
                 }
             }
@@ -216,7 +250,10 @@ fn quantize_row<I: Isa>(isa: I, x: &[f32], q: &mut [i8]) -> f32 {
         // |x * a| is at most 127 and a rounding error, so no clamp is needed; what is not below 128 is NaN: 0, as in
         // the reference.
         let scaled = isa.mul(v, isa.splat(a));
-        isa.store_i8(isa.select_lt(isa.abs(scaled), isa.splat(128.0), scaled, isa.splat(0.0)), q);
+        isa.store_i8(
+            isa.select_lt(isa.abs(scaled), isa.splat(128.0), scaled, isa.splat(0.0)),
+            q,
+        );
     };
     let q = q.as_chunks_mut::<LANES>().0;
     for (v, q) in whole.iter().zip(q.iter_mut()) {

@@ -32,7 +32,9 @@ impl Op for RmsNorm<'_> {
         let len = self.weight.len();
         for (x, out) in self.x.chunks_exact(len).zip(self.out.chunks_exact_mut(len)) {
             let factor = isa.splat(inverse_rms(isa, x, self.eps));
-            zip_into(isa, x, self.weight, out, |x, weight| isa.mul(weight, isa.mul(x, factor)));
+            zip_into(isa, x, self.weight, out, |x, weight| {
+                isa.mul(weight, isa.mul(x, factor))
+            });
         }
     }
 }
@@ -54,7 +56,9 @@ impl Op for RmsNormInPlace<'_> {
     fn run<I: Isa>(self, isa: I) {
         for x in self.x.chunks_exact_mut(self.weight.len()) {
             let factor = isa.splat(inverse_rms(isa, x, self.eps));
-            super::lanes::update(isa, x, self.weight, |x, weight| isa.mul(weight, isa.mul(x, factor)));
+            super::lanes::update(isa, x, self.weight, |x, weight| {
+                isa.mul(weight, isa.mul(x, factor))
+            });
         }
     }
 }

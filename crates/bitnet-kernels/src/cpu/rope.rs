@@ -28,7 +28,11 @@ impl Op for Rope<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let n_rot = self.table.n_rot();
-        assert!(n_rot <= self.head_dim, "n_rot = {n_rot} in heads of {}", self.head_dim);
+        assert!(
+            n_rot <= self.head_dim,
+            "n_rot = {n_rot} in heads of {}",
+            self.head_dim
+        );
         if n_rot == 0 || self.positions.is_empty() {
             return;
         }
@@ -52,18 +56,27 @@ impl Op for Rope<'_> {
 #[inline(always)]
 fn rotate_halves<I: Isa>(isa: I, first: &mut [f32], second: &mut [f32], cos: &[f32], sin: &[f32]) {
     let rotate = |x1, x2, cos, sin| {
-        (isa.sub(isa.mul(x1, cos), isa.mul(x2, sin)), isa.add(isa.mul(x2, cos), isa.mul(x1, sin)))
+        (
+            isa.sub(isa.mul(x1, cos), isa.mul(x2, sin)),
+            isa.add(isa.mul(x2, cos), isa.mul(x1, sin)),
+        )
     };
     let ((cos, cos_tail), (sin, sin_tail)) = (chunks(cos), chunks(sin));
     let (first, first_tail) = first.as_chunks_mut::<LANES>();
     let (second, second_tail) = second.as_chunks_mut::<LANES>();
     for (((first, second), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-        let (y1, y2) = rotate(isa.load(first), isa.load(second), isa.load(cos), isa.load(sin));
+        let (y1, y2) = rotate(
+            isa.load(first),
+            isa.load(second),
+            isa.load(cos),
+            isa.load(sin),
+        );
         isa.store(y1, first);
         isa.store(y2, second);
     }
     if !first_tail.is_empty() {
-        let [x1, x2, cos, sin] = [&*first_tail, &*second_tail, cos_tail, sin_tail].map(|tail| load_tail(isa, tail));
+        let [x1, x2, cos, sin] =
+            [&*first_tail, &*second_tail, cos_tail, sin_tail].map(|tail| load_tail(isa, tail));
         let (y1, y2) = rotate(x1, x2, cos, sin);
         store_tail(isa, y1, first_tail);
         store_tail(isa, y2, second_tail);

@@ -20,7 +20,13 @@ use crate::error::KernelError;
 
 /// Shapes to check `[rows, cols, token rows, block length (0: one scale)]`: whole and partial strips and tiles, one
 /// token and all panel widths, runs that are long enough for every inner flush.
-const SHAPES: [[usize; 4]; 5] = [[16, 64, 1, 0], [40, 300, 3, 0], [33, 640, 1, 64], [17, 512, 31, 256], [48, 1040, 16, 0]];
+const SHAPES: [[usize; 4]; 5] = [
+    [16, 64, 1, 0],
+    [40, 300, 3, 0],
+    [33, 640, 1, 64],
+    [17, 512, 31, 256],
+    [48, 1040, 16, 0],
+];
 
 /// Runs the ternary kernel and the float ops of `kernel` against the scalar ones.
 ///
@@ -29,7 +35,11 @@ const SHAPES: [[usize; 4]; 5] = [[16, 64, 1, 0], [40, 300, 3, 0], [33, 640, 1, 6
 pub fn run(kernel: Kernel, pool: &Pool) -> Result<(), KernelError> {
     let reference = Kernel::Scalar(Portable);
     for [rows, cols, n_rows, block_len] in SHAPES {
-        let weights = RandomRows { rows, cols, block_len };
+        let weights = RandomRows {
+            rows,
+            cols,
+            block_len,
+        };
         let packed = PackedTernary::pack(&weights, pool)?;
         let x = random_floats(n_rows * cols, 7);
         let outputs = |kernel| -> Result<[Memory<f32>; 4], KernelError> {
@@ -41,7 +51,10 @@ pub fn run(kernel: Kernel, pool: &Pool) -> Result<(), KernelError> {
         let (expected, found) = (outputs(reference)?, outputs(kernel)?);
         let ops = ["bitlinear", "rms_norm", "gate", "matmul"];
         for ((expected, found), op) in expected.iter().zip(&found).zip(ops) {
-            let differs = expected.iter().zip(&found[..]).position(|(a, b)| a.to_bits() != b.to_bits());
+            let differs = expected
+                .iter()
+                .zip(&found[..])
+                .position(|(a, b)| a.to_bits() != b.to_bits());
             if let Some(index) = differs {
                 return Err(KernelError::SelfTest {
                     kernel: kernel.name(),
@@ -69,32 +82,55 @@ fn ternary_product(
     let mut rows = QuantizedRows::new()?;
     rows.quantize(kernel, pool, x, n_rows, weight.cols())?;
     let mut out = Memory::zeroed("self-test", n_rows * weight.rows())?;
-    with_outputs(&[weight], n_rows, &mut [&mut out], |outputs| bitlinear(kernel, pool, &rows, outputs));
+    with_outputs(&[weight], n_rows, &mut [&mut out], |outputs| {
+        bitlinear(kernel, pool, &rows, outputs)
+    });
     Ok(out)
 }
 
 fn norm(kernel: Kernel, x: &[f32], cols: usize) -> Result<Memory<f32>, KernelError> {
     let mut out = Memory::zeroed("self-test", x.len())?;
-    kernel.run(RmsNorm { x, weight: &random_floats(cols, 9), eps: 1e-5, out: &mut out });
+    kernel.run(RmsNorm {
+        x,
+        weight: &random_floats(cols, 9),
+        eps: 1e-5,
+        out: &mut out,
+    });
     Ok(out)
 }
 
 fn gate(kernel: Kernel, x: &[f32]) -> Result<Memory<f32>, KernelError> {
     let mut out = Memory::zeroed("self-test", x.len())?;
-    kernel.run(Gate { activation: Activation::Silu, gate: x, up: &random_floats(x.len(), 11), out: &mut out });
+    kernel.run(Gate {
+        activation: Activation::Silu,
+        gate: x,
+        up: &random_floats(x.len(), 11),
+        out: &mut out,
+    });
     Ok(out)
 }
 
-fn head_product(kernel: Kernel, pool: &Pool, rows: usize, cols: usize, x: &[f32]) -> Result<Memory<f32>, KernelError> {
+fn head_product(
+    kernel: Kernel,
+    pool: &Pool,
+    rows: usize,
+    cols: usize,
+    x: &[f32],
+) -> Result<Memory<f32>, KernelError> {
     let mut state = 13;
     // f16 of both signs from 2^-7 to 1: every mantissa bit varies.
     let bytes: Vec<u8> = (0..rows * cols)
         .flat_map(|_| {
             let bits = next(&mut state);
-            (0x2000 + (bits % 0x1c00) as u16 | (bits >> 31 << 15) as u16).to_le_bytes()
+            ((0x2000 + (bits % 0x1c00) as u16) | ((bits >> 31) << 15) as u16).to_le_bytes()
         })
         .collect();
-    let w = Matrix::new(MatrixData { ty: TensorType::F16, rows, cols, bytes: bytes.into() })?;
+    let w = Matrix::new(MatrixData {
+        ty: TensorType::F16,
+        rows,
+        cols,
+        bytes: bytes.into(),
+    })?;
     let mut out = Memory::zeroed("self-test", rows)?;
     matmul(kernel, pool, &w, x, &[0], &mut out);
     Ok(out)
@@ -120,7 +156,9 @@ impl TernaryRows for RandomRows {
         if self.block_len == 0 {
             ScaleLayout::PerTensor(0.75)
         } else {
-            ScaleLayout::PerBlock { block_len: self.block_len }
+            ScaleLayout::PerBlock {
+                block_len: self.block_len,
+            }
         }
     }
 
@@ -128,7 +166,11 @@ impl TernaryRows for RandomRows {
         let mut state = row as u32 + 1;
         for trit in trits {
             *trit = (next(&mut state) >> 8) as i8 % 3 % 2;
-            *trit = if next(&mut state) >> 31 == 0 { -trit.abs() } else { trit.abs() };
+            *trit = if next(&mut state) >> 31 == 0 {
+                -trit.abs()
+            } else {
+                trit.abs()
+            };
         }
         for scale in scales {
             *scale = (next(&mut state) >> 16) as f32 / 32768.0;

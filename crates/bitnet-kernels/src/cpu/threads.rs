@@ -137,7 +137,11 @@ mod native {
                 has_sleepers: AtomicBool::new(false),
                 panic: Mutex::new(None),
             });
-            let mut pool = Pool { shared, workers: Vec::new(), caller: Mutex::new(()) };
+            let mut pool = Pool {
+                shared,
+                workers: Vec::new(),
+                caller: Mutex::new(()),
+            };
             for index in 1..threads {
                 let shared = Arc::clone(&pool.shared);
                 let worker = std::thread::Builder::new()
@@ -160,7 +164,8 @@ mod native {
             let shared = &*self.shared;
             // SAFETY: only the lifetime changes. Workers call the job only before they leave `running`, and this
             // function does not return or unwind before all have.
-            let job_for_workers: Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
+            let job_for_workers: Job =
+                unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
             shared.start(Some(job_for_workers), self.workers.len());
             let mine = catch_unwind(AssertUnwindSafe(|| job(0)));
             let mut spins = 0;
@@ -220,7 +225,9 @@ mod native {
                 seen = self.next_epoch(seen);
                 // SAFETY: the acquire of `epoch` makes the caller's write visible; it writes again only after this
                 // worker has left `running`.
-                let Some(job) = (unsafe { *self.job.get() }) else { return };
+                let Some(job) = (unsafe { *self.job.get() }) else {
+                    return;
+                };
                 // SAFETY: the caller keeps the job alive until this worker has left `running`.
                 let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(thread) }));
                 if let Err(panic) = result {
@@ -251,7 +258,10 @@ mod native {
                     }
                     return epoch;
                 }
-                sleepers = self.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
+                sleepers = self
+                    .wake
+                    .wait(sleepers)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -283,7 +293,12 @@ mod tests {
                         counts[i].fetch_add(1, Ordering::Relaxed);
                     }
                 });
-                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{n} by {grain}");
+                assert!(
+                    counts
+                        .iter()
+                        .all(|count| count.load(Ordering::Relaxed) == 1),
+                    "{n} by {grain}"
+                );
             }
         }
     }

@@ -81,7 +81,13 @@ fn scaled<I: Isa>(isa: I, q: &[i8], scale: f32, mut emit: impl FnMut(I::F32x16))
 
 /// `scale * q + offset` for vectors of codes.
 #[inline(always)]
-fn scaled_and_moved<I: Isa>(isa: I, q: &[i8], scale: f32, offset: f32, mut emit: impl FnMut(I::F32x16)) {
+fn scaled_and_moved<I: Isa>(
+    isa: I,
+    q: &[i8],
+    scale: f32,
+    offset: f32,
+    mut emit: impl FnMut(I::F32x16),
+) {
     let (scale, offset) = (isa.splat(scale), isa.splat(offset));
     for q in q.as_chunks::<LANES>().0 {
         emit(isa.add(isa.mul(scale, isa.load_i8(q)), offset));
@@ -134,7 +140,13 @@ impl Codec for Q8_0 {
 /// The 32 nibbles of 16 bytes: low ones first.
 #[inline(always)]
 fn nibbles(bytes: &[u8]) -> [u8; 32] {
-    std::array::from_fn(|i| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 })
+    std::array::from_fn(|i| {
+        if i < 16 {
+            bytes[i] & 15
+        } else {
+            bytes[i - 16] >> 4
+        }
+    })
 }
 
 impl Codec for Q4_0 {
@@ -167,7 +179,8 @@ impl Codec for Q5_0 {
     fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16)) {
         let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
         let low = nibbles(&block[6..22]);
-        let q: [i8; 32] = std::array::from_fn(|i| (low[i] | (((high >> i) & 1) << 4) as u8) as i8 - 16);
+        let q: [i8; 32] =
+            std::array::from_fn(|i| (low[i] | (((high >> i) & 1) << 4) as u8) as i8 - 16);
         scaled(isa, &q, f16_at(block, 0), emit);
     }
 }
@@ -178,7 +191,10 @@ fn scale_and_min(scales: &[u8], i: usize) -> (f32, f32) {
     let (scale, min) = if i < 4 {
         (scales[i] & 63, scales[i + 4] & 63)
     } else {
-        (scales[i + 4] & 15 | (scales[i - 4] >> 6) << 4, scales[i + 4] >> 4 | (scales[i] >> 6) << 4)
+        (
+            scales[i + 4] & 15 | (scales[i - 4] >> 6) << 4,
+            scales[i + 4] >> 4 | (scales[i] >> 6) << 4,
+        )
     };
     (f32::from(scale), f32::from(min))
 }
@@ -211,8 +227,9 @@ impl Codec for Q5K {
         for i in 0..8 {
             let codes = &block[48 + 32 * (i / 2)..][..32];
             let shift = 4 * (i % 2);
-            let q: [i8; 32] =
-                std::array::from_fn(|l| ((codes[l] >> shift) & 15 | ((high[l] >> i) & 1) << 4) as i8);
+            let q: [i8; 32] = std::array::from_fn(|l| {
+                ((codes[l] >> shift) & 15 | ((high[l] >> i) & 1) << 4) as i8
+            });
             let (scale, min) = scale_and_min(&block[4..16], i);
             scaled_and_moved(isa, &q, d * scale, -(dmin * min), &mut emit);
         }
@@ -237,7 +254,12 @@ impl Codec for Q6K {
                     ((low[l] >> shift) & 15 | ((high[l] >> (2 * s)) & 3) << 4) as i8 - 32
                 });
                 scaled(isa, &q[..16], d * f32::from(scales[2 * s] as i8), &mut emit);
-                scaled(isa, &q[16..], d * f32::from(scales[2 * s + 1] as i8), &mut emit);
+                scaled(
+                    isa,
+                    &q[16..],
+                    d * f32::from(scales[2 * s + 1] as i8),
+                    &mut emit,
+                );
             }
         }
     }
@@ -251,7 +273,8 @@ impl Codec for Tq1_0 {
     fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
         const POW3: [u8; 5] = [1, 3, 9, 27, 81];
         // The digit that 3^n moves to the top of the byte.
-        let trit = |byte: u8, n: usize| ((u16::from(byte.wrapping_mul(POW3[n])) * 3) >> 8) as i8 - 1;
+        let trit =
+            |byte: u8, n: usize| ((u16::from(byte.wrapping_mul(POW3[n])) * 3) >> 8) as i8 - 1;
         let d = f16_at(block, 52);
         for n in 0..5 {
             let q: [i8; 32] = std::array::from_fn(|m| trit(block[m], n));
@@ -289,7 +312,8 @@ impl Codec for Q2_0 {
 
     #[inline(always)]
     fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16)) {
-        let q: [i8; 64] = std::array::from_fn(|j| ((block[2 + j / 4] >> (2 * (j % 4))) & 3) as i8 - 1);
+        let q: [i8; 64] =
+            std::array::from_fn(|j| ((block[2 + j / 4] >> (2 * (j % 4))) & 3) as i8 - 1);
         scaled(isa, &q, f16_at(block, 0), emit);
     }
 }

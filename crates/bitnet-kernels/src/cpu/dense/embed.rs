@@ -15,7 +15,11 @@ const PARALLEL_FROM: usize = 32;
 /// # Panics
 /// If a token is not in the table.
 pub fn embed(kernel: Kernel, pool: &Pool, table: &Matrix, tokens: &[u32], out: &mut [f32]) {
-    assert_eq!(out.len(), tokens.len() * table.cols, "embeddings are not [n, hidden_size]");
+    assert_eq!(
+        out.len(),
+        tokens.len() * table.cols,
+        "embeddings are not [n, hidden_size]"
+    );
     let out = Disjoint::new(out);
     pool.for_ranges(tokens.len(), PARALLEL_FROM, |range, _| {
         for i in range {
@@ -23,7 +27,11 @@ pub fn embed(kernel: Kernel, pool: &Pool, table: &Matrix, tokens: &[u32], out: &
             assert!(token < table.rows, "token {token} of {}", table.rows);
             // SAFETY: each index is given to one thread.
             let out = unsafe { out.range(i * table.cols, table.cols) };
-            kernel.run(WidenRow { table, row: &table.rows_from(token)[..table.row_bytes], out });
+            kernel.run(WidenRow {
+                table,
+                row: &table.rows_from(token)[..table.row_bytes],
+                out,
+            });
         }
     });
 }
@@ -51,7 +59,9 @@ pub fn widen<C: Codec, I: Isa>(codec: C, isa: I, stored: &[u8], out: &mut [f32])
     let mut chunks = out.chunks_exact_mut(C::LEN);
     for (block, out) in (&mut blocks).zip(&mut chunks) {
         let mut vectors = out.as_chunks_mut::<LANES>().0.iter_mut();
-        codec.widen(isa, block, |v| isa.store(v, vectors.next().expect("LEN / 16 vectors")));
+        codec.widen(isa, block, |v| {
+            isa.store(v, vectors.next().expect("LEN / 16 vectors"))
+        });
     }
     let (rest, out) = (blocks.remainder(), chunks.into_remainder());
     if !out.is_empty() {

@@ -33,7 +33,11 @@ const LEAST_GROUPS: usize = 8;
 /// # Panics
 /// If a row of x is outside of `x`.
 pub fn matmul(kernel: Kernel, pool: &Pool, w: &Matrix, x: &[f32], x_rows: &[u32], out: &mut [f32]) {
-    assert_eq!(out.len(), x_rows.len() * w.rows, "output is not [x_rows, rows]");
+    assert_eq!(
+        out.len(),
+        x_rows.len() * w.rows,
+        "output is not [x_rows, rows]"
+    );
     if x_rows.is_empty() {
         return;
     }
@@ -41,7 +45,14 @@ pub fn matmul(kernel: Kernel, pool: &Pool, w: &Matrix, x: &[f32], x_rows: &[u32]
     let n_groups = w.rows.div_ceil(ROWS);
     pool.for_ranges(n_groups, pool.grain(n_groups, LEAST_GROUPS), |groups, _| {
         let (first, end) = (groups.start * ROWS, w.rows.min(groups.end * ROWS));
-        kernel.run(Rows { w, x, x_rows, first, end, out: &out });
+        kernel.run(Rows {
+            w,
+            x,
+            x_rows,
+            first,
+            end,
+            out: &out,
+        });
     });
 }
 
@@ -132,12 +143,14 @@ impl Rows<'_> {
             let mut t = 0;
             while t + 2 <= tokens.len() {
                 let x = [tokens[t], tokens[t + 1]].map(|token| &self.token(token)[first..][..n]);
-                let sums: &mut [[I::F32x16; R]; 2] = sums[t..].first_chunk_mut().expect("two tokens");
+                let sums: &mut [[I::F32x16; R]; 2] =
+                    sums[t..].first_chunk_mut().expect("two tokens");
                 tile(isa, &weights, &x, sums);
                 t += 2;
             }
             if t < tokens.len() {
-                let sums: &mut [[I::F32x16; R]; 1] = sums[t..].first_chunk_mut().expect("one token");
+                let sums: &mut [[I::F32x16; R]; 1] =
+                    sums[t..].first_chunk_mut().expect("one token");
                 tile(isa, &weights, &[&self.token(tokens[t])[first..][..n]], sums);
             }
         }
@@ -163,18 +176,31 @@ fn tile<I: Isa, const R: usize, const T: usize>(
         }
     };
     for column in 0..n / LANES {
-        add(column, std::array::from_fn(|t| isa.load(x[t][column * LANES..].first_chunk().expect("a vector"))));
+        add(
+            column,
+            std::array::from_fn(|t| {
+                isa.load(x[t][column * LANES..].first_chunk().expect("a vector"))
+            }),
+        );
     }
     if !n.is_multiple_of(LANES) {
         let whole = n / LANES;
-        add(whole, std::array::from_fn(|t| load_tail(isa, &x[t][whole * LANES..])));
+        add(
+            whole,
+            std::array::from_fn(|t| load_tail(isa, &x[t][whole * LANES..])),
+        );
     }
     *sums = acc;
 }
 
 /// Sums of R rows with one token, widened in registers.
 #[inline(always)]
-fn dot_one<I: Isa, C: Codec, const R: usize>(isa: I, codec: C, stored: &[&[u8]; R], x: &[f32]) -> [I::F32x16; R] {
+fn dot_one<I: Isa, C: Codec, const R: usize>(
+    isa: I,
+    codec: C,
+    stored: &[&[u8]; R],
+    x: &[f32],
+) -> [I::F32x16; R] {
     let mut sums = [isa.splat(0.0); R];
     let n_blocks = x.len() / C::LEN;
     for block in 0..n_blocks {
@@ -197,7 +223,9 @@ fn dot_one<I: Isa, C: Codec, const R: usize>(isa: I, codec: C, stored: &[&[u8]; 
             let rest = &stored[r][n_blocks * C::BYTES..];
             let mut block = [0u8; 4 * LANES];
             block[..rest.len()].copy_from_slice(rest);
-            codec.widen(isa, &block[..C::BYTES], |w| sums[r] = isa.add(sums[r], isa.mul(w, x)));
+            codec.widen(isa, &block[..C::BYTES], |w| {
+                sums[r] = isa.add(sums[r], isa.mul(w, x))
+            });
         }
     }
     sums

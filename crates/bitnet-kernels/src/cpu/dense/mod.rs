@@ -33,26 +33,66 @@ impl Matrix {
     /// # Errors
     /// [`KernelError::MatrixShape`] naming what does not fit.
     pub fn new(data: MatrixData) -> Result<Matrix, KernelError> {
-        let MatrixData { ty, rows, cols, bytes } = data;
-        let refuse = |why, expected, found| Err(KernelError::MatrixShape { ty, rows, cols, why, expected, found });
+        let MatrixData {
+            ty,
+            rows,
+            cols,
+            bytes,
+        } = data;
+        let refuse = |why, expected, found| {
+            Err(KernelError::MatrixShape {
+                ty,
+                rows,
+                cols,
+                why,
+                expected,
+                found,
+            })
+        };
         // A row of I2_S is its own only if it is whole groups of 128 codes.
-        let multiple = if ty == TensorType::I2S { 128 } else { ty.block_len() };
+        let multiple = if ty == TensorType::I2S {
+            128
+        } else {
+            ty.block_len()
+        };
         if cols == 0 || !cols.is_multiple_of(multiple) {
-            return refuse("the columns are not a multiple of the block length", multiple, cols);
+            return refuse(
+                "the columns are not a multiple of the block length",
+                multiple,
+                cols,
+            );
         }
-        let expected = (rows as u64).checked_mul(cols as u64).and_then(|n| ty.storage_bytes(n));
+        let expected = (rows as u64)
+            .checked_mul(cols as u64)
+            .and_then(|n| ty.storage_bytes(n));
         let Some(expected) = expected.and_then(|bytes| usize::try_from(bytes).ok()) else {
-            return Err(KernelError::TooLarge { what: "matrix", dims: vec![rows, cols] });
+            return Err(KernelError::TooLarge {
+                what: "matrix",
+                dims: vec![rows, cols],
+            });
         };
         if bytes.len() != expected {
-            return refuse("the byte count does not match the shape", expected, bytes.len());
+            return refuse(
+                "the byte count does not match the shape",
+                expected,
+                bytes.len(),
+            );
         }
         let row_bytes = cols / ty.block_len() * ty.block_bytes();
         let scale = match ty {
-            TensorType::I2S => bytes[rows * row_bytes..].first_chunk().map_or(1.0, |b| f32::from_le_bytes(*b)),
+            TensorType::I2S => bytes[rows * row_bytes..]
+                .first_chunk()
+                .map_or(1.0, |b| f32::from_le_bytes(*b)),
             _ => 1.0,
         };
-        Ok(Matrix { ty, rows, cols, row_bytes, scale, bytes })
+        Ok(Matrix {
+            ty,
+            rows,
+            cols,
+            row_bytes,
+            scale,
+            bytes,
+        })
     }
 
     /// Output features (vocabulary entries).
@@ -88,20 +128,64 @@ macro_rules! with_codec {
         use bitnet_quantization::TensorType;
         use $crate::cpu::dense::codec as c;
         match $matrix.ty {
-            TensorType::F32 => { let $codec = c::F32; $body }
-            TensorType::F16 => { let $codec = c::F16; $body }
-            TensorType::BF16 => { let $codec = c::BF16; $body }
-            TensorType::Q4_0 => { let $codec = c::Q4_0; $body }
-            TensorType::Q4_1 => { let $codec = c::Q4_1; $body }
-            TensorType::Q5_0 => { let $codec = c::Q5_0; $body }
-            TensorType::Q8_0 => { let $codec = c::Q8_0; $body }
-            TensorType::Q4K => { let $codec = c::Q4K; $body }
-            TensorType::Q5K => { let $codec = c::Q5K; $body }
-            TensorType::Q6K => { let $codec = c::Q6K; $body }
-            TensorType::I2S => { let $codec = c::I2s { scale: $matrix.scale }; $body }
-            TensorType::Tq1_0 => { let $codec = c::Tq1_0; $body }
-            TensorType::Tq2_0 => { let $codec = c::Tq2_0; $body }
-            TensorType::Q2_0 => { let $codec = c::Q2_0; $body }
+            TensorType::F32 => {
+                let $codec = c::F32;
+                $body
+            }
+            TensorType::F16 => {
+                let $codec = c::F16;
+                $body
+            }
+            TensorType::BF16 => {
+                let $codec = c::BF16;
+                $body
+            }
+            TensorType::Q4_0 => {
+                let $codec = c::Q4_0;
+                $body
+            }
+            TensorType::Q4_1 => {
+                let $codec = c::Q4_1;
+                $body
+            }
+            TensorType::Q5_0 => {
+                let $codec = c::Q5_0;
+                $body
+            }
+            TensorType::Q8_0 => {
+                let $codec = c::Q8_0;
+                $body
+            }
+            TensorType::Q4K => {
+                let $codec = c::Q4K;
+                $body
+            }
+            TensorType::Q5K => {
+                let $codec = c::Q5K;
+                $body
+            }
+            TensorType::Q6K => {
+                let $codec = c::Q6K;
+                $body
+            }
+            TensorType::I2S => {
+                let $codec = c::I2s {
+                    scale: $matrix.scale,
+                };
+                $body
+            }
+            TensorType::Tq1_0 => {
+                let $codec = c::Tq1_0;
+                $body
+            }
+            TensorType::Tq2_0 => {
+                let $codec = c::Tq2_0;
+                $body
+            }
+            TensorType::Q2_0 => {
+                let $codec = c::Q2_0;
+                $body
+            }
         }
     }};
 }

@@ -21,7 +21,12 @@ const AHEAD: usize = 4096;
 /// `acc[t][r] += sum of code * q`, see [`Isa::ternary_dot`].
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-pub fn dot<const T: usize>(isa: Avx2, tiles: &[Tile], quads: &[[[i8; 4]; T]], acc: &mut [[i32; LANES]; T]) {
+pub(crate) fn dot<const T: usize>(
+    isa: Avx2,
+    tiles: &[Tile],
+    quads: &[[[i8; 4]; T]],
+    acc: &mut [[i32; LANES]; T],
+) {
     let quads = quads.as_chunks::<4>().0;
     for (tiles, quads) in tiles.chunks(FLUSH).zip(quads.chunks(FLUSH)) {
         for half in 0..2 {
@@ -38,7 +43,9 @@ pub fn dot<const T: usize>(isa: Avx2, tiles: &[Tile], quads: &[[[i8; 4]; T]], ac
                 }
             }
             for (acc, sum) in acc.iter_mut().zip(sums) {
-                let rows = acc[8 * half..].first_chunk_mut().expect("a half of 16 rows");
+                let rows = acc[8 * half..]
+                    .first_chunk_mut()
+                    .expect("a half of 16 rows");
                 add_to(rows, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
             }
         }
@@ -91,7 +98,7 @@ const CHAINS: usize = 12;
 /// See [`Isa::int8_rounds`]. Each product reads the last sum: a product of constants would leave the loop.
 #[target_feature(enable = "avx2")]
 #[inline]
-pub fn int8_rounds(rounds: usize) -> u64 {
+pub(crate) fn int8_rounds(rounds: usize) -> u64 {
     let q = _mm256_set1_epi8(std::hint::black_box(-3));
     let mut sums = [_mm256_set1_epi8(std::hint::black_box(2)); CHAINS];
     for _ in 0..rounds {
@@ -99,7 +106,9 @@ pub fn int8_rounds(rounds: usize) -> u64 {
             *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(*sum, q));
         }
     }
-    let total = sums.into_iter().fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi16(a, b));
+    let total = sums
+        .into_iter()
+        .fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi16(a, b));
     std::hint::black_box(_mm256_extract_epi16::<0>(total));
     (rounds * CHAINS * 32) as u64
 }

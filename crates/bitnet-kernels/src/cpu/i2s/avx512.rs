@@ -23,7 +23,12 @@ const AHEAD: usize = 4096;
 /// `acc[t][r] += sum of code * q`, see [`Isa::ternary_dot`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline]
-pub fn dot<const T: usize>(isa: Avx512, tiles: &[Tile], quads: &[[[i8; 4]; T]], acc: &mut [[i32; LANES]; T]) {
+pub(crate) fn dot<const T: usize>(
+    isa: Avx512,
+    tiles: &[Tile],
+    quads: &[[[i8; 4]; T]],
+    acc: &mut [[i32; LANES]; T],
+) {
     let quads = quads.as_chunks::<4>().0;
     if T == 1 {
         let mut sums = [_mm512_setzero_si512(); 4];
@@ -36,7 +41,10 @@ pub fn dot<const T: usize>(isa: Avx512, tiles: &[Tile], quads: &[[[i8; 4]; T]], 
             }
         }
         let low = _mm512_add_epi32(sums[0], _mm512_srai_epi32::<2>(sums[1]));
-        let high = _mm512_add_epi32(_mm512_srai_epi32::<4>(sums[2]), _mm512_srai_epi32::<6>(sums[3]));
+        let high = _mm512_add_epi32(
+            _mm512_srai_epi32::<4>(sums[2]),
+            _mm512_srai_epi32::<6>(sums[3]),
+        );
         add_to(&mut acc[0], _mm512_add_epi32(low, high));
     } else {
         let three = _mm512_set1_epi8(3);
@@ -95,15 +103,20 @@ const CHAINS: usize = 12;
 /// See [`Isa::int8_rounds`].
 #[target_feature(enable = "avx512f,avx512vnni")]
 #[inline]
-pub fn int8_rounds(rounds: usize) -> u64 {
-    let (codes, q) = (_mm512_set1_epi8(std::hint::black_box(2)), _mm512_set1_epi8(std::hint::black_box(-3)));
+pub(crate) fn int8_rounds(rounds: usize) -> u64 {
+    let (codes, q) = (
+        _mm512_set1_epi8(std::hint::black_box(2)),
+        _mm512_set1_epi8(std::hint::black_box(-3)),
+    );
     let mut sums = [_mm512_setzero_si512(); CHAINS];
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = _mm512_dpbusd_epi32(*sum, codes, q);
         }
     }
-    let total = sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi32(a, b));
+    let total = sums
+        .into_iter()
+        .fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi32(a, b));
     std::hint::black_box(_mm512_reduce_add_epi32(total));
     (rounds * CHAINS * 64) as u64
 }

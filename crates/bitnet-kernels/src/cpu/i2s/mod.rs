@@ -125,14 +125,22 @@ impl PackedTernary {
         }
         let (n_strips, n_tiles) = (rows.div_ceil(TILE), cols.div_ceil(TILE));
         let Some(total) = n_strips.checked_mul(n_tiles) else {
-            return Err(KernelError::TooLarge { what: "ternary weight", dims: vec![rows, cols] });
+            return Err(KernelError::TooLarge {
+                what: "ternary weight",
+                dims: vec![rows, cols],
+            });
         };
         let mut tiles = Memory::<Tile>::zeroed("ternary weights", total)?;
         let (mut scales, n_blocks) = match weights.scale() {
             ScaleLayout::PerTensor(scale) => (Scales::PerTensor(scale), 0),
             ScaleLayout::PerBlock { block_len } => {
-                if block_len == 0 || !block_len.is_multiple_of(TILE) || !cols.is_multiple_of(block_len) {
-                    return refuse("the block length is no multiple of 16 that divides the columns");
+                if block_len == 0
+                    || !block_len.is_multiple_of(TILE)
+                    || !cols.is_multiple_of(block_len)
+                {
+                    return refuse(
+                        "the block length is no multiple of 16 that divides the columns",
+                    );
                 }
                 let n_blocks = cols / block_len;
                 let scales = Memory::zeroed("ternary weight scales", n_strips * n_blocks)?;
@@ -146,11 +154,18 @@ impl PackedTernary {
         });
         let first_error = Mutex::new(None::<(usize, KernelError)>);
         pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
-            let mut buffers = RowBuffers { trits: vec![0; cols], codes: vec![1; n_tiles * TILE], scales: vec![0.0; n_blocks] };
+            let mut buffers = RowBuffers {
+                trits: vec![0; cols],
+                codes: vec![1; n_tiles * TILE],
+                scales: vec![0.0; n_blocks],
+            };
             for strip in strips {
                 // SAFETY: each strip is given to one thread, and its tiles and scales belong to no other strip.
                 let (tiles, scales) = unsafe {
-                    (tiles_out.range(strip * n_tiles, n_tiles), scales_out.range(strip * n_blocks, n_blocks))
+                    (
+                        tiles_out.range(strip * n_tiles, n_tiles),
+                        scales_out.range(strip * n_blocks, n_blocks),
+                    )
                 };
                 if let Err(error) = pack_strip(weights, strip * TILE, tiles, scales, &mut buffers) {
                     let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,9 +176,17 @@ impl PackedTernary {
                 }
             }
         });
-        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match first_error
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             Some((_, error)) => Err(error),
-            None => Ok(PackedTernary { rows, cols, tiles, scales }),
+            None => Ok(PackedTernary {
+                rows,
+                cols,
+                tiles,
+                scales,
+            }),
         }
     }
 }
@@ -183,7 +206,11 @@ fn pack_strip(
     scales: &mut [[f32; TILE]],
     row_buffers: &mut RowBuffers,
 ) -> Result<(), KernelError> {
-    let RowBuffers { trits, codes, scales: row_scales } = row_buffers;
+    let RowBuffers {
+        trits,
+        codes,
+        scales: row_scales,
+    } = row_buffers;
     for lane in 0..TILE {
         let row = first_row + lane;
         if row >= weights.rows() {
@@ -201,11 +228,17 @@ fn pack_strip(
         if largest > 2 {
             // The overflow proofs of the kernels rest on codes of at most 2.
             let col = codes.iter().position(|&code| code > 2).unwrap_or(0);
-            return Err(KernelError::NotATrit { row, col, value: trits[col] });
+            return Err(KernelError::NotATrit {
+                row,
+                col,
+                value: trits[col],
+            });
         }
         for (tile, codes) in tiles.iter_mut().zip(codes.as_chunks::<TILE>().0) {
             // Four codes of a crumb side by side: shifting the word shifts all four, and two bits never meet.
-            let word = |crumb: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| codes[4 * crumb + j])) << (2 * crumb);
+            let word = |crumb: usize| {
+                u32::from_le_bytes([0, 1, 2, 3].map(|j| codes[4 * crumb + j])) << (2 * crumb)
+            };
             let packed = word(0) | word(1) | word(2) | word(3);
             tile[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
         }

@@ -45,7 +45,12 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Halves {
         // SAFETY: `self` proves AVX2; 64 bytes are readable.
-        unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+        unsafe {
+            [
+                _mm256_loadu_ps(from.as_ptr()),
+                _mm256_loadu_ps(from.as_ptr().add(8)),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -57,7 +62,11 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn load_bf16(self, from: &[u8; 2 * LANES]) -> Halves {
         // SAFETY: `self` proves AVX2; 32 bytes are readable.
-        unsafe { eights(from).map(|eight| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight)))) }
+        unsafe {
+            eights(from).map(|eight| {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight)))
+            })
+        }
     }
 
     #[inline(always)]
@@ -65,7 +74,8 @@ impl Isa for Avx2 {
         // SAFETY: `self` proves AVX2; 16 bytes are readable.
         unsafe {
             let bytes = _mm_loadu_si128(from.as_ptr().cast());
-            [bytes, _mm_srli_si128::<8>(bytes)].map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)))
+            [bytes, _mm_srli_si128::<8>(bytes)]
+                .map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)))
         }
     }
 
@@ -73,8 +83,10 @@ impl Isa for Avx2 {
     fn load_i32(self, from: &[i32; LANES]) -> Halves {
         // SAFETY: `self` proves AVX2; 64 bytes are readable.
         unsafe {
-            let halves: [__m256i; 2] =
-                [_mm256_loadu_si256(from.as_ptr().cast()), _mm256_loadu_si256(from.as_ptr().add(8).cast())];
+            let halves: [__m256i; 2] = [
+                _mm256_loadu_si256(from.as_ptr().cast()),
+                _mm256_loadu_si256(from.as_ptr().add(8).cast()),
+            ];
             halves.map(|half| _mm256_cvtepi32_ps(half))
         }
     }
@@ -95,7 +107,10 @@ impl Isa for Avx2 {
             let [low, high] = v.map(|half| _mm256_cvtps_epi32(half));
             // Packing works on 128-bit halves: the permutation puts the four groups of four words back in order.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
             _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
         }
     }
@@ -169,7 +184,10 @@ impl Isa for Avx2 {
         // SAFETY: `self` proves AVX2.
         unsafe {
             let eight = _mm256_add_ps(v[0], v[1]);
-            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let four = _mm_add_ps(
+                _mm256_castps256_ps128(eight),
+                _mm256_extractf128_ps::<1>(eight),
+            );
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
@@ -178,11 +196,18 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, from: &T, ahead: usize) {
         // SAFETY: a prefetch reads nothing architecturally; any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast::<i8>().wrapping_add(ahead)) }
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast::<i8>().wrapping_add(ahead))
+        }
     }
 
     #[inline(always)]
-    fn ternary_dot<const T: usize>(self, tiles: &[Tile], quads: &[[[i8; 4]; T]], acc: &mut [[i32; LANES]; T]) {
+    fn ternary_dot<const T: usize>(
+        self,
+        tiles: &[Tile],
+        quads: &[[[i8; 4]; T]],
+        acc: &mut [[i32; LANES]; T],
+    ) {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::avx2::dot(self, tiles, quads, acc) }
     }
@@ -201,5 +226,10 @@ impl Isa for Avx2 {
 #[inline(always)]
 unsafe fn eights(from: &[u8; 2 * LANES]) -> [__m128i; 2] {
     // SAFETY: 32 bytes are readable.
-    unsafe { [_mm_loadu_si128(from.as_ptr().cast()), _mm_loadu_si128(from.as_ptr().add(16).cast())] }
+    unsafe {
+        [
+            _mm_loadu_si128(from.as_ptr().cast()),
+            _mm_loadu_si128(from.as_ptr().add(16).cast()),
+        ]
+    }
 }

@@ -89,7 +89,12 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn store_i8(self, v: __m512, to: &mut [i8; LANES]) {
         // SAFETY: `self` proves AVX-512F; 16 bytes are writable. The conversion rounds half to even (MXCSR's default).
-        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+        unsafe {
+            _mm_storeu_si128(
+                to.as_mut_ptr().cast(),
+                _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)),
+            )
+        }
     }
 
     #[inline(always)]
@@ -154,7 +159,10 @@ impl Isa for Avx512 {
         // SAFETY: `self` proves AVX-512F and DQ.
         unsafe {
             let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
-            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let four = _mm_add_ps(
+                _mm256_castps256_ps128(eight),
+                _mm256_extractf128_ps::<1>(eight),
+            );
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
@@ -163,11 +171,18 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn prefetch<T>(self, from: &T, ahead: usize) {
         // SAFETY: a prefetch reads nothing architecturally; any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast::<i8>().wrapping_add(ahead)) }
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast::<i8>().wrapping_add(ahead))
+        }
     }
 
     #[inline(always)]
-    fn ternary_dot<const T: usize>(self, tiles: &[Tile], quads: &[[[i8; 4]; T]], acc: &mut [[i32; LANES]; T]) {
+    fn ternary_dot<const T: usize>(
+        self,
+        tiles: &[Tile],
+        quads: &[[[i8; 4]; T]],
+        acc: &mut [[i32; LANES]; T],
+    ) {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::avx512::dot(self, tiles, quads, acc) }
     }

@@ -93,7 +93,9 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn max_lane(self, v: Self::F32x16) -> f32 {
         let mut lanes = [0.0; LANES];
         self.store(v, &mut lanes);
-        lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+        lanes
+            .into_iter()
+            .fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
 
     /// Hints that the cache line `ahead` bytes behind the start of `from` will be read soon.
@@ -148,7 +150,13 @@ pub enum Kernel {
 }
 
 /// Every kernel name there is, on any CPU.
-const KERNEL_NAMES: [&str; 5] = ["x86-i2s-avx512vnni", "x86-i2s-avx2", "arm-i2s-neondot", "arm-i2s-neon", "scalar-i2s"];
+const KERNEL_NAMES: [&str; 5] = [
+    "x86-i2s-avx512vnni",
+    "x86-i2s-avx2",
+    "arm-i2s-neondot",
+    "arm-i2s-neon",
+    "scalar-i2s",
+];
 
 impl Kernel {
     /// The kernels that this CPU can run, fastest first; the scalar one is always last.
@@ -174,12 +182,22 @@ impl Kernel {
     /// [`KernelError::Kernel`] for a name that is unknown or not available here, with those that are.
     pub fn choose(name: Option<&str>) -> Result<Kernel, KernelError> {
         let available = Kernel::available();
-        let Some(name) = name else { return Ok(available[0]) };
-        available.iter().copied().find(|kernel| kernel.name() == name).ok_or_else(|| KernelError::Kernel {
-            name: name.to_owned(),
-            problem: if KERNEL_NAMES.contains(&name) { "not supported by this CPU" } else { "unknown" },
-            available: available.iter().map(|kernel| kernel.name()).collect(),
-        })
+        let Some(name) = name else {
+            return Ok(available[0]);
+        };
+        available
+            .iter()
+            .copied()
+            .find(|kernel| kernel.name() == name)
+            .ok_or_else(|| KernelError::Kernel {
+                name: name.to_owned(),
+                problem: if KERNEL_NAMES.contains(&name) {
+                    "not supported by this CPU"
+                } else {
+                    "unknown"
+                },
+                available: available.iter().map(|kernel| kernel.name()).collect(),
+            })
     }
 
     /// Name of the kernel, `{arch}-{format}-{isa}`.
