@@ -33,7 +33,8 @@ pub(crate) fn build(
     let config = ConfigFile::parse(tokenizer_config, "tokenizer_config.json")?;
     let special = ConfigFile::parse(special_tokens_map, "special_tokens_map.json")?;
 
-    let spelling = translate::spelling(&file)?;
+    let (normalizers, steps, spelling) =
+        translate::pipeline(&file).map_err(|error| files::name_component(tokenizer_json, error))?;
     let ids = Ids::collect(&file.model.vocab.0, &file.added_tokens)?;
     let table = ids.table(spelling, file.model.byte_fallback)?;
     let added = AddedTokens::new(file.added_tokens.iter().map(added_token).collect())?;
@@ -48,7 +49,8 @@ pub(crate) fn build(
         None => find("special_tokens_map.json: eos_token", special.eos_token())?,
         id => id,
     };
-    let (mut prefix, mut suffix) = translate::template_ids(&file, table.len())?;
+    let (mut prefix, mut suffix) = translate::template_ids(&file, table.len())
+        .map_err(|error| files::name_component(tokenizer_json, error))?;
     place(
         &mut prefix,
         config.add_bos_token,
@@ -67,8 +69,6 @@ pub(crate) fn build(
     let mut repairs = Vec::new();
     let chat_template = repair::chat_template(config.chat_template(), options, &mut repairs)?;
     let end_of_generation = repair::end_of_generation(&table, &[eos]);
-    let normalizers = translate::normalizers(&file)?;
-    let steps = translate::steps(&file)?;
     let model = file.model;
     let bpe = BpeConfig {
         vocab: model.vocab.0.into_iter().collect(),

@@ -8,7 +8,7 @@ use bitnet_tokenizers::{EncodeOptions, GgufVocabulary, Tokenizer, TokenizerOptio
 const MEGABYTE: usize = 1 << 20;
 
 /// Generous for an unoptimised build on a busy machine; a quadratic step over a million of anything takes hours.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 static TOKENIZERS: LazyLock<Vec<(&str, Tokenizer)>> = LazyLock::new(|| {
     let folder = concat!(

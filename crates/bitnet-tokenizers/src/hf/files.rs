@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 use crate::error::{TokenizerError, shorten};
 use crate::token_table::MAX_TOKENS;
@@ -64,7 +65,7 @@ pub(super) struct Vocab(pub(super) Vec<(String, u32)>);
 #[derive(Debug, Default)]
 pub(super) struct Merges(pub(super) Vec<(String, String)>);
 
-/// A component of which only the type is known to be unsupported.
+/// Stands for the type of a component that is not read; [`name_component`] puts the name in its place.
 pub(super) const OTHER: &str = "another type";
 
 #[derive(Debug, Deserialize)]
@@ -291,6 +292,34 @@ fn model_type(json: &[u8]) -> Option<String> {
         r#type: Option<String>,
     }
     serde_json::from_slice::<Outer>(json).ok()?.model.r#type
+}
+
+/// Names the component that an error calls [`OTHER`]. Asked only after a failure: the reader does not keep the names.
+pub(super) fn name_component(json: &[u8], error: TokenizerError) -> TokenizerError {
+    fn types(component: &Value, out: &mut Vec<String>) {
+        match component {
+            Value::Object(fields) => {
+                out.extend(fields.get("type").and_then(Value::as_str).map(shorten));
+                fields.values().for_each(|inner| types(inner, out));
+            }
+            Value::Array(list) => list.iter().for_each(|inner| types(inner, out)),
+            _ => {}
+        }
+    }
+    match error {
+        TokenizerError::Unsupported { place, found } if found == OTHER => {
+            let mut names = Vec::new();
+            if let Ok(json) = serde_json::from_slice::<Value>(json) {
+                types(&json[place], &mut names);
+            }
+            names.truncate(16);
+            TokenizerError::Unsupported {
+                place,
+                found: names.join(" > "),
+            }
+        }
+        other => other,
+    }
 }
 
 impl ConfigFile {

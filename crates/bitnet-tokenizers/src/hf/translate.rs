@@ -17,11 +17,29 @@ fn unsupported(place: &'static str, found: impl Into<String>) -> TokenizerError 
     }
 }
 
-/// How the tokens spell text: the decoder says it.
+/// Normalizers, splitting steps, and how the tokens spell text.
+///
+/// # Errors
+/// A component that is not supported, or a pattern that does not compile.
+pub(super) fn pipeline(
+    file: &TokenizerFile,
+) -> Result<(Vec<Normalizer>, Vec<Step>, Spelling), TokenizerError> {
+    let mut normalizers = Vec::new();
+    if let Some(normalizer) = &file.normalizer {
+        add_normalizer(normalizer, &mut normalizers)?;
+    }
+    let mut steps = Vec::new();
+    if let Some(pre_tokenizer) = &file.pre_tokenizer {
+        add_steps(pre_tokenizer, &mut steps)?;
+    }
+    Ok((normalizers, steps, spelling(file)?))
+}
+
+/// The decoder says how the tokens spell text.
 ///
 /// # Errors
 /// A decoder that is neither byte-level nor SentencePiece's, or one that contradicts the pre-tokenizer.
-pub(super) fn spelling(file: &TokenizerFile) -> Result<Spelling, TokenizerError> {
+fn spelling(file: &TokenizerFile) -> Result<Spelling, TokenizerError> {
     let mut decoders = Vec::new();
     if let Some(decoder) = &file.decoder {
         flatten_decoder(decoder, &mut decoders);
@@ -90,18 +108,6 @@ fn has_byte_level(pre_tokenizer: &PreTokenizerFile) -> bool {
     }
 }
 
-/// The normalizers, in order.
-///
-/// # Errors
-/// One that is not supported.
-pub(super) fn normalizers(file: &TokenizerFile) -> Result<Vec<Normalizer>, TokenizerError> {
-    let mut out = Vec::new();
-    if let Some(normalizer) = &file.normalizer {
-        add_normalizer(normalizer, &mut out)?;
-    }
-    Ok(out)
-}
-
 fn add_normalizer(
     normalizer: &NormalizerFile,
     out: &mut Vec<Normalizer>,
@@ -134,18 +140,6 @@ fn add_normalizer(
         NormalizerFile::Other => return Err(unsupported("normalizer", OTHER)),
     });
     Ok(())
-}
-
-/// The steps of the pre-tokenizer, in order.
-///
-/// # Errors
-/// One that is not supported, or a pattern that does not compile.
-pub(super) fn steps(file: &TokenizerFile) -> Result<Vec<Step>, TokenizerError> {
-    let mut out = Vec::new();
-    if let Some(pre_tokenizer) = &file.pre_tokenizer {
-        add_steps(pre_tokenizer, &mut out)?;
-    }
-    Ok(out)
 }
 
 fn add_steps(pre_tokenizer: &PreTokenizerFile, out: &mut Vec<Step>) -> Result<(), TokenizerError> {

@@ -1,0 +1,4 @@
+//! Malformed and malicious vocabularies are refused by name; none panics.
+
+mod gguf;
+mod json;
