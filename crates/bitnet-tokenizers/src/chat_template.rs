@@ -50,8 +50,12 @@ pub struct ChatTemplate {
 /// The largest template source accepted, in bytes; the longest published ones (with tools) have about 20 KiB.
 const MAX_SOURCE: usize = 256 << 10;
 
-/// Steps of the template virtual machine per rendering. A message costs some dozens: this is room for thousands of them.
-const FUEL: u64 = 500_000;
+/// Steps that the template virtual machine may take, whatever the conversation: published templates take some hundreds
+/// outside their loop over the messages.
+const FUEL: u64 = 50_000;
+
+/// Further steps for each message; published templates take some dozens.
+const FUEL_PER_MESSAGE: u64 = 2_000;
 
 /// Nesting of loops, macros and filters; the machine's stack must bear it in a thread with 2 MiB.
 const RECURSION_LIMIT: usize = 100;
@@ -82,7 +86,6 @@ impl ChatTemplate {
             .lstrip_blocks(true)
             .build();
         environment.set_syntax(syntax.map_err(|error| template_error(&error))?);
-        environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_LIMIT);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment
@@ -114,8 +117,9 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, TokenizerError> {
-        let template = self
-            .environment
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
+        let template = environment
             .get_template(NAME)
             .map_err(|error| template_error(&error))?;
         let now = (self.now)()
