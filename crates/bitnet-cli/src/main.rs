@@ -1,3 +1,101 @@
 #![forbid(unsafe_code)]
-//! The `bitnet` command.
-fn main() {}
+//! The `bitnet` command: run, inspect, check and measure ternary language models.
+//!
+//! # Layout
+//! - [`cli`], [`args`], [`env`]: what may be asked for, and the rule flag > environment > default
+//! - [`commands`]: one command, one file
+//! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
+//! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`interrupt`]: what the
+//!   user sees
+//! - [`pending`], [`safetensors_file`], [`synth`]: files that are written
+//!
+//! The libraries below know nothing of the environment, the terminal or exit codes; this crate knows nothing of
+//! tensors.
+
+mod args;
+mod chat_prompt;
+mod cli;
+mod commands;
+mod embedded;
+mod env;
+mod exit;
+mod interrupt;
+mod model_source;
+mod output;
+mod pending;
+mod progress;
+mod prompt;
+mod run_metrics;
+mod safetensors_file;
+mod sanitize;
+mod synth;
+mod table;
+mod token_ids;
+mod units;
+
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Command, Parsed};
+use crate::env::Environment;
+use crate::exit::{CliError, ExitClass};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(class) => class.code(),
+        Err(error) => {
+            error.report(output::colour_errors(env::no_color()));
+            error.class.code()
+        }
+    }
+}
+
+fn run() -> Result<ExitClass, CliError> {
+    let command = match cli::parse(std::env::args_os())? {
+        Parsed::Command(command) => command,
+        Parsed::Version => return commands::version::run(),
+        Parsed::Help(help) => {
+            // clap colours it on terminals; a closed pipe (`| head`) is no failure.
+            let _ = help.print();
+            return Ok(if help.use_stderr() {
+                ExitClass::Usage
+            } else {
+                ExitClass::Ok
+            });
+        }
+    };
+    let env = Environment::read()?;
+    log_to_stderr(&env)?;
+    interrupt::install()?;
+    match &*command {
+        Command::Run(args) => commands::run::run(args, &env),
+        Command::Chat(args) => commands::chat::run(args, &env),
+        Command::Score(args) => commands::score::run(args, &env),
+        Command::Logits(args) => commands::logits::run(args, &env),
+        Command::Tokenize(args) => commands::tokenize::run(args, &env),
+        Command::Detokenize(args) => commands::detokenize::run(args, &env),
+        Command::Inspect(args) => commands::inspect::run(args, &env),
+        Command::CompatCheck(args) => commands::compat_check::run(args, &env),
+        Command::Bench(args) => commands::bench::run(args, &env),
+        Command::Synth(args) => commands::synth::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+    }
+}
+
+/// Starts logging to standard error when `BITNET_LOG` asks for it; otherwise only errors are logged.
+fn log_to_stderr(env: &Environment) -> Result<(), CliError> {
+    let filter = env.log.as_deref().unwrap_or("error");
+    let filter = EnvFilter::try_new(filter).map_err(|e| {
+        CliError::usage(
+            format!("the environment variable BITNET_LOG is '{filter}': {e}"),
+            "use error, warn, info, debug, trace, or a list such as warn,bitnet_inference=debug",
+        )
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output::colour_errors(env.no_color))
+        .init();
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! Options that several commands share, and the rule flag > environment > default applied to them.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use bitnet_inference::{GenerateOptions, KvType};
+use bitnet_quantization::I2sDialect;
+use clap::Args;
+
+use crate::env::Environment;
+
+/// Where the arithmetic runs. GPUs come with a later version; naming one is refused, never ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The best there is; in this version the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+impl Device {
+    /// What runs when this is asked for, as results report it.
+    pub fn used(self) -> &'static str {
+        match self {
+            Device::Auto | Device::Cpu => "cpu",
+        }
+    }
+}
+
+/// Which model, and how to run it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A .gguf file (also the first of a split) or a Hugging Face directory [default: BITNET_GGUF, else the story
+    /// model inside this program]
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<String>,
+
+    /// Tokenizer to use instead of the model's: a tokenizer.json, a .gguf or a Hugging Face directory
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// Byte layout of I2_S tensors, which no file tells: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
+    #[arg(long, value_name = "LAYOUT", value_parser = parse_dialect)]
+    pub dialect: Option<I2sDialect>,
+}
+
+/// How to run a model.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// Threads to compute with [default: the physical cores]
+    #[arg(short, long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+
+    /// Positions of context to keep [default: the model's, at most 4096]
+    #[arg(long, value_name = "N", value_parser = parse_ctx)]
+    pub ctx: Option<usize>,
+
+    /// Type of the KV cache: f32 (the reference's numbers) or f16 (half the memory) [default: f32]
+    #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
+    pub kv_type: Option<KvType>,
+
+    /// Device: auto or cpu [default: auto]
+    #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
+    pub device: Option<Device>,
+
+    /// Kernel to use, by name; `bitnet --version` lists them [default: the fastest]
+    #[arg(long, value_name = "NAME")]
+    pub kernel: Option<String>,
+}
+
+/// How a prompt becomes a chat.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Chat")]
+pub struct TemplateArgs {
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// Chat template: `model` (the model's own), `plain` (the texts, one after the other) or a Jinja file
+    #[arg(long, value_name = "TEMPLATE")]
+    pub template: Option<String>,
+}
+
+/// How tokens are chosen. What no flag gives comes from the model's generation_config, then the defaults in brackets.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Most tokens to generate [default: 256 for run, no limit for chat]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+
+    /// Temperature; 0 always takes the likeliest token [default: 0.8]
+    #[arg(long, value_name = "T", value_parser = parse_temperature)]
+    pub temperature: Option<f32>,
+
+    /// Same as --temperature 0
+    #[arg(long, conflicts_with = "temperature")]
+    pub greedy: bool,
+
+    /// Keep the K likeliest tokens; 0 keeps all [default: 40]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Keep the likeliest tokens that together have this probability [default: 0.95]
+    #[arg(long, value_name = "P", value_parser = parse_probability)]
+    pub top_p: Option<f32>,
+
+    /// Drop tokens less likely than this share of the likeliest one's probability [default: 0.05]
+    #[arg(long, value_name = "P", value_parser = parse_probability)]
+    pub min_p: Option<f32>,
+
+    /// Divide the positive, multiply the negative logits of tokens seen lately by this [default: 1]
+    #[arg(long, value_name = "R", value_parser = parse_repetition)]
+    pub repetition_penalty: Option<f32>,
+
+    /// Subtract this for each time a token was seen lately [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_finite)]
+    pub frequency_penalty: Option<f32>,
+
+    /// Subtract this once if a token was seen lately [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_finite)]
+    pub presence_penalty: Option<f32>,
+
+    /// How many tokens "lately" is [default: 64]
+    #[arg(long, value_name = "N")]
+    pub penalty_window: Option<usize>,
+
+    /// Add B to the logit of token ID (repeatable)
+    #[arg(long, value_name = "ID:B", allow_hyphen_values = true, value_parser = parse_logit_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+
+    /// Seed of sampling [default: random, and told by --metrics]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Stop before this text (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+
+    /// Do not stop at the model's end-of-text tokens
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// The options as the engine takes them; what nobody gave stays open.
+    pub fn options(&self, env: &Environment) -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: self.max_tokens,
+            temperature: if self.greedy {
+                Some(0.0)
+            } else {
+                self.temperature
+            },
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            penalty_window: self.penalty_window,
+            logit_bias: self.logit_bias.clone(),
+            seed: env.seed(self.seed),
+            stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
+            logprobs: false,
+        }
+    }
+}
+
+impl EngineArgs {
+    /// Threads by flag, environment or the engine's default (`None`).
+    pub fn threads(&self, env: &Environment) -> Option<usize> {
+        self.threads.or(env.threads)
+    }
+
+    /// Kernel name by flag, environment or the engine's choice (`None`).
+    pub fn kernel(&self, env: &Environment) -> Option<String> {
+        self.kernel.clone().or_else(|| env.kernel.clone())
+    }
+
+    /// Device by flag, environment or default.
+    pub fn device(&self, env: &Environment) -> Device {
+        self.device.or(env.device).unwrap_or(Device::Auto)
+    }
+}
+
+impl ModelArgs {
+    /// Tokenizer path by flag, environment or the model's own (`None`).
+    pub fn tokenizer(&self, env: &Environment) -> Option<PathBuf> {
+        self.tokenizer.clone().or_else(|| env.tokenizer.clone())
+    }
+}
+
+/// Most threads that may be asked for: more than any machine has cores, few enough that a typing error (a port
+/// number, say) does not start them.
+const MAX_THREADS: usize = 1024;
+
+/// Parses a number of threads.
+///
+/// # Errors
+/// What is expected instead.
+pub fn parse_threads(value: &str) -> Result<usize, String> {
+    match value.trim().parse() {
+        Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
+        _ => Err(format!("expected a number from 1 to {MAX_THREADS}")),
+    }
+}
+
+/// Parses a device.
+///
+/// # Errors
+/// What is expected instead.
+pub fn parse_device(value: &str) -> Result<Device, String> {
+    match value {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        gpu if gpu == "gpu" || gpu == "wgpu" || gpu.starts_with("cuda") => {
+            Err("this version runs on the CPU only; use auto or cpu".into())
+        }
+        _ => Err("expected auto or cpu".into()),
+    }
+}
+
+fn parse_ctx(value: &str) -> Result<usize, String> {
+    match value.parse() {
+        // The upper end is far beyond every model's; the model's own length is checked when it is loaded.
+        Ok(n) if (2..=1 << 24).contains(&n) => Ok(n),
+        _ => Err("expected a number of positions, at least 2".into()),
+    }
+}
+
+fn parse_kv_type(value: &str) -> Result<KvType, String> {
+    match value {
+        "f32" => Ok(KvType::F32),
+        "f16" => Ok(KvType::F16),
+        "i8" => Err("this version has no i8 cache; use f32 or f16".into()),
+        _ => Err("expected f32 or f16".into()),
+    }
+}
+
+/// Parses a layout of I2_S tensors.
+///
+/// # Errors
+/// What is expected instead.
+pub fn parse_dialect(value: &str) -> Result<I2sDialect, String> {
+    I2sDialect::from_str(value).map_err(|_| "expected i2s-128, i2s-64 or i2s-4row".into())
+}
+
+fn parse_finite(value: &str) -> Result<f32, String> {
+    match value.parse::<f32>() {
+        Ok(x) if x.is_finite() => Ok(x),
+        _ => Err("expected a number".into()),
+    }
+}
+
+fn parse_temperature(value: &str) -> Result<f32, String> {
+    parse_finite(value)
+        .ok()
+        .filter(|t| *t >= 0.0)
+        .ok_or_else(|| "expected a number, 0 or more".into())
+}
+
+fn parse_probability(value: &str) -> Result<f32, String> {
+    parse_finite(value)
+        .ok()
+        .filter(|p| (0.0..=1.0).contains(p))
+        .ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+fn parse_repetition(value: &str) -> Result<f32, String> {
+    parse_finite(value)
+        .ok()
+        .filter(|r| *r > 0.0)
+        .ok_or_else(|| "expected a number above 0".into())
+}
+
+fn parse_logit_bias(value: &str) -> Result<(u32, f32), String> {
+    let parsed = value
+        .split_once(':')
+        .and_then(|(id, bias)| Some((id.parse().ok()?, parse_finite(bias).ok()?)));
+    parsed.ok_or_else(|| "expected ID:BIAS, for example 42:-5".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_later_versions_are_refused_by_name() {
+        for gpu in ["gpu", "cuda:0", "cuda", "wgpu"] {
+            assert!(parse_device(gpu).unwrap_err().contains("CPU only"), "{gpu}");
+        }
+        assert!(parse_kv_type("i8").unwrap_err().contains("no i8"));
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        assert!(
+            parse_threads("0").is_err()
+                && parse_threads("1025").is_err()
+                && parse_threads("1").is_ok()
+        );
+        assert!(parse_ctx("1").is_err() && parse_ctx("2").is_ok());
+        assert!(
+            parse_temperature("-0.1").is_err()
+                && parse_temperature("nan").is_err()
+                && parse_temperature("0").is_ok()
+        );
+        assert!(parse_probability("1.1").is_err() && parse_probability("1").is_ok());
+        assert!(parse_repetition("0").is_err() && parse_repetition("1.1").is_ok());
+        assert_eq!(parse_logit_bias("42:-5"), Ok((42, -5.0)));
+        assert!(parse_logit_bias("42").is_err() && parse_logit_bias("x:1").is_err());
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment() {
+        let env = Environment {
+            threads: Some(3),
+            kernel: Some("a".into()),
+            device: Some(Device::Cpu),
+            ..Environment::default()
+        };
+        let mut args = EngineArgs {
+            threads: None,
+            ctx: None,
+            kv_type: None,
+            device: None,
+            kernel: None,
+        };
+        assert_eq!(
+            (args.threads(&env), args.kernel(&env), args.device(&env)),
+            (Some(3), Some("a".into()), Device::Cpu)
+        );
+        args = EngineArgs {
+            threads: Some(1),
+            kernel: Some("b".into()),
+            device: Some(Device::Auto),
+            ..args
+        };
+        assert_eq!(
+            (args.threads(&env), args.kernel(&env), args.device(&env)),
+            (Some(1), Some("b".into()), Device::Auto)
+        );
+    }
+}

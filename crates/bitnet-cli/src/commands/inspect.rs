@@ -1,0 +1,398 @@
+//! `bitnet inspect`: what is in a model file, without loading it.
+//!
+//! A container of an architecture that this engine does not run is listed all the same; the reason comes after the
+//! listing, as the command's error.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bitnet_models::checkpoint::{Description, TensorSummary};
+use bitnet_models::gguf::Gguf;
+use bitnet_models::{Checkpoint, Finding, ModelConfig};
+use bitnet_quantization::{I2sDialect, TensorType};
+use clap::Args;
+use serde::Serialize;
+
+use crate::args::parse_dialect;
+use crate::env::Environment;
+use crate::exit::{CliError, ExitClass};
+use crate::model_source::ModelSource;
+use crate::output::{Format, Out};
+use crate::sanitize;
+use crate::table::{Align, Table};
+use crate::units;
+
+/// Options of `bitnet inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    bitnet inspect model.gguf\n  \
+    bitnet inspect ./hf-directory --format json\n  \
+    bitnet inspect model-00001-of-00003.gguf")]
+pub struct InspectArgs {
+    /// A .gguf file (also the first of a split) or a Hugging Face directory [default: BITNET_GGUF, else the model
+    /// inside this program]
+    #[arg(value_name = "FILE")]
+    pub file: Option<String>,
+
+    /// Byte layout of I2_S tensors: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
+    #[arg(long, value_name = "LAYOUT", value_parser = parse_dialect)]
+    pub dialect: Option<I2sDialect>,
+
+    /// text or json
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Everything that is shown; the JSON document of `--format json`.
+#[derive(Serialize)]
+struct Inspection {
+    file: String,
+    container: String,
+    files: usize,
+    bytes: u64,
+    /// `None` when the model cannot be run; `problem` then says why.
+    model: Option<ModelSummary>,
+    problem: Option<String>,
+    tokenizer: Option<String>,
+    chat_template: Option<String>,
+    types: Vec<TypeSummary>,
+    metadata: Vec<MetadataEntry>,
+    tensors: Vec<TensorEntry>,
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct ModelSummary {
+    family: &'static str,
+    name: String,
+    layers: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    vocab_size: usize,
+    context_length: usize,
+    rope_base: f32,
+    rms_norm_eps: f32,
+    tied_head: bool,
+    /// How I2_S tensors are read; `None` when there are none.
+    dialect: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TypeSummary {
+    #[serde(rename = "type")]
+    ty: String,
+    tensors: usize,
+    elements: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct MetadataEntry {
+    key: String,
+    #[serde(rename = "type")]
+    ty: &'static str,
+    value: String,
+}
+
+#[derive(Serialize)]
+struct TensorEntry {
+    name: String,
+    #[serde(rename = "type")]
+    ty: String,
+    shape: Vec<u64>,
+    bytes: Option<u64>,
+    offset: u64,
+    file: usize,
+}
+
+/// Lists the file.
+///
+/// # Errors
+/// A file that cannot be read or is no model container; after the listing, a model that cannot be run.
+pub fn run(args: &InspectArgs, env: &Environment) -> Result<ExitClass, CliError> {
+    let source = ModelSource::choose(args.file.as_deref(), env)?;
+    let options = bitnet_models::CheckpointOptions {
+        i2s_dialect: args.dialect,
+        ..Default::default()
+    };
+    let (description, checkpoint) = match &source {
+        ModelSource::Path(path) if !path.is_dir() => (describe_gguf(path)?, source.open(&options)),
+        _ => {
+            let checkpoint = source.open(&options)?;
+            (checkpoint.describe(), Ok(checkpoint))
+        }
+    };
+    let (inspection, problem) = match checkpoint {
+        Ok(checkpoint) => (
+            inspection(&source, description, Some(&checkpoint), None, args.dialect),
+            None,
+        ),
+        Err(error) => {
+            let message = Some(error.message.clone());
+            (
+                inspection(&source, description, None, message, args.dialect),
+                Some(error),
+            )
+        }
+    };
+    let mut out = Out::stdout();
+    match args.format {
+        Format::Json => out.json(&inspection)?,
+        Format::Text => out.text(&text(&inspection))?,
+    }
+    out.flush()?;
+    problem.map_or(Ok(ExitClass::Ok), Err)
+}
+
+fn describe_gguf(path: &Path) -> Result<Description, CliError> {
+    Ok(Description::of_gguf(&Gguf::open(path)?))
+}
+
+fn inspection(
+    source: &ModelSource,
+    description: Description,
+    checkpoint: Option<&Checkpoint>,
+    problem: Option<String>,
+    dialect: Option<I2sDialect>,
+) -> Inspection {
+    let types = types(&description.tensors);
+    let has_i2s = types.iter().any(|t| t.ty == TensorType::I2S.name());
+    let dialect = has_i2s.then(|| dialect.unwrap_or_default().to_string());
+    let tokenizer = description
+        .metadata
+        .iter()
+        .find(|(key, _, _)| key == "tokenizer.ggml.model");
+    Inspection {
+        file: source.name(),
+        container: description.container,
+        files: description.n_files,
+        bytes: description.total_bytes,
+        model: checkpoint.map(|c| model_summary(c.config(), dialect)),
+        problem,
+        tokenizer: tokenizer.map(|(_, _, value)| value.trim_matches('"').to_string()),
+        // A template that cannot be read is among the findings.
+        chat_template: checkpoint.and_then(|c| c.chat_template().ok().flatten()),
+        types,
+        metadata: description
+            .metadata
+            .into_iter()
+            .map(|(key, ty, value)| MetadataEntry { key, ty, value })
+            .collect(),
+        tensors: description
+            .tensors
+            .into_iter()
+            .map(|t| TensorEntry {
+                name: t.name,
+                ty: t.type_name,
+                shape: t.dims,
+                bytes: t.bytes,
+                offset: t.offset,
+                file: t.shard,
+            })
+            .collect(),
+        findings: checkpoint
+            .map(|c| c.findings().to_vec())
+            .unwrap_or_default(),
+    }
+}
+
+fn model_summary(config: &ModelConfig, dialect: Option<String>) -> ModelSummary {
+    ModelSummary {
+        family: config.family.name,
+        name: config.name.clone(),
+        layers: config.n_layers,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        heads: config.n_heads,
+        kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim,
+        vocab_size: config.vocab_size,
+        context_length: config.context_length,
+        rope_base: config.rope.base,
+        rms_norm_eps: config.rms_norm_eps,
+        tied_head: config.tied_head,
+        dialect,
+    }
+}
+
+fn types(tensors: &[TensorSummary]) -> Vec<TypeSummary> {
+    let mut by_type: BTreeMap<&str, TypeSummary> = BTreeMap::new();
+    for tensor in tensors {
+        let entry = by_type
+            .entry(&tensor.type_name)
+            .or_insert_with(|| TypeSummary {
+                ty: tensor.type_name.clone(),
+                tensors: 0,
+                elements: 0,
+                bytes: 0,
+            });
+        entry.tensors += 1;
+        entry.elements = entry
+            .elements
+            .saturating_add(tensor.dims.iter().copied().fold(1, u64::saturating_mul));
+        entry.bytes = entry.bytes.saturating_add(tensor.bytes.unwrap_or(0));
+    }
+    by_type.into_values().collect()
+}
+
+fn text(inspection: &Inspection) -> String {
+    let mut text = overview(inspection).text();
+    if let Some(problem) = &inspection.problem {
+        text.push_str(&format!(
+            "\nThis model cannot be run: {}\n",
+            sanitize::one_line(problem)
+        ));
+    }
+
+    let mut types = Table::new(&[
+        ("type", Align::Left),
+        ("tensors", Align::Right),
+        ("values", Align::Right),
+        ("size", Align::Right),
+    ]);
+    for t in &inspection.types {
+        types.row(vec![
+            t.ty.clone(),
+            t.tensors.to_string(),
+            units::count(t.elements),
+            units::bytes(t.bytes),
+        ]);
+    }
+    text.push_str(&format!("\nTypes\n{}", types.text()));
+
+    let mut metadata = Table::new(&[
+        ("key", Align::Left),
+        ("type", Align::Left),
+        ("value", Align::Left),
+    ]);
+    for entry in &inspection.metadata {
+        metadata.row(vec![
+            entry.key.clone(),
+            entry.ty.to_string(),
+            entry.value.clone(),
+        ]);
+    }
+    text.push_str(&format!(
+        "\nMetadata ({})\n{}",
+        inspection.metadata.len(),
+        metadata.text()
+    ));
+
+    let mut tensors = Table::new(&[
+        ("tensor", Align::Left),
+        ("type", Align::Left),
+        ("shape", Align::Right),
+        ("size", Align::Right),
+    ]);
+    for t in &inspection.tensors {
+        let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
+        let size = t.bytes.map_or_else(|| "?".into(), units::bytes);
+        tensors.row(vec![t.name.clone(), t.ty.clone(), shape.join(" x "), size]);
+    }
+    text.push_str(&format!(
+        "\nTensors ({})\n{}",
+        inspection.tensors.len(),
+        tensors.text()
+    ));
+
+    match &inspection.chat_template {
+        Some(template) => {
+            text.push_str(&format!("\nChat template\n{}\n", sanitize::text(template)))
+        }
+        None => text.push_str("\nNo chat template\n"),
+    }
+    for finding in &inspection.findings {
+        text.push_str(&format!("{}\n", sanitize::one_line(&finding.to_string())));
+    }
+    text
+}
+
+fn overview(inspection: &Inspection) -> Table {
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+    let mut row = |name: &str, value: String| table.row(vec![name.into(), value]);
+    row("file", inspection.file.clone());
+    let files = if inspection.files > 1 {
+        format!(" in {} files", inspection.files)
+    } else {
+        String::new()
+    };
+    row(
+        "container",
+        format!(
+            "{}, {}{files}",
+            inspection.container,
+            units::bytes(inspection.bytes)
+        ),
+    );
+    if let Some(model) = &inspection.model {
+        row("model", format!("{} ({})", model.name, model.family));
+        row("layers", model.layers.to_string());
+        row(
+            "hidden",
+            format!(
+                "{}, feed-forward {}",
+                model.hidden_size, model.intermediate_size
+            ),
+        );
+        row(
+            "heads",
+            format!(
+                "{} of {}, {} for keys and values",
+                model.heads, model.head_dim, model.kv_heads
+            ),
+        );
+        row(
+            "vocabulary",
+            format!(
+                "{}{}",
+                model.vocab_size,
+                if model.tied_head { ", tied head" } else { "" }
+            ),
+        );
+        row("context", model.context_length.to_string());
+        row("rope", format!("base {}", model.rope_base));
+        if let Some(dialect) = &model.dialect {
+            row("I2_S layout", dialect.clone());
+        }
+    }
+    if let Some(tokenizer) = &inspection.tokenizer {
+        row("tokenizer", tokenizer.clone());
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded;
+
+    #[test]
+    fn the_embedded_model_fits_80_columns() {
+        let source = ModelSource::Embedded;
+        let checkpoint = match source.open(&Default::default()) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => panic!("{error}"),
+        };
+        let inspection = inspection(
+            &source,
+            checkpoint.describe(),
+            Some(&checkpoint),
+            None,
+            None,
+        );
+        assert_eq!(inspection.file, embedded::NAME);
+        let text = text(&inspection);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        assert!(text.contains("I2_S layout  i2s-128"), "{text}");
+        assert_eq!(
+            inspection.types.iter().map(|t| t.tensors).sum::<usize>(),
+            inspection.tensors.len()
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! One command, one file: its options, its help, and the code that turns them into calls of the libraries below.
+
+pub mod bench;
+pub mod chat;
+pub mod compat_check;
+pub mod completions;
+pub mod detokenize;
+pub mod inspect;
+pub mod logits;
+pub mod run;
+pub mod score;
+pub mod synth;
+pub mod tokenize;
+pub mod version;

@@ -1,0 +1,232 @@
+//! Which model is meant, and loading it: `--model`, else `BITNET_GGUF`, else the one inside the program.
+
+use std::path::PathBuf;
+
+use bitnet_inference::{
+    CheckpointOptions, Engine, LoadOptions, Tokenizer, TokenizerOptions, open_tokenizer,
+};
+use bitnet_models::{Checkpoint, TokenizerSource};
+use bytes::Bytes;
+
+use crate::args::{EngineArgs, ModelArgs};
+use crate::embedded;
+use crate::env::Environment;
+use crate::exit::CliError;
+use crate::output::warning;
+use crate::progress::Progress;
+
+/// A model by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The one inside the program.
+    Embedded,
+    /// A file or a directory.
+    Path(PathBuf),
+}
+
+impl ModelSource {
+    /// The model that flag, environment or default name.
+    ///
+    /// # Errors
+    /// A usage error for `hf:` names: downloading is not in this version.
+    pub fn choose(flag: Option<&str>, env: &Environment) -> Result<ModelSource, CliError> {
+        match flag.or(env.model.as_deref()) {
+            None => Ok(ModelSource::Embedded),
+            Some(name) => match name.strip_prefix("hf:") {
+                None => Ok(ModelSource::Path(PathBuf::from(name))),
+                Some(id) => Err(remote(id)),
+            },
+        }
+    }
+
+    /// What messages and results call it.
+    pub fn name(&self) -> String {
+        match self {
+            ModelSource::Embedded => embedded::NAME.into(),
+            ModelSource::Path(path) => path.display().to_string(),
+        }
+    }
+
+    /// Opens it without loading weights.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open(&self, options: &CheckpointOptions) -> Result<Checkpoint, CliError> {
+        Ok(match self {
+            ModelSource::Embedded => Checkpoint::from_gguf_bytes(
+                embedded::NAME,
+                Bytes::from_static(embedded::BYTES),
+                options,
+            )?,
+            ModelSource::Path(path) => Checkpoint::open(path, options)?,
+        })
+    }
+}
+
+fn remote(id: &str) -> CliError {
+    let repository: Vec<&str> = id.splitn(2, ':').collect();
+    CliError::usage(
+        format!("hf:{id} would have to be downloaded, and `bitnet pull` is not in this version"),
+        format!(
+            "download the model from huggingface.co/{} by hand and give --model the path of its .gguf file or directory",
+            repository[0]
+        ),
+    )
+}
+
+/// A loaded model with its name.
+pub struct Loaded {
+    /// Ready to run.
+    pub engine: Engine,
+    /// What messages and results call it.
+    pub name: String,
+    /// What it runs on, as results report it.
+    pub device: &'static str,
+}
+
+/// What only some commands load with.
+#[derive(Debug, Clone, Default)]
+pub struct LoadExtras {
+    /// Text of the chat template instead of the model's.
+    pub chat_template: Option<String>,
+    /// Sequences that run at once; 0 means one.
+    pub max_sequences: usize,
+}
+
+/// The options that flags and environment give.
+pub fn load_options(
+    model: &ModelArgs,
+    engine: &EngineArgs,
+    env: &Environment,
+    extras: LoadExtras,
+) -> LoadOptions {
+    LoadOptions {
+        threads: engine.threads(env),
+        kernel: engine.kernel(env),
+        context: engine.ctx,
+        kv_type: engine.kv_type.unwrap_or_default(),
+        max_sequences: extras.max_sequences.max(1),
+        checkpoint: checkpoint_options(model),
+        strict_tokenizers: env.strict_tokenizers,
+        tokenizer: model.tokenizer(env),
+        chat_template: extras.chat_template,
+        ..LoadOptions::default()
+    }
+}
+
+/// How the file is read.
+pub fn checkpoint_options(model: &ModelArgs) -> CheckpointOptions {
+    CheckpointOptions {
+        i2s_dialect: model.dialect,
+        ..CheckpointOptions::default()
+    }
+}
+
+/// Loads the model that `args` name, with a progress bar, and prints what the engine warns of.
+///
+/// # Errors
+/// Whatever is wrong with the file, the tokenizer or the options.
+pub fn load(
+    model: &ModelArgs,
+    args: &EngineArgs,
+    env: &Environment,
+    extras: LoadExtras,
+) -> Result<Loaded, CliError> {
+    let source = ModelSource::choose(model.model.as_deref(), env)?;
+    let engine = load_source(&source, &load_options(model, args, env, extras))?;
+    let loaded = Loaded {
+        engine,
+        name: source.name(),
+        device: args.device(env).used(),
+    };
+    for text in &loaded.engine.info().warnings {
+        warning(text);
+    }
+    Ok(loaded)
+}
+
+/// Loads `source`, with a progress bar.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_source(source: &ModelSource, options: &LoadOptions) -> Result<Engine, CliError> {
+    let bar = Progress::new("loading", 1);
+    let mut progress =
+        |p: bitnet_inference::LoadProgress| bar.set(p.layers_done as u64, p.n_layers as u64);
+    Ok(match source {
+        ModelSource::Embedded => Engine::from_bytes_with_progress(
+            embedded::NAME,
+            Bytes::from_static(embedded::BYTES),
+            options,
+            &mut progress,
+        )?,
+        ModelSource::Path(path) => Engine::load_with_progress(path, options, &mut progress)?,
+    })
+}
+
+/// The tokenizer alone, without the model's weights: `--tokenizer`, `BITNET_TOKENIZER`, else the model's.
+///
+/// # Errors
+/// An unreadable or unusable tokenizer, a model without one.
+pub fn load_tokenizer(args: &ModelArgs, env: &Environment) -> Result<Tokenizer, CliError> {
+    let options = TokenizerOptions {
+        strict: env.strict_tokenizers,
+    };
+    if let Some(path) = args.tokenizer(env) {
+        return Ok(open_tokenizer(&path, &options)?);
+    }
+    let source = ModelSource::choose(args.model.as_deref(), env)?;
+    if let ModelSource::Path(path) = &source {
+        return Ok(open_tokenizer(path, &options)?);
+    }
+    let checkpoint = source.open(&checkpoint_options(args))?;
+    match checkpoint.tokenizer_source()? {
+        TokenizerSource::Gguf(vocabulary) => Ok(Tokenizer::from_gguf(*vocabulary, &options)?),
+        _ => Err(CliError::new(
+            crate::exit::ExitClass::Unusable,
+            format!("{} has no tokenizer", source.name()),
+            "give one with --tokenizer",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_wins_then_the_environment_then_the_embedded_model() {
+        let mut env = Environment::default();
+        assert_eq!(
+            ModelSource::choose(None, &env).unwrap(),
+            ModelSource::Embedded
+        );
+        env.model = Some("env.gguf".into());
+        assert_eq!(
+            ModelSource::choose(None, &env).unwrap(),
+            ModelSource::Path("env.gguf".into())
+        );
+        assert_eq!(
+            ModelSource::choose(Some("flag.gguf"), &env).unwrap(),
+            ModelSource::Path("flag.gguf".into())
+        );
+    }
+
+    #[test]
+    fn remote_models_are_refused_with_the_way_by_hand() {
+        let error = ModelSource::choose(Some("hf:org/repo:file.gguf"), &Environment::default())
+            .unwrap_err();
+        assert!(
+            error
+                .message
+                .contains("`bitnet pull` is not in this version"),
+            "{}",
+            error.message
+        );
+        assert!(
+            error.hint.contains("huggingface.co/org/repo by hand"),
+            "{}",
+            error.hint
+        );
+    }
+}

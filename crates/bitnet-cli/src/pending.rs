@@ -1,0 +1,161 @@
+//! Output that appears under its name only when it is complete.
+//!
+//! A model takes a while to write. Whoever finds `OUT.gguf` must be able to rely on it, so it grows under a temporary
+//! name in the same directory (a rename within one file system is atomic) and takes its own at the end; when the work
+//! fails or is interrupted, the temporary one is removed.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::exit::CliError;
+
+/// A file or a directory in the making.
+#[derive(Debug)]
+pub struct Pending {
+    target: PathBuf,
+    temporary: PathBuf,
+    kept: bool,
+}
+
+impl Pending {
+    /// Prepares output under `target`; nothing is created yet.
+    ///
+    /// # Errors
+    /// Exit 1 when the directory it goes to does not exist or `target` names a directory.
+    pub fn new(target: &Path) -> Result<Pending, CliError> {
+        let Some(name) = target.file_name() else {
+            return Err(CliError::usage(
+                format!("{} is not a file name", target.display()),
+                "name the file to write",
+            ));
+        };
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if !parent.is_dir() {
+            return Err(CliError::runtime(
+                format!(
+                    "cannot write {}: there is no directory {}",
+                    target.display(),
+                    parent.display()
+                ),
+                "create the directory first",
+            ));
+        }
+        if target.is_dir() {
+            return Err(CliError::runtime(
+                format!(
+                    "cannot write {}: a directory of that name exists",
+                    target.display()
+                ),
+                "choose another name, or remove the directory first",
+            ));
+        }
+        let mut temporary_name = name.to_owned();
+        temporary_name.push(format!(".partial-{}", std::process::id()));
+        Ok(Pending {
+            target: target.to_owned(),
+            temporary: parent.join(temporary_name),
+            kept: false,
+        })
+    }
+
+    /// The path to write to.
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Creates the temporary file.
+    ///
+    /// # Errors
+    /// Exit 1 when the system refuses.
+    pub fn create_file(&self) -> Result<BufWriter<File>, CliError> {
+        // 1 MiB: large writes, and nothing against the size of a model.
+        const BUFFER_BYTES: usize = 1 << 20;
+        let file =
+            File::create(&self.temporary).map_err(|e| CliError::file("write", &self.target, &e))?;
+        Ok(BufWriter::with_capacity(BUFFER_BYTES, file))
+    }
+
+    /// Creates the temporary directory.
+    ///
+    /// # Errors
+    /// Exit 1 when the system refuses.
+    pub fn create_directory(&self) -> Result<(), CliError> {
+        fs::create_dir(&self.temporary).map_err(|e| CliError::file("write", &self.target, &e))
+    }
+
+    /// Gives the output its name.
+    ///
+    /// # Errors
+    /// Exit 1 when the system refuses.
+    pub fn finish(mut self) -> Result<(), CliError> {
+        fs::rename(&self.temporary, &self.target)
+            .map_err(|e| CliError::file("write", &self.target, &e))?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Either may not exist, and there is nothing more to do about one that cannot be removed.
+            let _ = fs::remove_file(&self.temporary);
+            let _ = fs::remove_dir_all(&self.temporary);
+        }
+    }
+}
+
+/// Writes the last buffered bytes and waits until the disk has them, so that a rename never names a hole.
+///
+/// # Errors
+/// Exit 1 when the disk is full or fails.
+pub fn sync(writer: BufWriter<File>, target: &Path) -> Result<(), CliError> {
+    let wrap = |e: &std::io::Error| CliError::file("write", target, e);
+    let mut file = writer.into_inner().map_err(|e| wrap(e.error()))?;
+    file.flush().map_err(|e| wrap(&e))?;
+    file.sync_all().map_err(|e| wrap(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_has_its_name_only_when_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out.bin");
+        let dropped = Pending::new(&target).unwrap();
+        dropped.create_file().unwrap().write_all(b"half").unwrap();
+        drop(dropped);
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            0,
+            "nothing is left behind"
+        );
+
+        let pending = Pending::new(&target).unwrap();
+        let mut writer = pending.create_file().unwrap();
+        writer.write_all(b"whole").unwrap();
+        sync(writer, &target).unwrap();
+        assert!(!target.exists());
+        pending.finish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_directory_is_told_before_any_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Pending::new(&dir.path().join("no/out.bin")).unwrap_err();
+        assert!(
+            error.message.contains("there is no directory"),
+            "{}",
+            error.message
+        );
+        assert!(Pending::new(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! Writing safetensors files: an 8-byte length, a JSON header with every tensor's type, shape and place, then the data.
+//!
+//! Declared first and streamed after, as the GGUF writer does, so that a model of any size is written in little memory.
+//! Source: the format description in huggingface/safetensors.
+
+use serde_json::{Map, Value, json};
+
+/// One tensor as the header declares it.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// Its name.
+    pub name: String,
+    /// `F32`, `BF16` or `U8`.
+    pub dtype: Dtype,
+    /// Its shape, outermost first.
+    pub shape: Vec<usize>,
+}
+
+/// The element types that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32,
+    /// The upper halves of 32-bit floats.
+    Bf16,
+    /// Bytes.
+    U8,
+}
+
+impl Dtype {
+    fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "F32",
+            Dtype::Bf16 => "BF16",
+            Dtype::U8 => "U8",
+        }
+    }
+
+    fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+            Dtype::U8 => 1,
+        }
+    }
+}
+
+impl Declared {
+    /// Bytes of its data.
+    pub fn bytes(&self) -> u64 {
+        self.shape.iter().map(|n| *n as u64).product::<u64>() * self.dtype.bytes()
+    }
+}
+
+/// Everything before the data of `tensors`, which follow in this order without gaps.
+pub fn head<'a>(tensors: impl IntoIterator<Item = &'a Declared>) -> Vec<u8> {
+    let mut map = Map::new();
+    map.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut offset = 0;
+    for tensor in tensors {
+        let end = offset + tensor.bytes();
+        let entry = json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [offset, end] });
+        map.insert(tensor.name.clone(), entry);
+        offset = end;
+    }
+    let mut header = Value::Object(map).to_string();
+    // The data begin at a multiple of 8, so that a mapped file can be read in place.
+    while header.len() % 8 != 0 {
+        header.push(' ');
+    }
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_follow_each_other_and_data_is_aligned() {
+        let tensors = [
+            Declared {
+                name: "a".into(),
+                dtype: Dtype::U8,
+                shape: vec![3, 5],
+            },
+            Declared {
+                name: "b".into(),
+                dtype: Dtype::F32,
+                shape: vec![2],
+            },
+        ];
+        let head = head(&tensors);
+        assert_eq!(head.len() % 8, 0);
+        let header: Value = serde_json::from_slice(&head[8..]).unwrap();
+        assert_eq!(header["a"]["data_offsets"], json!([0, 15]));
+        assert_eq!(
+            header["b"],
+            json!({ "dtype": "F32", "shape": [2], "data_offsets": [15, 23] })
+        );
+    }
+}
