@@ -103,7 +103,7 @@ mod tests {
             (&["END"], &["abc EN"], "abc EN", false),
             (&["END"], &["END"], "", true),
             (&["aab"], &["a", "a", "a", "b"], "a", true),
-            (&["abab"], &["aba", "abab"], "ab", true),
+            (&["abab"], &["aba", "abab"], "aba", true),
             (&["\n\n"], &["a\n", "b\n", "\nc"], "a\nb", true),
             (&["né"], &["o", "n", "é", "x"], "o", true),
             (&["火事"], &["山火", "事"], "山", true),
