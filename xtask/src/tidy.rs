@@ -7,7 +7,7 @@ use crate::documents;
 use crate::process::{cargo, output};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -170,7 +170,8 @@ fn root_folder(files: &[String], breaches: &mut Vec<String>) {
 }
 
 fn sources(root: &Path, files: &[String], breaches: &mut Vec<String>) -> Result<()> {
-    let mut types: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    // A type that a file defines once per platform is one type: places are a set of files.
+    let mut types: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for file in files.iter().filter(|file| file.ends_with(".rs")) {
         let text = fs::read_to_string(root.join(file)).with_context(|| file.clone())?;
         let n_lines = text.lines().count();
@@ -208,7 +209,7 @@ fn sources(root: &Path, files: &[String], breaches: &mut Vec<String>) -> Result<
             if file.contains("/src/")
                 && let Some(name) = public_type(code)
             {
-                types.entry(name.to_owned()).or_default().push(file);
+                types.entry(name.to_owned()).or_default().insert(file);
             }
         }
     }
@@ -219,7 +220,7 @@ fn sources(root: &Path, files: &[String], breaches: &mut Vec<String>) -> Result<
         breaches.push(format!(
             "type {name} is defined {} times: {}",
             places.len(),
-            places.join(", ")
+            places.iter().copied().collect::<Vec<_>>().join(", ")
         ));
     }
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! `wasm32-unknown-unknown` has no threads, files, clock or output: what builds and runs there depends on none of
 //! them. The example `embedded_story` generates from a model in memory and asserts the golden tokens; node calls its
-//! `main`, and a failed assertion is a trap.
+//! `main`, where a failed assertion is a trap.
 
 use crate::cross::{cargo_for, target_folder};
 use crate::process::{self, find};
@@ -37,7 +37,7 @@ pub fn run(root: &Path) -> Result<()> {
         .join("release/examples")
         .join(format!("{EXAMPLE}.wasm"));
     const SCRIPT: &str = "WebAssembly.instantiate(require('fs').readFileSync(process.argv[1]), {})
-        .then(({ instance }) => { instance.exports.main(0, 0); console.log('wasm: the story has the golden tokens'); })
+        .then(({ instance }) => { if (instance.exports.main(0, 0) !== 0) throw new Error('the example failed'); console.log('wasm: the story has the golden tokens'); })
         .catch((error) => { console.error(error); process.exit(1); })";
     process::run(Command::new(node).args(["-e", SCRIPT]).arg(module))
 }

@@ -19,13 +19,13 @@ fn main() -> Result<(), bitnet_inference::Error> {
         max_tokens: Some(100),
         ..GenerateOptions::greedy()
     };
-    let mut story = String::new();
-    for token in engine.generate("Once upon a time", &options)? {
+    let mut story = String::from("Once upon a time");
+    for token in engine.generate(story.as_str(), &options)? {
         story.push_str(&token?.text);
     }
     println!("{story}");
     let shown = README.split("```text\n").nth(1);
     let shown = shown.and_then(|rest| rest.split("\n```").next());
-    assert_eq!(shown, Some(story.trim()), "README.md shows another story");
+    assert_eq!(shown, Some(story.as_str()), "README.md shows another story");
     Ok(())
 }
