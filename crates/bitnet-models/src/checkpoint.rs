@@ -93,6 +93,14 @@ impl Checkpoint {
     /// Every way in which the files can be missing, something else, damaged, hostile, or a model that this engine
     /// does not run.
     pub fn open(path: &Path, options: &CheckpointOptions) -> Result<Self, ModelError> {
+        Self::open_unchecked(path, options)?.verified()
+    }
+
+    /// Opens the files without looking for their tensors, for a check that reports all that is wrong.
+    pub(crate) fn open_unchecked(
+        path: &Path,
+        options: &CheckpointOptions,
+    ) -> Result<Self, ModelError> {
         let (source, config, generation) = if path.is_dir() {
             let (source, raw, generation) = HfSource::open(path, options.access)?;
             let config = source.config(raw)?;
@@ -102,7 +110,7 @@ impl Checkpoint {
             let config = source.config()?;
             (Source::Gguf(source), config, GenerationDefaults::default())
         };
-        Self::new(source, config, generation, *options)
+        Ok(Self::new(source, config, generation, *options))
     }
 
     /// Opens a GGUF file whose bytes are in memory, such as one that is part of the program; `name` stands for it in
@@ -117,12 +125,8 @@ impl Checkpoint {
     ) -> Result<Self, ModelError> {
         let source = GgufSource::from_bytes(name, bytes)?;
         let config = source.config()?;
-        Self::new(
-            Source::Gguf(source),
-            config,
-            GenerationDefaults::default(),
-            *options,
-        )
+        let generation = GenerationDefaults::default();
+        Self::new(Source::Gguf(source), config, generation, *options).verified()
     }
 
     fn new(
@@ -130,20 +134,25 @@ impl Checkpoint {
         config: ModelConfig,
         generation: GenerationDefaults,
         options: CheckpointOptions,
-    ) -> Result<Self, ModelError> {
-        let mut checkpoint = Self {
+    ) -> Self {
+        let findings = Vec::new();
+        Self {
             source,
             config,
             generation,
             options,
-            findings: Vec::new(),
-        };
-        for role in TensorRole::required(&checkpoint.config) {
-            checkpoint.locate(role)?;
+            findings,
         }
-        checkpoint.findings = checkpoint.judge_unused()?;
-        checkpoint.findings.extend(checkpoint.judge_tokenizer());
-        Ok(checkpoint)
+    }
+
+    /// Makes sure that every tensor is there in its shape, and that none is left over that matters.
+    fn verified(mut self) -> Result<Self, ModelError> {
+        for role in TensorRole::required(&self.config) {
+            self.locate(role)?;
+        }
+        self.findings = self.judge_unused()?;
+        self.findings.extend(self.judge_tokenizer());
+        Ok(self)
     }
 
     /// The model's shape, checked.
@@ -176,6 +185,14 @@ impl Checkpoint {
         match &self.source {
             Source::Gguf(source) => source.gguf.file(),
             Source::Hf(source) => &source.dir,
+        }
+    }
+
+    /// The name that the files give to a tensor.
+    pub fn tensor_name(&self, role: TensorRole) -> String {
+        match &self.source {
+            Source::Gguf(_) => role.gguf_name(),
+            Source::Hf(_) => role.hf_name().unwrap_or_else(|| role.to_string()),
         }
     }
 
@@ -322,6 +339,7 @@ fn size(file: &str, tensor: &str, dim: u64) -> Result<usize, ModelError> {
         place: Place::Tensor(tensor.into()),
         offset: None,
         limit: usize::MAX as u64,
+        unit: "values",
         found: dim,
     })
 }

@@ -82,7 +82,7 @@ pub enum ModelError {
         found: String,
     },
     /// A count or a size is beyond what a real model needs (`gguf::limits`).
-    #[error("{file}: {place}{}: expected at most {limit}, found {found}", At(*offset))]
+    #[error("{file}: {place}{}: expected at most {limit} {unit}, found {found}", At(*offset))]
     Limit {
         /// The file.
         file: String,
@@ -92,6 +92,8 @@ pub enum ModelError {
         offset: Option<u64>,
         /// The largest value accepted.
         limit: u64,
+        /// What is counted: "bytes", "tensors".
+        unit: &'static str,
         /// The value declared.
         found: u64,
     },
@@ -377,7 +379,7 @@ impl ModelError {
                 format!("the file does not hold the model that its header describes: convert it again; {CHECK}")
             }
             Self::TensorType { .. } => {
-                "convert the model again to a type that this engine reads (I2_S, TQ1_0, TQ2_0, Q2_0 for the projections)".into()
+                "convert the model again to a type that this engine reads (I2_S, TQ1_0, TQ2_0 or Q2_0 for the projections, F16 or Q6_K for the embedding, F32 for norms)".into()
             }
             Self::NotTernary { .. } => {
                 "this engine runs 1.58-bit models only: choose the model's ternary release, or quantise it with a ternary-aware tool".into()
@@ -585,7 +587,9 @@ impl fmt::Display for FileKind {
             Self::OldGgml => "a ggml file from before GGUF",
             Self::Compressed => "a compressed archive",
             Self::LaterShard => "a later file of a split model",
-            Self::Unknown(magic) => return write!(f, "unknown (first bytes {:02x?})", magic),
+            Self::Unknown(magic) => {
+                return write!(f, "of an unknown kind (first bytes {:02x?})", magic);
+            }
         })
     }
 }

@@ -41,6 +41,7 @@ impl JsonFile {
                 place,
                 offset: None,
                 limit: MAX_BYTES,
+                unit: "bytes",
                 found,
             });
         }

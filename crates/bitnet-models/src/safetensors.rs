@@ -220,6 +220,7 @@ fn read_file(name: &str, bytes: &Bytes, shard: u16) -> Result<Vec<StoredTensor>,
             place,
             offset: Some(0),
             limit,
+            unit: "bytes",
             found,
         });
     }

@@ -6,7 +6,7 @@ use super::gguf::multiplier_name;
 use super::{Checkpoint, Source};
 use crate::error::{ModelError, quoted};
 use crate::finding::{Finding, Severity};
-use crate::gguf::{ValueType, describe, model};
+use crate::gguf::{Value, ValueType, describe, model};
 use crate::tensor_role::TensorRole;
 
 /// Tensors that other tools write and no forward pass needs.
@@ -15,7 +15,7 @@ const HARMLESS: [&str; 2] = ["rotary_emb.inv_freq", "rope_freqs.weight"];
 impl Checkpoint {
     /// Tensors that no role and no scale accounts for: a finding when they are merely left over, an error when leaving
     /// them out would change the text.
-    pub(super) fn judge_unused(&self) -> Result<Vec<Finding>, ModelError> {
+    pub(crate) fn judge_unused(&self) -> Result<Vec<Finding>, ModelError> {
         let mut known = BTreeSet::new();
         let roles = TensorRole::required(&self.config).into_iter();
         for role in roles.chain([TensorRole::RopeFactors, TensorRole::Head]) {
@@ -85,7 +85,7 @@ impl Checkpoint {
     }
 
     /// Problems of a GGUF file's tokenizer section that can be seen without building a tokenizer.
-    pub(super) fn judge_tokenizer(&self) -> Vec<Finding> {
+    pub(crate) fn judge_tokenizer(&self) -> Vec<Finding> {
         let Source::Gguf(source) = &self.source else {
             return Vec::new();
         };
@@ -169,6 +169,23 @@ impl Checkpoint {
                 )
             }
             Some(_) => {}
+        }
+        for field in ["tokenizer.ggml.token_type", "tokenizer.ggml.scores"] {
+            if let Some(Value::Array(array)) = metadata.get(field)
+                && array.len() != tokens
+            {
+                let message = format!(
+                    "expected one entry per token ({tokens}), found {}",
+                    array.len()
+                );
+                warn(
+                    Severity::Error,
+                    "vocabulary-length",
+                    field,
+                    message,
+                    "convert the model again",
+                );
+            }
         }
         const EOS: &str = "tokenizer.ggml.eos_token_id";
         match metadata.u32(EOS) {

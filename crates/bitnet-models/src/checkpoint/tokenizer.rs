@@ -96,6 +96,7 @@ pub(super) fn hf_chat_template(dir: &Path) -> Result<Option<String>, ModelError>
                 place,
                 offset: None,
                 limit: MAX_TEMPLATE,
+                unit: "bytes",
                 found: len,
             });
         }

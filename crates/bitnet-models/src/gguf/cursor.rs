@@ -83,17 +83,24 @@ impl<'a> Cursor<'a> {
         let start = self.offset();
         let len = self.u64(&place)?;
         if len > limit {
-            return Err(self.limit(start, limit, len, place()));
+            return Err(self.limit(start, (limit, "bytes"), len, place()));
         }
         self.take(len, place)
     }
 
-    pub(super) fn limit(&self, offset: u64, limit: u64, found: u64, place: Place) -> ModelError {
+    pub(super) fn limit(
+        &self,
+        offset: u64,
+        (limit, unit): (u64, &'static str),
+        found: u64,
+        place: Place,
+    ) -> ModelError {
         ModelError::Limit {
             file: self.file.into(),
             place,
             offset: Some(offset),
             limit,
+            unit,
             found,
         }
     }

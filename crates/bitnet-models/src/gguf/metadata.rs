@@ -42,6 +42,11 @@ impl Metadata {
         self.entries.is_empty()
     }
 
+    /// The name of the file, for messages.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
     /// A string.
     ///
     /// # Errors
@@ -170,7 +175,12 @@ impl Metadata {
         count_at: u64,
     ) -> Result<Self, ModelError> {
         if count > MAX_METADATA {
-            return Err(cursor.limit(count_at, MAX_METADATA, count, Place::Part("metadata count")));
+            return Err(cursor.limit(
+                count_at,
+                (MAX_METADATA, "pairs"),
+                count,
+                Place::Part("metadata count"),
+            ));
         }
         let mut entries: Vec<(Box<str>, Value)> = Vec::new();
         for _ in 0..count {
@@ -276,7 +286,7 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, ModelError> {
     let count_at = cursor.offset();
     let count = cursor.u64(place)?;
     if count > MAX_ARRAY {
-        return Err(cursor.limit(count_at, MAX_ARRAY, count, place()));
+        return Err(cursor.limit(count_at, (MAX_ARRAY, "elements"), count, place()));
     }
     // No overflow: count <= 2^30 and an element is at least 1 and at most 8 bytes here.
     let least = count * element_type.min_bytes();

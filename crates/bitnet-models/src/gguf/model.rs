@@ -183,6 +183,7 @@ fn check_len(gguf: &Gguf, key: &str, array: &Array) -> Result<(), ModelError> {
         place,
         offset: None,
         limit: MAX_VOCAB,
+        unit: "entries",
         found,
     })
 }

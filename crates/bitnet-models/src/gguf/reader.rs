@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::cursor::Cursor;
 use super::limits::{DEFAULT_ALIGNMENT, MAX_ALIGNMENT};
-use super::metadata::Metadata;
+use super::metadata::{Metadata, describe};
 use super::split;
 use super::tensor::{self, DataSection, TensorInfo};
 use super::value::Value;
@@ -295,6 +295,11 @@ fn alignment(metadata: &Metadata) -> Result<u32, ModelError> {
         {
             Ok(alignment)
         }
-        Some(other) => Err(metadata.wrong(KEY, "a u32 power of two up to 1048576", other)),
+        Some(other) => Err(ModelError::Field {
+            file: metadata.file().into(),
+            field: KEY.into(),
+            expected: format!("a u32 that is a power of two up to {MAX_ALIGNMENT}"),
+            found: format!("{} of type {}", describe(other), other.value_type().name()),
+        }),
     }
 }

@@ -116,7 +116,7 @@ impl TensorInfo {
                 return Err(cursor.malformed(at, place(), "dimensions of at least 1", "0"));
             }
             if *dim > MAX_DIM {
-                return Err(cursor.limit(at, MAX_DIM, *dim, place()));
+                return Err(cursor.limit(at, (MAX_DIM, "values in a dimension"), *dim, place()));
             }
         }
         let malformed =
@@ -188,7 +188,7 @@ pub(super) fn check_count(
 ) -> Result<(), ModelError> {
     let place = Place::Part("tensor count");
     if count > MAX_TENSORS {
-        return Err(cursor.limit(count_at, MAX_TENSORS, count, place));
+        return Err(cursor.limit(count_at, (MAX_TENSORS, "tensors"), count, place));
     }
     if count > cursor.remaining() / MIN_ENTRY_BYTES {
         let expected = format!(
