@@ -195,7 +195,7 @@ pub trait Backend: Send + Sync + 'static {
     /// `outs[i]` is `[n_rows, weights[i].rows]`. All weights have the same `cols` (q, k, v; or gate, up).
     ///
     /// ```text
-    /// a = 127 / max(absmax(x), 1e-5)     q = clamp(round_half_even(x * a), -128, 127)     acc = sum trit * q (exact)
+    /// a = 127 * (1 / max(absmax(x), 1e-5))     q = clamp(round_half_even(x * a), -128, 127)     acc = sum trit * q (exact)
     /// one scale s for the tensor:        y = acc * (s / a)
     /// one scale d_g per block of a row:  y = (sum over g of acc_g * d_g) * (1 / a)
     /// ```

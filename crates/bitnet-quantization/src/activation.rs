@@ -1,7 +1,7 @@
 //! Per-token absmax int8: what BitNet does to the input of every ternary linear layer.
 //!
 //! ```text
-//! a = 127 / max(absmax(x), 1e-5)      q = clamp(round_half_even(x * a), -128, 127)      x is about q / a
+//! a = 127 * (1 / max(absmax(x), 1e-5))      q = clamp(round_half_even(x * a), -128, 127)      x is about q / a
 //! ```
 //!
 //! Source: transformers, `integrations/bitnet.py` (`ActQuant`), in f32.
@@ -29,11 +29,19 @@ pub fn quantize_activations(x: &[f32], q: &mut [i8]) -> f32 {
         "as many quantised activations as activations"
     );
     let absmax = x.iter().fold(0.0, |max: f32, value| max.max(value.abs()));
-    let a = 127.0 / absmax.max(MIN_ABSMAX);
+    let a = activation_factor(absmax);
     for (q, value) in q.iter_mut().zip(x) {
         *q = (value * a).round_ties_even().clamp(-128.0, 127.0) as i8;
     }
     a
+}
+
+/// The factor `a` of a token whose largest magnitude is `absmax`.
+///
+/// The reference writes `127 / absmax`, which PyTorch computes as the reciprocal times 127: two roundings, a last bit
+/// other than the division's for every fourth token, and with it now and then another int8 value.
+pub fn activation_factor(absmax: f32) -> f32 {
+    127.0 * (1.0 / absmax.max(MIN_ABSMAX))
 }
 
 #[cfg(test)]
@@ -47,6 +55,16 @@ mod tests {
         let mut q = [0; 9];
         assert_eq!(quantize_activations(&x, &mut q), 1.0);
         assert_eq!(q, [127, 0, 2, 2, 0, -2, -2, 126, -126]);
+    }
+
+    #[test]
+    fn the_factor_is_rounded_twice_as_in_the_reference() {
+        // A token of `qwen3-tiny`'s golden trace: absmax and what PyTorch made of it.
+        let (absmax, factor) = (f32::from_bits(0x3fdd_d336), f32::from_bits(0x4292_90e2));
+        assert_eq!(activation_factor(absmax), factor);
+        assert_ne!(127.0 / absmax, factor);
+        // This activation of it is one that the last bit decides: -63.5 would be rounded to -64.
+        assert_eq!((-0.866_504_07_f32 * factor).round_ties_even(), -63.0);
     }
 
     #[test]

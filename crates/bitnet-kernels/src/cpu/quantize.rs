@@ -14,7 +14,7 @@ use super::lanes::{chunks, load_tail};
 use super::memory::{Disjoint, Memory};
 use super::threads::Pool;
 use crate::error::KernelError;
-use bitnet_quantization::activation::MIN_ABSMAX;
+use bitnet_quantization::activation::activation_factor;
 
 /// Rows of a panel that kernels are compiled for, widest first.
 pub const PANEL_WIDTHS: [usize; 5] = [16, 8, 4, 2, 1];
@@ -245,22 +245,25 @@ fn quantize_row<I: Isa>(isa: I, x: &[f32], q: &mut [i8]) -> f32 {
     }
     let last = load_tail(isa, tail);
     absmax = isa.max(isa.abs(last), absmax);
-    let a = 127.0 / isa.max_lane(absmax).max(MIN_ABSMAX);
-    let to_i8 = |v: I::F32x16, q: &mut [i8; LANES]| {
-        // |x * a| is at most 127 and a rounding error, so no clamp is needed; what is not below 128 is NaN: 0, as in
-        // the reference.
-        let scaled = isa.mul(v, isa.splat(a));
-        isa.store_i8(
-            isa.select_lt(isa.abs(scaled), isa.splat(128.0), scaled, isa.splat(0.0)),
-            q,
-        );
-    };
+    let a = activation_factor(isa.max_lane(absmax));
     let q = q.as_chunks_mut::<LANES>().0;
     for (v, q) in whole.iter().zip(q.iter_mut()) {
-        to_i8(isa.load(v), q);
+        to_i8(isa, isa.load(v), a, q);
     }
     if let Some(q) = q.get_mut(whole.len()) {
-        to_i8(last, q);
+        to_i8(isa, last, a, q);
     }
     a
+}
+
+/// 16 activations.
+#[inline(always)]
+fn to_i8<I: Isa>(isa: I, x: I::F32x16, a: f32, q: &mut [i8; LANES]) {
+    // |x * a| is at most 127 and a rounding error, so no clamp is needed; what is not below 128 is NaN: 0, as in the
+    // reference.
+    let scaled = isa.mul(x, isa.splat(a));
+    isa.store_i8(
+        isa.select_lt(isa.abs(scaled), isa.splat(128.0), scaled, isa.splat(0.0)),
+        q,
+    );
 }
