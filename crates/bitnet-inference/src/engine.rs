@@ -60,7 +60,20 @@ pub(crate) struct Shared {
     pub step: Step,
     last_id: u64,
     mailboxes: HashMap<RequestId, VecDeque<Event>>,
-    events: Vec<Event>, // scratch of `next_event`
+    events: Vec<Event>, // scratch of `turn`
+}
+
+impl Shared {
+    /// Runs a step for everybody and puts what came of it into the mailboxes; `false` when there was nothing to do.
+    pub(crate) fn turn(&mut self, clock: &dyn Clock) -> bool {
+        let worked = self.step.step(clock, &mut self.events);
+        for event in self.events.drain(..) {
+            if let Some(mailbox) = self.mailboxes.get_mut(&event.request) {
+                mailbox.push_back(event);
+            }
+        }
+        worked
+    }
 }
 
 impl Engine {
@@ -312,20 +325,14 @@ impl Engine {
     pub(crate) fn next_event(&self, requests: &[RequestId]) -> Option<Event> {
         let mut shared = self.lock();
         loop {
-            let shared = &mut *shared;
             let waiting = requests
                 .iter()
                 .find_map(|id| shared.mailboxes.get_mut(id)?.pop_front());
             if waiting.is_some() {
                 return waiting;
             }
-            if !shared.step.step(&self.clock, &mut shared.events) {
+            if !shared.turn(&self.clock) {
                 return None;
-            }
-            for event in shared.events.drain(..) {
-                if let Some(mailbox) = shared.mailboxes.get_mut(&event.request) {
-                    mailbox.push_back(event);
-                }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Running given tokens instead of drawing them: logits, last hidden states, traces.
 //!
 //! An evaluation takes blocks of the same KV cache for its duration and runs in chunks, so that its memory is bounded
-//! whatever the length. Chunking never changes a number.
+//! whatever the length. Chunking never changes a number. While generations under way hold the blocks it needs, the
+//! engine runs them on until there is room.
 
 use std::ops::Range;
 
@@ -101,7 +102,7 @@ impl Engine {
     /// gives none.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::PromptTooLong`], [`Error::Busy`].
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::PromptTooLong`].
     pub fn logits(&self, ids: &[u32], rows: LogitRows) -> Result<Vec<f32>, Error> {
         let wanted = match rows {
             LogitRows::None => ids.len()..ids.len(),
@@ -182,6 +183,10 @@ impl Engine {
         sink: &mut dyn FnMut(EvaluatedChunk<'_>),
     ) -> Result<(), Error> {
         self.check_ids(ids)?;
-        self.lock().step.evaluate(ids, wanted, observer, sink)
+        let needed = BlockManager::blocks_for(ids.len());
+        let mut shared = self.lock();
+        // Like any request, it waits for its blocks; waiting means to work for those who hold them.
+        while shared.step.n_free_blocks() < needed && shared.turn(self.clock()) {}
+        shared.step.evaluate(ids, wanted, observer, sink)
     }
 }

@@ -65,3 +65,8 @@ pub use score::{Score, ScoreOptions, ScoreProgress};
 pub use bitnet_kernels::KvType;
 pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows};
 pub use bitnet_tokenizers::{Message, Tokenizer, TokenizerOptions};
+
+/// The examples of the repository's README, compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct ReadmeExamples;

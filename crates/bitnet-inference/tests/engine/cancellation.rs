@@ -1,7 +1,7 @@
 //! Dropping a generation ends it and gives its KV blocks back at once.
 
 use crate::{stories, stories_path, text_of, tokens};
-use bitnet_inference::{Engine, Error, GenerateOptions, LoadOptions, LogitRows};
+use bitnet_inference::{Engine, GenerateOptions, LoadOptions, LogitRows};
 
 fn endless() -> GenerateOptions {
     GenerateOptions {
@@ -24,9 +24,6 @@ fn a_dropped_generation_frees_its_blocks() {
     let mut kept = engine.generate("One day", &endless()).expect("valid");
     dropped.next().expect("a token").expect("no error");
     assert_eq!(engine.n_free_kv_blocks(), 0);
-    // Everything is taken, so nothing can be evaluated beside it.
-    let busy = engine.logits(&[0], LogitRows::Last).expect_err("no room");
-    assert!(matches!(busy, Error::Busy { needed: 1, free: 0 }), "{busy}");
     drop(dropped);
     assert_eq!(engine.n_free_kv_blocks(), all / 2);
     // The mate goes on as if nothing had been.
@@ -50,4 +47,20 @@ fn a_dropped_generation_that_never_ran_leaves_the_queue() {
     let mut third = engine.generate("Tom", &endless()).expect("valid");
     drop(first);
     assert!(third.next().is_some());
+}
+
+#[test]
+fn an_evaluation_gets_its_blocks_from_generations_that_go_on_meanwhile() {
+    let engine = Engine::load(stories_path(), &LoadOptions::default()).expect("loads");
+    let mut generation = engine.generate("Tom", &endless()).expect("valid");
+    generation.next();
+    assert_eq!(engine.n_free_kv_blocks(), 0);
+    assert_eq!(
+        engine.logits(&[0, 1], LogitRows::Last).expect("it waits"),
+        stories().logits(&[0, 1], LogitRows::Last).expect("fits")
+    );
+    // What was drawn meanwhile is still there for its owner.
+    let all = tokens(stories(), "Tom", &endless());
+    let rest: Vec<_> = generation.collect::<Result<_, _>>().expect("no error");
+    assert_eq!(rest, all[1..]);
 }

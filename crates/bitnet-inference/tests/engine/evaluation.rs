@@ -1,7 +1,7 @@
 //! Logits, hidden states and traces agree with each other and with generation, however they are chunked.
 
 use crate::{reference_path, stories, tokens};
-use bitnet_inference::{Engine, GenerateOptions, LoadOptions, LogitRows};
+use bitnet_inference::{Engine, GenerateOptions, KvType, LoadOptions, LogitRows};
 
 #[test]
 fn logits_of_all_positions_end_with_those_of_the_last() {
@@ -88,4 +88,29 @@ fn a_model_in_memory_is_the_model_on_disk() {
     );
     // 256 positions, 6 layers, keys and values of 256 f32.
     assert_eq!(info.kv_cache_bytes, 256 * 6 * 2 * 256 * 4);
+}
+
+#[test]
+fn an_f16_cache_takes_half_the_memory_and_changes_little() {
+    let options = LoadOptions {
+        kv_type: KvType::F16,
+        ..LoadOptions::default()
+    };
+    let engine = Engine::load(crate::stories_path(), &options).expect("loads");
+    assert_eq!(
+        engine.info().kv_cache_bytes * 2,
+        stories().info().kv_cache_bytes
+    );
+    let ids: Vec<u32> = (1..=60).collect();
+    let half = engine.logits(&ids, LogitRows::All).expect("fits");
+    let full = stories().logits(&ids, LogitRows::All).expect("fits");
+    assert_ne!(half, full, "keys and values were not rounded at all");
+    // 11 bits of keys and values flip int8 activations here and there, each worth tenths of a logit: far below the
+    // spread of the logits, which is several units.
+    let rms = |a: &[f32], b: &[f32]| {
+        let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        (sum / a.len() as f64).sqrt()
+    };
+    let (error, spread) = (rms(&half, &full), rms(&full, &vec![0.0; full.len()]));
+    assert!(error < spread / 20.0, "{error} of {spread}");
 }

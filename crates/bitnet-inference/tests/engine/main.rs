@@ -12,6 +12,7 @@ mod limits;
 mod perplexity;
 mod seeds;
 mod stop_strings;
+mod tokenizer;
 
 use bitnet_inference::{Engine, GenerateOptions, LoadOptions, Prompt, Token};
 use std::path::PathBuf;
