@@ -3,16 +3,27 @@
 mod support;
 
 use bitnet_kernels::{Backend, CpuBackend};
+use bitnet_quantization::ScaleLayout;
 use bitnet_quantization::activation::quantize_activations;
 use bitnet_quantization::bitlinear::bitlinear_reference;
-use bitnet_quantization::{ScaleLayout, TernaryRows};
 use support::{Random, Trits, backends, bits, buffer};
 
 fn run(backend: &CpuBackend, weights: &[&Trits], x: &[f32], n: usize) -> Vec<Vec<f32>> {
-    let packed: Vec<_> = weights.iter().map(|w| backend.upload_ternary(*w).unwrap()).collect();
+    let packed: Vec<_> = weights
+        .iter()
+        .map(|w| backend.upload_ternary(*w).unwrap())
+        .collect();
     let x = buffer(backend, x);
-    let mut outs: Vec<_> = weights.iter().map(|w| backend.buffer(n * w.rows).unwrap()).collect();
-    backend.bitlinear(&x, n, &packed.iter().collect::<Vec<_>>(), &mut outs.iter_mut().collect::<Vec<_>>());
+    let mut outs: Vec<_> = weights
+        .iter()
+        .map(|w| backend.buffer(n * w.rows).unwrap())
+        .collect();
+    backend.bitlinear(
+        &x,
+        n,
+        &packed.iter().collect::<Vec<_>>(),
+        &mut outs.iter_mut().collect::<Vec<_>>(),
+    );
     outs.iter().map(|out| out.to_vec()).collect()
 }
 
@@ -21,7 +32,11 @@ fn check(backends: &[CpuBackend], weight: &Trits, x: &[f32], n: usize) {
     for backend in backends {
         let found = bits(&run(backend, &[weight], x, n)[0]);
         let name = backend.kernel_name();
-        assert_eq!(found, expected, "{name} at [{}, {}], {n} token rows, {:?}", weight.rows, weight.cols, weight.scale);
+        assert_eq!(
+            found, expected,
+            "{name} at [{}, {}], {n} token rows, {:?}",
+            weight.rows, weight.cols, weight.scale
+        );
     }
 }
 
@@ -35,7 +50,10 @@ fn bitlinear_matches_the_reference_at_odd_shapes() {
         let weight = Trits::random(rows, cols, None, &mut random);
         check(&backends, &weight, &random.floats(n * cols), n);
     }
-    for cols in (1..=300).step_by(7).chain([15, 16, 17, 31, 32, 33, 127, 128, 129, 255, 256, 257]) {
+    for cols in (1..=300)
+        .step_by(7)
+        .chain([15, 16, 17, 31, 32, 33, 127, 128, 129, 255, 256, 257])
+    {
         let rows = 1 + random.below(40) as usize;
         let n = 1 + cols % 9;
         let weight = Trits::random(rows, cols, None, &mut random);
@@ -48,7 +66,14 @@ fn bitlinear_with_block_scales_matches_the_reference() {
     let backends = backends(2);
     let mut random = Random::new(2);
     for block_len in [64, 128, 256] {
-        for (rows, blocks, n) in [(1, 1, 1), (15, 2, 2), (16, 3, 3), (17, 5, 7), (40, 2, 33), (33, 9, 1)] {
+        for (rows, blocks, n) in [
+            (1, 1, 1),
+            (15, 2, 2),
+            (16, 3, 3),
+            (17, 5, 7),
+            (40, 2, 33),
+            (33, 9, 1),
+        ] {
             let weight = Trits::random(rows, blocks * block_len, Some(block_len), &mut random);
             check(&backends, &weight, &random.floats(n * weight.cols), n);
         }
@@ -71,8 +96,13 @@ fn the_longest_rows_of_extreme_values_do_not_overflow() {
     let backends = backends(1);
     // Activations of absmax 127 quantise to themselves.
     for (trit, q) in [(1, 127.0), (1, -127.0), (-1, 127.0), (-1, -127.0)] {
-        let weight =
-            Trits { rows: 17, cols: COLS, trits: vec![trit; 17 * COLS], scale: ScaleLayout::PerTensor(1.0), scales: vec![] };
+        let weight = Trits {
+            rows: 17,
+            cols: COLS,
+            trits: vec![trit; 17 * COLS],
+            scale: ScaleLayout::PerTensor(1.0),
+            scales: vec![],
+        };
         for n in [1, 2, 5, 16] {
             let x = vec![q; n * COLS];
             for backend in &backends {
@@ -81,7 +111,11 @@ fn the_longest_rows_of_extreme_values_do_not_overflow() {
                 let mut acc = vec![0; n * 17];
                 backend.bitlinear_acc(&packed, &rows, &mut acc);
                 let expected = i32::from(trit) * q as i32 * COLS as i32;
-                assert!(acc.iter().all(|&acc| acc == expected), "{}: {trit} {q} {n}", backend.kernel_name());
+                assert!(
+                    acc.iter().all(|&acc| acc == expected),
+                    "{}: {trit} {q} {n}",
+                    backend.kernel_name()
+                );
             }
         }
     }
@@ -100,7 +134,12 @@ fn quantised_rows_are_those_of_the_reference() {
                 let mut q = vec![0; cols];
                 let a = quantize_activations(x, &mut q);
                 assert_eq!(rows.scales()[row].to_bits(), a.to_bits());
-                assert_eq!(rows.row(row), q, "{} [{n}, {cols}] row {row}", backend.kernel_name());
+                assert_eq!(
+                    rows.row(row),
+                    q,
+                    "{} [{n}, {cols}] row {row}",
+                    backend.kernel_name()
+                );
             }
         }
     }
@@ -131,7 +170,11 @@ fn integer_products_are_exact() {
         backend.bitlinear_acc(&backend.upload_ternary(&weight).unwrap(), &rows, &mut acc);
         for (t, acc) in acc.chunks(35).enumerate() {
             for (acc, trits) in acc.iter().zip(weight.trits.chunks(211)) {
-                let expected: i32 = trits.iter().zip(rows.row(t)).map(|(&w, q)| i32::from(w) * i32::from(q)).sum();
+                let expected: i32 = trits
+                    .iter()
+                    .zip(rows.row(t))
+                    .map(|(&w, q)| i32::from(w) * i32::from(q))
+                    .sum();
                 assert_eq!(*acc, expected, "{}", backend.kernel_name());
             }
         }
@@ -141,18 +184,34 @@ fn integer_products_are_exact() {
 #[test]
 fn weights_together_equal_weights_alone_and_threads_change_nothing() {
     let mut random = Random::new(6);
-    let shapes = [(48, None), (7, None), (100, Some(64)), (16, Some(128)), (33, None)];
-    let weights: Vec<Trits> =
-        shapes.iter().map(|&(rows, block_len)| Trits::random(rows, 256, block_len, &mut random)).collect();
+    let shapes = [
+        (48, None),
+        (7, None),
+        (100, Some(64)),
+        (16, Some(128)),
+        (33, None),
+    ];
+    let weights: Vec<Trits> = shapes
+        .iter()
+        .map(|&(rows, block_len)| Trits::random(rows, 256, block_len, &mut random))
+        .collect();
     let refs: Vec<&Trits> = weights.iter().collect();
     let x = random.floats(5 * 256);
-    let expected: Vec<_> = weights.iter().map(|w| bits(&bitlinear_reference(w, &x, 5).unwrap())).collect();
+    let expected: Vec<_> = weights
+        .iter()
+        .map(|w| bits(&bitlinear_reference(w, &x, 5).unwrap()))
+        .collect();
     for threads in 1..=3 {
         for backend in backends(threads) {
             for n_weights in 1..=weights.len() {
                 let found = run(&backend, &refs[..n_weights], &x, 5);
                 for (found, expected) in found.iter().zip(&expected) {
-                    assert_eq!(&bits(found), expected, "{} {threads} threads", backend.kernel_name());
+                    assert_eq!(
+                        &bits(found),
+                        expected,
+                        "{} {threads} threads",
+                        backend.kernel_name()
+                    );
                 }
             }
         }
@@ -168,7 +227,12 @@ fn a_token_alone_equals_the_token_in_a_batch() {
         let batched = run(&backend, &[&weight], &x, 37);
         for (row, x) in x.chunks(384).enumerate() {
             let alone = run(&backend, &[&weight], x, 1);
-            assert_eq!(bits(&alone[0]), bits(&batched[0][row * 50..][..50]), "{}", backend.kernel_name());
+            assert_eq!(
+                bits(&alone[0]),
+                bits(&batched[0][row * 50..][..50]),
+                "{}",
+                backend.kernel_name()
+            );
         }
     }
 }
@@ -181,7 +245,10 @@ fn weights_that_are_no_trits_are_refused_with_their_place() {
     weight.trits[39 * 30] = -2;
     for backend in backends(2) {
         let error = backend.upload_ternary(&weight).unwrap_err().to_string();
-        assert_eq!(error, "ternary weight row 33 has the value 2 at column 7, expected -1, 0 or +1");
+        assert_eq!(
+            error,
+            "ternary weight row 33 has the value 2 at column 7, expected -1, 0 or +1"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! The elementwise ops of a layer: activation times up-projection, and the residual addition.
 
 use super::isa::{Isa, Op};
-use super::lanes::{exp, update, zip_into};
+use super::lanes::{Lanewise, exp, update, zip_into};
 use crate::backend::Activation;
 
 /// `out[i] = activation(gate[i]) * up[i]`; all slices have one length.
@@ -21,16 +21,9 @@ impl Op for Gate<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let (zero, one) = (isa.splat(0.0), isa.splat(1.0));
         match self.activation {
-            Activation::Silu => zip_into(isa, self.gate, self.up, self.out, |gate, up| {
-                let silu = isa.div(gate, isa.add(one, exp(isa, isa.sub(zero, gate))));
-                isa.mul(silu, up)
-            }),
-            Activation::Relu2 => zip_into(isa, self.gate, self.up, self.out, |gate, up| {
-                let relu = isa.max(gate, zero);
-                isa.mul(isa.mul(relu, relu), up)
-            }),
+            Activation::Silu => zip_into(isa, self.gate, self.up, self.out, SiluTimes),
+            Activation::Relu2 => zip_into(isa, self.gate, self.up, self.out, Relu2Times),
         }
     }
 }
@@ -48,6 +41,41 @@ impl Op for Add<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        update(isa, self.x, self.y, |x, y| isa.add(x, y));
+        update(isa, self.x, self.y, Sum);
+    }
+}
+
+/// `silu(gate) * up`.
+#[derive(Clone, Copy)]
+struct SiluTimes;
+
+impl Lanewise for SiluTimes {
+    #[inline(always)]
+    fn map<I: Isa>(self, isa: I, gate: I::F32x16, up: I::F32x16) -> I::F32x16 {
+        let exp = exp(isa, isa.sub(isa.splat(0.0), gate));
+        isa.mul(isa.div(gate, isa.add(isa.splat(1.0), exp)), up)
+    }
+}
+
+/// `max(gate, 0)^2 * up`.
+#[derive(Clone, Copy)]
+struct Relu2Times;
+
+impl Lanewise for Relu2Times {
+    #[inline(always)]
+    fn map<I: Isa>(self, isa: I, gate: I::F32x16, up: I::F32x16) -> I::F32x16 {
+        let relu = isa.max(gate, isa.splat(0.0));
+        isa.mul(isa.mul(relu, relu), up)
+    }
+}
+
+/// `x + y`.
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Lanewise for Sum {
+    #[inline(always)]
+    fn map<I: Isa>(self, isa: I, x: I::F32x16, y: I::F32x16) -> I::F32x16 {
+        isa.add(x, y)
     }
 }

@@ -24,25 +24,43 @@ pub fn store_tail<I: Isa>(isa: I, v: I::F32x16, tail: &mut [f32]) {
     tail.copy_from_slice(&lanes[..tail.len()]);
 }
 
+/// A function of two vectors, lane by lane. Not a closure: one that the compiler does not inline would be compiled
+/// without the caller's instruction set, and `map` here is `#[inline(always)]`.
+pub trait Lanewise: Copy {
+    /// The function.
+    fn map<I: Isa>(self, isa: I, a: I::F32x16, b: I::F32x16) -> I::F32x16;
+}
+
 /// `out[i] = f(a[i], b[i])`, 16 lanes at a time; the slices have one length.
 #[inline(always)]
-pub fn zip_into<I: Isa>(
-    isa: I,
-    a: &[f32],
-    b: &[f32],
-    out: &mut [f32],
-    f: impl Fn(I::F32x16, I::F32x16) -> I::F32x16,
-) {
+pub fn zip_into<I: Isa>(isa: I, a: &[f32], b: &[f32], out: &mut [f32], f: impl Lanewise) {
     let ((a, a_tail), (b, b_tail)) = (chunks(a), chunks(b));
     let (out, out_tail) = out.as_chunks_mut::<LANES>();
     for ((a, b), out) in a.iter().zip(b).zip(out) {
-        isa.store(f(isa.load(a), isa.load(b)), out);
+        isa.store(f.map(isa, isa.load(a), isa.load(b)), out);
     }
     if !out_tail.is_empty() {
         store_tail(
             isa,
-            f(load_tail(isa, a_tail), load_tail(isa, b_tail)),
+            f.map(isa, load_tail(isa, a_tail), load_tail(isa, b_tail)),
             out_tail,
+        );
+    }
+}
+
+/// `x[i] = f(x[i], y[i])`, 16 lanes at a time; the slices have one length.
+#[inline(always)]
+pub fn update<I: Isa>(isa: I, x: &mut [f32], y: &[f32], f: impl Lanewise) {
+    let (y, y_tail) = chunks(y);
+    let (x, x_tail) = x.as_chunks_mut::<LANES>();
+    for (x, y) in x.iter_mut().zip(y) {
+        isa.store(f.map(isa, isa.load(x), isa.load(y)), x);
+    }
+    if !x_tail.is_empty() {
+        store_tail(
+            isa,
+            f.map(isa, load_tail(isa, x_tail), load_tail(isa, y_tail)),
+            x_tail,
         );
     }
 }
@@ -88,26 +106,4 @@ pub fn exp<I: Isa>(isa: I, x: I::F32x16) -> I::F32x16 {
     let y = isa.add(isa.add(tail, r), isa.splat(1.0));
     let y = isa.mul(y, isa.pow2(n));
     isa.select_lt(x, isa.splat(LOWEST), isa.splat(0.0), y)
-}
-
-/// `x[i] = f(x[i], y[i])`, 16 lanes at a time; the slices have one length.
-#[inline(always)]
-pub fn update<I: Isa>(
-    isa: I,
-    x: &mut [f32],
-    y: &[f32],
-    f: impl Fn(I::F32x16, I::F32x16) -> I::F32x16,
-) {
-    let (y, y_tail) = chunks(y);
-    let (x, x_tail) = x.as_chunks_mut::<LANES>();
-    for (x, y) in x.iter_mut().zip(y) {
-        isa.store(f(isa.load(x), isa.load(y)), x);
-    }
-    if !x_tail.is_empty() {
-        store_tail(
-            isa,
-            f(load_tail(isa, x_tail), load_tail(isa, y_tail)),
-            x_tail,
-        );
-    }
 }

@@ -7,7 +7,7 @@
 //! Source: transformers `modeling_bitnet.py`, `BitNetRMSNorm`; Zhang and Sennrich, 2019 (arXiv 1910.07467).
 
 use super::isa::{Isa, Op};
-use super::lanes::{chunks, load_tail, zip_into};
+use super::lanes::{Lanewise, chunks, load_tail, update, zip_into};
 
 /// Elements below which one thread is faster than a barrier.
 pub const PARALLEL_FROM: usize = 1 << 15;
@@ -31,10 +31,8 @@ impl Op for RmsNorm<'_> {
     fn run<I: Isa>(self, isa: I) {
         let len = self.weight.len();
         for (x, out) in self.x.chunks_exact(len).zip(self.out.chunks_exact_mut(len)) {
-            let factor = isa.splat(inverse_rms(isa, x, self.eps));
-            zip_into(isa, x, self.weight, out, |x, weight| {
-                isa.mul(weight, isa.mul(x, factor))
-            });
+            let factor = inverse_rms(isa, x, self.eps);
+            zip_into(isa, x, self.weight, out, Gain { factor });
         }
     }
 }
@@ -55,11 +53,22 @@ impl Op for RmsNormInPlace<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         for x in self.x.chunks_exact_mut(self.weight.len()) {
-            let factor = isa.splat(inverse_rms(isa, x, self.eps));
-            super::lanes::update(isa, x, self.weight, |x, weight| {
-                isa.mul(weight, isa.mul(x, factor))
-            });
+            let factor = inverse_rms(isa, x, self.eps);
+            update(isa, x, self.weight, Gain { factor });
         }
+    }
+}
+
+/// `weight * (x * factor)`.
+#[derive(Clone, Copy)]
+struct Gain {
+    factor: f32,
+}
+
+impl Lanewise for Gain {
+    #[inline(always)]
+    fn map<I: Isa>(self, isa: I, x: I::F32x16, weight: I::F32x16) -> I::F32x16 {
+        isa.mul(weight, isa.mul(x, isa.splat(self.factor)))
     }
 }
 

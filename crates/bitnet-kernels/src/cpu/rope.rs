@@ -55,17 +55,12 @@ impl Op for Rope<'_> {
 /// Pairs `(first[j], second[j])`.
 #[inline(always)]
 fn rotate_halves<I: Isa>(isa: I, first: &mut [f32], second: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let rotate = |x1, x2, cos, sin| {
-        (
-            isa.sub(isa.mul(x1, cos), isa.mul(x2, sin)),
-            isa.add(isa.mul(x2, cos), isa.mul(x1, sin)),
-        )
-    };
     let ((cos, cos_tail), (sin, sin_tail)) = (chunks(cos), chunks(sin));
     let (first, first_tail) = first.as_chunks_mut::<LANES>();
     let (second, second_tail) = second.as_chunks_mut::<LANES>();
     for (((first, second), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
         let (y1, y2) = rotate(
+            isa,
             isa.load(first),
             isa.load(second),
             isa.load(cos),
@@ -75,12 +70,32 @@ fn rotate_halves<I: Isa>(isa: I, first: &mut [f32], second: &mut [f32], cos: &[f
         isa.store(y2, second);
     }
     if !first_tail.is_empty() {
-        let [x1, x2, cos, sin] =
-            [&*first_tail, &*second_tail, cos_tail, sin_tail].map(|tail| load_tail(isa, tail));
-        let (y1, y2) = rotate(x1, x2, cos, sin);
+        let (x1, x2) = (load_tail(isa, first_tail), load_tail(isa, second_tail));
+        let (y1, y2) = rotate(
+            isa,
+            x1,
+            x2,
+            load_tail(isa, cos_tail),
+            load_tail(isa, sin_tail),
+        );
         store_tail(isa, y1, first_tail);
         store_tail(isa, y2, second_tail);
     }
+}
+
+/// 16 pairs.
+#[inline(always)]
+fn rotate<I: Isa>(
+    isa: I,
+    x1: I::F32x16,
+    x2: I::F32x16,
+    cos: I::F32x16,
+    sin: I::F32x16,
+) -> (I::F32x16, I::F32x16) {
+    (
+        isa.sub(isa.mul(x1, cos), isa.mul(x2, sin)),
+        isa.add(isa.mul(x2, cos), isa.mul(x1, sin)),
+    )
 }
 
 /// Pairs `(x[2j], x[2j + 1])`; the compiler finds the shuffles, and nothing here is hot.

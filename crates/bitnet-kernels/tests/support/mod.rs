@@ -43,16 +43,31 @@ pub struct Trits {
 }
 
 impl Trits {
-    pub fn random(rows: usize, cols: usize, block_len: Option<usize>, random: &mut Random) -> Trits {
-        let trits = (0..rows * cols).map(|_| random.below(3) as i8 - 1).collect();
+    pub fn random(
+        rows: usize,
+        cols: usize,
+        block_len: Option<usize>,
+        random: &mut Random,
+    ) -> Trits {
+        let trits = (0..rows * cols)
+            .map(|_| random.below(3) as i8 - 1)
+            .collect();
         let (scale, scales) = match block_len {
             None => (ScaleLayout::PerTensor(0.37), vec![]),
             Some(block_len) => {
-                let scales = (0..rows * cols / block_len).map(|_| random.float()).collect();
+                let scales = (0..rows * cols / block_len)
+                    .map(|_| random.float())
+                    .collect();
                 (ScaleLayout::PerBlock { block_len }, scales)
             }
         };
-        Trits { rows, cols, trits, scale, scales }
+        Trits {
+            rows,
+            cols,
+            trits,
+            scale,
+            scales,
+        }
     }
 }
 
@@ -79,11 +94,18 @@ impl TernaryRows for Trits {
 
 /// A backend for every kernel of this CPU.
 pub fn backends(threads: usize) -> Vec<CpuBackend> {
-    available_kernels().into_iter().map(|kernel| backend(kernel, threads)).collect()
+    available_kernels()
+        .into_iter()
+        .map(|kernel| backend(kernel, threads))
+        .collect()
 }
 
 pub fn backend(kernel: &str, threads: usize) -> CpuBackend {
-    CpuBackend::new(CpuOptions { threads: Some(threads), kernel: Some(kernel.to_owned()) }).unwrap()
+    CpuBackend::new(CpuOptions {
+        threads: Some(threads),
+        kernel: Some(kernel.to_owned()),
+    })
+    .unwrap()
 }
 
 /// A buffer with these values.

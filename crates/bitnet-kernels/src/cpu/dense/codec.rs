@@ -8,14 +8,22 @@ use crate::cpu::isa::{Isa, LANES};
 use bitnet_quantization::floats::f16_to_f32;
 
 /// A storage type whose blocks can be widened.
+///
+/// All methods are `#[inline(always)]` and none takes a closure: a closure that the compiler does not inline is
+/// compiled without the caller's instruction set.
 pub trait Codec: Copy + Send + Sync {
     /// Values of a block, a multiple of 16.
     const LEN: usize;
     /// Bytes of a block.
     const BYTES: usize;
+    /// What is taken out of a block once, for all its vectors.
+    type Parts;
 
-    /// Calls `emit` with the `LEN / 16` vectors of one block, in order.
-    fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16));
+    /// Takes a block apart.
+    fn parts(self, block: &[u8]) -> Self::Parts;
+
+    /// Vector `i` of `LEN / 16`: values `16i..16i + 16` of the block.
+    fn vector<I: Isa>(self, isa: I, block: &[u8], parts: &Self::Parts, i: usize) -> I::F32x16;
 }
 
 /// 32-bit floats.
@@ -70,118 +78,172 @@ fn f16_at(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
-/// `scale * q` for vectors of codes.
-#[inline(always)]
-fn scaled<I: Isa>(isa: I, q: &[i8], scale: f32, mut emit: impl FnMut(I::F32x16)) {
-    let scale = isa.splat(scale);
-    for q in q.as_chunks::<LANES>().0 {
-        emit(isa.mul(scale, isa.load_i8(q)));
+/// Codes of a block and the scale of each 16 of them: `scale * q`.
+pub struct Scaled<const VECTORS: usize> {
+    q: [[i8; LANES]; VECTORS],
+    scales: [f32; VECTORS],
+}
+
+impl<const VECTORS: usize> Scaled<VECTORS> {
+    /// One scale for all.
+    #[inline(always)]
+    fn one(q: [[i8; LANES]; VECTORS], scale: f32) -> Self {
+        Scaled {
+            q,
+            scales: [scale; VECTORS],
+        }
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(&self, isa: I, i: usize) -> I::F32x16 {
+        isa.mul(isa.splat(self.scales[i]), isa.load_i8(&self.q[i]))
     }
 }
 
-/// `scale * q + offset` for vectors of codes.
-#[inline(always)]
-fn scaled_and_moved<I: Isa>(
-    isa: I,
-    q: &[i8],
-    scale: f32,
-    offset: f32,
-    mut emit: impl FnMut(I::F32x16),
-) {
-    let (scale, offset) = (isa.splat(scale), isa.splat(offset));
-    for q in q.as_chunks::<LANES>().0 {
-        emit(isa.add(isa.mul(scale, isa.load_i8(q)), offset));
+/// Codes of a block, scales and offsets: `scale * q + offset`.
+pub struct Moved<const VECTORS: usize> {
+    scaled: Scaled<VECTORS>,
+    offsets: [f32; VECTORS],
+}
+
+impl<const VECTORS: usize> Moved<VECTORS> {
+    #[inline(always)]
+    fn vector<I: Isa>(&self, isa: I, i: usize) -> I::F32x16 {
+        isa.add(self.scaled.vector(isa, i), isa.splat(self.offsets[i]))
     }
 }
 
 impl Codec for F32 {
     const LEN: usize = LANES;
     const BYTES: usize = 4 * LANES;
+    type Parts = ();
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        let bytes = block.as_chunks::<4>().0;
-        let values: [f32; LANES] = std::array::from_fn(|i| f32::from_le_bytes(bytes[i]));
-        emit(isa.load(&values));
+    fn parts(self, _block: &[u8]) {}
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, block: &[u8], _parts: &(), _i: usize) -> I::F32x16 {
+        let mut values = [0.0; LANES];
+        for (value, bytes) in values.iter_mut().zip(block.as_chunks::<4>().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        isa.load(&values)
     }
 }
 
 impl Codec for F16 {
     const LEN: usize = LANES;
     const BYTES: usize = 2 * LANES;
+    type Parts = ();
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        emit(isa.load_f16(block.first_chunk().expect("a whole block")));
+    fn parts(self, _block: &[u8]) {}
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, block: &[u8], _parts: &(), _i: usize) -> I::F32x16 {
+        isa.load_f16(block.first_chunk().expect("a whole block"))
     }
 }
 
 impl Codec for BF16 {
     const LEN: usize = LANES;
     const BYTES: usize = 2 * LANES;
+    type Parts = ();
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        emit(isa.load_bf16(block.first_chunk().expect("a whole block")));
+    fn parts(self, _block: &[u8]) {}
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, block: &[u8], _parts: &(), _i: usize) -> I::F32x16 {
+        isa.load_bf16(block.first_chunk().expect("a whole block"))
     }
 }
 
 impl Codec for Q8_0 {
     const LEN: usize = 32;
     const BYTES: usize = 34;
+    type Parts = Scaled<2>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16)) {
-        let q: [i8; 32] = std::array::from_fn(|i| block[2 + i] as i8);
-        scaled(isa, &q, f16_at(block, 0), emit);
+    fn parts(self, block: &[u8]) -> Scaled<2> {
+        let mut q = [[0; LANES]; 2];
+        for (q, byte) in q.as_flattened_mut().iter_mut().zip(&block[2..34]) {
+            *q = *byte as i8;
+        }
+        Scaled::one(q, f16_at(block, 0))
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<2>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
-/// The 32 nibbles of 16 bytes: low ones first.
+/// The 32 nibbles of 16 bytes, low ones first, less `zero`.
 #[inline(always)]
-fn nibbles(bytes: &[u8]) -> [u8; 32] {
-    std::array::from_fn(|i| {
-        if i < 16 {
-            bytes[i] & 15
-        } else {
-            bytes[i - 16] >> 4
-        }
-    })
+fn nibbles(bytes: &[u8], zero: i8) -> [[i8; LANES]; 2] {
+    let [mut low, mut high] = [[0; LANES]; 2];
+    for ((low, high), byte) in low.iter_mut().zip(&mut high).zip(bytes) {
+        *low = (byte & 15) as i8 - zero;
+        *high = (byte >> 4) as i8 - zero;
+    }
+    [low, high]
 }
 
 impl Codec for Q4_0 {
     const LEN: usize = 32;
     const BYTES: usize = 18;
+    type Parts = Scaled<2>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16)) {
-        let q = nibbles(&block[2..18]).map(|q| q as i8 - 8);
-        scaled(isa, &q, f16_at(block, 0), emit);
+    fn parts(self, block: &[u8]) -> Scaled<2> {
+        Scaled::one(nibbles(&block[2..18], 8), f16_at(block, 0))
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<2>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for Q4_1 {
     const LEN: usize = 32;
     const BYTES: usize = 20;
+    type Parts = Moved<2>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16)) {
-        let q = nibbles(&block[4..20]).map(|q| q as i8);
-        scaled_and_moved(isa, &q, f16_at(block, 0), f16_at(block, 2), emit);
+    fn parts(self, block: &[u8]) -> Moved<2> {
+        let scaled = Scaled::one(nibbles(&block[4..20], 0), f16_at(block, 0));
+        Moved {
+            scaled,
+            offsets: [f16_at(block, 2); 2],
+        }
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Moved<2>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for Q5_0 {
     const LEN: usize = 32;
     const BYTES: usize = 22;
+    type Parts = Scaled<2>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16)) {
+    fn parts(self, block: &[u8]) -> Scaled<2> {
+        let mut q = nibbles(&block[6..22], 16);
         let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-        let low = nibbles(&block[6..22]);
-        let q: [i8; 32] =
-            std::array::from_fn(|i| (low[i] | (((high >> i) & 1) << 4) as u8) as i8 - 16);
-        scaled(isa, &q, f16_at(block, 0), emit);
+        for (i, q) in q.as_flattened_mut().iter_mut().enumerate() {
+            *q += (((high >> i) & 1) << 4) as i8;
+        }
+        Scaled::one(q, f16_at(block, 0))
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<2>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
@@ -192,141 +254,237 @@ fn scale_and_min(scales: &[u8], i: usize) -> (f32, f32) {
         (scales[i] & 63, scales[i + 4] & 63)
     } else {
         (
-            scales[i + 4] & 15 | (scales[i - 4] >> 6) << 4,
-            scales[i + 4] >> 4 | (scales[i] >> 6) << 4,
+            (scales[i + 4] & 15) | ((scales[i - 4] >> 6) << 4),
+            (scales[i + 4] >> 4) | ((scales[i] >> 6) << 4),
         )
     };
     (f32::from(scale), f32::from(min))
 }
 
+/// Codes of a Q4_K or Q5_K block with the scales and minima of its sub-blocks.
+#[inline(always)]
+fn sub_blocks(q: [[i8; LANES]; 16], block: &[u8]) -> Moved<16> {
+    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
+    let (mut scales, mut offsets) = ([0.0; 16], [0.0; 16]);
+    for i in 0..8 {
+        let (scale, min) = scale_and_min(&block[4..16], i);
+        scales[2 * i..][..2].fill(d * scale);
+        offsets[2 * i..][..2].fill(-(dmin * min));
+    }
+    Moved {
+        scaled: Scaled { q, scales },
+        offsets,
+    }
+}
+
 impl Codec for Q4K {
     const LEN: usize = 256;
     const BYTES: usize = 144;
+    type Parts = Moved<16>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-        for i in 0..8 {
+    fn parts(self, block: &[u8]) -> Moved<16> {
+        let mut q = [[0; LANES]; 16];
+        for (i, q) in q
+            .as_flattened_mut()
+            .as_chunks_mut::<32>()
+            .0
+            .iter_mut()
+            .enumerate()
+        {
             let codes = &block[16 + 32 * (i / 2)..][..32];
-            let shift = 4 * (i % 2);
-            let q: [i8; 32] = std::array::from_fn(|l| ((codes[l] >> shift) & 15) as i8);
-            let (scale, min) = scale_and_min(&block[4..16], i);
-            scaled_and_moved(isa, &q, d * scale, -(dmin * min), &mut emit);
+            for (q, code) in q.iter_mut().zip(codes) {
+                *q = ((code >> (4 * (i % 2))) & 15) as i8;
+            }
         }
+        sub_blocks(q, block)
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Moved<16>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for Q5K {
     const LEN: usize = 256;
     const BYTES: usize = 176;
+    type Parts = Moved<16>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-        let high = &block[16..48];
-        for i in 0..8 {
-            let codes = &block[48 + 32 * (i / 2)..][..32];
-            let shift = 4 * (i % 2);
-            let q: [i8; 32] = std::array::from_fn(|l| {
-                ((codes[l] >> shift) & 15 | ((high[l] >> i) & 1) << 4) as i8
-            });
-            let (scale, min) = scale_and_min(&block[4..16], i);
-            scaled_and_moved(isa, &q, d * scale, -(dmin * min), &mut emit);
+    fn parts(self, block: &[u8]) -> Moved<16> {
+        let mut q = [[0; LANES]; 16];
+        for (i, q) in q
+            .as_flattened_mut()
+            .as_chunks_mut::<32>()
+            .0
+            .iter_mut()
+            .enumerate()
+        {
+            let (high, codes) = (&block[16..48], &block[48 + 32 * (i / 2)..][..32]);
+            for ((q, code), high) in q.iter_mut().zip(codes).zip(high) {
+                *q = (((code >> (4 * (i % 2))) & 15) | (((high >> i) & 1) << 4)) as i8;
+            }
         }
+        sub_blocks(q, block)
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Moved<16>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for Q6K {
     const LEN: usize = 256;
     const BYTES: usize = 210;
+    type Parts = Scaled<16>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        let d = f16_at(block, 208);
-        for half in 0..2 {
-            let low = &block[64 * half..][..64];
+    fn parts(self, block: &[u8]) -> Scaled<16> {
+        let mut q = [[0; LANES]; 16];
+        for (i, q) in q
+            .as_flattened_mut()
+            .as_chunks_mut::<32>()
+            .0
+            .iter_mut()
+            .enumerate()
+        {
+            let (half, s) = (i / 4, i % 4);
+            let low = &block[64 * half + 32 * (s % 2)..][..32];
             let high = &block[128 + 32 * half..][..32];
-            let scales = &block[192 + 8 * half..][..8];
-            for s in 0..4 {
-                let low = &low[32 * (s % 2)..][..32];
-                let shift = 4 * (s / 2);
-                let q: [i8; 32] = std::array::from_fn(|l| {
-                    ((low[l] >> shift) & 15 | ((high[l] >> (2 * s)) & 3) << 4) as i8 - 32
-                });
-                scaled(isa, &q[..16], d * f32::from(scales[2 * s] as i8), &mut emit);
-                scaled(
-                    isa,
-                    &q[16..],
-                    d * f32::from(scales[2 * s + 1] as i8),
-                    &mut emit,
-                );
+            for ((q, low), high) in q.iter_mut().zip(low).zip(high) {
+                *q = (((low >> (4 * (s / 2))) & 15) | (((high >> (2 * s)) & 3) << 4)) as i8 - 32;
             }
         }
+        let d = f16_at(block, 208);
+        let mut scales = [0.0; 16];
+        for (scale, stored) in scales.iter_mut().zip(&block[192..208]) {
+            *scale = d * f32::from(*stored as i8);
+        }
+        Scaled { q, scales }
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<16>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for Tq1_0 {
     const LEN: usize = 256;
     const BYTES: usize = 54;
+    type Parts = Scaled<16>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        const POW3: [u8; 5] = [1, 3, 9, 27, 81];
-        // The digit that 3^n moves to the top of the byte.
-        let trit =
-            |byte: u8, n: usize| ((u16::from(byte.wrapping_mul(POW3[n])) * 3) >> 8) as i8 - 1;
-        let d = f16_at(block, 52);
-        for n in 0..5 {
-            let q: [i8; 32] = std::array::from_fn(|m| trit(block[m], n));
-            scaled(isa, &q, d, &mut emit);
+    fn parts(self, block: &[u8]) -> Scaled<16> {
+        let mut q = [[0; LANES]; 16];
+        /// Digit `n` of a byte, less one: 3^n moves it to the top.
+        #[inline(always)]
+        fn trits(q: &mut [i8], bytes: &[u8], n: usize) {
+            const POW3: [u8; 5] = [1, 3, 9, 27, 81];
+            for (q, byte) in q.iter_mut().zip(bytes) {
+                *q = ((u16::from(byte.wrapping_mul(POW3[n])) * 3) >> 8) as i8 - 1;
+            }
         }
+        let out = q.as_flattened_mut();
         for n in 0..5 {
-            let q: [i8; 16] = std::array::from_fn(|m| trit(block[32 + m], n));
-            scaled(isa, &q, d, &mut emit);
+            trits(&mut out[32 * n..][..32], &block[..32], n);
+            trits(&mut out[160 + 16 * n..][..16], &block[32..48], n);
         }
-        let q: [i8; 16] = std::array::from_fn(|i| trit(block[48 + i % 4], i / 4));
-        scaled(isa, &q, d, emit);
+        for n in 0..4 {
+            trits(&mut out[240 + 4 * n..][..4], &block[48..52], n);
+        }
+        Scaled::one(q, f16_at(block, 52))
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<16>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for Tq2_0 {
     const LEN: usize = 256;
     const BYTES: usize = 66;
+    type Parts = Scaled<16>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        let d = f16_at(block, 64);
-        for half in 0..2 {
-            let codes = &block[32 * half..][..32];
-            for s in 0..4 {
-                let q: [i8; 32] = std::array::from_fn(|m| ((codes[m] >> (2 * s)) & 3) as i8 - 1);
-                scaled(isa, &q, d, &mut emit);
+    fn parts(self, block: &[u8]) -> Scaled<16> {
+        let mut q = [[0; LANES]; 16];
+        for (i, q) in q
+            .as_flattened_mut()
+            .as_chunks_mut::<32>()
+            .0
+            .iter_mut()
+            .enumerate()
+        {
+            for (q, codes) in q.iter_mut().zip(&block[32 * (i / 4)..][..32]) {
+                *q = ((codes >> (2 * (i % 4))) & 3) as i8 - 1;
             }
         }
+        Scaled::one(q, f16_at(block, 64))
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<16>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for Q2_0 {
     const LEN: usize = 64;
     const BYTES: usize = 18;
+    type Parts = Scaled<4>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], emit: impl FnMut(I::F32x16)) {
-        let q: [i8; 64] =
-            std::array::from_fn(|j| ((block[2 + j / 4] >> (2 * (j % 4))) & 3) as i8 - 1);
-        scaled(isa, &q, f16_at(block, 0), emit);
+    fn parts(self, block: &[u8]) -> Scaled<4> {
+        let mut q = [[0; LANES]; 4];
+        for (q, byte) in q
+            .as_flattened_mut()
+            .as_chunks_mut::<4>()
+            .0
+            .iter_mut()
+            .zip(&block[2..18])
+        {
+            // The four crumbs of a byte, each moved to a byte of its own.
+            let byte = u32::from(*byte);
+            let spread = (byte & 3) | (byte & 12) << 6 | (byte & 48) << 12 | (byte & 192) << 18;
+            *q = spread.to_le_bytes().map(|code| code as i8 - 1);
+        }
+        Scaled::one(q, f16_at(block, 0))
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<4>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }
 
 impl Codec for I2s {
     const LEN: usize = 128;
     const BYTES: usize = 32;
+    type Parts = Scaled<8>;
 
     #[inline(always)]
-    fn widen<I: Isa>(self, isa: I, block: &[u8], mut emit: impl FnMut(I::F32x16)) {
-        for s in 0..4 {
-            let q: [i8; 32] = std::array::from_fn(|m| ((block[m] >> (6 - 2 * s)) & 3) as i8 - 1);
-            scaled(isa, &q, self.scale, &mut emit);
+    fn parts(self, block: &[u8]) -> Scaled<8> {
+        let mut q = [[0; LANES]; 8];
+        for (s, q) in q
+            .as_flattened_mut()
+            .as_chunks_mut::<32>()
+            .0
+            .iter_mut()
+            .enumerate()
+        {
+            for (q, codes) in q.iter_mut().zip(block) {
+                *q = ((codes >> (6 - 2 * s)) & 3) as i8 - 1;
+            }
         }
+        Scaled::one(q, self.scale)
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<8>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
     }
 }

@@ -29,7 +29,7 @@ pub fn embed(kernel: Kernel, pool: &Pool, table: &Matrix, tokens: &[u32], out: &
             let out = unsafe { out.range(i * table.cols, table.cols) };
             kernel.run(WidenRow {
                 table,
-                row: &table.rows_from(token)[..table.row_bytes],
+                row: table.row(token),
                 out,
             });
         }
@@ -58,16 +58,24 @@ pub fn widen<C: Codec, I: Isa>(codec: C, isa: I, stored: &[u8], out: &mut [f32])
     let mut blocks = stored.chunks_exact(C::BYTES);
     let mut chunks = out.chunks_exact_mut(C::LEN);
     for (block, out) in (&mut blocks).zip(&mut chunks) {
-        let mut vectors = out.as_chunks_mut::<LANES>().0.iter_mut();
-        codec.widen(isa, block, |v| {
-            isa.store(v, vectors.next().expect("LEN / 16 vectors"))
-        });
+        let parts = codec.parts(block);
+        for (i, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            isa.store(codec.vector(isa, block, &parts, i), out);
+        }
     }
     let (rest, out) = (blocks.remainder(), chunks.into_remainder());
     if !out.is_empty() {
-        // Only types with blocks of one value get here: 64 bytes hold 15 of the widest.
-        let mut block = [0u8; 4 * LANES];
-        block[..rest.len()].copy_from_slice(rest);
-        codec.widen(isa, &block[..C::BYTES], |v| store_tail(isa, v, out));
+        store_tail(isa, widen_rest(codec, isa, rest), out);
     }
+}
+
+/// A last partial block of plain floats as a vector, zeros behind it.
+#[inline(always)]
+pub fn widen_rest<C: Codec, I: Isa>(codec: C, isa: I, rest: &[u8]) -> I::F32x16 {
+    // Only types with blocks of one value get here: 64 bytes hold 16 of the widest.
+    let mut block = [0u8; 4 * LANES];
+    block[..rest.len()].copy_from_slice(rest);
+    let block = &block[..C::BYTES.min(4 * LANES)];
+    let parts = codec.parts(block);
+    codec.vector(isa, block, &parts, 0)
 }

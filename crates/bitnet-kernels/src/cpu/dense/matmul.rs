@@ -9,7 +9,7 @@
 //! multiplied with all of them. Both add up in the same order, hence to the same bits.
 
 use super::codec::Codec;
-use super::embed::widen;
+use super::embed::{widen, widen_rest};
 use super::{Matrix, with_codec};
 use crate::cpu::isa::{Isa, Kernel, LANES, Op};
 use crate::cpu::lanes::load_tail;
@@ -90,26 +90,29 @@ impl Rows<'_> {
     #[inline(always)]
     fn rows<I: Isa, C: Codec, const R: usize>(&self, isa: I, codec: C, first: usize) {
         let row_bytes = self.w.row_bytes;
-        let stored = &self.w.rows_from(first)[..R * row_bytes];
-        let stored: [&[u8]; R] = std::array::from_fn(|r| &stored[r * row_bytes..][..row_bytes]);
+        let stored: [&[u8]; R] = std::array::from_fn(|r| self.w.row(first + r));
         for (group, tokens) in self.x_rows.chunks(TOKENS).enumerate() {
-            let put = |t: usize, sums: &[I::F32x16; R]| {
-                let at = (group * TOKENS + t) * self.w.rows + first;
-                // SAFETY: rows of the matrix are given to one thread, and these are their outputs for one token.
-                let out = unsafe { self.out.range(at, R) };
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = isa.sum(*sum);
-                }
-            };
+            let from = group * TOKENS;
             if let [token] = tokens {
-                put(0, &dot_one(isa, codec, &stored, self.token(*token)));
+                let sums = dot_one(isa, codec, &stored, self.token(*token), R * row_bytes);
+                self.put(isa, from, first, &sums);
             } else {
                 let mut sums = [[isa.splat(0.0); R]; TOKENS];
                 self.dot_many(isa, codec, &stored, tokens, &mut sums);
                 for (t, sums) in sums.iter().take(tokens.len()).enumerate() {
-                    put(t, sums);
+                    self.put(isa, from + t, first, sums);
                 }
             }
+        }
+    }
+
+    /// Stores the results of R rows for token `t` of `x_rows`.
+    #[inline(always)]
+    fn put<I: Isa, const R: usize>(&self, isa: I, t: usize, first: usize, sums: &[I::F32x16; R]) {
+        // SAFETY: rows of the matrix are given to one thread, and these are their outputs for one token.
+        let out = unsafe { self.out.range(t * self.w.rows + first, R) };
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = isa.sum(*sum);
         }
     }
 
@@ -134,24 +137,28 @@ impl Rows<'_> {
         for first in (0..cols).step_by(COLS) {
             let n = COLS.min(cols - first);
             for (weights, stored) in weights.iter_mut().zip(stored) {
-                let per_value = |count: usize| count * C::BYTES / C::LEN;
-                let stored = &stored[per_value(first)..per_value(first + n)];
-                // The last chunk of a row with a partial vector needs its zeros anew.
-                weights.as_flattened_mut()[n..n.next_multiple_of(LANES)].fill(0.0);
-                widen(codec, isa, stored, &mut weights.as_flattened_mut()[..n]);
+                let weights = weights.as_flattened_mut();
+                // A partial last vector needs its zeros anew.
+                weights[n..n.next_multiple_of(LANES)].fill(0.0);
+                let stored = &stored[first * C::BYTES / C::LEN..(first + n) * C::BYTES / C::LEN];
+                widen(codec, isa, stored, &mut weights[..n]);
             }
-            let mut t = 0;
-            while t + 2 <= tokens.len() {
-                let x = [tokens[t], tokens[t + 1]].map(|token| &self.token(token)[first..][..n]);
-                let sums: &mut [[I::F32x16; R]; 2] =
-                    sums[t..].first_chunk_mut().expect("two tokens");
-                tile(isa, &weights, &x, sums);
-                t += 2;
+            let (pairs, last) = tokens.as_chunks::<2>();
+            let (pair_sums, last_sums) = sums.as_chunks_mut::<2>();
+            for ([a, b], sums) in pairs.iter().zip(pair_sums.iter_mut()) {
+                tile(
+                    isa,
+                    &weights,
+                    [&self.token(*a)[first..][..n], &self.token(*b)[first..][..n]],
+                    sums,
+                );
             }
-            if t < tokens.len() {
-                let sums: &mut [[I::F32x16; R]; 1] =
-                    sums[t..].first_chunk_mut().expect("one token");
-                tile(isa, &weights, &[&self.token(tokens[t])[first..][..n]], sums);
+            if let [a] = last {
+                let sums = pair_sums
+                    .get_mut(pairs.len())
+                    .map_or(last_sums, |pair| &mut pair[..1]);
+                let sums = sums.first_chunk_mut().expect("sums of the last token");
+                tile(isa, &weights, [&self.token(*a)[first..][..n]], sums);
             }
         }
     }
@@ -162,44 +169,39 @@ impl Rows<'_> {
 fn tile<I: Isa, const R: usize, const T: usize>(
     isa: I,
     weights: &[[[f32; LANES]; COLS / LANES]; R],
-    x: &[&[f32]; T],
+    x: [&[f32]; T],
     sums: &mut [[I::F32x16; R]; T],
 ) {
-    let mut acc = *sums;
     let n = x[0].len();
-    let mut add = |column: usize, x: [I::F32x16; T]| {
-        for r in 0..R {
-            let w = isa.load(&weights[r][column]);
-            for t in 0..T {
-                acc[t][r] = isa.add(acc[t][r], isa.mul(w, x[t]));
+    let mut acc = *sums;
+    let whole = n / LANES;
+    for column in 0..n.div_ceil(LANES) {
+        let mut w = [isa.splat(0.0); R];
+        for (w, weights) in w.iter_mut().zip(weights) {
+            *w = isa.load(&weights[column]);
+        }
+        for t in 0..T {
+            let x = if column < whole {
+                isa.load(&x[t].as_chunks::<LANES>().0[column])
+            } else {
+                load_tail(isa, &x[t][whole * LANES..])
+            };
+            for r in 0..R {
+                acc[t][r] = isa.add(acc[t][r], isa.mul(w[r], x));
             }
         }
-    };
-    for column in 0..n / LANES {
-        add(
-            column,
-            std::array::from_fn(|t| {
-                isa.load(x[t][column * LANES..].first_chunk().expect("a vector"))
-            }),
-        );
-    }
-    if !n.is_multiple_of(LANES) {
-        let whole = n / LANES;
-        add(
-            whole,
-            std::array::from_fn(|t| load_tail(isa, &x[t][whole * LANES..])),
-        );
     }
     *sums = acc;
 }
 
-/// Sums of R rows with one token, widened in registers.
+/// Sums of R rows with one token, widened in registers; the bytes `ahead` of those in work are prefetched.
 #[inline(always)]
 fn dot_one<I: Isa, C: Codec, const R: usize>(
     isa: I,
     codec: C,
     stored: &[&[u8]; R],
     x: &[f32],
+    ahead: usize,
 ) -> [I::F32x16; R] {
     let mut sums = [isa.splat(0.0); R];
     let n_blocks = x.len() / C::LEN;
@@ -207,25 +209,24 @@ fn dot_one<I: Isa, C: Codec, const R: usize>(
         let x = x[block * C::LEN..][..C::LEN].as_chunks::<LANES>().0;
         for r in 0..R {
             let bytes = &stored[r][block * C::BYTES..][..C::BYTES];
-            let mut sum = sums[r];
-            let mut vector = 0;
-            codec.widen(isa, bytes, |w| {
-                sum = isa.add(sum, isa.mul(w, isa.load(&x[vector])));
-                vector += 1;
-            });
-            sums[r] = sum;
+            for line in bytes.chunks(64) {
+                isa.prefetch(&line[0], ahead);
+            }
+            let parts = codec.parts(bytes);
+            for (i, x) in x.iter().enumerate() {
+                sums[r] = isa.add(
+                    sums[r],
+                    isa.mul(codec.vector(isa, bytes, &parts, i), isa.load(x)),
+                );
+            }
         }
     }
     let x = &x[n_blocks * C::LEN..];
     if !x.is_empty() {
         let x = load_tail(isa, x);
         for r in 0..R {
-            let rest = &stored[r][n_blocks * C::BYTES..];
-            let mut block = [0u8; 4 * LANES];
-            block[..rest.len()].copy_from_slice(rest);
-            codec.widen(isa, &block[..C::BYTES], |w| {
-                sums[r] = isa.add(sums[r], isa.mul(w, x))
-            });
+            let rest = widen_rest(codec, isa, &stored[r][n_blocks * C::BYTES..]);
+            sums[r] = isa.add(sums[r], isa.mul(rest, x));
         }
     }
     sums

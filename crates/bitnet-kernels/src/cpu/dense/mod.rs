@@ -115,10 +115,10 @@ impl Matrix {
         self.rows * self.row_bytes
     }
 
-    /// The stored bytes of rows `first..`.
+    /// The stored bytes of one row.
     #[inline(always)]
-    fn rows_from(&self, first: usize) -> &[u8] {
-        &self.bytes[first * self.row_bytes..self.rows * self.row_bytes]
+    fn row(&self, row: usize) -> &[u8] {
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 }
 

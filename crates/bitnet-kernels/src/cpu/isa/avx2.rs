@@ -27,6 +27,16 @@ impl Avx2 {
     }
 }
 
+/// An expression for each of two halves. A closure would be compiled without the instruction set unless inlined.
+macro_rules! both {
+    ($halves:expr, |$half:ident| $body:expr) => {{
+        let [$half, high] = $halves;
+        let low = $body;
+        let $half = high;
+        [low, $body]
+    }};
+}
+
 /// Lanes 0..8 and 8..16.
 type Halves = [__m256; 2];
 
@@ -56,16 +66,16 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn load_f16(self, from: &[u8; 2 * LANES]) -> Halves {
         // SAFETY: `self` proves AVX2 and F16C; 32 bytes are readable.
-        unsafe { eights(from).map(|eight| _mm256_cvtph_ps(eight)) }
+        unsafe { both!(eights(from), |eight| _mm256_cvtph_ps(eight)) }
     }
 
     #[inline(always)]
     fn load_bf16(self, from: &[u8; 2 * LANES]) -> Halves {
         // SAFETY: `self` proves AVX2; 32 bytes are readable.
         unsafe {
-            eights(from).map(|eight| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight)))
-            })
+            both!(eights(from), |eight| _mm256_castsi256_ps(
+                _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight))
+            ))
         }
     }
 
@@ -74,8 +84,9 @@ impl Isa for Avx2 {
         // SAFETY: `self` proves AVX2; 16 bytes are readable.
         unsafe {
             let bytes = _mm_loadu_si128(from.as_ptr().cast());
-            [bytes, _mm_srli_si128::<8>(bytes)]
-                .map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)))
+            both!([bytes, _mm_srli_si128::<8>(bytes)], |eight| {
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
+            })
         }
     }
 
@@ -87,7 +98,7 @@ impl Isa for Avx2 {
                 _mm256_loadu_si256(from.as_ptr().cast()),
                 _mm256_loadu_si256(from.as_ptr().add(8).cast()),
             ];
-            halves.map(|half| _mm256_cvtepi32_ps(half))
+            both!(halves, |half| _mm256_cvtepi32_ps(half))
         }
     }
 
@@ -104,7 +115,7 @@ impl Isa for Avx2 {
     fn store_i8(self, v: Halves, to: &mut [i8; LANES]) {
         // SAFETY: `self` proves AVX2; 16 bytes are writable. The conversion rounds half to even (MXCSR's default).
         unsafe {
-            let [low, high] = v.map(|half| _mm256_cvtps_epi32(half));
+            let [low, high] = both!(v, |half| _mm256_cvtps_epi32(half));
             // Packing works on 128-bit halves: the permutation puts the four groups of four words back in order.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
             let bytes = _mm_packs_epi16(
@@ -154,7 +165,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn abs(self, a: Halves) -> Halves {
         // SAFETY: `self` proves AVX2.
-        unsafe { a.map(|half| _mm256_andnot_ps(_mm256_set1_ps(-0.0), half)) }
+        unsafe { both!(a, |half| _mm256_andnot_ps(_mm256_set1_ps(-0.0), half)) }
     }
 
     #[inline(always)]
@@ -172,7 +183,7 @@ impl Isa for Avx2 {
     fn pow2(self, n: Halves) -> Halves {
         // SAFETY: `self` proves AVX2.
         unsafe {
-            n.map(|half| {
+            both!(n, |half| {
                 let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(half), _mm256_set1_epi32(127));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
             })

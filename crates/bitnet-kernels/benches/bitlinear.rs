@@ -1,0 +1,246 @@
+//! Speed of the ops that a token spends its time in, on the shapes of BitNet b1.58 2B-4T, next to the machine's limits.
+//!
+//! ```text
+//! cargo bench -p bitnet-kernels [-- THREADS... PART_OF_A_KERNEL_OR_OP...]
+//! ```
+//!
+//! Decode is given as GB/s of weights read (the limit is the read bandwidth), prefill as int8 GOPS (two operations a
+//! multiply-add). All layers of a kind are allocated, so that weights come from memory and not from a cache. Each
+//! figure is the best of several runs: on a machine that does other things the rest only makes it lower.
+
+use std::time::Instant;
+
+use bitnet_kernels::{Backend, CpuBackend, CpuOptions, MatrixData, measure};
+use bitnet_quantization::{QuantError, ScaleLayout, TensorType, TernaryRows};
+
+const HIDDEN: usize = 2560;
+const INTERMEDIATE: usize = 6912;
+const VOCAB: usize = 128_256;
+
+/// Bytes of all copies of a weight together: far beyond the last-level cache.
+const STREAM_BYTES: usize = 192 << 20;
+
+/// Runs of each figure.
+const RUNS: usize = 5;
+
+/// Tokens of a prefill chunk.
+const PREFILL: usize = 128;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let mut threads: Vec<usize> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
+    let names: Vec<&String> = arguments
+        .iter()
+        .filter(|a| a.parse::<usize>().is_err())
+        .collect();
+    if threads.is_empty() {
+        threads = vec![
+            1,
+            CpuBackend::new(CpuOptions::default())
+                .expect("a kernel")
+                .threads(),
+        ];
+    }
+    let kernels = bitnet_kernels::available_kernels();
+    let chosen = |kernel: &str| names.iter().any(|name| kernel.contains(name.as_str()));
+    let any_kernel = kernels.iter().any(|kernel| chosen(kernel));
+    let ops: Vec<&String> = names
+        .iter()
+        .copied()
+        .filter(|name| !kernels.iter().any(|k| k.contains(name.as_str())))
+        .collect();
+    for threads in threads {
+        let read = measure::read_bandwidth(threads).expect("1 GiB of memory");
+        let int8 = measure::int8_peak(threads).expect("threads");
+        for kernel in &kernels {
+            if any_kernel && !chosen(kernel) || !any_kernel && *kernel == "scalar-i2s" {
+                continue;
+            }
+            let options = CpuOptions {
+                threads: Some(threads),
+                kernel: Some((*kernel).to_owned()),
+            };
+            let bench = Bench {
+                backend: CpuBackend::new(options).expect("a right kernel"),
+                read,
+                int8,
+                ops: &ops,
+            };
+            println!("{kernel}, {threads} threads; reads {read:.1} GB/s, int8 {int8:.0} GOPS");
+            bench.ternary();
+            bench.head();
+        }
+    }
+}
+
+/// One kernel with the machine's limits.
+struct Bench<'a> {
+    backend: CpuBackend,
+    read: f64,             // GB/s
+    int8: f64,             // GOPS
+    ops: &'a [&'a String], // parts of the names of the ops to run; none: all
+}
+
+impl Bench<'_> {
+    fn runs(&self, op: &str) -> bool {
+        self.ops.is_empty() || self.ops.iter().any(|name| op.contains(name.as_str()))
+    }
+
+    /// BitLinear for one token and for a chunk.
+    fn ternary(&self) {
+        let Bench {
+            backend,
+            read,
+            int8,
+            ..
+        } = self;
+        let shapes: [(&str, &[usize], usize, Option<usize>); 5] = [
+            ("q, k, v", &[2560, 640, 640], HIDDEN, None),
+            ("o", &[HIDDEN], HIDDEN, None),
+            ("gate, up", &[INTERMEDIATE, INTERMEDIATE], HIDDEN, None),
+            ("down", &[HIDDEN], INTERMEDIATE, None),
+            (
+                "gate, up in blocks of 64",
+                &[INTERMEDIATE, INTERMEDIATE],
+                HIDDEN,
+                Some(64),
+            ),
+        ];
+        for (name, rows, cols, block_len) in shapes {
+            if !self.runs(name) {
+                continue;
+            }
+            let weights: usize = rows.iter().sum::<usize>() * cols;
+            let copies = STREAM_BYTES / (weights / 4);
+            let layers: Vec<Vec<_>> = (0..copies)
+                .map(|_| {
+                    rows.iter()
+                        .map(|&rows| {
+                            backend
+                                .upload_ternary(&Rows {
+                                    rows,
+                                    cols,
+                                    block_len,
+                                })
+                                .expect("memory")
+                        })
+                        .collect()
+                })
+                .collect();
+            let bytes: usize = layers[0].iter().map(|w| w.bytes()).sum();
+            let run = |n_tokens: usize| {
+                let mut x = backend.buffer(n_tokens * cols).expect("memory");
+                x.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, v)| *v = (i % 19) as f32 - 9.0);
+                let mut outs: Vec<_> = rows
+                    .iter()
+                    .map(|rows| backend.buffer(n_tokens * rows).expect("memory"))
+                    .collect();
+                best(|| {
+                    for layer in &layers {
+                        let layer: Vec<_> = layer.iter().collect();
+                        backend.bitlinear(
+                            &x,
+                            n_tokens,
+                            &layer,
+                            &mut outs.iter_mut().collect::<Vec<_>>(),
+                        );
+                    }
+                }) / copies as f64
+            };
+            let decode = run(1);
+            let prefill = run(PREFILL);
+            let gb_s = bytes as f64 / decode / 1e9;
+            let gops = 2.0 * weights as f64 * PREFILL as f64 / prefill / 1e9;
+            println!(
+                "  {name:26} decode {gb_s:5.1} GB/s ({:3.0} %)   {PREFILL} tokens {gops:5.0} GOPS ({:3.0} %)",
+                100.0 * gb_s / read,
+                100.0 * gops / int8
+            );
+        }
+    }
+
+    /// The head, in the types that files have.
+    fn head(&self) {
+        let Bench { backend, read, .. } = self;
+        for ty in [
+            TensorType::F16,
+            TensorType::Q8_0,
+            TensorType::Q6K,
+            TensorType::Q4_0,
+            TensorType::Q2_0,
+        ] {
+            let bytes = ty
+                .storage_bytes((VOCAB * HIDDEN) as u64)
+                .expect("whole blocks") as usize;
+            if !self.runs(&format!("head {}", ty.name())) {
+                continue;
+            }
+            // 0x31 makes small positive f16 scales and values.
+            let matrix = MatrixData {
+                ty,
+                rows: VOCAB,
+                cols: HIDDEN,
+                bytes: vec![0x31; bytes].into(),
+            };
+            let matrix = backend.upload_matrix(matrix).expect("a matrix");
+            let x = backend.buffer(HIDDEN).expect("memory");
+            let mut out = backend.buffer(VOCAB).expect("memory");
+            let seconds = best(|| backend.matmul(&matrix, &x, &[0], &mut out));
+            let gb_s = bytes as f64 / seconds / 1e9;
+            println!(
+                "  head {:21} decode {gb_s:5.1} GB/s ({:3.0} %)   {:5.1} ms",
+                ty.name(),
+                100.0 * gb_s / read,
+                1e3 * seconds
+            );
+        }
+    }
+}
+
+/// Seconds of the fastest run.
+fn best(mut run: impl FnMut()) -> f64 {
+    let time = |_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    };
+    (0..RUNS).map(time).fold(f64::INFINITY, f64::min)
+}
+
+/// Trits of some pattern.
+struct Rows {
+    rows: usize,
+    cols: usize,
+    block_len: Option<usize>,
+}
+
+impl TernaryRows for Rows {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn scale(&self) -> ScaleLayout {
+        self.block_len
+            .map_or(ScaleLayout::PerTensor(0.5), |block_len| {
+                ScaleLayout::PerBlock { block_len }
+            })
+    }
+
+    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
+        trits
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, trit)| *trit = ((i * 7 + row * 5) % 11 % 3) as i8 - 1);
+        scales.fill(0.5);
+        Ok(())
+    }
+}
