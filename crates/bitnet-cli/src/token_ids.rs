@@ -56,8 +56,8 @@ mod tests {
         ] {
             assert_eq!(parse(text, "x").unwrap(), [1, 2, 3], "{text:?}");
         }
-        assert_eq!(parse("", "x").unwrap(), []);
-        assert_eq!(parse("[]", "x").unwrap(), []);
+        assert_eq!(parse("", "x").unwrap(), Vec::<u32>::new());
+        assert_eq!(parse("[]", "x").unwrap(), Vec::<u32>::new());
     }
 
     #[test]

@@ -20,7 +20,11 @@ fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn embedded() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/stories-5m.I2_S.gguf")).unwrap()
+    std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/assets/stories-5m.I2_S.gguf"
+    ))
+    .unwrap()
 }
 
 #[test]
@@ -37,7 +41,11 @@ fn a_directory_that_is_no_model() {
 #[test]
 fn a_truncated_download() {
     let bytes = embedded();
-    for (kept, what) in [(bytes.len() / 2, "in the data"), (5000, "in the header"), (20, "in the first fields")] {
+    for (kept, what) in [
+        (bytes.len() / 2, "in the data"),
+        (5000, "in the header"),
+        (20, "in the first fields"),
+    ] {
         let (_dir, path) = file("half.gguf", &bytes[..kept]);
         let ended = run_model(&path);
         assert_eq!(ended.code, Some(3), "{what}: {ended:?}");
@@ -51,7 +59,10 @@ fn an_empty_file_and_a_text_file() {
     run_model(&path).fails(3, "not a model file", "fetch the file again");
     let (_dir, path) = file("notes.txt", b"Dear diary, today I downloaded a model.\n");
     run_model(&path).fails(3, "not a model file", "name the .gguf file");
-    let (_dir, path) = file("page.gguf", b"<!DOCTYPE html><html><body>Sign in</body></html>");
+    let (_dir, path) = file(
+        "page.gguf",
+        b"<!DOCTYPE html><html><body>Sign in</body></html>",
+    );
     run_model(&path).fails(3, "not a model file", "download link");
 }
 
@@ -69,7 +80,14 @@ fn an_unsupported_architecture() {
 fn a_prompt_longer_than_the_context() {
     let long = "Once upon a time there was a fox. ".repeat(100);
     run(&["run", "--prompt", &long]).fails(2, "the context holds 256", "shorten the prompt");
-    run(&["run", "--prompt", "Once upon a time there was", "--ctx", "3"]).fails(2, "the context holds 3", "context");
+    run(&[
+        "run",
+        "--prompt",
+        "Once upon a time there was",
+        "--ctx",
+        "3",
+    ])
+    .fails(2, "the context holds 3", "context");
     run(&["run", "--prompt", "hi", "--ctx", "100000"]).fails(2, "1 to 256", "");
 }
 
@@ -77,7 +95,11 @@ fn a_prompt_longer_than_the_context() {
 fn text_that_is_not_utf8() {
     let (_dir, path) = file("latin1.txt", b"caf\xe9 au lait");
     run(&["run", "--file", path.to_str().unwrap()]).fails(2, "byte 0xe9 at offset 3", "iconv");
-    run_with_input(&["run"], b"ok\xff").fails(2, "standard input is not valid UTF-8: byte 0xff at offset 2", "iconv");
+    run_with_input(&["run"], b"ok\xff").fails(
+        2,
+        "standard input is not valid UTF-8: byte 0xff at offset 2",
+        "iconv",
+    );
     run_with_input(&["tokenize"], b"\x80").fails(2, "byte 0x80 at offset 0", "iconv");
 }
 
@@ -86,7 +108,11 @@ fn text_that_is_not_utf8() {
 fn an_argument_that_is_not_utf8() {
     use std::os::unix::ffi::OsStrExt;
     let argument = std::ffi::OsStr::from_bytes(b"ab\xffcd");
-    end(bitnet().arg("run").arg("--prompt").arg(argument)).fails(2, "byte 0xff at offset 2", "iconv");
+    end(bitnet().arg("run").arg("--prompt").arg(argument)).fails(
+        2,
+        "byte 0xff at offset 2",
+        "iconv",
+    );
 }
 
 #[test]
@@ -98,14 +124,29 @@ fn a_prompt_of_length_zero() {
 #[test]
 fn options_of_later_versions_and_invalid_values() {
     let cases: [(&[&str], &str); 9] = [
-        (&["run", "--device", "gpu"], "this version runs on the CPU only"),
-        (&["run", "--device", "cuda:0"], "this version runs on the CPU only"),
+        (
+            &["run", "--device", "gpu"],
+            "this version runs on the CPU only",
+        ),
+        (
+            &["run", "--device", "cuda:0"],
+            "this version runs on the CPU only",
+        ),
         (&["run", "--kv-type", "i8"], "this version has no i8 cache"),
-        (&["run", "--speculate", "4"], "unexpected argument '--speculate'"),
-        (&["run", "--threads", "0"], "expected a number from 1 to 1024"),
+        (
+            &["run", "--speculate", "4"],
+            "unexpected argument '--speculate'",
+        ),
+        (
+            &["run", "--threads", "0"],
+            "expected a number from 1 to 1024",
+        ),
         (&["run", "--temperature", "-1"], "--temperature"),
         (&["run", "--top-p", "2"], "expected a number from 0 to 1"),
-        (&["run", "--dialect", "i2s-99"], "expected i2s-128, i2s-64 or i2s-4row"),
+        (
+            &["run", "--dialect", "i2s-99"],
+            "expected i2s-128, i2s-64 or i2s-4row",
+        ),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
     ];
     for (args, message) in cases {
@@ -115,32 +156,61 @@ fn options_of_later_versions_and_invalid_values() {
 
 #[test]
 fn models_that_would_have_to_be_downloaded() {
-    let ended = run(&["run", "--prompt", "hi", "--model", "hf:microsoft/bitnet-b1.58-2B-4T-gguf"]);
-    ended.fails(2, "`bitnet pull` is not in this version", "huggingface.co/microsoft/bitnet-b1.58-2B-4T-gguf by hand");
+    let ended = run(&[
+        "run",
+        "--prompt",
+        "hi",
+        "--model",
+        "hf:microsoft/bitnet-b1.58-2B-4T-gguf",
+    ]);
+    ended.fails(
+        2,
+        "`bitnet pull` is not in this version",
+        "huggingface.co/microsoft/bitnet-b1.58-2B-4T-gguf by hand",
+    );
 }
 
 #[test]
 fn an_unknown_kernel() {
     let ended = run(&["run", "--prompt", "hi", "--kernel", "vax-i2s-mmx"]);
     assert!(ended.code == Some(1) || ended.code == Some(2), "{ended:?}");
-    assert!(ended.stderr.contains("vax-i2s-mmx") && ended.stderr.contains("scalar-i2s"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("vax-i2s-mmx") && ended.stderr.contains("scalar-i2s"),
+        "{ended:?}"
+    );
 }
 
 #[test]
 fn token_ids_that_are_none() {
-    run_with_input(&["detokenize"], b"1 two 3").fails(2, "item 2 of standard input is 'two'", "ids are numbers");
-    run_with_input(&["detokenize", "--jsonl"], b"[1]\n{}\n").fails(2, "line 2 of standard input", "JSON array");
+    run_with_input(&["detokenize"], b"1 two 3").fails(
+        2,
+        "item 2 of standard input is 'two'",
+        "ids are numbers",
+    );
+    run_with_input(&["detokenize", "--jsonl"], b"[1]\n{}\n").fails(
+        2,
+        "line 2 of standard input",
+        "JSON array",
+    );
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("x.safetensors");
     let args = ["logits", "--tokens", "-", "--out", out.to_str().unwrap()];
     run_with_input(&args, b"1 99999").fails(2, "99999", "this model's tokenizer");
     run_with_input(&args, b"").fails(2, "holds no token ids", "at least one id");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written on failure");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "nothing is written on failure"
+    );
 }
 
 #[test]
 fn a_text_too_short_to_score() {
-    run_with_input(&["score"], b"Once upon a time.").fails(2, "needs at least 512 tokens", "longer text");
+    run_with_input(&["score"], b"Once upon a time.").fails(
+        2,
+        "needs at least 512 tokens",
+        "longer text",
+    );
 }
 
 #[test]
@@ -150,9 +220,16 @@ fn hostile_names_in_files_cannot_reach_the_terminal() {
     let at = bytes.windows(name.len()).position(|w| w == name).unwrap();
     bytes[at..at + name.len()].copy_from_slice(b"\x1b]0;owned\x07\n!");
     let (_dir, path) = file("hostile.gguf", &bytes);
-    for args in [&["run", "--prompt", "hi", "--model"][..], &["inspect"], &["compat-check"]] {
+    for args in [
+        &["run", "--prompt", "hi", "--model"][..],
+        &["inspect"],
+        &["compat-check"],
+    ] {
         let ended = run(&[args, &[path.to_str().unwrap()]].concat());
         assert_eq!(ended.code, Some(3), "{args:?}: {ended:?}");
-        assert!(!ended.stderr.contains('\x1b') && !ended.stdout.contains('\x1b'), "{args:?}: {ended:?}");
+        assert!(
+            !ended.stderr.contains('\x1b') && !ended.stdout.contains('\x1b'),
+            "{args:?}: {ended:?}"
+        );
     }
 }

@@ -20,20 +20,33 @@ fn inspect_lists_the_embedded_model() {
     let types = result["types"].as_array().unwrap();
     let i2s = types.iter().find(|t| t["type"] == "I2_S").unwrap();
     assert_eq!(i2s["tensors"], 42);
-    assert_eq!(i2s["elements"].as_u64().unwrap(), 6 * (4 * 256 * 256 + 3 * 256 * 768));
+    assert_eq!(
+        i2s["elements"].as_u64().unwrap(),
+        6 * (4 * 256 * 256 + 3 * 256 * 768)
+    );
 }
 
 #[test]
 fn inspect_fits_80_columns_for_files_and_directories() {
     let gguf = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
-    for path in [gguf, data_arg("reference/tiny-bitnet"), data_arg("reference/tiny-falcon3-158")] {
+    for path in [
+        gguf,
+        data_arg("reference/tiny-bitnet"),
+        data_arg("reference/tiny-falcon3-158"),
+    ] {
         let text = run(&["inspect", &path]).ok().to_string();
         // The template is shown as it is.
         let tables = text.split("\nChat template\n").next().unwrap();
         // A path is never cut: it is there to be copied.
-        let wide = tables.lines().skip(1).find(|line| line.chars().count() > 80);
+        let wide = tables
+            .lines()
+            .skip(1)
+            .find(|line| line.chars().count() > 80);
         assert_eq!(wide, None, "{path}");
-        assert!(text.contains("Tensors (") && text.contains("Types"), "{text}");
+        assert!(
+            text.contains("Tensors (") && text.contains("Types"),
+            "{text}"
+        );
     }
 }
 
@@ -41,20 +54,30 @@ fn inspect_fits_80_columns_for_files_and_directories() {
 fn inspect_lists_a_model_that_cannot_be_run_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mamba.gguf");
-    let mut bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/stories-5m.I2_S.gguf")).unwrap();
+    let mut bytes = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/assets/stories-5m.I2_S.gguf"
+    ))
+    .unwrap();
     let name = b"bitnet-b1.58";
     let at = bytes.windows(name.len()).position(|w| w == name).unwrap();
     bytes[at..at + name.len()].copy_from_slice(b"mamba-2-big!");
     std::fs::write(&path, bytes).unwrap();
     let ended = run(&["inspect", path.to_str().unwrap()]);
     ended.fails(3, "mamba-2-big!", "architectures");
-    assert!(ended.stdout.contains("This model cannot be run") && ended.stdout.contains("blk.0.attn_q.weight"));
+    assert!(
+        ended.stdout.contains("This model cannot be run")
+            && ended.stdout.contains("blk.0.attn_q.weight")
+    );
 }
 
 #[test]
 fn compat_check_reports_and_exits_by_what_it_finds() {
     let sound = run(&["compat-check", "--format", "json"]).json();
-    assert_eq!((sound["usable"].clone(), sound["errors"].clone()), (true.into(), 0.into()));
+    assert_eq!(
+        (sound["usable"].clone(), sound["errors"].clone()),
+        (true.into(), 0.into())
+    );
 
     // The published layout of this file lacks tokenizer.ggml.pre and has a placeholder template: usable with warnings.
     let path = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
@@ -69,7 +92,15 @@ fn compat_check_reports_and_exits_by_what_it_finds() {
     let strict = run(&["compat-check", &path, "--strict"]);
     assert_eq!(strict.code, Some(4), "{strict:?}");
     assert!(strict.stdout.contains("warning ["), "{strict:?}");
-    assert!(strict.stdout.lines().skip(1).all(|line| line.chars().count() <= 80), "{}", strict.stdout);
+    assert!(
+        strict
+            .stdout
+            .lines()
+            .skip(1)
+            .all(|line| line.chars().count() <= 80),
+        "{}",
+        strict.stdout
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let half = dir.path().join("half.gguf");
@@ -91,25 +122,91 @@ fn synthetic_models_can_be_checked_inspected_and_run() {
     let out = path.to_str().unwrap();
     let cases: [(&[&str], &str); 5] = [
         (&["--shape", "125m"], "I2_S"),
-        (&["--shape", "125m", "--arch", "bitnet", "--type", "tq1_0", "--head-type", "q6_k"], "TQ1_0"),
-        (&["--shape", "125m", "--arch", "llama", "--type", "tq2_0", "--head-type", "q8_0"], "TQ2_0"),
-        (&["--shape", "125m", "--arch", "qwen3", "--type", "q2_0", "--head-type", "q4_0"], "Q2_0"),
-        (&["--shape", "125m", "--type", "f16", "--head-type", "bf16"], "F16"),
+        (
+            &[
+                "--shape",
+                "125m",
+                "--arch",
+                "bitnet",
+                "--type",
+                "tq1_0",
+                "--head-type",
+                "q6_k",
+            ],
+            "TQ1_0",
+        ),
+        (
+            &[
+                "--shape",
+                "125m",
+                "--arch",
+                "llama",
+                "--type",
+                "tq2_0",
+                "--head-type",
+                "q8_0",
+            ],
+            "TQ2_0",
+        ),
+        (
+            &[
+                "--shape",
+                "125m",
+                "--arch",
+                "qwen3",
+                "--type",
+                "q2_0",
+                "--head-type",
+                "q4_0",
+            ],
+            "Q2_0",
+        ),
+        (
+            &["--shape", "125m", "--type", "f16", "--head-type", "bf16"],
+            "F16",
+        ),
     ];
     for (args, ty) in cases {
-        let synth = run(&[&["synth", out, "--layers", "2", "--vocab", "1000"][..], args].concat());
+        let synth = run(&[
+            &["synth", out, "--layers", "2", "--vocab", "1000"][..],
+            args,
+        ]
+        .concat());
         assert!(synth.ok().contains("ternary weights"), "{synth:?}");
         let inspected = run(&["inspect", out, "--format", "json"]).json();
         assert_eq!(inspected["model"]["layers"], 2, "{args:?}");
         assert_eq!(inspected["model"]["vocab_size"], 1000, "{args:?}");
         let types = inspected["types"].as_array().unwrap();
-        assert_eq!(types.iter().find(|t| t["type"] == ty).unwrap()["tensors"], 14, "{args:?}");
+        assert_eq!(
+            types.iter().find(|t| t["type"] == ty).unwrap()["tensors"],
+            14,
+            "{args:?}"
+        );
         let checked = run(&["compat-check", out, "--format", "json"]).json();
         assert_eq!(checked["errors"], 0, "{args:?}: {checked}");
-        let result = run(&["run", "--model", out, "--prompt", "hello", "-n", "4", "--ignore-eos", "--format", "json"]);
-        assert_eq!(result.json()["token_ids"].as_array().unwrap().len(), 4, "{args:?}");
+        let result = run(&[
+            "run",
+            "--model",
+            out,
+            "--prompt",
+            "hello",
+            "-n",
+            "4",
+            "--ignore-eos",
+            "--format",
+            "json",
+        ]);
+        assert_eq!(
+            result.json()["token_ids"].as_array().unwrap().len(),
+            4,
+            "{args:?}"
+        );
     }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing but the model is left");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "nothing but the model is left"
+    );
 }
 
 #[test]
@@ -117,9 +214,29 @@ fn a_seed_gives_the_same_model_in_every_form() {
     let dir = tempfile::tempdir().unwrap();
     let name = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
     for arch in ["bitnet-b1.58", "llama"] {
-        let small = ["synth", "--shape", "falcon-e-1b", "--arch", arch, "--layers", "1", "--vocab", "500"];
+        let small = [
+            "synth",
+            "--shape",
+            "falcon-e-1b",
+            "--arch",
+            arch,
+            "--layers",
+            "1",
+            "--vocab",
+            "500",
+        ];
         let text = |model: &str| {
-            let args = ["run", "--prompt", "hello", "--greedy", "-n", "12", "--ignore-eos", "--format", "json"];
+            let args = [
+                "run",
+                "--prompt",
+                "hello",
+                "--greedy",
+                "-n",
+                "12",
+                "--ignore-eos",
+                "--format",
+                "json",
+            ];
             run(&[&args[..], &["--model", model]].concat()).json()["token_ids"].clone()
         };
         let forms: [&[&str]; 3] = [&["--type", "i2_s"], &["--type", "tq2_0"], &["--hf"]];
@@ -136,7 +253,11 @@ fn a_seed_gives_the_same_model_in_every_form() {
         assert_eq!(texts[0], texts[2], "{arch}");
         let other = name(&format!("{arch}-other"));
         run(&[&small[..], &[&other, "--seed", "1"]].concat()).ok();
-        assert_ne!(text(&other), texts[0], "{arch}: another seed is another model");
+        assert_ne!(
+            text(&other),
+            texts[0],
+            "{arch}: another seed is another model"
+        );
     }
 }
 
@@ -144,10 +265,18 @@ fn a_seed_gives_the_same_model_in_every_form() {
 fn synth_refuses_what_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("no/x.gguf");
-    run(&["synth", "--shape", "125m", missing.to_str().unwrap()]).fails(1, "there is no directory", "create");
+    run(&["synth", "--shape", "125m", missing.to_str().unwrap()]).fails(
+        1,
+        "there is no directory",
+        "create",
+    );
     let out = dir.path().join("x.gguf");
     let out = out.to_str().unwrap();
-    run(&["synth", "--shape", "125m", "--vocab", "100", out]).fails(2, "vocabulary of 100 tokens", "ask for");
+    run(&["synth", "--shape", "125m", "--vocab", "100", out]).fails(
+        2,
+        "vocabulary of 100 tokens",
+        "ask for",
+    );
     run(&["synth", "--shape", "125m", "--type", "q4_0", out]).fails(2, "expected i2_s", "");
     run(&["synth", "--shape", "125m", "--arch", "qwen3", "--hf", out]).fails(2, "qwen3", "--hf");
     run(&["synth", "--shape", "7b", out]).fails(2, "'7b'", "");

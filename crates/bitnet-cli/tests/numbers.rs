@@ -15,13 +15,25 @@ fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     let data = &bytes[8 + length..];
-    let entries = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let entries = header
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| *name != "__metadata__");
     let tensors = entries.map(|(name, entry)| {
         assert_eq!(entry["dtype"], "F32");
         let number = |v: &Value| v.as_u64().unwrap() as usize;
-        let shape: Vec<usize> = entry["shape"].as_array().unwrap().iter().map(number).collect();
+        let shape: Vec<usize> = entry["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(number)
+            .collect();
         let bytes = &data[number(&entry["data_offsets"][0])..number(&entry["data_offsets"][1])];
-        let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let values: Vec<f32> = bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
         assert_eq!(values.len(), shape.iter().product::<usize>());
         (name.clone(), (shape, values))
     });
@@ -34,13 +46,20 @@ fn the_last_logits_equal_the_golden_ones() {
     let out = dir.path().join("logits.safetensors");
     for story in stories().as_array().unwrap() {
         let ids = story["ids"].to_string();
-        run_with_input(&["logits", "--tokens", "-", "--out", out.to_str().unwrap()], ids.as_bytes()).ok();
+        run_with_input(
+            &["logits", "--tokens", "-", "--out", out.to_str().unwrap()],
+            ids.as_bytes(),
+        )
+        .ok();
         let tensors = tensors(&out);
         let (shape, logits) = &tensors["logits"];
         assert_eq!(shape, &[1, 1024]);
         let golden = story["last_logits"].as_array().unwrap();
         // A rounding tie inside the reference may flip an int8 value, which moves logits by up to some tenths.
-        let largest = logits.iter().zip(golden).map(|(a, b)| (f64::from(*a) - b.as_f64().unwrap()).abs());
+        let largest = logits
+            .iter()
+            .zip(golden)
+            .map(|(a, b)| (f64::from(*a) - b.as_f64().unwrap()).abs());
         let largest = largest.fold(0.0, f64::max);
         assert!(largest < 0.5, "{}: {largest}", story["prompt"]);
     }
@@ -49,15 +68,36 @@ fn the_last_logits_equal_the_golden_ones() {
 #[test]
 fn all_positions_and_the_trace_have_their_shapes() {
     let dir = tempfile::tempdir().unwrap();
-    let (last, all) = (dir.path().join("last.safetensors"), dir.path().join("all.safetensors"));
+    let (last, all) = (
+        dir.path().join("last.safetensors"),
+        dir.path().join("all.safetensors"),
+    );
     let ids = b"0 448 670\n259, 534";
-    run_with_input(&["logits", "--tokens", "-", "--out", last.to_str().unwrap()], ids).ok();
-    let args = ["logits", "--tokens", "-", "--out", all.to_str().unwrap(), "--all", "--trace", "--format", "json"];
+    run_with_input(
+        &["logits", "--tokens", "-", "--out", last.to_str().unwrap()],
+        ids,
+    )
+    .ok();
+    let args = [
+        "logits",
+        "--tokens",
+        "-",
+        "--out",
+        all.to_str().unwrap(),
+        "--all",
+        "--trace",
+        "--format",
+        "json",
+    ];
     let report = run_with_input(&args, ids).json();
     let (last, all) = (tensors(&last), tensors(&all));
     assert_eq!(last.keys().collect::<Vec<_>>(), ["logits"]);
     assert_eq!(all["logits"].0, [5, 1024]);
-    assert_eq!(all["logits"].1[4 * 1024..], last["logits"].1[..], "the last row is the last position");
+    assert_eq!(
+        all["logits"].1[4 * 1024..],
+        last["logits"].1[..],
+        "the last row is the last position"
+    );
     for layer in 0..6 {
         assert_eq!(all[&format!("layer.{layer}")].0, [5, 256]);
     }
@@ -71,7 +111,16 @@ fn all_positions_and_the_trace_have_their_shapes() {
 fn perplexity_is_near_the_reference() {
     let reference = "reference/golden/perplexity_ids.json";
     let model = data_arg("reference/tiny-bitnet");
-    let args = ["score", "--model", &model, "--ids", "--file", &data_arg(reference), "--ctx", "256"];
+    let args = [
+        "score",
+        "--model",
+        &model,
+        "--ids",
+        "--file",
+        &data_arg(reference),
+        "--ctx",
+        "256",
+    ];
     let result = run(&[&args[..], &["--format", "json"]].concat()).json();
     // The golden figure, 2.13, is of one window of 1,000; later halves of chunks of 256 have less context.
     let perplexity = result["perplexity"].as_f64().unwrap();
@@ -84,6 +133,12 @@ fn perplexity_is_near_the_reference() {
         assert!(result[field].as_f64().unwrap() > 0.0, "{field}: {result}");
     }
     let table = run(&args);
-    assert!(table.ok().contains(&format!("{perplexity:.4} +/- ")), "{table:?}");
-    assert_eq!(table.stderr, "", "no progress bar where there is no terminal");
+    assert!(
+        table.ok().contains(&format!("{perplexity:.4} +/- ")),
+        "{table:?}"
+    );
+    assert_eq!(
+        table.stderr, "",
+        "no progress bar where there is no terminal"
+    );
 }

@@ -33,7 +33,11 @@ pub fn bitnet() -> Command {
 pub fn end(command: &mut Command) -> Ended {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// Runs the binary with `args`.
@@ -44,7 +48,11 @@ pub fn run(args: &[&str]) -> Ended {
 /// Runs the binary with `args` and `input` on standard input.
 pub fn run_with_input(args: &[&str], input: &[u8]) -> Ended {
     let mut command = bitnet();
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
@@ -56,7 +64,11 @@ pub fn run_with_input(args: &[&str], input: &[u8]) -> Ended {
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 impl Ended {
@@ -76,16 +88,22 @@ impl Ended {
         assert_eq!(self.code, Some(code), "{self:?}");
         let lines: Vec<&str> = self.stderr.lines().collect();
         assert_eq!(lines.len(), 2, "{self:?}");
-        let found = lines[0].strip_prefix("error: ").unwrap_or_else(|| panic!("{self:?}"));
+        let found = lines[0]
+            .strip_prefix("error: ")
+            .unwrap_or_else(|| panic!("{self:?}"));
         assert!(found.contains(message), "expected {message:?} in {found:?}");
-        let found = lines[1].strip_prefix("hint: ").unwrap_or_else(|| panic!("{self:?}"));
+        let found = lines[1]
+            .strip_prefix("hint: ")
+            .unwrap_or_else(|| panic!("{self:?}"));
         assert!(found.contains(hint), "expected {hint:?} in {found:?}");
     }
 }
 
 /// A file of the models' test data.
 pub fn data(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../bitnet-models/tests/data").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../bitnet-models/tests/data")
+        .join(path)
 }
 
 /// [`data`] as an argument.
