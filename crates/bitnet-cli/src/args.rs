@@ -92,7 +92,7 @@ pub struct SamplingArgs {
     pub max_tokens: Option<usize>,
 
     /// Temperature; 0 always takes the likeliest token [default: 0.8]
-    #[arg(long, value_name = "T", value_parser = parse_temperature)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = parse_temperature)]
     pub temperature: Option<f32>,
 
     /// Same as --temperature 0
@@ -104,15 +104,15 @@ pub struct SamplingArgs {
     pub top_k: Option<usize>,
 
     /// Keep the likeliest tokens that together have this probability [default: 0.95]
-    #[arg(long, value_name = "P", value_parser = parse_probability)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = parse_probability)]
     pub top_p: Option<f32>,
 
     /// Drop tokens less likely than this share of the likeliest one's probability [default: 0.05]
-    #[arg(long, value_name = "P", value_parser = parse_probability)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = parse_probability)]
     pub min_p: Option<f32>,
 
     /// Divide the positive, multiply the negative logits of tokens seen lately by this [default: 1]
-    #[arg(long, value_name = "R", value_parser = parse_repetition)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = parse_repetition)]
     pub repetition_penalty: Option<f32>,
 
     /// Subtract this for each time a token was seen lately [default: 0]

@@ -114,6 +114,11 @@ fn usage_error(error: &clap::Error) -> CliError {
 }
 
 fn usage_hint(error: &clap::Error) -> String {
+    if let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg)
+        && arg.starts_with("--speculate")
+    {
+        return "speculative decoding is not in this version; leave the option out".into();
+    }
     let suggestions = [
         ContextKind::SuggestedArg,
         ContextKind::SuggestedSubcommand,
@@ -128,14 +133,7 @@ fn usage_hint(error: &clap::Error) -> String {
             _ => {}
         }
     }
-    match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(arg)) if arg.starts_with("--speculate") => {
-            "speculative decoding is not in this version; leave the option out".into()
-        }
-        _ => {
-            "`bitnet --help` lists the commands, `bitnet COMMAND --help` a command's options".into()
-        }
-    }
+    "`bitnet --help` lists the commands, `bitnet COMMAND --help` a command's options".into()
 }
 
 #[cfg(test)]
@@ -158,9 +156,9 @@ mod tests {
     fn usage_errors_are_one_line_with_a_hint() {
         let cases: [(&[&str], &str, &str); 6] = [
             (
-                &["bitnet", "rnu"],
-                "unrecognized subcommand 'rnu'",
-                "did you mean 'run'?",
+                &["bitnet", "inspct"],
+                "unrecognized subcommand 'inspct'",
+                "did you mean 'inspect'?",
             ),
             (
                 &["bitnet", "run", "--promt", "x"],

@@ -143,6 +143,30 @@ pub fn cut(text: &str, width: usize) -> String {
     kept + "…"
 }
 
+/// `text` in lines of at most [`WIDTH`] characters, the first after `prefix`, the others indented as far.
+pub fn wrapped(text: &str, prefix: &str) -> String {
+    let indent = " ".repeat(prefix.chars().count());
+    let mut lines = String::new();
+    let mut line = prefix.to_string();
+    let mut empty = true;
+    for word in sanitize::one_line(text).split_whitespace() {
+        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = indent.clone();
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    lines.push_str(&line);
+    lines.push('\n');
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +202,18 @@ mod tests {
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(!text.contains('\x1b'));
         assert!(sample("a|b").markdown().contains("a\\|b"));
+    }
+
+    #[test]
+    fn long_messages_are_wrapped_and_indented() {
+        let text = wrapped(&"word ".repeat(40), "  -> ");
+        assert!(
+            text.lines().count() > 2 && text.lines().all(|line| line.len() <= WIDTH),
+            "{text}"
+        );
+        assert!(
+            text.starts_with("  -> word") && text.lines().nth(1).unwrap().starts_with("     word")
+        );
+        assert_eq!(wrapped("a\nb\x1b[2J", "  "), "  a b\n");
     }
 }

@@ -49,7 +49,7 @@ fn a_truncated_download() {
         let (_dir, path) = file("half.gguf", &bytes[..kept]);
         let ended = run_model(&path);
         assert_eq!(ended.code, Some(3), "{what}: {ended:?}");
-        ended.fails(3, "half.gguf", "fetch the file again");
+        ended.fails(3, "half.gguf", "again");
     }
 }
 
@@ -141,7 +141,10 @@ fn options_of_later_versions_and_invalid_values() {
             &["run", "--threads", "0"],
             "expected a number from 1 to 1024",
         ),
-        (&["run", "--temperature", "-1"], "--temperature"),
+        (
+            &["run", "--temperature", "-1"],
+            "expected a number, 0 or more",
+        ),
         (&["run", "--top-p", "2"], "expected a number from 0 to 1"),
         (
             &["run", "--dialect", "i2s-99"],

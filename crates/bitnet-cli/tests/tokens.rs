@@ -35,7 +35,7 @@ fn jsonl_round_trips_every_reference_string() {
     let strings: Value =
         serde_json::from_slice(&std::fs::read(data("reference/texts/strings.json")).unwrap())
             .unwrap();
-    let strings: Vec<&str> = strings
+    let strings: Vec<&str> = strings["encode"]
         .as_array()
         .unwrap()
         .iter()

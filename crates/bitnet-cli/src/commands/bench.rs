@@ -362,7 +362,7 @@ fn table(report: &Report) -> Table {
         ("batch", Align::Right),
         ("thr", Align::Right),
         ("tok/s", Align::Right),
-        ("min..max", Align::Right),
+        ("spread", Align::Right),
         ("B/token", Align::Right),
         ("GB/s", Align::Right),
         ("read", Align::Right),
@@ -376,11 +376,7 @@ fn table(report: &Report) -> Table {
             r.batch.to_string(),
             r.threads.to_string(),
             units::three_digits(r.tok_s),
-            format!(
-                "{}..{}",
-                units::three_digits(r.tok_s_min),
-                units::three_digits(r.tok_s_max)
-            ),
+            format!("{:.0}%", spread(r) * 100.0),
             units::bytes(r.bytes_per_token as u64).replace(' ', ""),
             units::three_digits(r.tok_s * r.bytes_per_token / 1e9),
             format!("{:.0}%", r.bandwidth_share * 100.0),
@@ -388,6 +384,15 @@ fn table(report: &Report) -> Table {
         ]);
     }
     table
+}
+
+/// How far the repetitions lie apart, as a share of their median.
+fn spread(r: &Measured) -> f64 {
+    if r.tok_s > 0.0 {
+        (r.tok_s_max - r.tok_s_min) / r.tok_s
+    } else {
+        0.0
+    }
 }
 
 fn text(report: &Report) -> String {
@@ -424,7 +429,7 @@ mod tests {
             tok_s: 12345.6,
             tok_s_min: 12000.1,
             tok_s_max: 12999.9,
-            bytes_per_token: 1.1877e9,
+            bytes_per_token: 2.3e5,
             bandwidth_share: 0.987,
             compute_share: 0.123,
         };

@@ -11,7 +11,7 @@ use crate::exit::{CliError, ExitClass};
 use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
 use crate::sanitize;
-use crate::table::WIDTH;
+use crate::table::wrapped;
 
 /// Options of `bitnet compat-check`.
 #[derive(Debug, Args)]
@@ -119,46 +119,4 @@ fn text(report: &Report) -> String {
 
 fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-/// `text` in lines of at most [`WIDTH`] characters, the first after `prefix`, the others indented as far.
-fn wrapped(text: &str, prefix: &str) -> String {
-    let indent = " ".repeat(prefix.chars().count());
-    let mut lines = String::new();
-    let mut line = prefix.to_string();
-    let mut empty = true;
-    for word in sanitize::one_line(text).split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push_str(&line);
-            lines.push('\n');
-            line = indent.clone();
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        empty = false;
-    }
-    lines.push_str(&line);
-    lines.push('\n');
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_messages_are_wrapped_and_indented() {
-        let text = wrapped(&"word ".repeat(40), "  -> ");
-        assert!(
-            text.lines().count() > 2 && text.lines().all(|line| line.len() <= WIDTH),
-            "{text}"
-        );
-        assert!(
-            text.starts_with("  -> word") && text.lines().nth(1).unwrap().starts_with("     word")
-        );
-        assert_eq!(wrapped("a\nb\x1b[2J", "  "), "  a b\n");
-    }
 }

@@ -19,7 +19,7 @@ use crate::exit::{CliError, ExitClass};
 use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
 use crate::sanitize;
-use crate::table::{Align, Table};
+use crate::table::{Align, Table, wrapped};
 use crate::units;
 
 /// Options of `bitnet inspect`.
@@ -305,7 +305,7 @@ fn text(inspection: &Inspection) -> String {
         None => text.push_str("\nNo chat template\n"),
     }
     for finding in &inspection.findings {
-        text.push_str(&format!("{}\n", sanitize::one_line(&finding.to_string())));
+        text.push_str(&wrapped(&finding.to_string(), ""));
     }
     text
 }
