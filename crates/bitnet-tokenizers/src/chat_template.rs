@@ -5,15 +5,14 @@
 //! up as Hugging Face's `apply_chat_template` sets it up: `trim_blocks`, `lstrip_blocks`, loop controls, Python's string
 //! methods, `raise_exception`, `strftime_now` and an unescaped `tojson`.
 
+mod date;
+mod json;
+
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::TokenizerError;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
-
-mod date;
-mod json;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +43,6 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
-    now: fn() -> SystemTime,
 }
 
 /// The largest template source accepted, in bytes; the longest published ones (with tools) have about 20 KiB.
@@ -95,6 +93,7 @@ impl ChatTemplate {
             format!("{name} (templates cannot load others)").into()
         });
         environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", date::strftime_now);
         environment.add_filter("tojson", json::tojson);
         environment
             .add_template_owned(NAME, source.to_owned())
@@ -103,7 +102,6 @@ impl ChatTemplate {
             environment,
             bos: bos.to_owned(),
             eos: eos.to_owned(),
-            now: SystemTime::now,
         })
     }
 
@@ -122,16 +120,11 @@ impl ChatTemplate {
         let template = environment
             .get_template(NAME)
             .map_err(|error| template_error(&error))?;
-        let now = (self.now)()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
-        let strftime_now = move |format: &str| date::strftime(format, now.as_secs());
         let context = context! {
             messages => messages.iter().map(Message::value).collect::<Vec<Value>>(),
             bos_token => self.bos.clone(),
             eos_token => self.eos.clone(),
             add_generation_prompt,
-            strftime_now => Value::from_function(strftime_now),
         };
         let said: usize = messages
             .iter()

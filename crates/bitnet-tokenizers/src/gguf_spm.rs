@@ -233,8 +233,9 @@ impl ScoreEncoder {
         ids: &mut Vec<u32>,
     ) -> Result<bool, TokenizerError> {
         // Unused pieces fall apart into what they were merged from; a stack, because that can go deep.
-        let mut stack = vec![symbol.start..symbol.start + symbol.len];
-        while let Some(range) = stack.pop() {
+        let mut stack = Vec::new();
+        let mut next = Some(symbol.start..symbol.start + symbol.len);
+        while let Some(range) = next.take().or_else(|| stack.pop()) {
             let text = &merged.text[range.clone()];
             match self.pieces.get(text) {
                 Some(piece) if !piece.unused => {
@@ -244,7 +245,7 @@ impl ScoreEncoder {
                 Some(_) if merged.halves.contains_key(text) => {
                     let middle = range.start + merged.halves[text];
                     stack.push(middle..range.end);
-                    stack.push(range.start..middle);
+                    next = Some(range.start..middle);
                 }
                 _ => {
                     let bytes = text.bytes().map(|byte| self.bytes[usize::from(byte)]);

@@ -6,6 +6,7 @@
 //! golden tests.
 
 mod files;
+mod lists;
 mod translate;
 
 use std::collections::HashMap;

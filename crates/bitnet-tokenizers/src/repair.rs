@@ -5,7 +5,7 @@
 //! assumption into an error instead.
 
 use crate::error::TokenizerError;
-use crate::token_table::TokenTable;
+use crate::token_table::{TokenKind, TokenTable};
 use crate::tokenizer::TokenizerOptions;
 
 /// One assumption that made a vocabulary usable.
@@ -125,10 +125,11 @@ pub(crate) const END_NAMES: [&str; 6] = [
     "</s>",
 ];
 
-/// The ids that end generation: `declared` ones and those with one of [`END_NAMES`] that are special tokens. Sorted.
+/// The ids that end generation: `declared` ones and the added or special tokens with one of [`END_NAMES`] (an ordinary
+/// piece of text may be spelled `</s>`, in vocabularies that know HTML). Sorted.
 pub(crate) fn end_of_generation(table: &TokenTable, declared: &[Option<u32>]) -> Vec<u32> {
     let named = table.iter().filter(|(_, text, kind)| {
-        *kind == crate::token_table::TokenKind::Control && END_NAMES.contains(text)
+        matches!(kind, TokenKind::Control | TokenKind::Added) && END_NAMES.contains(text)
     });
     let mut ids: Vec<u32> = named
         .map(|(id, ..)| id)

@@ -3,6 +3,8 @@
 //! Only the conversions that published templates use, so that no date library is needed. The calendar arithmetic is
 //! Howard Hinnant's `civil_from_days`.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use minijinja::{Error, ErrorKind};
 
 const MONTHS: [&str; 12] = [
@@ -31,11 +33,23 @@ const DAYS: [&str; 7] = [
     "Wednesday",
 ];
 
-/// Formats `seconds` since 1970.
+/// The time of rendering, as `format` says.
 ///
 /// # Errors
-/// A conversion that is not supported.
-pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
+/// A conversion that is not supported, or a platform without a clock.
+pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
+    if cfg!(all(target_family = "wasm", target_os = "unknown")) {
+        let message = "strftime_now: this platform has no clock";
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    strftime(format, now.as_secs())
+}
+
+/// Formats `seconds` since 1970.
+fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     let (days, time) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_from_days(days);
     let month_name = MONTHS[month as usize - 1];
