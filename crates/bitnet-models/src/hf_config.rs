@@ -238,3 +238,6 @@ pub(crate) fn in_file(json: Json<'_>, error: crate::config::ConfigError) -> Mode
         "architectures",
     )
 }
+
+#[cfg(test)]
+mod tests;

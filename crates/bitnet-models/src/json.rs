@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{FileKind, ModelError, Place, file_name, quoted};
+use crate::error::{ModelError, Place, file_name, quoted};
+use crate::file_kind::FileKind;
 use crate::mmap::FileBytes;
 
 /// Bytes of the largest such file that is read: published ones have under 20 KB, and a parsed value can take forty

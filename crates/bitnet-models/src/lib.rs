@@ -8,10 +8,10 @@
 //! the file, the field or tensor, the offset, what was expected and what was found.
 //!
 //! # Layout
-//! - [`error`], [`mod@finding`]: what can be wrong, as errors and as a check's findings
+//! - [`error`], [`file_kind`], [`mod@finding`]: what can be wrong, as errors and as a check's findings
 //! - [`mmap`]: files as bytes (the only `unsafe` of the crate)
 //! - [`gguf`], [`safetensors`]: the two containers
-//! - [`hf_config`], [`generation`]: the JSON files of a model directory
+//! - `json`, `hf_config`, [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
 //! - [`batch`], [`kv_cache`], [`activations`], [`observer`]: what goes into a forward pass and what comes out
@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod file_kind;
 pub mod finding;
 mod json;
 

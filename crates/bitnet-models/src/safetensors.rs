@@ -12,7 +12,8 @@ mod sharded;
 
 use bytes::Bytes;
 
-use crate::error::{FileKind, ModelError, Place, quoted};
+use crate::error::{ModelError, Place, quoted};
+use crate::file_kind::FileKind;
 use bitnet_quantization::TensorType;
 
 pub use header::StoredType;

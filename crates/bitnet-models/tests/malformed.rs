@@ -4,6 +4,8 @@
 
 #[path = "malformed/bytes.rs"]
 mod bytes;
+#[path = "malformed/findings.rs"]
+mod findings;
 #[path = "malformed/gguf.rs"]
 mod gguf;
 #[path = "malformed/hf.rs"]

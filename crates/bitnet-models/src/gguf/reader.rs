@@ -15,7 +15,8 @@ use super::metadata::{Metadata, describe};
 use super::split;
 use super::tensor::{self, DataSection, TensorInfo};
 use super::value::Value;
-use crate::error::{FileKind, GgufVersion, ModelError, Place, file_name, quoted};
+use crate::error::{ModelError, Place, file_name, quoted};
+use crate::file_kind::{FileKind, GgufVersion};
 use crate::mmap::{Access, FileBytes};
 
 /// The first four bytes of every GGUF file.

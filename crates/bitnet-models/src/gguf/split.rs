@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::limits::MAX_SHARDS;
 use super::metadata::Metadata;
 use super::reader::Part;
-use crate::error::{FileKind, ModelError, quoted};
+use crate::error::{ModelError, quoted};
+use crate::file_kind::FileKind;
 
 /// Key of a file's place in its split, from 0.
 pub const SPLIT_NO: &str = "split.no";

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::{Safetensors, Shard, read_file, shown};
-use crate::error::{FileKind, ModelError, Place, file_name, quoted};
+use crate::error::{ModelError, Place, file_name, quoted};
+use crate::file_kind::FileKind;
 use crate::gguf::limits::MAX_SHARDS;
 use crate::mmap::{Access, FileBytes};
 
