@@ -65,7 +65,7 @@ pub fn head<'a>(tensors: impl IntoIterator<Item = &'a Declared>) -> Vec<u8> {
     }
     let mut header = Value::Object(map).to_string();
     // The data begin at a multiple of 8, so that a mapped file can be read in place.
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();

@@ -5,12 +5,13 @@
 //! dot products, are measured in the same run with the largest number of threads asked for, so that the shares say how far
 //! from the hardware the engine is, whatever machine it runs on.
 
+mod report;
+
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{Engine, GenerateOptions, Prompt};
 use bitnet_kernels::{cpu_features, measure};
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs};
 use crate::env::Environment;
@@ -21,8 +22,9 @@ use crate::model_source::{self, LoadExtras, ModelSource};
 use crate::output::Out;
 use crate::progress::Progress;
 use crate::synth::weights::Random;
-use crate::table::{Align, Table};
 use crate::units;
+
+use self::report::{Machine, Measured, Report};
 
 /// Options of `bitnet bench`.
 #[derive(Debug, Args)]
@@ -81,46 +83,6 @@ pub enum BenchFormat {
     Md,
 }
 
-/// The JSON document: a contract.
-#[derive(Debug, Serialize)]
-struct Report {
-    model: String,
-    machine: Machine,
-    results: Vec<Measured>,
-}
-
-#[derive(Debug, Serialize)]
-struct Machine {
-    cpu: String,
-    /// Streaming read, 10^9 bytes a second.
-    read_gb_s: f64,
-    /// 10^9 operations a second; a multiply-add is two.
-    int8_gops: f64,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Measured {
-    /// `prefill` or `decode`.
-    phase: &'static str,
-    /// Prompt tokens of each sequence.
-    prompt: usize,
-    /// Tokens decoded for each sequence.
-    generate: usize,
-    /// Sequences at once.
-    batch: usize,
-    threads: usize,
-    /// Median over the repetitions, of all sequences together.
-    tok_s: f64,
-    tok_s_min: f64,
-    tok_s_max: f64,
-    /// Weight bytes read for each token: a pass over the weights is shared by all tokens that it runs.
-    bytes_per_token: f64,
-    /// Of the machine's read bandwidth, 0 to 1.
-    bandwidth_share: f64,
-    /// Of the machine's int8 peak, 0 to 1.
-    compute_share: f64,
-}
-
 /// Decode starts after a prompt of this many tokens.
 const DECODE_PROMPT: usize = 1;
 
@@ -166,8 +128,8 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<ExitClass, CliError> {
     let mut out = Out::stdout();
     match args.format {
         BenchFormat::Json => out.json(&report)?,
-        BenchFormat::Text => out.text(&text(&report))?,
-        BenchFormat::Md => out.text(&table(&report).markdown())?,
+        BenchFormat::Text => out.text(&report::text(&report))?,
+        BenchFormat::Md => out.text(&report::table(&report).markdown())?,
     }
     out.flush()?;
     interrupted.map_or(Ok(ExitClass::Ok), Err)
@@ -316,7 +278,7 @@ impl<'a> Bench<'a> {
         bytes_per_token: f64,
         machine: &Machine,
     ) -> Measured {
-        let tok_s = median(rates);
+        let tok_s = report::median(rates);
         let operations = 2.0 * self.engine.config().n_ternary_weights() as f64;
         let share = |value: f64, limit: f64| if limit > 0.0 { value / limit } else { 0.0 };
         Measured {
@@ -341,112 +303,5 @@ fn options(max_tokens: usize) -> GenerateOptions {
         max_tokens: Some(max_tokens),
         ignore_eos: true,
         ..GenerateOptions::greedy()
-    }
-}
-
-/// The middle of sorted rates; of an even number the mean of the two middle ones.
-fn median(sorted: &[f64]) -> f64 {
-    let n = sorted.len();
-    match n {
-        0 => 0.0,
-        _ if n % 2 == 1 => sorted[n / 2],
-        _ => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
-    }
-}
-
-fn table(report: &Report) -> Table {
-    let mut table = Table::new(&[
-        ("phase", Align::Left),
-        ("prompt", Align::Right),
-        ("gen", Align::Right),
-        ("batch", Align::Right),
-        ("thr", Align::Right),
-        ("tok/s", Align::Right),
-        ("spread", Align::Right),
-        ("B/token", Align::Right),
-        ("GB/s", Align::Right),
-        ("read", Align::Right),
-        ("int8", Align::Right),
-    ]);
-    for r in &report.results {
-        table.row(vec![
-            r.phase.into(),
-            r.prompt.to_string(),
-            r.generate.to_string(),
-            r.batch.to_string(),
-            r.threads.to_string(),
-            units::three_digits(r.tok_s),
-            format!("{:.0}%", spread(r) * 100.0),
-            units::bytes(r.bytes_per_token as u64).replace(' ', ""),
-            units::three_digits(r.tok_s * r.bytes_per_token / 1e9),
-            format!("{:.0}%", r.bandwidth_share * 100.0),
-            format!("{:.0}%", r.compute_share * 100.0),
-        ]);
-    }
-    table
-}
-
-/// How far the repetitions lie apart, as a share of their median.
-fn spread(r: &Measured) -> f64 {
-    if r.tok_s > 0.0 {
-        (r.tok_s_max - r.tok_s_min) / r.tok_s
-    } else {
-        0.0
-    }
-}
-
-fn text(report: &Report) -> String {
-    format!(
-        "model   {}\nmachine {}: {} GB/s read, {} int8 GOPS\n\n{}",
-        report.model,
-        report.machine.cpu,
-        units::three_digits(report.machine.read_gb_s),
-        units::three_digits(report.machine.int8_gops),
-        table(report).text()
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(&[]), 0.0);
-        assert_eq!(median(&[3.0]), 3.0);
-        assert_eq!(median(&[1.0, 3.0]), 2.0);
-        assert_eq!(median(&[1.0, 2.0, 9.0]), 2.0);
-    }
-
-    #[test]
-    fn the_table_fits_80_columns() {
-        let measured = Measured {
-            phase: "prefill",
-            prompt: 4096,
-            generate: 1024,
-            batch: 128,
-            threads: 128,
-            tok_s: 12345.6,
-            tok_s_min: 12000.1,
-            tok_s_max: 12999.9,
-            bytes_per_token: 2.3e5,
-            bandwidth_share: 0.987,
-            compute_share: 0.123,
-        };
-        let machine = Machine {
-            cpu: "x".into(),
-            read_gb_s: 32.2,
-            int8_gops: 1443.0,
-        };
-        let report = Report {
-            model: "m".into(),
-            machine,
-            results: vec![measured],
-        };
-        let text = table(&report).text();
-        assert!(
-            text.lines().all(|line| line.chars().count() <= 80),
-            "{text}"
-        );
     }
 }

@@ -1,13 +1,10 @@
 //! Every bad input: one clear line, one hint, the documented exit code.
 
-#![allow(dead_code)] // each test file uses a part of the harness
-mod bitnet;
-
 use std::path::PathBuf;
 
-use bitnet::{bitnet, data, end, run, run_with_input};
+use crate::bitnet::{Ended, bitnet, data, end, run, run_with_input};
 
-fn run_model(path: &std::path::Path) -> bitnet::Ended {
+fn run_model(path: &std::path::Path) -> Ended {
     run(&["run", "--prompt", "hi", "--model", path.to_str().unwrap()])
 }
 

@@ -1,9 +1,6 @@
 //! `tokenize` and `detokenize`: ids of the reference, round trips, special tokens.
 
-#![allow(dead_code)] // each test file uses a part of the harness
-mod bitnet;
-
-use bitnet::{data, data_arg, run, run_with_input, stories};
+use crate::bitnet::{data, data_arg, run, run_with_input, stories};
 use serde_json::{Value, json};
 
 #[test]

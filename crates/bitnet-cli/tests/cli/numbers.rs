@@ -1,12 +1,9 @@
 //! `logits` and `score`: the file's content and the figures.
 
-#![allow(dead_code)] // each test file uses a part of the harness
-mod bitnet;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bitnet::{data_arg, run, run_with_input, stories};
+use crate::bitnet::{data_arg, run, run_with_input, stories};
 use serde_json::Value;
 
 /// Every tensor of a safetensors file of f32: shape and values.

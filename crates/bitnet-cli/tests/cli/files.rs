@@ -1,9 +1,6 @@
 //! `inspect`, `compat-check` and `synth`.
 
-#![allow(dead_code)] // each test file uses a part of the harness
-mod bitnet;
-
-use bitnet::{data, data_arg, run};
+use crate::bitnet::{data, data_arg, run};
 
 #[test]
 fn inspect_lists_the_embedded_model() {

@@ -1,9 +1,6 @@
 //! `bitnet run`: the golden story, its inputs and its outputs.
 
-#![allow(dead_code)] // each test file uses a part of the harness
-mod bitnet;
-
-use bitnet::{data_arg, run, run_with_input, stories};
+use crate::bitnet::{data_arg, run, run_with_input, stories};
 
 #[test]
 fn greedy_stories_equal_the_golden_ones() {

@@ -1,14 +1,11 @@
 //! One test for each variable: it works, the flag wins over it, and a value that cannot be is refused.
 
-#![allow(dead_code)] // each test file uses a part of the harness
-mod bitnet;
-
-use bitnet::{bitnet, data_arg, end};
+use crate::bitnet::{Ended, bitnet, data_arg, end};
 use serde_json::Value;
 
 const RUN: [&str; 7] = ["run", "--prompt", "One day", "-n", "12", "--format", "json"];
 
-fn run(variables: &[(&str, &str)], args: &[&str]) -> bitnet::Ended {
+fn run(variables: &[(&str, &str)], args: &[&str]) -> Ended {
     end(bitnet().args(args).envs(variables.iter().copied()))
 }
 

@@ -1,0 +1,14 @@
+//! The command line's contracts, held by driving the built binary: one file for each behaviour.
+
+mod bitnet;
+
+mod bad_input;
+mod bench;
+mod chat;
+mod environment;
+mod files;
+mod help;
+mod numbers;
+mod run;
+mod signals;
+mod tokens;
