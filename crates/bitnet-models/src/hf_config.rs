@@ -52,8 +52,8 @@ impl HfConfig {
             "BitNetForCausalLM" => "relu2", // the defaults of the configuration classes
             _ => "silu",
         });
-        let family =
-            Family::from_hf(architecture, hidden_act).map_err(|error| in_file(json, error))?;
+        let family = Family::from_hf(architecture, &quoted(hidden_act))
+            .map_err(|error| in_file(json, error))?;
         refuse_extras(json)?;
         let required = |field: ConfigField| {
             json.required(field.hf_key(), "an integer", json.u64(field.hf_key())?)

@@ -133,7 +133,7 @@ impl<'a> Json<'a> {
         self.typed(key, "a non-negative integer", |value| {
             value.as_u64().or_else(|| {
                 let float = value.as_f64()?;
-                (float >= 0.0 && float < 9.0e15 && float.fract() == 0.0).then_some(float as u64)
+                ((0.0..9.0e15).contains(&float) && float.fract() == 0.0).then_some(float as u64)
             })
         })
     }

@@ -201,6 +201,12 @@ fn the_unchanged_models_are_accepted() {
     let path = dir.path().join("model.gguf");
     std::fs::write(&path, bytes::File::model().bytes()).unwrap();
     load(&path).0.unwrap();
+    let version_2 = bytes::File {
+        version: [2, 0, 0, 0],
+        ..bytes::File::model()
+    };
+    std::fs::write(&path, version_2.bytes()).unwrap();
+    load(&path).0.unwrap();
     hf::write_model(dir.path());
     load(dir.path()).0.unwrap();
     hf::write_sharded(dir.path());

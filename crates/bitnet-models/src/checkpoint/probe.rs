@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::gguf::multiplier_name;
+use super::tokenizer::TOKENIZER;
 use super::{Checkpoint, Source};
 use crate::error::{ModelError, quoted};
 use crate::finding::{Finding, Severity};
@@ -84,10 +85,20 @@ impl Checkpoint {
             .collect())
     }
 
-    /// Problems of a GGUF file's tokenizer section that can be seen without building a tokenizer.
+    /// Problems of the tokenizer that can be seen without building one.
     pub(crate) fn judge_tokenizer(&self) -> Vec<Finding> {
-        let Source::Gguf(source) = &self.source else {
-            return Vec::new();
+        let source = match &self.source {
+            Source::Gguf(source) => source,
+            Source::Hf(source) if source.path.join(TOKENIZER).exists() => return Vec::new(),
+            Source::Hf(source) => {
+                return vec![Finding::new(
+                    Severity::Warning,
+                    "tokenizer-missing",
+                    source.dir.clone(),
+                    format!("no {TOKENIZER}: text can be neither read nor written"),
+                    "add the file, or name a tokenizer with --tokenizer",
+                )];
+            }
         };
         let metadata = source.gguf.metadata();
         let mut findings = Vec::new();

@@ -66,7 +66,7 @@ fn optional(path: &Path, access: Access) -> Result<Option<Bytes>, ModelError> {
         .transpose()
 }
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// Where newer exports keep the chat template.

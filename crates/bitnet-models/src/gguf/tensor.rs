@@ -231,7 +231,7 @@ pub(super) fn place(
         tensor.offset += data.start; // both are within the file
     }
     let mut by_offset: Vec<u32> = (0..tensors.len() as u32).collect();
-    by_offset.sort_unstable_by_key(|&i| tensors[i as usize].offset);
+    by_offset.sort_unstable_by_key(|&i| (tensors[i as usize].offset, i));
     let span = |at: usize| {
         let end = by_offset
             .get(at + 1)

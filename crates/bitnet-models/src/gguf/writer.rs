@@ -105,7 +105,7 @@ impl GgufWriter {
     /// # Errors
     /// [`WriteError::Invalid`] when a reader would refuse it.
     pub fn alignment(&mut self, alignment: u32) -> Result<(), WriteError> {
-        if !alignment.is_power_of_two() || alignment < 8 || alignment > MAX_ALIGNMENT {
+        if !alignment.is_power_of_two() || !(8..=MAX_ALIGNMENT).contains(&alignment) {
             return Err(invalid(
                 ALIGNMENT_KEY,
                 format!("a power of two from 8 to {MAX_ALIGNMENT}"),
