@@ -71,6 +71,15 @@ pub fn with_outputs(
 pub fn bitlinear(kernel: Kernel, pool: &Pool, x: &QuantizedRows, outputs: &[Output<'_>]) {
     for output in outputs {
         assert_eq!(output.weight.cols(), x.cols(), "columns of the weight");
+        let sum_len = output
+            .weight
+            .block_len()
+            .unwrap_or(x.cols().next_multiple_of(TILE));
+        assert_eq!(
+            x.sum_len(),
+            sum_len,
+            "activations are summed for other blocks"
+        );
     }
     let n_strips = outputs.iter().map(|output| output.weight.n_strips()).sum();
     pool.for_ranges(n_strips, pool.grain(n_strips, LEAST_STRIPS), |range, _| {
@@ -92,6 +101,11 @@ pub fn bitlinear_acc(
     out: &mut [i32],
 ) {
     assert_eq!(weight.cols(), x.cols(), "columns of the weight");
+    assert_eq!(
+        x.sum_len(),
+        x.cols().next_multiple_of(TILE),
+        "activations are summed in blocks"
+    );
     assert_eq!(
         out.len(),
         x.n_rows() * weight.rows(),
@@ -177,7 +191,7 @@ fn strip_panel<I: Isa, const T: usize>(
                     &tiles[first..][..tiles_per_block],
                     &quads[4 * first..][..4 * tiles_per_block],
                 );
-                let acc = corrected_dot(isa, tiles, quads, x, panel, first);
+                let acc = corrected_dot(isa, tiles, quads, x, panel, block);
                 let scales = isa.load(scales);
                 for t in 0..T {
                     let term = isa.mul(isa.load_i32(&acc[t]), scales);
@@ -204,7 +218,7 @@ fn strip_panel<I: Isa, const T: usize>(
     }
 }
 
-/// Sums of trit * q over a run of tiles that starts at tile `first_tile` of the row.
+/// Sums of trit * q over run `run` of the columns, whose tiles and quads these are.
 #[inline(always)]
 fn corrected_dot<I: Isa, const T: usize>(
     isa: I,
@@ -212,13 +226,12 @@ fn corrected_dot<I: Isa, const T: usize>(
     quads: &[[[i8; 4]; T]],
     x: &QuantizedRows,
     panel: Panel,
-    first_tile: usize,
+    run: usize,
 ) -> [[i32; LANES]; T] {
     // Codes are trits plus one, so the sum of q is one too many; integers do not mind where it is taken off.
     let mut acc = [[0i32; LANES]; T];
     for (t, acc) in acc.iter_mut().enumerate() {
-        let sums = &x.tile_sums(panel.first + t)[first_tile..][..tiles.len()];
-        *acc = [-sums.iter().sum::<i32>(); LANES];
+        *acc = [-x.sums(panel.first + t)[run]; LANES];
     }
     isa.ternary_dot(tiles, quads, &mut acc);
     acc

@@ -6,6 +6,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::error::KernelError;
 
@@ -39,6 +40,8 @@ unsafe impl Plain for f32 {}
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 /// A fixed-length array of `T`, zeroed, aligned to 64 bytes (2 MiB if large).
+///
+/// It is the only owner of its elements, whoever owns the pages they lie in.
 pub struct Memory<T: Plain> {
     start: NonNull<T>,
     len: usize,
@@ -51,6 +54,8 @@ enum Owner {
     Nothing,
     /// The global allocator.
     Allocator(std::alloc::Layout),
+    /// An arena: the area it was cut from, which lives as long as its last piece.
+    Arena { _area: Arc<Memory<u8>> },
     /// `mmap`, with the whole mapping.
     #[cfg(unix)]
     Mapping {
@@ -158,16 +163,16 @@ fn map(bytes: usize) -> Option<(NonNull<u8>, Owner)> {
 
 impl<T: Plain> Drop for Memory<T> {
     fn drop(&mut self) {
-        match self.owner {
-            Owner::Nothing => {}
+        match &self.owner {
+            Owner::Nothing | Owner::Arena { .. } => {}
             // SAFETY: allocated in `zeroed` with this layout, freed once.
             Owner::Allocator(layout) => unsafe {
-                std::alloc::dealloc(self.start.as_ptr().cast(), layout)
+                std::alloc::dealloc(self.start.as_ptr().cast(), *layout)
             },
             #[cfg(unix)]
             // SAFETY: mapped in `map` with this length, unmapped once; no reference outlives `self`.
             Owner::Mapping { base, bytes } => unsafe {
-                libc::munmap(base.as_ptr(), bytes);
+                libc::munmap(base.as_ptr(), *bytes);
             },
         }
     }
@@ -191,6 +196,54 @@ impl<T: Plain> DerefMut for Memory<T> {
 impl<T: Plain> std::fmt::Debug for Memory<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Memory({} x {} bytes)", self.len, size_of::<T>())
+    }
+}
+
+/// Pieces of zeroed memory cut from large areas, so that a weight of half a megabyte lies in huge pages too.
+#[derive(Debug, Default)]
+pub struct Arena {
+    area: Option<Arc<Memory<u8>>>,
+    used: usize, // bytes of `area` that are given away
+}
+
+/// Bytes of an arena's area. Pages that no piece touches cost nothing.
+const ARENA_AREA: usize = 64 << 20;
+
+impl Arena {
+    /// `len` zeros, as [`Memory::zeroed`] gives them.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn zeroed<T: Plain>(
+        &mut self,
+        what: &'static str,
+        len: usize,
+    ) -> Result<Memory<T>, KernelError> {
+        let bytes = len.checked_mul(size_of::<T>());
+        let Some(bytes) = bytes.filter(|&bytes| 0 < bytes && bytes <= ARENA_AREA / 2) else {
+            return Memory::zeroed(what, len);
+        };
+        let area = match &self.area {
+            Some(area) if bytes <= ARENA_AREA - self.used => area,
+            _ => {
+                self.used = 0;
+                self.area
+                    .insert(Arc::new(Memory::zeroed(what, ARENA_AREA)?))
+            }
+        };
+        // SAFETY: used + bytes <= ARENA_AREA, the area's length.
+        let start = unsafe { area.start.add(self.used) }.cast();
+        // The next piece starts on a cache line of its own; T's alignment divides that of the area and of each piece.
+        self.used = (self.used + bytes)
+            .next_multiple_of(ALIGNMENT)
+            .min(ARENA_AREA);
+        Ok(Memory {
+            start,
+            len,
+            owner: Owner::Arena {
+                _area: Arc::clone(area),
+            },
+        })
     }
 }
 
@@ -259,6 +312,25 @@ mod tests {
             assert!(len == 0 || memory.as_ptr().addr().is_multiple_of(ALIGNMENT));
             memory.fill(1.5);
             assert!(memory.iter().all(|&v| v == 1.5));
+        }
+    }
+
+    #[test]
+    fn pieces_of_an_arena_are_zeroed_apart_and_outlive_it() {
+        let mut arena = Arena::default();
+        let lens = [1, 1000, 0, 3 << 20, 12 << 20, 7, 6 << 20, 20 << 20];
+        let mut pieces = lens.map(|len| arena.zeroed::<f32>("test", len).unwrap());
+        drop(arena);
+        for (i, piece) in pieces.iter_mut().enumerate() {
+            assert!(piece.iter().all(|&v| v == 0.0), "piece {i}");
+            assert!(piece.is_empty() || piece.as_ptr().addr().is_multiple_of(ALIGNMENT));
+            piece.fill(i as f32 + 1.0);
+        }
+        for (i, (piece, len)) in pieces.iter().zip(lens).enumerate() {
+            assert!(
+                piece.len() == len && piece.iter().all(|&v| v == i as f32 + 1.0),
+                "piece {i}"
+            );
         }
     }
 

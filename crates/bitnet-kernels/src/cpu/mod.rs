@@ -37,7 +37,7 @@ use gate::{Add, Gate};
 use i2s::PackedTernary;
 use isa::Kernel;
 use kv_cache::KvCache;
-use memory::{Disjoint, Memory};
+use memory::{Arena, Disjoint, Memory};
 use quantize::QuantizedRows;
 use rms_norm::{RmsNorm, RmsNormInPlace};
 use rope::Rope;
@@ -64,6 +64,7 @@ pub struct CpuBackend {
     kernel: Kernel,
     pool: Pool,
     activations: Mutex<QuantizedRows>, // int8 input of the BitLinear that is running
+    arena: Mutex<Arena>,               // where weights are packed
     warnings: Vec<String>,
 }
 
@@ -93,6 +94,7 @@ impl CpuBackend {
             kernel,
             pool,
             activations: Mutex::new(QuantizedRows::new()?),
+            arena: Mutex::default(),
             warnings,
         })
     }
@@ -111,7 +113,7 @@ impl CpuBackend {
     /// If x is not whole rows.
     pub fn quantize_rows(&self, x: &[f32], cols: usize) -> Result<QuantizedRows, KernelError> {
         let mut rows = QuantizedRows::new()?;
-        rows.quantize(self.kernel, &self.pool, x, x.len() / cols, cols)?;
+        rows.quantize(self.kernel, &self.pool, x, x.len() / cols, cols, None)?;
         Ok(rows)
     }
 
@@ -180,7 +182,8 @@ impl Backend for CpuBackend {
     }
 
     fn upload_ternary(&self, weights: &dyn TernaryRows) -> Result<PackedTernary, KernelError> {
-        PackedTernary::pack(weights, &self.pool)
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        PackedTernary::pack(weights, &self.pool, &mut arena)
     }
 
     fn upload_matrix(&self, matrix: MatrixData) -> Result<Matrix, KernelError> {
@@ -251,11 +254,28 @@ impl Backend for CpuBackend {
             return;
         };
         let mut rows = self.activations();
-        rows.quantize(self.kernel, &self.pool, &x[..n_rows * cols], n_rows, cols)
+        let mut first = 0;
+        // Weights of one layer have one layout; where they do not, activations are summed anew for each.
+        while let Some(block_len) = weights.get(first).map(|weight| weight.block_len()) {
+            let same = weights[first..]
+                .iter()
+                .take_while(|weight| weight.block_len() == block_len);
+            let end = first + same.count();
+            rows.quantize(
+                self.kernel,
+                &self.pool,
+                &x[..n_rows * cols],
+                n_rows,
+                cols,
+                block_len,
+            )
             .unwrap_or_else(|error| panic!("{error}"));
-        bitlinear::with_outputs(weights, n_rows, outs, |outputs| {
-            bitlinear::bitlinear(self.kernel, &self.pool, &rows, outputs);
-        });
+            let (weights, outs) = (&weights[first..end], &mut outs[first..end]);
+            bitlinear::with_outputs(weights, n_rows, outs, |outputs| {
+                bitlinear::bitlinear(self.kernel, &self.pool, &rows, outputs);
+            });
+            first = end;
+        }
     }
 
     fn matmul(&self, w: &Matrix, x: &Memory<f32>, x_rows: &[u32], out: &mut Memory<f32>) {

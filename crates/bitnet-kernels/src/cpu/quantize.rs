@@ -30,7 +30,8 @@ pub struct QuantizedRows {
     widest: usize,          // rows of the widest panel
     quads: Memory<[i8; 4]>, // [n_rows, padded / 4], in panels
     scales: Memory<f32>,    // a of each row, [n_rows]
-    sums: Memory<i32>,      // sum of q over each tile of 16 columns, [n_rows, padded / 16]
+    sum_len: usize,         // columns of a sum, a multiple of 16
+    sums: Memory<i32>,      // sums of q over runs of `sum_len` columns, [n_rows, padded / sum_len]
     rows: Memory<i8>,       // one row per thread while it is quantised, [threads, padded]
 }
 
@@ -63,6 +64,7 @@ impl QuantizedRows {
             n_rows: 0,
             cols: 0,
             widest: 1,
+            sum_len: TILE,
             quads: Memory::zeroed("int8 activations", 0)?,
             scales: Memory::zeroed("int8 activations", 0)?,
             sums: Memory::zeroed("int8 activations", 0)?,
@@ -70,7 +72,8 @@ impl QuantizedRows {
         })
     }
 
-    /// Quantises x `[n_rows, cols]`. Allocates only when there are more rows or columns than ever before.
+    /// Quantises x `[n_rows, cols]` and sums runs of `block_len` columns (`None`: of all). Allocates only when there
+    /// are more rows or columns than ever before.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
@@ -81,15 +84,18 @@ impl QuantizedRows {
         x: &[f32],
         n_rows: usize,
         cols: usize,
+        block_len: Option<usize>,
     ) -> Result<(), KernelError> {
         assert_eq!(x.len(), n_rows * cols, "activations are not [n_rows, cols]");
         const WHAT: &str = "int8 activations";
         let padded = cols.next_multiple_of(TILE);
         let widest = kernel.panel();
-        (self.n_rows, self.cols, self.widest) = (n_rows, cols, widest);
+        let sum_len = block_len.unwrap_or(padded);
+        let n_sums = padded.checked_div(sum_len).unwrap_or(0);
+        (self.n_rows, self.cols, self.widest, self.sum_len) = (n_rows, cols, widest, sum_len);
         self.quads.reserve(WHAT, n_rows * padded / 4)?;
         self.scales.reserve(WHAT, n_rows)?;
-        self.sums.reserve(WHAT, n_rows * padded / TILE)?;
+        self.sums.reserve(WHAT, n_rows * n_sums)?;
         self.rows.reserve(WHAT, pool.threads() * padded)?;
         let quads = Disjoint::new(&mut self.quads);
         let scales = Disjoint::new(&mut self.scales);
@@ -106,7 +112,7 @@ impl QuantizedRows {
                     rows.range(thread * padded, padded),
                     quads.range(first * padded / 4, (end - first) * padded / 4),
                     scales.range(first, end - first),
-                    sums.range(first * padded / TILE, (end - first) * padded / TILE),
+                    sums.range(first * n_sums, (end - first) * n_sums),
                 )
             };
             let x = &x[first * cols..end * cols];
@@ -118,6 +124,7 @@ impl QuantizedRows {
                 quads,
                 scales,
                 sums,
+                sum_len,
             });
         });
         Ok(())
@@ -153,11 +160,16 @@ impl QuantizedRows {
             .0
     }
 
-    /// Sums of one row's activations over tiles of 16 columns, `[padded / 16]`.
+    /// Columns of a run that is summed.
+    pub fn sum_len(&self) -> usize {
+        self.sum_len
+    }
+
+    /// Sums of one row's activations over runs of `sum_len` columns.
     #[inline(always)]
-    pub fn tile_sums(&self, row: usize) -> &[i32] {
-        let tiles = self.cols.div_ceil(TILE);
-        &self.sums[row * tiles..][..tiles]
+    pub fn sums(&self, row: usize) -> &[i32] {
+        let n_sums = self.cols.next_multiple_of(TILE) / self.sum_len;
+        &self.sums[row * n_sums..][..n_sums]
     }
 
     /// One row's activations, `[cols]`, in column order.
@@ -194,7 +206,8 @@ struct QuantizePanels<'a> {
     row: &'a mut [i8],        // [padded]
     quads: &'a mut [[i8; 4]], // [rows, padded / 4], in panels
     scales: &'a mut [f32],    // [rows]
-    sums: &'a mut [i32],      // [rows, padded / 16]
+    sums: &'a mut [i32],      // [rows, padded / sum_len]
+    sum_len: usize,
 }
 
 impl Op for QuantizePanels<'_> {
@@ -210,16 +223,17 @@ impl Op for QuantizePanels<'_> {
             quads,
             scales,
             sums,
+            sum_len,
         } = self;
-        let n_tiles = row.len() / TILE;
+        let n_sums = row.len() / sum_len;
         let n_quads = row.len() / 4;
         for panel in panels(scales.len(), widest) {
             for lane in 0..panel.width {
                 let index = panel.first + lane;
                 scales[index] = quantize_row(isa, &x[index * cols..][..cols], row);
-                let sums = &mut sums[index * n_tiles..][..n_tiles];
-                for (sum, tile) in sums.iter_mut().zip(row.as_chunks::<TILE>().0) {
-                    *sum = tile.iter().map(|&q| i32::from(q)).sum();
+                let sums = &mut sums[index * n_sums..][..n_sums];
+                for (sum, run) in sums.iter_mut().zip(row.chunks_exact(sum_len)) {
+                    *sum = run.iter().map(|&q| i32::from(q)).sum();
                 }
                 let quads = &mut quads[panel.first * n_quads..][..panel.width * n_quads];
                 for (to, from) in quads

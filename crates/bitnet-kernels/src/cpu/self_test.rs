@@ -11,7 +11,7 @@ use super::gate::Gate;
 use super::i2s::PackedTernary;
 use super::isa::Kernel;
 use super::isa::portable::Portable;
-use super::memory::Memory;
+use super::memory::{Arena, Memory};
 use super::quantize::QuantizedRows;
 use super::rms_norm::RmsNorm;
 use super::threads::Pool;
@@ -40,7 +40,7 @@ pub fn run(kernel: Kernel, pool: &Pool) -> Result<(), KernelError> {
             cols,
             block_len,
         };
-        let packed = PackedTernary::pack(&weights, pool)?;
+        let packed = PackedTernary::pack(&weights, pool, &mut Arena::default())?;
         let x = random_floats(n_rows * cols, 7);
         let outputs = |kernel| -> Result<[Memory<f32>; 4], KernelError> {
             let ternary = ternary_product(kernel, pool, &packed, &x, n_rows)?;
@@ -80,7 +80,7 @@ fn ternary_product(
     n_rows: usize,
 ) -> Result<Memory<f32>, KernelError> {
     let mut rows = QuantizedRows::new()?;
-    rows.quantize(kernel, pool, x, n_rows, weight.cols())?;
+    rows.quantize(kernel, pool, x, n_rows, weight.cols(), weight.block_len())?;
     let mut out = Memory::zeroed("self-test", n_rows * weight.rows())?;
     with_outputs(&[weight], n_rows, &mut [&mut out], |outputs| {
         bitlinear(kernel, pool, &rows, outputs)

@@ -27,28 +27,24 @@ pub fn embed(kernel: Kernel, pool: &Pool, table: &Matrix, tokens: &[u32], out: &
             assert!(token < table.rows, "token {token} of {}", table.rows);
             // SAFETY: each index is given to one thread.
             let out = unsafe { out.range(i * table.cols, table.cols) };
-            kernel.run(WidenRow {
-                table,
-                row: table.row(token),
-                out,
-            });
+            with_codec!(table, codec => kernel.run(WidenRow { codec, row: table.row(token), out }));
         }
     });
 }
 
 /// Widens one stored row.
-struct WidenRow<'a> {
-    table: &'a Matrix,
+struct WidenRow<'a, C> {
+    codec: C,
     row: &'a [u8],
     out: &'a mut [f32], // [cols]
 }
 
-impl Op for WidenRow<'_> {
+impl<C: Codec> Op for WidenRow<'_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        with_codec!(self.table, codec => widen(codec, isa, self.row, self.out));
+        widen(self.codec, isa, self.row, self.out);
     }
 }
 

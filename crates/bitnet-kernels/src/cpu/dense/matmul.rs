@@ -45,19 +45,13 @@ pub fn matmul(kernel: Kernel, pool: &Pool, w: &Matrix, x: &[f32], x_rows: &[u32]
     let n_groups = w.rows.div_ceil(ROWS);
     pool.for_ranges(n_groups, pool.grain(n_groups, LEAST_GROUPS), |groups, _| {
         let (first, end) = (groups.start * ROWS, w.rows.min(groups.end * ROWS));
-        kernel.run(Rows {
-            w,
-            x,
-            x_rows,
-            first,
-            end,
-            out: &out,
-        });
+        with_codec!(w, codec => kernel.run(Rows { codec, w, x, x_rows, first, end, out: &out }));
     });
 }
 
-/// Rows `first..end` of the matrix.
-struct Rows<'a> {
+/// Rows `first..end` of the matrix; one type a codec, so that each is compiled by itself.
+struct Rows<'a, C> {
+    codec: C,
     w: &'a Matrix,
     x: &'a [f32], // [_, cols]
     x_rows: &'a [u32],
@@ -66,39 +60,37 @@ struct Rows<'a> {
     out: &'a Disjoint<'a, f32>, // [x_rows.len(), rows]
 }
 
-impl Op for Rows<'_> {
+impl<C: Codec> Op for Rows<'_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        with_codec!(self.w, codec => {
-            let mut row = self.first;
-            while row + ROWS <= self.end {
-                self.rows::<I, _, ROWS>(isa, codec, row);
-                row += ROWS;
-            }
-            while row < self.end {
-                self.rows::<I, _, 1>(isa, codec, row);
-                row += 1;
-            }
-        });
+        let mut row = self.first;
+        while row + ROWS <= self.end {
+            self.rows::<I, ROWS>(isa, row);
+            row += ROWS;
+        }
+        while row < self.end {
+            self.rows::<I, 1>(isa, row);
+            row += 1;
+        }
     }
 }
 
-impl Rows<'_> {
+impl<C: Codec> Rows<'_, C> {
     /// R rows with all tokens.
     #[inline(always)]
-    fn rows<I: Isa, C: Codec, const R: usize>(&self, isa: I, codec: C, first: usize) {
+    fn rows<I: Isa, const R: usize>(&self, isa: I, first: usize) {
         let row_bytes = self.w.row_bytes;
         let stored: [&[u8]; R] = std::array::from_fn(|r| self.w.row(first + r));
         for (group, tokens) in self.x_rows.chunks(TOKENS).enumerate() {
             let from = group * TOKENS;
             if let [token] = tokens {
-                let sums = dot_one(isa, codec, &stored, self.token(*token), R * row_bytes);
+                let sums = dot_one(isa, self.codec, &stored, self.token(*token), R * row_bytes);
                 self.put(isa, from, first, &sums);
             } else {
                 let mut sums = [[isa.splat(0.0); R]; TOKENS];
-                self.dot_many(isa, codec, &stored, tokens, &mut sums);
+                self.dot_many(isa, &stored, tokens, &mut sums);
                 for (t, sums) in sums.iter().take(tokens.len()).enumerate() {
                     self.put(isa, from + t, first, sums);
                 }
@@ -124,10 +116,9 @@ impl Rows<'_> {
 
     /// Sums of R rows with up to [`TOKENS`] tokens, by chunks of columns.
     #[inline(always)]
-    fn dot_many<I: Isa, C: Codec, const R: usize>(
+    fn dot_many<I: Isa, const R: usize>(
         &self,
         isa: I,
-        codec: C,
         stored: &[&[u8]; R],
         tokens: &[u32],
         sums: &mut [[I::F32x16; R]; TOKENS],
@@ -141,7 +132,7 @@ impl Rows<'_> {
                 // A partial last vector needs its zeros anew.
                 weights[n..n.next_multiple_of(LANES)].fill(0.0);
                 let stored = &stored[first * C::BYTES / C::LEN..(first + n) * C::BYTES / C::LEN];
-                widen(codec, isa, stored, &mut weights[..n]);
+                widen(self.codec, isa, stored, &mut weights[..n]);
             }
             let (pairs, last) = tokens.as_chunks::<2>();
             let (pair_sums, last_sums) = sums.as_chunks_mut::<2>();
@@ -209,8 +200,8 @@ fn dot_one<I: Isa, C: Codec, const R: usize>(
         let x = x[block * C::LEN..][..C::LEN].as_chunks::<LANES>().0;
         for r in 0..R {
             let bytes = &stored[r][block * C::BYTES..][..C::BYTES];
-            for line in bytes.chunks(64) {
-                isa.prefetch(&line[0], ahead);
+            for line in block * C::BYTES / 64..(block + 1) * C::BYTES / 64 {
+                isa.prefetch(&stored[r][0], ahead + 64 * line);
             }
             let parts = codec.parts(bytes);
             for (i, x) in x.iter().enumerate() {

@@ -28,7 +28,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bitnet_quantization::{ScaleLayout, TernaryRows};
 
-use super::memory::{Disjoint, Memory};
+use super::memory::{Arena, Disjoint, Memory};
 use super::threads::Pool;
 use crate::error::KernelError;
 
@@ -113,11 +113,15 @@ impl PackedTernary {
         &self.tiles[strip * tiles..][..tiles]
     }
 
-    /// Decodes and repacks `weights`, on all threads of the pool.
+    /// Decodes and repacks `weights`, on all threads of the pool, into memory of `arena`.
     ///
     /// # Errors
     /// Those of [`TernaryRows::read_row`], for the first bad row; shapes that cannot be packed; no memory.
-    pub fn pack(weights: &dyn TernaryRows, pool: &Pool) -> Result<PackedTernary, KernelError> {
+    pub fn pack(
+        weights: &dyn TernaryRows,
+        pool: &Pool,
+        arena: &mut Arena,
+    ) -> Result<PackedTernary, KernelError> {
         let (rows, cols) = (weights.rows(), weights.cols());
         let refuse = |why| Err(KernelError::TernaryShape { rows, cols, why });
         if cols > MAX_COLS {
@@ -130,7 +134,7 @@ impl PackedTernary {
                 dims: vec![rows, cols],
             });
         };
-        let mut tiles = Memory::<Tile>::zeroed("ternary weights", total)?;
+        let mut tiles = arena.zeroed::<Tile>("ternary weights", total)?;
         let (mut scales, n_blocks) = match weights.scale() {
             ScaleLayout::PerTensor(scale) => (Scales::PerTensor(scale), 0),
             ScaleLayout::PerBlock { block_len } => {
@@ -143,7 +147,7 @@ impl PackedTernary {
                     );
                 }
                 let n_blocks = cols / block_len;
-                let scales = Memory::zeroed("ternary weight scales", n_strips * n_blocks)?;
+                let scales = arena.zeroed("ternary weight scales", n_strips * n_blocks)?;
                 (Scales::PerBlock { block_len, scales }, n_blocks)
             }
         };

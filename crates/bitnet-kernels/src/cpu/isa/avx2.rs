@@ -208,7 +208,7 @@ impl Isa for Avx2 {
     fn prefetch<T>(self, from: &T, ahead: usize) {
         // SAFETY: a prefetch reads nothing architecturally; any address is allowed.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast::<i8>().wrapping_add(ahead))
+            _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(from).cast::<i8>().wrapping_add(ahead))
         }
     }
 

@@ -98,7 +98,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
             .fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
 
-    /// Hints that the cache line `ahead` bytes behind the start of `from` will be read soon.
+    /// Hints that the cache line `ahead` bytes behind the start of `from` will be read soon. It is fetched into the L2
+    /// cache: the few line buffers of the L1 cache stay free for what is being read.
     #[inline(always)]
     fn prefetch<T>(self, _from: &T, _ahead: usize) {}
 

@@ -1,0 +1,293 @@
+//! Attention over the paged cache: right, and a function of the row's own sequence alone.
+
+mod support;
+
+use bitnet_kernels::{Backend, BatchView, CpuBackend, KV_BLOCK, KvShape, KvType};
+use support::{Random, backend, backends, bits, buffer};
+
+const LAYERS: usize = 2;
+const BLOCKS: usize = 24;
+
+/// Heads, their length and the storage of one model.
+#[derive(Clone, Copy, Debug)]
+struct Heads {
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    kv_type: KvType,
+}
+
+/// One sequence: queries, keys and values of all its positions, and its physical blocks.
+struct Sequence {
+    q: Vec<f32>, // [len, n_heads * head_dim]
+    k: Vec<f32>, // [len, n_kv_heads * head_dim]
+    v: Vec<f32>,
+    blocks: Vec<u32>,
+}
+
+impl Heads {
+    fn cache(self, backend: &CpuBackend) -> <CpuBackend as Backend>::KvCache {
+        let Heads {
+            n_kv_heads,
+            head_dim,
+            kv_type,
+            ..
+        } = self;
+        let shape = KvShape {
+            n_layers: LAYERS,
+            n_blocks: BLOCKS,
+            n_kv_heads,
+            head_dim,
+            kv_type,
+        };
+        backend.new_kv_cache(shape).unwrap()
+    }
+
+    fn sequence(self, len: usize, blocks: &[u32], random: &mut Random) -> Sequence {
+        let (q, kv) = (
+            len * self.n_heads * self.head_dim,
+            len * self.n_kv_heads * self.head_dim,
+        );
+        let scaled = |floats: Vec<f32>| floats.into_iter().map(|v| 2.0 * v).collect();
+        Sequence {
+            q: scaled(random.floats(q)),
+            k: scaled(random.floats(kv)),
+            v: random.floats(kv),
+            blocks: blocks.to_vec(),
+        }
+    }
+}
+
+/// Runs rows (sequence, position) as one batch.
+fn run(
+    backend: &CpuBackend,
+    heads: Heads,
+    cache: &mut <CpuBackend as Backend>::KvCache,
+    sequences: &[&Sequence],
+    rows: &[(usize, usize)],
+) -> Vec<f32> {
+    let gather = |of: fn(&Sequence) -> &Vec<f32>, n: usize| -> Vec<f32> {
+        let len = n * heads.head_dim;
+        rows.iter()
+            .flat_map(|&(s, p)| of(sequences[s])[p * len..][..len].to_vec())
+            .collect()
+    };
+    let q = buffer(backend, &gather(|s| &s.q, heads.n_heads));
+    let k = buffer(backend, &gather(|s| &s.k, heads.n_kv_heads));
+    let v = buffer(backend, &gather(|s| &s.v, heads.n_kv_heads));
+    let positions: Vec<u32> = rows.iter().map(|row| row.1 as u32).collect();
+    let indices: Vec<u32> = rows.iter().map(|row| row.0 as u32).collect();
+    let mut offsets = vec![0];
+    let mut tables = vec![];
+    for sequence in sequences {
+        tables.extend(&sequence.blocks);
+        offsets.push(tables.len() as u32);
+    }
+    let batch = BatchView {
+        positions: &positions,
+        sequences: &indices,
+        table_offsets: &offsets,
+        block_tables: &tables,
+    };
+    let mut out = backend.buffer(q.len()).unwrap();
+    for layer in 0..LAYERS {
+        backend.kv_write(cache, layer, &k, &v, &batch);
+        backend.attention(&q, cache, layer, heads.n_heads, &batch, &mut out);
+    }
+    out.to_vec()
+}
+
+/// Attention of one row in f64.
+fn reference(heads: Heads, sequence: &Sequence, position: usize) -> Vec<f64> {
+    let Heads {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        kv_type,
+    } = heads;
+    let stored = |v: f32| match kv_type {
+        KvType::F32 => f64::from(v),
+        KvType::F16 => f64::from(half::f16::from_f32(v)),
+    };
+    let mut out = vec![];
+    for head in 0..n_heads {
+        let q = &sequence.q[(position * n_heads + head) * head_dim..][..head_dim];
+        let at = |p: usize| (p * n_kv_heads + head / (n_heads / n_kv_heads)) * head_dim;
+        let scores: Vec<f64> = (0..=position)
+            .map(|p| {
+                let k = &sequence.k[at(p)..][..head_dim];
+                q.iter()
+                    .zip(k)
+                    .map(|(&q, &k)| f64::from(q) * stored(k))
+                    .sum::<f64>()
+                    / (head_dim as f64).sqrt()
+            })
+            .collect();
+        let max = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        out.extend((0..head_dim).map(|d| {
+            weights
+                .iter()
+                .enumerate()
+                .map(|(p, w)| w * stored(sequence.v[at(p) + d]))
+                .sum::<f64>()
+                / sum
+        }));
+    }
+    out
+}
+
+const HEADS: [Heads; 6] = [
+    Heads {
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 1,
+        kv_type: KvType::F32,
+    },
+    Heads {
+        n_heads: 3,
+        n_kv_heads: 1,
+        head_dim: 15,
+        kv_type: KvType::F32,
+    },
+    Heads {
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 64,
+        kv_type: KvType::F32,
+    },
+    Heads {
+        n_heads: 20,
+        n_kv_heads: 4,
+        head_dim: 48,
+        kv_type: KvType::F16,
+    },
+    Heads {
+        n_heads: 7,
+        n_kv_heads: 1,
+        head_dim: 33,
+        kv_type: KvType::F16,
+    },
+    Heads {
+        n_heads: 4,
+        n_kv_heads: 1,
+        head_dim: 128,
+        kv_type: KvType::F32,
+    },
+];
+
+#[test]
+fn attention_is_right_at_odd_lengths() {
+    let mut random = Random::new(1);
+    for heads in HEADS {
+        for backend in backends(2) {
+            let sequence = heads.sequence(50, &[7, 0, 23, 11], &mut random);
+            let rows: Vec<(usize, usize)> = (0..50).map(|p| (0, p)).collect();
+            let mut cache = heads.cache(&backend);
+            let found = run(&backend, heads, &mut cache, &[&sequence], &rows);
+            let row_len = heads.n_heads * heads.head_dim;
+            for (position, found) in found.chunks(row_len).enumerate() {
+                for (found, expected) in found.iter().zip(reference(heads, &sequence, position)) {
+                    // f32 scores of up to some tens: their rounding moves the weights by 1e-6.
+                    let error = (f64::from(*found) - expected).abs();
+                    assert!(
+                        error < 1e-5,
+                        "{} {heads:?} position {position}: {found} {expected}",
+                        backend.kernel_name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn batches_chunks_kernels_and_threads_change_nothing() {
+    let mut random = Random::new(2);
+    for heads in HEADS {
+        let a = heads.sequence(45, &[3, 19, 5], &mut random);
+        let b = heads.sequence(33, &[8, 1, 22], &mut random);
+        let first = &backend("scalar-i2s", 1);
+        // Alone, position by position.
+        let alone = |sequence: &Sequence, len: usize| -> Vec<f32> {
+            let mut cache = heads.cache(first);
+            (0..len)
+                .flat_map(|p| run(first, heads, &mut cache, &[sequence], &[(0, p)]))
+                .collect()
+        };
+        let expected = [bits(&alone(&a, 45)), bits(&alone(&b, 33))];
+        let row_len = heads.n_heads * heads.head_dim;
+        for threads in 1..=3 {
+            for backend in backends(threads) {
+                for chunk in [1, 7, 16, 64] {
+                    let mut cache = heads.cache(&backend);
+                    let mut found = [vec![], vec![]];
+                    let (mut next_a, mut next_b) = (0, 0);
+                    // Chunks of one sequence mixed with single rows of the other.
+                    while next_a < 45 || next_b < 33 {
+                        let mut rows: Vec<(usize, usize)> =
+                            (next_a..45.min(next_a + chunk)).map(|p| (0, p)).collect();
+                        rows.extend((next_b..33.min(next_b + 1)).map(|p| (1, p)));
+                        let out = run(&backend, heads, &mut cache, &[&a, &b], &rows);
+                        for (&(sequence, _), out) in rows.iter().zip(out.chunks(row_len)) {
+                            found[sequence].extend(bits(out));
+                        }
+                        (next_a, next_b) = (45.min(next_a + chunk), 33.min(next_b + 1));
+                    }
+                    assert_eq!(
+                        found,
+                        expected,
+                        "{} {threads} threads {heads:?} by {chunk}",
+                        backend.kernel_name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_far_ahead_position_dominates_without_overflow() {
+    for backend in backends(1) {
+        let heads = HEADS[2];
+        let len = 2 * KV_BLOCK + 3;
+        let mut sequence = heads.sequence(len, &[0, 1, 2], &mut Random::new(3));
+        // Key and query of the last position are parallel and huge: its weight is 1 and all others underflow to 0.
+        let (q_len, kv_len) = (
+            heads.n_heads * heads.head_dim,
+            heads.n_kv_heads * heads.head_dim,
+        );
+        sequence.q[(len - 1) * q_len..].fill(100.0);
+        sequence.k[(len - 1) * kv_len..].fill(100.0);
+        let mut cache = heads.cache(&backend);
+        let rows: Vec<(usize, usize)> = (0..len).map(|p| (0, p)).collect();
+        let out = run(&backend, heads, &mut cache, &[&sequence], &rows);
+        let group = heads.n_heads / heads.n_kv_heads;
+        for (head, out) in out[(len - 1) * q_len..].chunks(heads.head_dim).enumerate() {
+            let v =
+                &sequence.v[(len - 1) * kv_len + head / group * heads.head_dim..][..heads.head_dim];
+            assert_eq!(out, v, "{}", backend.kernel_name());
+        }
+    }
+}
+
+#[test]
+fn caches_of_impossible_size_are_errors() {
+    let backend = &backends(1)[0];
+    for (n_layers, n_blocks) in [(usize::MAX / 2, 3), (1 << 20, 1 << 32)] {
+        let shape = KvShape {
+            n_layers,
+            n_blocks,
+            n_kv_heads: 8,
+            head_dim: 128,
+            kv_type: KvType::F16,
+        };
+        let error = backend
+            .new_kv_cache(shape)
+            .err()
+            .expect("no machine has that much")
+            .to_string();
+        assert!(error.contains("KV cache"), "{error}");
+    }
+}

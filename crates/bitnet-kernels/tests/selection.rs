@@ -1,0 +1,54 @@
+//! Which kernel runs: the fastest, or the one that was asked for; never a silent replacement.
+
+mod support;
+
+use bitnet_kernels::{Backend, CpuBackend, CpuOptions, available_kernels, cpu_features};
+
+fn choose(kernel: &str) -> Result<CpuBackend, String> {
+    let options = CpuOptions {
+        threads: Some(1),
+        kernel: Some(kernel.to_owned()),
+    };
+    CpuBackend::new(options).map_err(|error| error.to_string())
+}
+
+#[test]
+fn every_available_kernel_passes_its_self_test_and_runs_under_its_name() {
+    for name in available_kernels() {
+        assert_eq!(choose(name).unwrap().kernel_name(), name);
+    }
+}
+
+#[test]
+fn the_first_available_kernel_is_the_default() {
+    let backend = CpuBackend::new(CpuOptions::default()).unwrap();
+    assert_eq!(backend.kernel_name(), available_kernels()[0]);
+    assert_eq!(backend.threads(), cpu_features().cores);
+    assert_eq!(
+        backend.warnings().len(),
+        usize::from(available_kernels().len() == 1)
+    );
+}
+
+#[test]
+fn a_kernel_that_is_asked_for_gives_no_warning() {
+    assert!(choose("scalar-i2s").unwrap().warnings().is_empty());
+}
+
+#[test]
+fn kernels_that_are_not_here_are_refused_with_those_that_are() {
+    let foreign = if cfg!(target_arch = "aarch64") {
+        "x86-i2s-avx2"
+    } else {
+        "arm-i2s-neon"
+    };
+    for (name, problem) in [
+        (foreign, "not supported by this CPU"),
+        ("x86-i2s-mmx", "unknown"),
+        ("", "unknown"),
+    ] {
+        let available = available_kernels().join(", ");
+        let expected = format!("kernel {name:?} is {problem}; available here: {available}");
+        assert_eq!(choose(name).unwrap_err(), expected);
+    }
+}
