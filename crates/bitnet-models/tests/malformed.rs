@@ -4,10 +4,14 @@
 
 #[path = "malformed/bytes.rs"]
 mod bytes;
+#[path = "malformed/case.rs"]
+mod case;
 #[path = "malformed/findings.rs"]
 mod findings;
 #[path = "malformed/gguf.rs"]
 mod gguf;
+#[path = "malformed/gguf_model.rs"]
+mod gguf_model;
 #[path = "malformed/hf.rs"]
 mod hf;
 #[path = "malformed/splits.rs"]
@@ -25,16 +29,6 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 static ALONE: Mutex<()> = Mutex::new(());
-
-/// A malformed file: its bytes, its whole message after the file's name, and a part of its hint.
-#[derive(Clone)]
-struct Case {
-    name: &'static str,
-    attack: Option<&'static str>,
-    bytes: Vec<u8>,
-    error: &'static str,
-    hint: &'static str,
-}
 
 /// The published attacks on GGUF readers whose shapes are among the cases. Two more (CVE-2024-32878, CVE-2024-41130) free
 /// or follow what a parse that stopped half-way had not set up: [`no_prefix_and_no_changed_byte_panics`].
@@ -97,13 +91,15 @@ fn every_malformed_gguf_file_gives_its_own_error() {
     let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let mut names = BTreeSet::new();
+    let mut attacks = BTreeSet::new();
     let mut wrong = Vec::new();
-    for case in gguf::cases() {
+    for case in [gguf::cases(), gguf_model::cases()].concat() {
         assert!(
             names.insert(case.name),
             "two cases are called {}",
             case.name
         );
+        attacks.extend(case.attack);
         let path = dir.path().join("model.gguf");
         std::fs::write(&path, &case.bytes).unwrap();
         let (result, allocated) = load(&path);
@@ -140,10 +136,6 @@ fn every_malformed_gguf_file_gives_its_own_error() {
     }
     assert!(wrong.is_empty(), "{}", wrong.concat());
     assert!(names.len() >= 40);
-    let attacks: BTreeSet<_> = gguf::cases()
-        .iter()
-        .filter_map(|case| case.attack)
-        .collect();
     assert_eq!(attacks, BTreeSet::from(ATTACKS));
 }
 
