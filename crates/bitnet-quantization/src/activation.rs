@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn the_factor_is_rounded_twice_as_in_the_reference() {
-        // A token of `qwen3-tiny`'s golden trace: absmax and what PyTorch made of it.
+        // A token's absmax and what PyTorch makes of `127 / absmax`.
         let (absmax, factor) = (f32::from_bits(0x3fdd_d336), f32::from_bits(0x4292_90e2));
         assert_eq!(activation_factor(absmax), factor);
         assert_ne!(127.0 / absmax, factor);

@@ -120,12 +120,15 @@ def trits_and_scales(w, block):
 
 
 def effective(family, name, w):
-    """The weight the engine multiplies with: ternary x scale for projections (and qwen3's embedding), else bf16."""
+    """The weight the engine multiplies with: ternary x scale for projections (and qwen3's embedding), else bf16.
+
+    qwen3's norms stay f32: times a row of a ternary embedding, bf16 norms give ratios of exactly one half, so that
+    every token would have activations on a rounding tie."""
     if is_projection(name) or (family == "qwen3" and name.endswith("embed_tokens.weight")):
         block = block_of(family, name)
         trits, scale = trits_and_scales(w, block)
         return (trits.reshape(-1, block or w.numel()) * scale[:, None]).reshape(w.shape)
-    return w.bfloat16().float()
+    return w if family == "qwen3" else w.bfloat16().float()
 
 
 # ------------------------------------------------------------------ training
@@ -379,6 +382,11 @@ def greedy(model, ids, n=64):
     return tokens, logprobs, margins, torch.stack(rows)
 
 
+def rms_norm_in_another_order(self, x):
+    mean = x.double().pow(2).mean(-1, keepdim=True).float()
+    return self.weight * (x * torch.rsqrt(mean + self.variance_epsilon))
+
+
 @torch.no_grad()
 def variants(model, ids):
     """Other legitimate orders of the same computation: where they differ, an activation sits on a rounding tie."""
@@ -392,6 +400,11 @@ def variants(model, ids):
     TernaryLinear.exact = False
     yield logits_of(model, ids)
     TernaryLinear.exact = True
+    norms = type(model.model.norm)
+    forward = norms.forward
+    norms.forward = rms_norm_in_another_order
+    yield logits_of(model, ids)
+    norms.forward = forward
     packed = [m for m in model.modules() if isinstance(m, BitLinear)]
     stored = [m.weight_scale.clone() for m in packed]
     for m in packed:  # the scales of the F16 file

@@ -10,6 +10,7 @@ mod batching;
 mod cases;
 mod determinism;
 mod greedy;
+mod loading;
 mod logits;
 mod operations;
 mod perplexity;
