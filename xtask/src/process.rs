@@ -53,10 +53,14 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// The command as one line; of a script passed as an argument the first line that says something.
 fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words
-        .map(|word| word.to_string_lossy().into_owned())
+        .map(|word| {
+            let word = word.to_string_lossy();
+            word.trim().lines().next().unwrap_or_default().to_owned()
+        })
         .collect::<Vec<_>>()
         .join(" ")
 }

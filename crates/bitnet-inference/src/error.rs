@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bitnet_kernels::KernelError;
-use bitnet_models::{ExitClass, ModelError};
+use bitnet_models::{ErrorClass, ModelError};
 use bitnet_tokenizers::TokenizerError;
 
 /// Why the engine could not do what was asked.
@@ -107,9 +107,9 @@ impl Error {
         const USAGE: u8 = 2;
         const UNUSABLE: u8 = 3;
         match self {
-            Error::Model(error) => match error.exit_class() {
-                ExitClass::Unreadable => RUN_TIME,
-                ExitClass::Unusable => UNUSABLE,
+            Error::Model(error) => match error.class() {
+                ErrorClass::Unreadable => RUN_TIME,
+                ErrorClass::Unusable => UNUSABLE,
             },
             Error::Kernel(_) | Error::BadLogits { .. } | Error::Busy { .. } => RUN_TIME,
             Error::Tokenizer(_) | Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } => {

@@ -243,7 +243,7 @@ pub enum ModelError {
 
 /// Which of the command line's exit codes an error belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitClass {
+pub enum ErrorClass {
     /// The file could not be read at all: exit code 1.
     Unreadable,
     /// The file was read and is of no use: exit code 3.
@@ -252,10 +252,10 @@ pub enum ExitClass {
 
 impl ModelError {
     /// Whether the file could not be read, or was read and is unusable.
-    pub fn exit_class(&self) -> ExitClass {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Io { .. } | Self::Kernel(_) => ExitClass::Unreadable,
-            _ => ExitClass::Unusable,
+            Self::Io { .. } | Self::Kernel(_) => ErrorClass::Unreadable,
+            _ => ErrorClass::Unusable,
         }
     }
 

@@ -55,7 +55,7 @@ pub use bitnet::Model;
 pub use check::check;
 pub use checkpoint::{Checkpoint, CheckpointOptions, TokenizerSource};
 pub use config::{ConfigError, ConfigField, ModelConfig, RawConfig, RopeConfig, RopeScaling};
-pub use error::{ExitClass, ModelError};
+pub use error::{ErrorClass, ModelError};
 pub use family::Family;
 pub use finding::{Finding, Severity};
 pub use generation::GenerationDefaults;

@@ -39,7 +39,7 @@ impl Projection {
     ];
 
     /// The tensor's name inside `blk.N.`, without `.weight`.
-    fn gguf_name(self) -> &'static str {
+    pub fn gguf_name(self) -> &'static str {
         match self {
             Projection::Query => "attn_q",
             Projection::Key => "attn_k",

@@ -5,7 +5,7 @@ use std::path::Path;
 use bitnet_models::gguf::{Array, GgufWriter, Value};
 use bitnet_models::mmap::{Access, FileBytes};
 use bitnet_models::{
-    Checkpoint, CheckpointOptions, ExitClass, Projection, TensorRole, TokenizerSource,
+    Checkpoint, CheckpointOptions, ErrorClass, Projection, TensorRole, TokenizerSource,
 };
 use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType, encode_i2s, quantize};
 
@@ -207,10 +207,10 @@ fn files_without_bytes_and_directories_are_handled() {
     std::fs::write(&empty, b"").unwrap();
     assert_eq!(FileBytes::open(&empty).unwrap().len(), 0);
     let error = FileBytes::open(dir.path()).unwrap_err();
-    assert_eq!(error.exit_class(), ExitClass::Unreadable);
+    assert_eq!(error.class(), ErrorClass::Unreadable);
     let error =
         Checkpoint::open(Path::new("no/such.gguf"), &CheckpointOptions::default()).unwrap_err();
-    assert_eq!(error.exit_class(), ExitClass::Unreadable);
+    assert_eq!(error.class(), ErrorClass::Unreadable);
     assert!(
         error
             .to_string()

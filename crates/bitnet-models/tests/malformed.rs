@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 
-use bitnet_models::{Checkpoint, CheckpointOptions, ExitClass, ModelError, TensorRole};
+use bitnet_models::{Checkpoint, CheckpointOptions, ErrorClass, ModelError, TensorRole};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -112,8 +112,8 @@ fn every_malformed_gguf_file_gives_its_own_error() {
             case.name
         );
         assert_eq!(
-            error.exit_class(),
-            ExitClass::Unusable,
+            error.class(),
+            ErrorClass::Unusable,
             "{}: {error}",
             case.name
         );

@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
+use bitnet_models::Projection;
 use bitnet_models::gguf::{Array, GgufWriter, TensorWriter, Value, WriteError};
 use bitnet_quantization::TensorType;
 
 use crate::exit::CliError;
 use crate::pending::{Pending, sync};
 use crate::synth::encode::{self, TernaryEncoder};
-use crate::synth::shape::{Arch, Projection, Shape};
+use crate::synth::shape::{Arch, Shape};
 use crate::synth::vocabulary::{CHAT_TEMPLATE, Vocabulary};
 
 /// Random stream of the embedding.
@@ -157,7 +158,7 @@ fn write_entry<W: Write>(
 /// The row of the checkpoint that is row `row` of the file: `llama` files have the rows of Q and K permuted, within
 /// each head, so that the two halves that rotate together lie side by side.
 fn source_row(shape: &Shape, projection: Projection, row: usize) -> usize {
-    if shape.arch != Arch::Llama || !matches!(projection, Projection::Q | Projection::K) {
+    if shape.arch != Arch::Llama || !matches!(projection, Projection::Query | Projection::Key) {
         return row;
     }
     let (head, k) = (row / shape.head_dim, row % shape.head_dim);
@@ -325,10 +326,10 @@ mod tests {
             ..ShapeName::FalconE1b.shape()
         };
         let rows: Vec<usize> = (0..8)
-            .map(|row| source_row(&shape, Projection::Q, row))
+            .map(|row| source_row(&shape, Projection::Query, row))
             .collect();
         assert_eq!(rows, [0, 2, 1, 3, 4, 6, 5, 7]);
-        assert_eq!(source_row(&shape, Projection::V, 1), 1);
+        assert_eq!(source_row(&shape, Projection::Value, 1), 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use bitnet_models::Projection;
 use bitnet_quantization::TensorType;
 use serde_json::{Map, Value, json};
 
@@ -15,7 +16,7 @@ use crate::pending::{Pending, sync};
 use crate::safetensors_file::{self, Declared, Dtype};
 use crate::synth::encode;
 use crate::synth::gguf::{EMBEDDING, HEAD, tensor_index};
-use crate::synth::shape::{Arch, Projection, Shape};
+use crate::synth::shape::{Arch, Shape};
 use crate::synth::vocabulary::{CHAT_TEMPLATE, Vocabulary};
 use crate::synth::weights;
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use bitnet_models::Projection;
 use clap::ValueEnum;
 
 /// The architecture a model is written as.
@@ -171,64 +172,6 @@ impl ShapeName {
     }
 }
 
-/// One of the seven ternary projections of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Projection {
-    /// Queries.
-    Q,
-    /// Keys.
-    K,
-    /// Values.
-    V,
-    /// Attention output.
-    O,
-    /// Feed-forward gate.
-    Gate,
-    /// Feed-forward up.
-    Up,
-    /// Feed-forward down.
-    Down,
-}
-
-impl Projection {
-    /// All seven, in the order they are written.
-    pub const ALL: [Projection; 7] = [
-        Projection::Q,
-        Projection::K,
-        Projection::V,
-        Projection::O,
-        Projection::Gate,
-        Projection::Up,
-        Projection::Down,
-    ];
-
-    /// Name inside a layer of a GGUF file.
-    pub fn gguf_name(self) -> &'static str {
-        [
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "attn_output",
-            "ffn_gate",
-            "ffn_up",
-            "ffn_down",
-        ][self as usize]
-    }
-
-    /// Name inside a layer of a Hugging Face checkpoint.
-    pub fn hf_name(self) -> &'static str {
-        [
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.o_proj",
-            "mlp.gate_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        ][self as usize]
-    }
-}
-
 /// The norm vectors of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerNorm {
@@ -248,9 +191,9 @@ impl Shape {
             self.n_kv_heads * self.head_dim,
         );
         match p {
-            Projection::Q => (q, self.hidden_size),
-            Projection::K | Projection::V => (kv, self.hidden_size),
-            Projection::O => (self.hidden_size, q),
+            Projection::Query => (q, self.hidden_size),
+            Projection::Key | Projection::Value => (kv, self.hidden_size),
+            Projection::Output => (self.hidden_size, q),
             Projection::Gate | Projection::Up => (self.intermediate_size, self.hidden_size),
             Projection::Down => (self.hidden_size, self.intermediate_size),
         }

@@ -10,7 +10,7 @@
 //! Source: Vaswani et al., 2017; grouped queries: Ainslie et al., 2023 (arXiv 2305.13245).
 
 use super::isa::{Isa, Kernel, LANES, Op};
-use super::kv_cache::{HEADS_AT_ONCE, HeadLayout, KvCache, Numbers, Stored};
+use super::kv_cache::{HEADS_AT_ONCE, HeadLayout, KvBlocks, Numbers, Stored};
 use super::lanes::{exp, store_tail};
 use super::memory::Disjoint;
 use super::threads::Pool;
@@ -27,7 +27,7 @@ pub struct Attention<'a> {
     /// Queries, `[n, n_heads * head_dim]`.
     pub q: &'a [f32],
     /// Keys and values.
-    pub cache: &'a KvCache,
+    pub cache: &'a KvBlocks,
     /// Layer.
     pub layer: usize,
     /// Query heads.

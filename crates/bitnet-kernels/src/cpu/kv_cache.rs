@@ -24,7 +24,7 @@ const PARALLEL_FROM: usize = 1 << 14;
 pub const HEADS_AT_ONCE: usize = 4;
 
 /// Keys, values and the room for scores.
-pub struct KvCache {
+pub struct KvBlocks {
     shape: KvShape,
     numbers: Numbers,
     scores: Mutex<Memory<f32>>, // [threads, HEADS_AT_ONCE, n_blocks * 16]; untouched pages cost nothing
@@ -110,12 +110,12 @@ impl HeadLayout {
     }
 }
 
-impl KvCache {
+impl KvBlocks {
     /// Room for `shape`, zeroed.
     ///
     /// # Errors
     /// [`KernelError::TooLarge`], [`KernelError::OutOfMemory`].
-    pub fn new(shape: KvShape, threads: usize) -> Result<KvCache, KernelError> {
+    pub fn new(shape: KvShape, threads: usize) -> Result<KvBlocks, KernelError> {
         let KvShape {
             n_layers,
             n_blocks,
@@ -146,7 +146,7 @@ impl KvCache {
             KvType::F16 => Numbers::F16(Memory::zeroed(what, len)?),
         };
         let scores = Memory::zeroed("attention scores", n_scores.ok_or_else(too_large)?)?;
-        Ok(KvCache {
+        Ok(KvBlocks {
             shape,
             numbers,
             scores: Mutex::new(scores),
@@ -224,7 +224,7 @@ impl KvCache {
     }
 }
 
-/// One call of [`KvCache::write`].
+/// One call of [`KvBlocks::write`].
 struct Write<'a> {
     layout: HeadLayout,
     layer: usize,

@@ -36,7 +36,7 @@ use dense::Matrix;
 use gate::{Add, Gate};
 use i2s::PackedTernary;
 use isa::Kernel;
-use kv_cache::KvCache;
+use kv_cache::KvBlocks;
 use memory::{Arena, Disjoint, Memory};
 use quantize::QuantizedRows;
 use rms_norm::{RmsNorm, RmsNormInPlace};
@@ -159,7 +159,7 @@ impl Backend for CpuBackend {
     type Buffer = Memory<f32>;
     type Ternary = PackedTernary;
     type Matrix = Matrix;
-    type KvCache = KvCache;
+    type KvCache = KvBlocks;
 
     fn kernel_name(&self) -> &str {
         self.kernel.name()
@@ -190,8 +190,8 @@ impl Backend for CpuBackend {
         Matrix::new(matrix)
     }
 
-    fn new_kv_cache(&self, shape: KvShape) -> Result<KvCache, KernelError> {
-        KvCache::new(shape, self.pool.threads())
+    fn new_kv_cache(&self, shape: KvShape) -> Result<KvBlocks, KernelError> {
+        KvBlocks::new(shape, self.pool.threads())
     }
 
     fn embed(&self, table: &Matrix, tokens: &[u32], out: &mut Memory<f32>) {
@@ -313,7 +313,7 @@ impl Backend for CpuBackend {
 
     fn kv_write(
         &self,
-        cache: &mut KvCache,
+        cache: &mut KvBlocks,
         layer: usize,
         k: &Memory<f32>,
         v: &Memory<f32>,
@@ -326,7 +326,7 @@ impl Backend for CpuBackend {
     fn attention(
         &self,
         q: &Memory<f32>,
-        cache: &KvCache,
+        cache: &KvBlocks,
         layer: usize,
         n_heads: usize,
         batch: &BatchView<'_>,

@@ -147,7 +147,7 @@ fn a_missing_file_is_named() {
             .contains("m-00003-of-00003.gguf: cannot open the file"),
         "{error}"
     );
-    assert_eq!(error.exit_class(), bitnet_models::ExitClass::Unreadable);
+    assert_eq!(error.class(), bitnet_models::ErrorClass::Unreadable);
 }
 
 #[test]
