@@ -8,3 +8,6 @@ pub static BYTES: &[u8] = include_bytes!("../assets/stories-5m.I2_S.gguf");
 
 /// What messages and results call it.
 pub const NAME: &str = "stories-5m (embedded)";
+
+/// What it continues when nobody says: how most of the stories that it learnt from begin.
+pub const PROMPT: &str = "Once upon a time";

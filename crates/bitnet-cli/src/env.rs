@@ -319,7 +319,7 @@ mod tests {
         ];
         for (name, value) in cases {
             let error = with(name, value).unwrap_err();
-            assert_eq!(error.class, crate::exit::ExitClass::Usage);
+            assert_eq!(error.class, crate::exit::Exit::Usage);
             assert!(
                 error.message.contains(name) && error.message.contains(value),
                 "{}",

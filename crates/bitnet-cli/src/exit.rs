@@ -11,7 +11,7 @@ use crate::sanitize;
 
 /// What kind of end it was; its number is the process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitClass {
+pub enum Exit {
     /// Everything asked for was done.
     Ok = 0,
     /// It failed at run time: a missing or unreadable file, no memory, no disk.
@@ -26,7 +26,7 @@ pub enum ExitClass {
     Interrupted = 130,
 }
 
-impl ExitClass {
+impl Exit {
     /// The process exit code of this class.
     pub fn code(self) -> ExitCode {
         ExitCode::from(self as u8)
@@ -37,7 +37,7 @@ impl ExitClass {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CliError {
     /// Decides the exit code.
-    pub class: ExitClass,
+    pub class: Exit,
     /// What went wrong, with its place; lower case, no full stop.
     pub message: String,
     /// What to do about it.
@@ -48,7 +48,7 @@ pub struct CliError {
 
 impl CliError {
     /// An error of any class.
-    pub fn new(class: ExitClass, message: impl Into<String>, hint: impl Into<String>) -> CliError {
+    pub fn new(class: Exit, message: impl Into<String>, hint: impl Into<String>) -> CliError {
         CliError {
             class,
             message: message.into(),
@@ -59,19 +59,19 @@ impl CliError {
 
     /// Exit code 1.
     pub fn runtime(message: impl Into<String>, hint: impl Into<String>) -> CliError {
-        CliError::new(ExitClass::Runtime, message, hint)
+        CliError::new(Exit::Runtime, message, hint)
     }
 
     /// Exit code 2.
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> CliError {
-        CliError::new(ExitClass::Usage, message, hint)
+        CliError::new(Exit::Usage, message, hint)
     }
 
     /// Standard output failed. A closed pipe is the reader's choice and ends the command quietly with 0.
     pub fn output(error: &io::Error) -> CliError {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return CliError {
-                class: ExitClass::Ok,
+                class: Exit::Ok,
                 message: String::new(),
                 hint: String::new(),
                 quiet: true,
@@ -141,9 +141,9 @@ impl std::error::Error for CliError {}
 impl From<bitnet_inference::Error> for CliError {
     fn from(error: bitnet_inference::Error) -> CliError {
         let class = match error.exit_code() {
-            2 => ExitClass::Usage,
-            3 => ExitClass::Unusable,
-            _ => ExitClass::Runtime,
+            2 => Exit::Usage,
+            3 => Exit::Unusable,
+            _ => Exit::Runtime,
         };
         let hint = error
             .hint()
@@ -194,7 +194,7 @@ mod tests {
     fn a_closed_pipe_is_quiet_and_no_failure() {
         let error = CliError::output(&io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(error.quiet);
-        assert_eq!(error.class, ExitClass::Ok);
+        assert_eq!(error.class, Exit::Ok);
         assert!(!CliError::output(&io::Error::from(io::ErrorKind::StorageFull)).quiet);
     }
 

@@ -10,7 +10,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 
 /// Raised by the first Ctrl-C of cooperative work.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -37,7 +37,7 @@ impl Cooperative {
 
     /// The error that ends a command after Ctrl-C, `what` being what was cut short.
     pub fn error(&self, what: &str) -> CliError {
-        CliError::new(ExitClass::Interrupted, format!("interrupted: {what}"), "")
+        CliError::new(Exit::Interrupted, format!("interrupted: {what}"), "")
     }
 }
 
@@ -58,7 +58,7 @@ pub fn install() -> Result<(), CliError> {
         if !(cooperative && first) {
             // A bare newline, so that the shell's prompt does not follow "^C" on the same line.
             let _ = writeln!(std::io::stderr());
-            std::process::exit(ExitClass::Interrupted as i32);
+            std::process::exit(Exit::Interrupted as i32);
         }
     })
     .map_err(|e| CliError::runtime(format!("cannot watch for Ctrl-C: {e}"), ""))

@@ -39,7 +39,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Command, Parsed};
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 
 fn main() -> ExitCode {
     match run() {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<ExitClass, CliError> {
+fn run() -> Result<Exit, CliError> {
     let command = match cli::parse(std::env::args_os())? {
         Parsed::Command(command) => command,
         Parsed::Version => return commands::version::run(),
@@ -59,9 +59,9 @@ fn run() -> Result<ExitClass, CliError> {
             // clap colours it on terminals; a closed pipe (`| head`) is no failure.
             let _ = help.print();
             return Ok(if help.use_stderr() {
-                ExitClass::Usage
+                Exit::Usage
             } else {
-                ExitClass::Ok
+                Exit::Ok
             });
         }
     };

@@ -183,7 +183,7 @@ pub fn load_tokenizer(args: &ModelArgs, env: &Environment) -> Result<Tokenizer, 
     match checkpoint.tokenizer_source()? {
         TokenizerSource::Gguf(vocabulary) => Ok(Tokenizer::from_gguf(*vocabulary, &options)?),
         _ => Err(CliError::new(
-            crate::exit::ExitClass::Unusable,
+            crate::exit::Exit::Unusable,
             format!("{} has no tokenizer", source.name()),
             "give one with --tokenizer",
         )),

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use crate::args::{EngineArgs, ModelArgs};
 use crate::env::Environment;
 use crate::exit::CliError;
-use crate::exit::ExitClass;
+use crate::exit::Exit;
 use crate::interrupt::Cooperative;
 use crate::model_source::{self, LoadExtras, ModelSource};
 use crate::output::Out;
@@ -90,7 +90,7 @@ const DECODE_PROMPT: usize = 1;
 ///
 /// # Errors
 /// An unusable model, lengths beyond its context, Ctrl-C (after printing what was measured).
-pub fn run(args: &BenchArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
     let threads = match (args.threads.as_slice(), env.threads) {
         ([], Some(n)) => vec![n],
         ([], None) => vec![cpu_features().cores],
@@ -117,7 +117,7 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<ExitClass, CliError> {
         let mut bench = Bench::load(args, env, &source, n_threads)?;
         bench.bar = Some(&bar);
         if let Err(error) = bench.run_all(args, &cooperative, &mut report) {
-            if error.class != ExitClass::Interrupted {
+            if error.class != Exit::Interrupted {
                 return Err(error);
             }
             interrupted = Some(error);
@@ -132,7 +132,7 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<ExitClass, CliError> {
         BenchFormat::Md => out.text(&report::table(&report).markdown())?,
     }
     out.flush()?;
-    interrupted.map_or(Ok(ExitClass::Ok), Err)
+    interrupted.map_or(Ok(Exit::Ok), Err)
 }
 
 /// A model loaded for a number of threads.

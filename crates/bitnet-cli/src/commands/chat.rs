@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs, TemplateArgs};
 use crate::chat_prompt::{ChatFormat, message};
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
 use crate::model_source::{self, LoadExtras, Loaded};
 use crate::output::{Out, notice, warning};
@@ -64,7 +64,7 @@ Ctrl-C stops an answer. A line that begins with // is sent with one slash.";
 ///
 /// # Errors
 /// Bad options and models; errors within the conversation are told and do not end it.
-pub fn run(args: &ChatArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &ChatArgs, env: &Environment) -> Result<Exit, CliError> {
     let extras = LoadExtras {
         chat_template: args.template.file_text()?,
         ..LoadExtras::default()
@@ -85,12 +85,12 @@ pub fn run(args: &ChatArgs, env: &Environment) -> Result<ExitClass, CliError> {
     loop {
         let line = match input.next_line()? {
             Line::Text(line) => line,
-            Line::End => return Ok(ExitClass::Ok),
-            Line::Interrupted => return Ok(ExitClass::Interrupted),
+            Line::End => return Ok(Exit::Ok),
+            Line::Interrupted => return Ok(Exit::Interrupted),
         };
         match parse_line(&line) {
             Entry::Nothing => {}
-            Entry::Exit => return Ok(ExitClass::Ok),
+            Entry::Exit => return Ok(Exit::Ok),
             Entry::Help => notice(HELP),
             Entry::Reset => {
                 chat.conversation.turns.clear();
@@ -180,7 +180,7 @@ impl Chat<'_> {
                 Ok(())
             }
             // The reader of our output is gone: there is nobody to go on for.
-            Err(error) if error.class == ExitClass::Ok => Err(error),
+            Err(error) if error.class == Exit::Ok => Err(error),
             Err(error) => {
                 self.conversation.turns.pop();
                 error.report(crate::output::colour_errors(self.env.no_color));

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::args::parse_dialect;
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
 use crate::sanitize;
@@ -53,7 +53,7 @@ struct Report {
 ///
 /// # Errors
 /// A file that cannot be read at all; findings are a report, not an error.
-pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> {
     let source = ModelSource::choose(args.file.as_deref(), env)?;
     let options = CheckpointOptions {
         i2s_dialect: args.dialect,
@@ -88,9 +88,9 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<ExitClass, CliEr
     }
     out.flush()?;
     Ok(match (report.usable, args.strict && report.warnings > 0) {
-        (false, _) => ExitClass::Unusable,
-        (true, true) => ExitClass::Disagrees,
-        (true, false) => ExitClass::Ok,
+        (false, _) => Exit::Unusable,
+        (true, true) => Exit::Disagrees,
+        (true, false) => Exit::Ok,
     })
 }
 

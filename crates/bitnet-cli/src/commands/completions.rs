@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::Shell;
 
 use crate::cli;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::output::Out;
 
 /// Options of `bitnet completions`.
@@ -23,11 +23,11 @@ pub struct CompletionsArgs {
 ///
 /// # Errors
 /// When standard output fails.
-pub fn run(args: &CompletionsArgs) -> Result<ExitClass, CliError> {
+pub fn run(args: &CompletionsArgs) -> Result<Exit, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut cli::grammar(), "bitnet", &mut script);
     let mut out = Out::stdout();
     out.text(&String::from_utf8_lossy(&script))?;
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::args::ModelArgs;
 use crate::commands::tokenize::for_each_json_line;
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::model_source;
 use crate::output::{Format, Out};
 use crate::prompt::TextSource;
@@ -57,7 +57,7 @@ pub struct DetokenizeArgs {
 ///
 /// # Errors
 /// Unreadable or broken input, ids outside the vocabulary, an unusable tokenizer.
-pub fn run(args: &DetokenizeArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &DetokenizeArgs, env: &Environment) -> Result<Exit, CliError> {
     let mut out = Out::stdout();
     if args.jsonl {
         let tokenizer = model_source::load_tokenizer(&args.model, env)?;
@@ -66,7 +66,7 @@ pub fn run(args: &DetokenizeArgs, env: &Environment) -> Result<ExitClass, CliErr
             out.json_line(&text)
         })?;
         out.flush()?;
-        return Ok(ExitClass::Ok);
+        return Ok(Exit::Ok);
     }
     let source = TextSource::choose(args.ids.as_deref(), args.file.as_deref(), "an IDS argument")?;
     let ids = token_ids::parse(&source.read()?, &source.name())?;
@@ -78,5 +78,5 @@ pub fn run(args: &DetokenizeArgs, env: &Environment) -> Result<ExitClass, CliErr
         Format::Text => out.line(&sanitize::text(&text))?,
     }
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }

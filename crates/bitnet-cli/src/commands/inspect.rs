@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::args::parse_dialect;
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
 use crate::sanitize;
@@ -112,7 +112,7 @@ struct TensorEntry {
 ///
 /// # Errors
 /// A file that cannot be read or is no model container; after the listing, a model that cannot be run.
-pub fn run(args: &InspectArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &InspectArgs, env: &Environment) -> Result<Exit, CliError> {
     let source = ModelSource::choose(args.file.as_deref(), env)?;
     let options = bitnet_models::CheckpointOptions {
         i2s_dialect: args.dialect,
@@ -144,7 +144,7 @@ pub fn run(args: &InspectArgs, env: &Environment) -> Result<ExitClass, CliError>
         Format::Text => out.text(&text(&inspection))?,
     }
     out.flush()?;
-    problem.map_or(Ok(ExitClass::Ok), Err)
+    problem.map_or(Ok(Exit::Ok), Err)
 }
 
 fn describe_gguf(path: &Path) -> Result<Description, CliError> {

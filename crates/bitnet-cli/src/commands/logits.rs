@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs};
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::model_source::{self, LoadExtras};
 use crate::output::{Format, Out};
 use crate::pending::{Pending, sync};
@@ -72,7 +72,7 @@ struct WrittenTensor {
 ///
 /// # Errors
 /// Ids that are none or outside the vocabulary, more than the context holds, a file that cannot be written.
-pub fn run(args: &LogitsArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &LogitsArgs, env: &Environment) -> Result<Exit, CliError> {
     let source = TextSource::choose(None, Some(&args.tokens), "--tokens FILE")?;
     let ids = token_ids::parse(&source.read()?, &source.name())?;
     if ids.is_empty() {
@@ -146,7 +146,7 @@ fn report(
     model: &str,
     n_tokens: usize,
     tensors: Vec<(Declared, Vec<f32>)>,
-) -> Result<ExitClass, CliError> {
+) -> Result<Exit, CliError> {
     let mut out = Out::stdout();
     match args.format {
         Format::Json => out.json(&Written {
@@ -168,5 +168,5 @@ fn report(
         }
     }
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }

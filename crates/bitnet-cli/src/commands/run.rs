@@ -1,6 +1,7 @@
 //! `bitnet run`: continue a text, streaming.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use bitnet_inference::{FinishReason, Generation, Prompt};
@@ -9,10 +10,11 @@ use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs, TemplateArgs};
 use crate::chat_prompt::message;
+use crate::embedded;
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
-use crate::model_source::{self, LoadExtras};
+use crate::model_source::{self, LoadExtras, ModelSource};
 use crate::output::{Format, Out, notice};
 use crate::prompt::TextSource;
 use crate::run_metrics::RunMetrics;
@@ -99,12 +101,23 @@ struct Answer {
 ///
 /// # Errors
 /// Bad input and models, as the module `exit` classes them; Ctrl-C, after the partial answer and its metrics.
-pub fn run(args: &RunArgs, env: &Environment) -> Result<ExitClass, CliError> {
-    let source = TextSource::choose(
-        args.prompt.as_deref(),
-        args.file.as_deref(),
-        "--prompt TEXT",
-    )?;
+pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
+    let bare = args.prompt.is_none() && args.file.is_none() && std::io::stdin().is_terminal();
+    let source = match ModelSource::choose(args.model.model.as_deref(), env)? {
+        // The first thing that anybody tries: `bitnet run` alone tells a story.
+        ModelSource::Embedded if bare => {
+            notice(&format!(
+                "no --prompt was given, so this begins with \"{}\"",
+                embedded::PROMPT
+            ));
+            TextSource::Argument(embedded::PROMPT.into())
+        }
+        _ => TextSource::choose(
+            args.prompt.as_deref(),
+            args.file.as_deref(),
+            "--prompt TEXT",
+        )?,
+    };
     let text = source.read()?;
     if text.is_empty() {
         return Err(CliError::usage(
@@ -169,7 +182,7 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<ExitClass, CliError> {
     }
     out.flush()?;
     match answer.finish {
-        Some(_) => Ok(ExitClass::Ok),
+        Some(_) => Ok(Exit::Ok),
         None => Err(cooperative.error(&format!(
             "the text ends after {} tokens ({} tok/s)",
             metrics.generated_tokens,

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs};
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::model_source::{self, LoadExtras};
 use crate::output::{Format, Out};
 use crate::progress::Progress;
@@ -60,7 +60,7 @@ struct ScoreResult<'a> {
 ///
 /// # Errors
 /// Unreadable input, a text shorter than two chunks, an unusable model.
-pub fn run(args: &ScoreArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &ScoreArgs, env: &Environment) -> Result<Exit, CliError> {
     let source = TextSource::choose(None, args.file.as_deref(), "--file FILE")?;
     let text = source.read()?;
     let prompt = if args.ids {
@@ -95,7 +95,7 @@ pub fn run(args: &ScoreArgs, env: &Environment) -> Result<ExitClass, CliError> {
         Format::Text => out.text(&table(&result))?,
     }
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }
 
 fn table(result: &ScoreResult<'_>) -> String {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bitnet_quantization::TensorType;
 use clap::Args;
 
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
 use crate::output::Out;
 use crate::progress::Progress;
@@ -67,7 +67,7 @@ pub struct SynthArgs {
 ///
 /// # Errors
 /// Impossible combinations, a path that cannot be written, a full disk, Ctrl-C.
-pub fn run(args: &SynthArgs) -> Result<ExitClass, CliError> {
+pub fn run(args: &SynthArgs) -> Result<Exit, CliError> {
     let shape = shape(args);
     let types = types(args);
     let total = if args.hf {
@@ -104,7 +104,7 @@ pub fn run(args: &SynthArgs) -> Result<ExitClass, CliError> {
         units::duration(started.elapsed()),
     ))?;
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }
 
 fn shape(args: &SynthArgs) -> Shape {

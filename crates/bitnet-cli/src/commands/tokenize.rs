@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::env::Environment;
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::model_source;
 use crate::output::{Format, Out};
 use crate::prompt::{TextSource, check_utf8};
@@ -67,7 +67,7 @@ struct Tokenized {
 ///
 /// # Errors
 /// Unreadable or broken input (with its line), an unusable tokenizer.
-pub fn run(args: &TokenizeArgs, env: &Environment) -> Result<ExitClass, CliError> {
+pub fn run(args: &TokenizeArgs, env: &Environment) -> Result<Exit, CliError> {
     let options = EncodeOptions {
         add_special: args.bos,
         parse_special: args.special,
@@ -109,7 +109,7 @@ pub fn run(args: &TokenizeArgs, env: &Environment) -> Result<ExitClass, CliError
         }
     }
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }
 
 /// The text of one token by itself; bytes that are no character alone show as U+FFFD.
@@ -117,14 +117,14 @@ fn piece(tokenizer: &Tokenizer, id: u32) -> Result<String, CliError> {
     Ok(tokenizer.decode(&[id], false)?)
 }
 
-fn lines(tokenizer: &Tokenizer, options: EncodeOptions) -> Result<ExitClass, CliError> {
+fn lines(tokenizer: &Tokenizer, options: EncodeOptions) -> Result<Exit, CliError> {
     let mut out = Out::stdout();
     for_each_json_line(|text: String| {
         let ids = tokenizer.encode(&text, options)?;
         out.json_line(&ids)
     })?;
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }
 
 /// Reads standard input line by line; empty lines are skipped.

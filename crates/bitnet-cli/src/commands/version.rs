@@ -2,14 +2,14 @@
 
 use bitnet_kernels::cpu_features;
 
-use crate::exit::{CliError, ExitClass};
+use crate::exit::{CliError, Exit};
 use crate::output::Out;
 
 /// Prints it.
 ///
 /// # Errors
 /// When standard output fails.
-pub fn run() -> Result<ExitClass, CliError> {
+pub fn run() -> Result<Exit, CliError> {
     let features = cpu_features();
     let mut out = Out::stdout();
     out.line(&format!("bitnet {}", env!("CARGO_PKG_VERSION")))?;
@@ -33,5 +33,5 @@ pub fn run() -> Result<ExitClass, CliError> {
         std::env::consts::OS
     ))?;
     out.flush()?;
-    Ok(ExitClass::Ok)
+    Ok(Exit::Ok)
 }

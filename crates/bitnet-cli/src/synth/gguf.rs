@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use bitnet_models::Projection;
 use bitnet_models::gguf::{Array, GgufWriter, TensorWriter, Value, WriteError};
+use bitnet_models::{Projection, TensorRole};
 use bitnet_quantization::TensorType;
 
 use crate::exit::CliError;
@@ -166,30 +166,29 @@ fn source_row(shape: &Shape, projection: Projection, row: usize) -> usize {
 }
 
 fn entries(shape: &Shape, types: Types) -> Vec<Entry> {
-    let dense = |name: &str, tensor| Entry {
-        name: name.into(),
+    let dense = |role: TensorRole, tensor| Entry {
+        name: role.gguf_name(),
         ty: types.dense,
         rows: shape.vocab_size,
         cols: shape.hidden_size,
         content: Content::Dense { tensor },
     };
-    let norm = |name: String, len| Entry {
-        name,
+    let norm = |role: TensorRole, cols| Entry {
+        name: role.gguf_name(),
         ty: TensorType::F32,
         rows: 1,
-        cols: len,
+        cols,
         content: Content::Ones,
     };
-    let mut entries = vec![dense("token_embd.weight", EMBEDDING)];
+    let mut entries = vec![dense(TensorRole::Embedding, EMBEDDING)];
     for layer in 0..shape.n_layers {
-        for n in shape.layer_norms() {
-            entries.push(norm(format!("blk.{layer}.{}.weight", n.gguf_name), n.len));
+        for (place, len) in shape.layer_norms() {
+            entries.push(norm(TensorRole::Norm(layer, place), len));
         }
         for projection in Projection::ALL {
             let (rows, cols) = shape.projection(projection);
-            let name = format!("blk.{layer}.{}.weight", projection.gguf_name());
             entries.push(Entry {
-                name,
+                name: TensorRole::Projection(layer, projection).gguf_name(),
                 ty: types.ternary,
                 rows,
                 cols,
@@ -197,9 +196,9 @@ fn entries(shape: &Shape, types: Types) -> Vec<Entry> {
             });
         }
     }
-    entries.push(norm("output_norm.weight".into(), shape.hidden_size));
+    entries.push(norm(TensorRole::FinalNorm, shape.hidden_size));
     if !shape.tied {
-        entries.push(dense("output.weight", HEAD));
+        entries.push(dense(TensorRole::Head, HEAD));
     }
     entries
 }

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use bitnet_models::Projection;
+use bitnet_models::{Projection, TensorRole};
 use bitnet_quantization::TensorType;
 use serde_json::{Map, Value, json};
 
@@ -156,43 +156,81 @@ fn entry_row(
 }
 
 fn entries(shape: &Shape) -> Vec<Entry> {
-    let dense = |name: &str, tensor| {
-        let dims = vec![shape.vocab_size, shape.hidden_size];
-        Entry::new(name.into(), Dtype::Bf16, dims, Content::Dense { tensor })
+    let mut entries = Vec::new();
+    let mut add = |role: TensorRole, dtype, dims, content| {
+        if let Some(name) = role.hf_name() {
+            entries.push(Entry::new(name, dtype, dims, content));
+        }
     };
-    let norm = |name: String, len| Entry::new(name, Dtype::Bf16, vec![len], Content::Ones);
-    let mut entries = vec![dense("model.embed_tokens.weight", EMBEDDING)];
+    let dense_dims = || vec![shape.vocab_size, shape.hidden_size];
+    add(
+        TensorRole::Embedding,
+        Dtype::Bf16,
+        dense_dims(),
+        Content::Dense { tensor: EMBEDDING },
+    );
     for layer in 0..shape.n_layers {
-        let prefix = format!("model.layers.{layer}");
-        for n in shape.layer_norms() {
-            entries.push(norm(format!("{prefix}.{}.weight", n.hf_name), n.len));
+        for (place, len) in shape.layer_norms() {
+            add(
+                TensorRole::Norm(layer, place),
+                Dtype::Bf16,
+                vec![len],
+                Content::Ones,
+            );
         }
         for p in Projection::ALL {
             let (rows, cols) = shape.projection(p);
-            let scale = weights::ternary_scale(cols);
-            let stored = if shape.arch == Arch::Llama {
-                1.0 / scale
-            } else {
-                scale
-            };
-            let name = format!("{prefix}.{}.weight", p.hf_name());
-            let packed = Content::Packed {
+            let content = Content::Packed {
                 tensor: tensor_index(layer, p),
             };
-            entries.push(Entry::new(
-                format!("{name}_scale"),
-                Dtype::Bf16,
-                vec![1],
-                Content::Scalar(stored),
-            ));
-            entries.push(Entry::new(name, Dtype::U8, vec![rows / 4, cols], packed));
+            add(
+                TensorRole::Projection(layer, p),
+                Dtype::U8,
+                vec![rows / 4, cols],
+                content,
+            );
         }
     }
-    entries.push(norm("model.norm.weight".into(), shape.hidden_size));
+    add(
+        TensorRole::FinalNorm,
+        Dtype::Bf16,
+        vec![shape.hidden_size],
+        Content::Ones,
+    );
     if !shape.tied {
-        entries.push(dense("lm_head.weight", HEAD));
+        add(
+            TensorRole::Head,
+            Dtype::Bf16,
+            dense_dims(),
+            Content::Dense { tensor: HEAD },
+        );
     }
+    let scales: Vec<Entry> = entries
+        .iter()
+        .filter_map(|e| scale_of(e, shape.arch))
+        .collect();
+    entries.extend(scales);
     entries
+}
+
+/// The scale that stands beside a packed tensor.
+fn scale_of(entry: &Entry, arch: Arch) -> Option<Entry> {
+    let (Content::Packed { .. }, [_, cols]) = (&entry.content, &entry.declared.shape[..]) else {
+        return None;
+    };
+    let scale = weights::ternary_scale(*cols);
+    let stored = if arch == Arch::Llama {
+        1.0 / scale
+    } else {
+        scale
+    };
+    let name = format!("{}_scale", entry.declared.name);
+    Some(Entry::new(
+        name,
+        Dtype::Bf16,
+        vec![1],
+        Content::Scalar(stored),
+    ))
 }
 
 fn config(shape: &Shape, vocabulary: &Vocabulary) -> Value {

@@ -1,10 +1,10 @@
-//! The shapes that `synth` knows and what tensors a model of such a shape has.
+//! The shapes that `synth` knows and how large the tensors of such a model are.
 //!
 //! Sources: the published config.json of each model; `125m` is ours, the size that a test can afford.
 
 use std::fmt;
 
-use bitnet_models::Projection;
+use bitnet_models::{NormPlace, Projection};
 use clap::ValueEnum;
 
 /// The architecture a model is written as.
@@ -172,17 +172,6 @@ impl ShapeName {
     }
 }
 
-/// The norm vectors of one layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerNorm {
-    /// Name inside a layer of a GGUF file.
-    pub gguf_name: &'static str,
-    /// Name inside a layer of a Hugging Face checkpoint.
-    pub hf_name: &'static str,
-    /// Its length.
-    pub len: usize,
-}
-
 impl Shape {
     /// `[rows, cols]` of a projection.
     pub fn projection(&self, p: Projection) -> (usize, usize) {
@@ -199,34 +188,23 @@ impl Shape {
         }
     }
 
-    /// The norms of every layer.
-    pub fn layer_norms(&self) -> Vec<LayerNorm> {
-        let norm = |gguf_name, hf_name, len| LayerNorm {
-            gguf_name,
-            hf_name,
-            len,
+    /// The norms of every layer with their lengths.
+    pub fn layer_norms(&self) -> Vec<(NormPlace, usize)> {
+        let length = |place| match place {
+            NormPlace::Attention | NormPlace::FeedForward => Some(self.hidden_size),
+            NormPlace::AttentionSub => self
+                .arch
+                .sub_norms()
+                .then_some(self.n_heads * self.head_dim),
+            NormPlace::FeedForwardSub => self.arch.sub_norms().then_some(self.intermediate_size),
+            NormPlace::QueryHead | NormPlace::KeyHead => {
+                self.arch.qk_norms().then_some(self.head_dim)
+            }
         };
-        let mut norms = vec![
-            norm("attn_norm", "input_layernorm", self.hidden_size),
-            norm("ffn_norm", "post_attention_layernorm", self.hidden_size),
-        ];
-        if self.arch.sub_norms() {
-            norms.push(norm(
-                "attn_sub_norm",
-                "self_attn.attn_sub_norm",
-                self.n_heads * self.head_dim,
-            ));
-            norms.push(norm(
-                "ffn_sub_norm",
-                "mlp.ffn_sub_norm",
-                self.intermediate_size,
-            ));
-        }
-        if self.arch.qk_norms() {
-            norms.push(norm("attn_q_norm", "self_attn.q_norm", self.head_dim));
-            norms.push(norm("attn_k_norm", "self_attn.k_norm", self.head_dim));
-        }
-        norms
+        NormPlace::ALL
+            .into_iter()
+            .filter_map(|place| Some((place, length(place)?)))
+            .collect()
     }
 
     /// Ternary weights of all layers.
