@@ -12,7 +12,6 @@ use crate::exit::CliError;
 #[command(
     name = "bitnet",
     version,
-    about,
     propagate_version = false,
     disable_help_subcommand = true
 )]
