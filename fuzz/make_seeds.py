@@ -98,7 +98,8 @@ def safetensors(entries):
 for arch, kind, version, tokenizer, hidden in [
     ("bitnet-b1.58", "I2_S", 3, "gpt2", 64), ("llama", "F16", 2, "llama", 16), ("qwen3", "Q2_0", 3, "gpt2", 64),
 ]:
-    write("gguf", f"{arch}.{kind}.gguf", gguf(arch, kind, version, tokenizer, hidden))
+    for target in ["gguf", "gguf_vocabulary"]:
+        write(target, f"{arch}.{kind}.gguf", gguf(arch, kind, version, tokenizer, hidden))
 write("gguf", "empty-v3.gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
 
 write("safetensors_header", "packed", safetensors([
