@@ -29,24 +29,24 @@ pub mod mmap;
 pub mod gguf;
 pub mod safetensors;
 
-pub mod family;
 pub mod config;
+pub mod family;
 pub mod tensor_role;
 
-pub mod generation;
-mod hf_config;
 pub mod check;
 pub mod checkpoint;
+pub mod generation;
+mod hf_config;
 
+pub mod activations;
 pub mod batch;
 pub mod kv_cache;
-pub mod activations;
 pub mod observer;
 
-pub mod bitnet;
-mod pass;
 mod attention;
+pub mod bitnet;
 mod feed_forward;
+mod pass;
 mod weights;
 
 pub use activations::Activations;
