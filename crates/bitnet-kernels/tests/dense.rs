@@ -58,13 +58,13 @@ fn widened(ty: TensorType, rows: usize, cols: usize, bytes: &[u8]) -> Vec<f32> {
     values
 }
 
-/// The product in the documented order: column c in lane c % 16, lanes folded 16, 8, 4, 2, 1.
+/// The product in the documented order: column c in lane c % 32, lanes folded 32, 16, 8, 4, 2, 1.
 fn dot(w: &[f32], x: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
+    let mut lanes = [0.0f32; 32];
     for (c, (w, x)) in w.iter().zip(x).enumerate() {
-        lanes[c % 16] += w * x;
+        lanes[c % 32] += w * x;
     }
-    for half in [8, 4, 2, 1] {
+    for half in [16, 8, 4, 2, 1] {
         for j in 0..half {
             lanes[j] += lanes[j + half];
         }

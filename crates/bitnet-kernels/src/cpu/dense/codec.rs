@@ -5,7 +5,6 @@
 //! multiplied. Formulas and sources: `bitnet-quantization`, one file per format.
 
 use crate::cpu::isa::{Isa, LANES};
-use bitnet_quantization::floats::f16_to_f32;
 
 /// A storage type whose blocks can be widened.
 ///
@@ -20,7 +19,7 @@ pub trait Codec: Copy + Send + Sync {
     type Parts;
 
     /// Takes a block apart.
-    fn parts(self, block: &[u8]) -> Self::Parts;
+    fn parts<I: Isa>(self, isa: I, block: &[u8]) -> Self::Parts;
 
     /// Vector `i` of `LEN / 16`: values `16i..16i + 16` of the block.
     fn vector<I: Isa>(self, isa: I, block: &[u8], parts: &Self::Parts, i: usize) -> I::F32x16;
@@ -72,44 +71,54 @@ pub struct I2s {
     pub scale: f32,
 }
 
-/// The f16 at byte `at`.
+/// The two bytes at `at`.
 #[inline(always)]
-fn f16_at(block: &[u8], at: usize) -> f32 {
-    f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
+fn pair(block: &[u8], at: usize) -> [u8; 2] {
+    [block[at], block[at + 1]]
 }
 
-/// Codes of a block and the scale of each 16 of them: `scale * q`.
+/// Codes of a block and its f16 scale: `d * q`.
 pub struct Scaled<const VECTORS: usize> {
     q: [[i8; LANES]; VECTORS],
-    scales: [f32; VECTORS],
+    d: [u8; 2],
 }
 
 impl<const VECTORS: usize> Scaled<VECTORS> {
-    /// One scale for all.
     #[inline(always)]
-    fn one(q: [[i8; LANES]; VECTORS], scale: f32) -> Self {
-        Scaled {
-            q,
-            scales: [scale; VECTORS],
-        }
+    fn vector<I: Isa>(&self, isa: I, i: usize) -> I::F32x16 {
+        isa.mul(isa.splat_f16(self.d), isa.load_i8(&self.q[i]))
     }
+}
 
+/// Codes of a block of 32, its f16 scale and f16 offset: `d * q + m`.
+pub struct Moved {
+    scaled: Scaled<2>,
+    m: [u8; 2],
+}
+
+/// Codes of a super-block of 256 and the scale of each 16 of them: `scale * q`.
+pub struct SubScaled {
+    q: [[i8; LANES]; 16],
+    scales: [f32; 16],
+}
+
+impl SubScaled {
     #[inline(always)]
     fn vector<I: Isa>(&self, isa: I, i: usize) -> I::F32x16 {
         isa.mul(isa.splat(self.scales[i]), isa.load_i8(&self.q[i]))
     }
 }
 
-/// Codes of a block, scales and offsets: `scale * q + offset`.
-pub struct Moved<const VECTORS: usize> {
-    scaled: Scaled<VECTORS>,
-    offsets: [f32; VECTORS],
+/// The same with an offset for each 16: `scale * q - offset`.
+pub struct SubMoved {
+    scaled: SubScaled,
+    offsets: [f32; 16],
 }
 
-impl<const VECTORS: usize> Moved<VECTORS> {
+impl SubMoved {
     #[inline(always)]
     fn vector<I: Isa>(&self, isa: I, i: usize) -> I::F32x16 {
-        isa.add(self.scaled.vector(isa, i), isa.splat(self.offsets[i]))
+        isa.sub(self.scaled.vector(isa, i), isa.splat(self.offsets[i]))
     }
 }
 
@@ -119,7 +128,7 @@ impl Codec for F32 {
     type Parts = ();
 
     #[inline(always)]
-    fn parts(self, _block: &[u8]) {}
+    fn parts<I: Isa>(self, _isa: I, _block: &[u8]) {}
 
     #[inline(always)]
     fn vector<I: Isa>(self, isa: I, block: &[u8], _parts: &(), _i: usize) -> I::F32x16 {
@@ -137,7 +146,7 @@ impl Codec for F16 {
     type Parts = ();
 
     #[inline(always)]
-    fn parts(self, _block: &[u8]) {}
+    fn parts<I: Isa>(self, _isa: I, _block: &[u8]) {}
 
     #[inline(always)]
     fn vector<I: Isa>(self, isa: I, block: &[u8], _parts: &(), _i: usize) -> I::F32x16 {
@@ -151,7 +160,7 @@ impl Codec for BF16 {
     type Parts = ();
 
     #[inline(always)]
-    fn parts(self, _block: &[u8]) {}
+    fn parts<I: Isa>(self, _isa: I, _block: &[u8]) {}
 
     #[inline(always)]
     fn vector<I: Isa>(self, isa: I, block: &[u8], _parts: &(), _i: usize) -> I::F32x16 {
@@ -165,12 +174,15 @@ impl Codec for Q8_0 {
     type Parts = Scaled<2>;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<2> {
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<2> {
         let mut q = [[0; LANES]; 2];
         for (q, byte) in q.as_flattened_mut().iter_mut().zip(&block[2..34]) {
             *q = *byte as i8;
         }
-        Scaled::one(q, f16_at(block, 0))
+        Scaled {
+            q,
+            d: pair(block, 0),
+        }
     }
 
     #[inline(always)]
@@ -196,8 +208,11 @@ impl Codec for Q4_0 {
     type Parts = Scaled<2>;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<2> {
-        Scaled::one(nibbles(&block[2..18], 8), f16_at(block, 0))
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<2> {
+        Scaled {
+            q: nibbles(&block[2..18], 8),
+            d: pair(block, 0),
+        }
     }
 
     #[inline(always)]
@@ -209,20 +224,23 @@ impl Codec for Q4_0 {
 impl Codec for Q4_1 {
     const LEN: usize = 32;
     const BYTES: usize = 20;
-    type Parts = Moved<2>;
+    type Parts = Moved;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Moved<2> {
-        let scaled = Scaled::one(nibbles(&block[4..20], 0), f16_at(block, 0));
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Moved {
+        let scaled = Scaled {
+            q: nibbles(&block[4..20], 0),
+            d: pair(block, 0),
+        };
         Moved {
             scaled,
-            offsets: [f16_at(block, 2); 2],
+            m: pair(block, 2),
         }
     }
 
     #[inline(always)]
-    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Moved<2>, i: usize) -> I::F32x16 {
-        parts.vector(isa, i)
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Moved, i: usize) -> I::F32x16 {
+        isa.add(parts.scaled.vector(isa, i), isa.splat_f16(parts.m))
     }
 }
 
@@ -232,13 +250,16 @@ impl Codec for Q5_0 {
     type Parts = Scaled<2>;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<2> {
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<2> {
         let mut q = nibbles(&block[6..22], 16);
         let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
         for (i, q) in q.as_flattened_mut().iter_mut().enumerate() {
             *q += (((high >> i) & 1) << 4) as i8;
         }
-        Scaled::one(q, f16_at(block, 0))
+        Scaled {
+            q,
+            d: pair(block, 0),
+        }
     }
 
     #[inline(always)]
@@ -249,7 +270,7 @@ impl Codec for Q5_0 {
 
 /// The 6-bit scale and minimum of sub-block `i` of a Q4_K or Q5_K block.
 #[inline(always)]
-fn scale_and_min(scales: &[u8], i: usize) -> (f32, f32) {
+fn scale_and_min(scales: &[u8], i: usize) -> (i8, i8) {
     let (scale, min) = if i < 4 {
         (scales[i] & 63, scales[i + 4] & 63)
     } else {
@@ -258,21 +279,32 @@ fn scale_and_min(scales: &[u8], i: usize) -> (f32, f32) {
             (scales[i + 4] >> 4) | ((scales[i] >> 6) << 4),
         )
     };
-    (f32::from(scale), f32::from(min))
+    (scale as i8, min as i8)
 }
 
 /// Codes of a Q4_K or Q5_K block with the scales and minima of its sub-blocks.
 #[inline(always)]
-fn sub_blocks(q: [[i8; LANES]; 16], block: &[u8]) -> Moved<16> {
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-    let (mut scales, mut offsets) = ([0.0; 16], [0.0; 16]);
+fn sub_blocks<I: Isa>(isa: I, q: [[i8; LANES]; 16], block: &[u8]) -> SubMoved {
+    let [mut scales, mut mins] = [[0; LANES]; 2];
     for i in 0..8 {
         let (scale, min) = scale_and_min(&block[4..16], i);
-        scales[2 * i..][..2].fill(d * scale);
-        offsets[2 * i..][..2].fill(-(dmin * min));
+        scales[2 * i..][..2].fill(scale);
+        mins[2 * i..][..2].fill(min);
     }
-    Moved {
-        scaled: Scaled { q, scales },
+    let [mut out_scales, mut offsets] = [[0.0; LANES]; 2];
+    isa.store(
+        isa.mul(isa.splat_f16(pair(block, 0)), isa.load_i8(&scales)),
+        &mut out_scales,
+    );
+    isa.store(
+        isa.mul(isa.splat_f16(pair(block, 2)), isa.load_i8(&mins)),
+        &mut offsets,
+    );
+    SubMoved {
+        scaled: SubScaled {
+            q,
+            scales: out_scales,
+        },
         offsets,
     }
 }
@@ -280,10 +312,10 @@ fn sub_blocks(q: [[i8; LANES]; 16], block: &[u8]) -> Moved<16> {
 impl Codec for Q4K {
     const LEN: usize = 256;
     const BYTES: usize = 144;
-    type Parts = Moved<16>;
+    type Parts = SubMoved;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Moved<16> {
+    fn parts<I: Isa>(self, isa: I, block: &[u8]) -> SubMoved {
         let mut q = [[0; LANES]; 16];
         for (i, q) in q
             .as_flattened_mut()
@@ -297,11 +329,11 @@ impl Codec for Q4K {
                 *q = ((code >> (4 * (i % 2))) & 15) as i8;
             }
         }
-        sub_blocks(q, block)
+        sub_blocks(isa, q, block)
     }
 
     #[inline(always)]
-    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Moved<16>, i: usize) -> I::F32x16 {
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &SubMoved, i: usize) -> I::F32x16 {
         parts.vector(isa, i)
     }
 }
@@ -309,10 +341,10 @@ impl Codec for Q4K {
 impl Codec for Q5K {
     const LEN: usize = 256;
     const BYTES: usize = 176;
-    type Parts = Moved<16>;
+    type Parts = SubMoved;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Moved<16> {
+    fn parts<I: Isa>(self, isa: I, block: &[u8]) -> SubMoved {
         let mut q = [[0; LANES]; 16];
         for (i, q) in q
             .as_flattened_mut()
@@ -326,11 +358,11 @@ impl Codec for Q5K {
                 *q = (((code >> (4 * (i % 2))) & 15) | (((high >> i) & 1) << 4)) as i8;
             }
         }
-        sub_blocks(q, block)
+        sub_blocks(isa, q, block)
     }
 
     #[inline(always)]
-    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Moved<16>, i: usize) -> I::F32x16 {
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &SubMoved, i: usize) -> I::F32x16 {
         parts.vector(isa, i)
     }
 }
@@ -338,10 +370,10 @@ impl Codec for Q5K {
 impl Codec for Q6K {
     const LEN: usize = 256;
     const BYTES: usize = 210;
-    type Parts = Scaled<16>;
+    type Parts = SubScaled;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<16> {
+    fn parts<I: Isa>(self, isa: I, block: &[u8]) -> SubScaled {
         let mut q = [[0; LANES]; 16];
         for (i, q) in q
             .as_flattened_mut()
@@ -357,16 +389,20 @@ impl Codec for Q6K {
                 *q = (((low >> (4 * (s / 2))) & 15) | (((high >> (2 * s)) & 3) << 4)) as i8 - 32;
             }
         }
-        let d = f16_at(block, 208);
-        let mut scales = [0.0; 16];
-        for (scale, stored) in scales.iter_mut().zip(&block[192..208]) {
-            *scale = d * f32::from(*stored as i8);
+        let mut stored = [0; LANES];
+        for (stored, byte) in stored.iter_mut().zip(&block[192..208]) {
+            *stored = *byte as i8;
         }
-        Scaled { q, scales }
+        let mut scales = [0.0; LANES];
+        isa.store(
+            isa.mul(isa.splat_f16(pair(block, 208)), isa.load_i8(&stored)),
+            &mut scales,
+        );
+        SubScaled { q, scales }
     }
 
     #[inline(always)]
-    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<16>, i: usize) -> I::F32x16 {
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &SubScaled, i: usize) -> I::F32x16 {
         parts.vector(isa, i)
     }
 }
@@ -377,7 +413,7 @@ impl Codec for Tq1_0 {
     type Parts = Scaled<16>;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<16> {
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<16> {
         let mut q = [[0; LANES]; 16];
         /// Digit `n` of a byte, less one: 3^n moves it to the top.
         #[inline(always)]
@@ -395,7 +431,10 @@ impl Codec for Tq1_0 {
         for n in 0..4 {
             trits(&mut out[240 + 4 * n..][..4], &block[48..52], n);
         }
-        Scaled::one(q, f16_at(block, 52))
+        Scaled {
+            q,
+            d: pair(block, 52),
+        }
     }
 
     #[inline(always)]
@@ -410,7 +449,7 @@ impl Codec for Tq2_0 {
     type Parts = Scaled<16>;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<16> {
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<16> {
         let mut q = [[0; LANES]; 16];
         for (i, q) in q
             .as_flattened_mut()
@@ -423,7 +462,10 @@ impl Codec for Tq2_0 {
                 *q = ((codes >> (2 * (i % 4))) & 3) as i8 - 1;
             }
         }
-        Scaled::one(q, f16_at(block, 64))
+        Scaled {
+            q,
+            d: pair(block, 64),
+        }
     }
 
     #[inline(always)]
@@ -438,7 +480,7 @@ impl Codec for Q2_0 {
     type Parts = Scaled<4>;
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<4> {
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<4> {
         let mut q = [[0; LANES]; 4];
         for (q, byte) in q
             .as_flattened_mut()
@@ -452,7 +494,10 @@ impl Codec for Q2_0 {
             let spread = (byte & 3) | (byte & 12) << 6 | (byte & 48) << 12 | (byte & 192) << 18;
             *q = spread.to_le_bytes().map(|code| code as i8 - 1);
         }
-        Scaled::one(q, f16_at(block, 0))
+        Scaled {
+            q,
+            d: pair(block, 0),
+        }
     }
 
     #[inline(always)]
@@ -464,10 +509,10 @@ impl Codec for Q2_0 {
 impl Codec for I2s {
     const LEN: usize = 128;
     const BYTES: usize = 32;
-    type Parts = Scaled<8>;
+    type Parts = [[i8; LANES]; 8];
 
     #[inline(always)]
-    fn parts(self, block: &[u8]) -> Scaled<8> {
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> [[i8; LANES]; 8] {
         let mut q = [[0; LANES]; 8];
         for (s, q) in q
             .as_flattened_mut()
@@ -480,11 +525,17 @@ impl Codec for I2s {
                 *q = ((codes >> (6 - 2 * s)) & 3) as i8 - 1;
             }
         }
-        Scaled::one(q, self.scale)
+        q
     }
 
     #[inline(always)]
-    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<8>, i: usize) -> I::F32x16 {
-        parts.vector(isa, i)
+    fn vector<I: Isa>(
+        self,
+        isa: I,
+        _block: &[u8],
+        parts: &[[i8; LANES]; 8],
+        i: usize,
+    ) -> I::F32x16 {
+        isa.mul(isa.splat(self.scale), isa.load_i8(&parts[i]))
     }
 }

@@ -54,7 +54,7 @@ pub fn widen<C: Codec, I: Isa>(codec: C, isa: I, stored: &[u8], out: &mut [f32])
     let mut blocks = stored.chunks_exact(C::BYTES);
     let mut chunks = out.chunks_exact_mut(C::LEN);
     for (block, out) in (&mut blocks).zip(&mut chunks) {
-        let parts = codec.parts(block);
+        let parts = codec.parts(isa, block);
         for (i, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             isa.store(codec.vector(isa, block, &parts, i), out);
         }
@@ -72,6 +72,6 @@ pub fn widen_rest<C: Codec, I: Isa>(codec: C, isa: I, rest: &[u8]) -> I::F32x16 
     let mut block = [0u8; 4 * LANES];
     block[..rest.len()].copy_from_slice(rest);
     let block = &block[..C::BYTES.min(4 * LANES)];
-    let parts = codec.parts(block);
+    let parts = codec.parts(isa, block);
     codec.vector(isa, block, &parts, 0)
 }

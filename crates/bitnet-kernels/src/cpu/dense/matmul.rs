@@ -1,7 +1,7 @@
 //! The dense product of the head: stored rows times f32 activations.
 //!
 //! ```text
-//! out[i][r] = sum over columns of w[r][c] * x[x_rows[i]][c], column c in lane c % 16, lanes folded at the end
+//! out[i][r] = sum over columns of w[r][c] * x[x_rows[i]][c]: column c in lane c % 32, lanes folded 32, 16, 8, 4, 2, 1
 //! ```
 //!
 //! For one token the head is the largest stream of all (half of the traffic of a 2B model with an f16 head), so weights
@@ -16,6 +16,10 @@ use crate::cpu::lanes::load_tail;
 use crate::cpu::memory::Disjoint;
 use crate::cpu::threads::Pool;
 
+/// Vectors of a row that are summed apart. With one, an addition waits for the last one: on Zen 4 every block type then
+/// takes the same 5 cycles a vector, whatever its widening costs.
+const CHAINS: usize = 2;
+
 /// Rows multiplied at once: four chains of additions hide their latency, and four streams are few for any prefetcher.
 const ROWS: usize = 4;
 
@@ -24,6 +28,10 @@ const COLS: usize = 256;
 
 /// Tokens multiplied with a widened chunk: their sums, 4 by 16 vectors, are another 4 KiB.
 const TOKENS: usize = 16;
+
+/// How far ahead a stream of blocks is prefetched: two pages of 4 KiB, because a hardware prefetcher stops at a page's
+/// end.
+const AHEAD: usize = 8192;
 
 /// Groups of rows in a range of one thread, at the least.
 const LEAST_GROUPS: usize = 8;
@@ -89,7 +97,7 @@ impl<C: Codec> Rows<'_, C> {
                 let sums = dot_one(isa, self.codec, &stored, self.token(*token), R * row_bytes);
                 self.put(isa, from, first, &sums);
             } else {
-                let mut sums = [[isa.splat(0.0); R]; TOKENS];
+                let mut sums = [[[isa.splat(0.0); CHAINS]; R]; TOKENS];
                 self.dot_many(isa, &stored, tokens, &mut sums);
                 for (t, sums) in sums.iter().take(tokens.len()).enumerate() {
                     self.put(isa, from + t, first, sums);
@@ -100,11 +108,17 @@ impl<C: Codec> Rows<'_, C> {
 
     /// Stores the results of R rows for token `t` of `x_rows`.
     #[inline(always)]
-    fn put<I: Isa, const R: usize>(&self, isa: I, t: usize, first: usize, sums: &[I::F32x16; R]) {
+    fn put<I: Isa, const R: usize>(
+        &self,
+        isa: I,
+        t: usize,
+        first: usize,
+        sums: &[[I::F32x16; CHAINS]; R],
+    ) {
         // SAFETY: rows of the matrix are given to one thread, and these are their outputs for one token.
         let out = unsafe { self.out.range(t * self.w.rows + first, R) };
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = isa.sum(*sum);
+            *out = isa.sum(isa.add(sum[0], sum[1]));
         }
     }
 
@@ -121,7 +135,7 @@ impl<C: Codec> Rows<'_, C> {
         isa: I,
         stored: &[&[u8]; R],
         tokens: &[u32],
-        sums: &mut [[I::F32x16; R]; TOKENS],
+        sums: &mut [[[I::F32x16; CHAINS]; R]; TOKENS],
     ) {
         let cols = self.w.cols;
         let mut weights = [[[0.0f32; LANES]; COLS / LANES]; R];
@@ -155,37 +169,53 @@ impl<C: Codec> Rows<'_, C> {
     }
 }
 
-/// `sums[t][r] += w[r] * x[t]` over one chunk of columns.
+/// `sums[t][r] += w[r] * x[t]` over one chunk of columns, one chain after the other: two times R times T sums would not
+/// fit into the registers of AVX2.
 #[inline(always)]
 fn tile<I: Isa, const R: usize, const T: usize>(
     isa: I,
     weights: &[[[f32; LANES]; COLS / LANES]; R],
     x: [&[f32]; T],
-    sums: &mut [[I::F32x16; R]; T],
+    sums: &mut [[[I::F32x16; CHAINS]; R]; T],
 ) {
     let n = x[0].len();
-    let mut acc = *sums;
     let whole = n / LANES;
-    for column in 0..n.div_ceil(LANES) {
-        let mut w = [isa.splat(0.0); R];
-        for (w, weights) in w.iter_mut().zip(weights) {
-            *w = isa.load(&weights[column]);
+    for chain in 0..CHAINS {
+        let mut acc = [[isa.splat(0.0); R]; T];
+        for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
+            for (acc, sums) in acc.iter_mut().zip(sums) {
+                *acc = sums[chain];
+            }
         }
-        for t in 0..T {
-            let x = if column < whole {
-                isa.load(&x[t].as_chunks::<LANES>().0[column])
-            } else {
-                load_tail(isa, &x[t][whole * LANES..])
-            };
-            for r in 0..R {
-                acc[t][r] = isa.add(acc[t][r], isa.mul(w[r], x));
+        for column in (chain..n.div_ceil(LANES)).step_by(CHAINS) {
+            let mut w = [isa.splat(0.0); R];
+            for (w, weights) in w.iter_mut().zip(weights) {
+                *w = isa.load(&weights[column]);
+            }
+            for t in 0..T {
+                let x = if column < whole {
+                    isa.load(&x[t].as_chunks::<LANES>().0[column])
+                } else {
+                    load_tail(isa, &x[t][whole * LANES..])
+                };
+                for r in 0..R {
+                    acc[t][r] = isa.add(acc[t][r], isa.mul(w[r], x));
+                }
+            }
+        }
+        for (acc, sums) in acc.iter().zip(sums.iter_mut()) {
+            for (acc, sums) in acc.iter().zip(sums) {
+                sums[chain] = *acc;
             }
         }
     }
-    *sums = acc;
 }
 
-/// Sums of R rows with one token, widened in registers; the bytes `ahead` of those in work are prefetched.
+/// Sums of R rows with one token, widened in registers.
+///
+/// Rows of plain floats are taken side by side, for the chains of additions; a prefetcher does not follow that many
+/// short streams, so the next R rows, `ahead` bytes behind these, are fetched by hand. Block types spend longer on
+/// widening than an addition takes, and are read row by row, as one stream.
 #[inline(always)]
 fn dot_one<I: Isa, C: Codec, const R: usize>(
     isa: I,
@@ -193,31 +223,65 @@ fn dot_one<I: Isa, C: Codec, const R: usize>(
     stored: &[&[u8]; R],
     x: &[f32],
     ahead: usize,
-) -> [I::F32x16; R] {
-    let mut sums = [isa.splat(0.0); R];
-    let n_blocks = x.len() / C::LEN;
-    for block in 0..n_blocks {
-        let x = x[block * C::LEN..][..C::LEN].as_chunks::<LANES>().0;
+) -> [[I::F32x16; CHAINS]; R] {
+    let mut sums = [[isa.splat(0.0); CHAINS]; R];
+    if C::LEN > LANES {
+        for (sums, stored) in sums.iter_mut().zip(stored) {
+            *sums = dot_blocks(isa, codec, stored, x);
+        }
+        return sums;
+    }
+    let (whole, tail) = x.as_chunks::<LANES>();
+    let (pairs, last) = whole.as_chunks::<CHAINS>();
+    let pair_bytes = CHAINS * C::BYTES;
+    for (i, pair) in pairs.iter().enumerate() {
         for r in 0..R {
-            let bytes = &stored[r][block * C::BYTES..][..C::BYTES];
-            for line in block * C::BYTES / 64..(block + 1) * C::BYTES / 64 {
-                isa.prefetch(&stored[r][0], ahead + 64 * line);
+            let blocks = &stored[r][i * pair_bytes..][..pair_bytes];
+            for line in 0..pair_bytes / 64 {
+                isa.prefetch(&blocks[0], ahead + 64 * line);
             }
-            let parts = codec.parts(bytes);
-            for (i, x) in x.iter().enumerate() {
-                sums[r] = isa.add(
-                    sums[r],
-                    isa.mul(codec.vector(isa, bytes, &parts, i), isa.load(x)),
-                );
+            for chain in 0..CHAINS {
+                let block = &blocks[chain * C::BYTES..][..C::BYTES];
+                let w = codec.vector(isa, block, &codec.parts(isa, block), 0);
+                sums[r][chain] = isa.add(sums[r][chain], isa.mul(w, isa.load(&pair[chain])));
             }
         }
     }
-    let x = &x[n_blocks * C::LEN..];
-    if !x.is_empty() {
-        let x = load_tail(isa, x);
+    for (chain, x) in last.iter().enumerate() {
         for r in 0..R {
-            let rest = widen_rest(codec, isa, &stored[r][n_blocks * C::BYTES..]);
-            sums[r] = isa.add(sums[r], isa.mul(rest, x));
+            let block = &stored[r][(pairs.len() * CHAINS + chain) * C::BYTES..][..C::BYTES];
+            let w = codec.vector(isa, block, &codec.parts(isa, block), 0);
+            sums[r][chain] = isa.add(sums[r][chain], isa.mul(w, isa.load(x)));
+        }
+    }
+    if !tail.is_empty() {
+        let x = load_tail(isa, tail);
+        let chain = whole.len() % CHAINS;
+        for r in 0..R {
+            let rest = widen_rest(codec, isa, &stored[r][whole.len() * C::BYTES..]);
+            sums[r][chain] = isa.add(sums[r][chain], isa.mul(rest, x));
+        }
+    }
+    sums
+}
+
+/// The sums of one row of blocks with one token.
+#[inline(always)]
+fn dot_blocks<I: Isa, C: Codec>(isa: I, codec: C, stored: &[u8], x: &[f32]) -> [I::F32x16; CHAINS] {
+    debug_assert!(
+        C::LEN.is_multiple_of(LANES * CHAINS),
+        "a block starts in the first chain"
+    );
+    let mut sums = [isa.splat(0.0); CHAINS];
+    for (block, x) in stored.chunks_exact(C::BYTES).zip(x.chunks_exact(C::LEN)) {
+        for line in 0..C::BYTES.div_ceil(64) {
+            isa.prefetch(&block[0], AHEAD + 64 * line);
+        }
+        let parts = codec.parts(isa, block);
+        for (i, x) in x.as_chunks::<LANES>().0.iter().enumerate() {
+            let w = codec.vector(isa, block, &parts, i);
+            let chain = i % CHAINS;
+            sums[chain] = isa.add(sums[chain], isa.mul(w, isa.load(x)));
         }
     }
     sums

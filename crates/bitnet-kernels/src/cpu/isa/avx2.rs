@@ -53,6 +53,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bits: [u8; 2]) -> Halves {
+        // SAFETY: `self` proves AVX2 and F16C.
+        unsafe { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(bits))); 2] }
+    }
+
+    #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Halves {
         // SAFETY: `self` proves AVX2; 64 bytes are readable.
         unsafe {

@@ -48,6 +48,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bits: [u8; 2]) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(bits))) }
+    }
+
+    #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> __m512 {
         // SAFETY: `self` proves AVX-512F; 64 bytes are readable.
         unsafe { _mm512_loadu_ps(from.as_ptr()) }

@@ -34,6 +34,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
 
     /// All lanes `v`.
     fn splat(self, v: f32) -> Self::F32x16;
+    /// All lanes one little-endian f16, widened (exact).
+    fn splat_f16(self, bits: [u8; 2]) -> Self::F32x16;
     /// Loads 16 floats.
     fn load(self, from: &[f32; LANES]) -> Self::F32x16;
     /// Loads 16 little-endian f16 and widens them (exact).

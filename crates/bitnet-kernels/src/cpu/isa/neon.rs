@@ -83,6 +83,16 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bits: [u8; 2]) -> Quarters {
+        self.load_f16(
+            [bits; LANES]
+                .as_flattened()
+                .first_chunk()
+                .expect("16 pairs are 32 bytes"),
+        )
+    }
+
+    #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Quarters {
         // SAFETY: `self` proves NEON; 16 floats are readable.
         unsafe { [0, 4, 8, 12].map(|i| vld1q_f32(from.as_ptr().add(i))) }
@@ -259,6 +269,7 @@ impl Isa for NeonDot {
 
     as_neon! {
         splat(v: f32) -> Quarters;
+        splat_f16(bits: [u8; 2]) -> Quarters;
         load(from: &[f32; LANES]) -> Quarters;
         load_f16(from: &[u8; 2 * LANES]) -> Quarters;
         load_bf16(from: &[u8; 2 * LANES]) -> Quarters;

@@ -30,6 +30,11 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bits: [u8; 2]) -> [f32; LANES] {
+        [f16_to_f32(u16::from_le_bytes(bits)); LANES]
+    }
+
+    #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> [f32; LANES] {
         *from
     }
