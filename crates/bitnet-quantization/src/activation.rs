@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(activation_factor(absmax), factor);
         assert_ne!(127.0 / absmax, factor);
         // This activation of it is one that the last bit decides: -63.5 would be rounded to -64.
-        assert_eq!((-0.866_504_07_f32 * factor).round_ties_even(), -63.0);
+        assert_eq!((-0.866_504_1_f32 * factor).round_ties_even(), -63.0);
     }
 
     #[test]
