@@ -124,9 +124,14 @@ pub fn min_p(candidates: &mut Vec<Candidate>, p: f32) {
 }
 
 /// Divides every logit by `t` > 0: flatter above 1, sharper below.
+///
+/// Where the best logit would leave the range of f32, its distances to the others are divided instead: the
+/// probabilities are the same.
 pub fn temperature(candidates: &mut [Candidate], t: f32) {
+    let best = max_logit(candidates);
+    let origin = if (best / t).is_finite() { 0.0 } else { best };
     for candidate in candidates {
-        candidate.logit /= t;
+        candidate.logit = (candidate.logit - origin) / t;
     }
 }
 

@@ -59,15 +59,10 @@ impl Sampler {
     /// Draws one token from `row` `[vocab_size]`; `history` is every token so far, prompt included.
     ///
     /// # Errors
-    /// [`Error::BadLogits`] when the row holds a NaN or +inf, or when the bias has forbidden every token.
+    /// [`Error::BadLogits`] when the row holds a NaN or +inf, with bias and penalties or without, or when the bias has
+    /// forbidden every token.
     pub fn sample(&mut self, row: &[f32], history: &[u32]) -> Result<u32, Error> {
         let position = history.len();
-        if let Some(id) = row.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
-            return Err(Error::BadLogits {
-                position,
-                reason: format!("the logit of token {id} is {}", row[id]),
-            });
-        }
         let params = &self.params;
         let candidates = &mut self.candidates;
         candidates.clear();
@@ -80,6 +75,16 @@ impl Sampler {
         logits::logit_bias(candidates, &params.logit_bias);
         let window = &history[history.len().saturating_sub(params.penalty_window)..];
         logits::penalize(candidates, window, &params.penalties, &mut self.counts);
+        // Checked last: a bias or a penalty may also leave the range of f32, whatever the model computed.
+        if let Some(bad) = candidates
+            .iter()
+            .find(|c| c.logit.is_nan() || c.logit == f32::INFINITY)
+        {
+            return Err(Error::BadLogits {
+                position,
+                reason: format!("the logit of token {} is {}", bad.id, bad.logit),
+            });
+        }
         if logits::max_logit(candidates) == f32::NEG_INFINITY {
             return Err(Error::BadLogits {
                 position,

@@ -174,6 +174,42 @@ fn rows_that_are_not_numbers_are_errors() {
 }
 
 #[test]
+fn penalties_and_biases_that_leave_the_range_of_f32_are_errors() {
+    let penalised = |repetition, frequency| SamplingParams {
+        penalties: Penalties {
+            repetition,
+            frequency,
+            presence: 0.0,
+        },
+        min_p: 0.05,
+        ..params()
+    };
+    let biased = SamplingParams {
+        logit_bias: vec![(0, 3e38), (0, 3e38)],
+        ..params()
+    };
+    for params in [penalised(1e-40, 0.0), penalised(1.0, -3e38), biased] {
+        let error = Sampler::new(params)
+            .sample(&[5.0, 1.0], &[0, 0])
+            .expect_err("no token");
+        assert!(error.to_string().contains("token 0 is inf"), "{error}");
+    }
+}
+
+#[test]
+fn the_smallest_temperatures_draw_the_best_token() {
+    for temperature in [1e-30, 1e-38, 1e-44] {
+        for row in [[5.0, 7.0, 6.0], [-7.0, -5.0, -6.0], [-1.0, 0.0, -2.0]] {
+            let cold = SamplingParams {
+                temperature,
+                ..params()
+            };
+            assert_eq!(draws(cold, &row, 4), [1; 4], "{temperature} {row:?}");
+        }
+    }
+}
+
+#[test]
 fn forbidden_tokens_are_never_drawn() {
     let row = [0.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
     assert!(draws(params(), &row, 1000).iter().all(|id| id % 2 == 0));
