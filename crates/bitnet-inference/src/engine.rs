@@ -339,7 +339,10 @@ impl Engine {
 
     /// Ends a request wherever it is; its KV blocks are free afterwards.
     pub(crate) fn forget(&self, request: RequestId) {
-        let mut shared = self.lock();
+        // Generations are dropped while a panic unwinds too; a second panic would end the process.
+        let Ok(mut shared) = self.shared.lock() else {
+            return;
+        };
         shared.mailboxes.remove(&request);
         shared.step.cancel(request);
     }

@@ -109,6 +109,7 @@ impl Engine {
             LogitRows::Last => ids.len().saturating_sub(1)..ids.len(),
             LogitRows::All => 0..ids.len(),
         };
+        self.check_ids(ids)?; // before the output is allocated from their number
         let mut out = Vec::with_capacity(wanted.len() * self.config().vocab_size);
         self.evaluate(ids, wanted, None, &mut |chunk| {
             out.extend_from_slice(chunk.logits);
@@ -139,6 +140,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::logits`].
     pub fn hidden_states(&self, ids: &[u32]) -> Result<Vec<f32>, Error> {
+        self.check_ids(ids)?; // before the output is allocated from their number
         let hidden_size = self.config().hidden_size;
         let mut out = vec![0.0; ids.len() * hidden_size];
         self.evaluate(ids, ids.len()..ids.len(), None, &mut |chunk| {
