@@ -120,13 +120,19 @@ impl BpeEncoder {
         start: SegmentStart,
         ids: &mut Vec<u32>,
     ) -> Result<(), TokenizerError> {
+        let limit = text
+            .len()
+            .saturating_mul(MAX_GROWTH)
+            .saturating_add(FREE_GROWTH);
         let mut text = Cow::Borrowed(text);
         for normalizer in &self.normalizers {
-            normalizer.apply(&mut text);
+            normalizer.apply(&mut text, limit)?;
         }
         let mut pieces = Pieces::new(text);
         for step in &self.steps {
+            // No step makes it more than five times as long, so what it makes may be looked at afterwards.
             pieces.apply(step, start == SegmentStart::Text)?;
+            check_growth(pieces.text_len(), limit)?;
         }
         for piece in pieces.iter() {
             let unencodable = || TokenizerError::Unencodable {
@@ -143,8 +149,27 @@ impl BpeEncoder {
     }
 }
 
+/// How many times longer a text may become before it is merged. Compatibility forms (NFKD) reach 11, the spelling of
+/// bytes and spaces 3; a hostile list of replacements grows without end.
+const MAX_GROWTH: usize = 64;
+
+/// Bytes that a text may grow by however short it is: a prefix can be longer than what follows.
+const FREE_GROWTH: usize = 64 << 10;
+
+fn check_growth(found: usize, limit: usize) -> Result<(), TokenizerError> {
+    let field = "bytes of the normalised text";
+    if found <= limit {
+        return Ok(());
+    }
+    Err(TokenizerError::TooLarge {
+        field,
+        found,
+        limit,
+    })
+}
+
 impl Normalizer {
-    fn apply(&self, text: &mut Cow<'_, str>) {
+    fn apply(&self, text: &mut Cow<'_, str>, limit: usize) -> Result<(), TokenizerError> {
         let unicode = |normalize: fn(&mut NormalizedString) -> &mut NormalizedString| {
             let mut normalized = NormalizedString::from(text.as_ref());
             Cow::Owned(normalize(&mut normalized).get().to_owned())
@@ -160,7 +185,13 @@ impl Normalizer {
                 *text = Cow::Owned(format!("{prefix}{text}"))
             }
             Self::Prepend(_) => {}
-            Self::Replace { from, to } => *text = Cow::Owned(text.replace(from.as_str(), to)),
+            Self::Replace { from, to } => {
+                let n = text.matches(from.as_str()).count();
+                let kept = text.len() - n * from.len();
+                check_growth(kept.saturating_add(n.saturating_mul(to.len())), limit)?;
+                *text = Cow::Owned(text.replace(from.as_str(), to));
+            }
         }
+        check_growth(text.len(), limit)
     }
 }

@@ -123,6 +123,11 @@ impl<'t> Pieces<'t> {
         Ok(())
     }
 
+    /// Bytes of the text by now.
+    pub(crate) fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         self.ranges.iter().map(|range| &self.text[range.clone()])
     }

@@ -275,6 +275,20 @@ fn malformed_files_are_refused_with_the_place_at_fault() {
 }
 
 #[test]
+fn normalizers_that_multiply_the_text_are_stopped() {
+    let mut json = sound();
+    let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(50)});
+    json["normalizer"] = json!({"type": "Sequence", "normalizers": vec![replace; 12]});
+    let bytes = serde_json::to_vec(&json).unwrap();
+    let tokenizer = Tokenizer::from_hf(&bytes, None, None, &TokenizerOptions::default()).unwrap();
+    let error = tokenizer.encode("a", EncodeOptions::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "bytes of the normalised text has 125000 entries, more than the limit of 65600"
+    );
+}
+
+#[test]
 fn text_that_is_no_json_is_refused_with_line_and_column() {
     let parse = |json: &[u8], config: Option<&[u8]>| {
         let options = TokenizerOptions::default();
