@@ -49,7 +49,7 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Threads to compute with [default: the physical cores]
+    /// Threads to compute with [default: every CPU that this process may use]
     #[arg(short, long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
 

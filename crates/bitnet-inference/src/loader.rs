@@ -33,7 +33,7 @@ const EVALUATION_ROWS: usize = 32;
 /// How a model is loaded. Plain data; nothing here looks at the environment.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Worker threads. `None`: one per core.
+    /// Threads that compute. `None`: one for every CPU that this process may use.
     pub threads: Option<usize>,
     /// The kernel to use, by name. `None`: the fastest that this machine has.
     pub kernel: Option<String>,

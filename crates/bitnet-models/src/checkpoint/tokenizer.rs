@@ -72,7 +72,8 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// Where newer exports keep the chat template.
 const TEMPLATE: &str = "chat_template.jinja";
 
-/// Bytes of the largest template file that is read, as for strings of a GGUF file.
+/// Bytes of the largest template file that is read: published ones have some 20 KB, and templates are compiled up to
+/// 256 KiB.
 const MAX_TEMPLATE: u64 = 1 << 20;
 
 /// The tokenizer files of a model directory.
