@@ -205,6 +205,7 @@ fn attention_is_right_at_odd_lengths() {
 #[test]
 fn batches_chunks_kernels_and_threads_change_nothing() {
     let mut random = Random::new(2);
+    let everywhere: Vec<CpuBackend> = (1..=3).flat_map(backends).collect();
     for heads in HEADS {
         let a = heads.sequence(45, &[3, 19, 5], &mut random);
         let b = heads.sequence(33, &[8, 1, 22], &mut random);
@@ -218,30 +219,29 @@ fn batches_chunks_kernels_and_threads_change_nothing() {
         };
         let expected = [bits(&alone(&a, 45)), bits(&alone(&b, 33))];
         let row_len = heads.n_heads * heads.head_dim;
-        for threads in 1..=3 {
-            for backend in backends(threads) {
-                for chunk in [1, 7, 16, 64] {
-                    let mut cache = heads.cache(&backend);
-                    let mut found = [vec![], vec![]];
-                    let (mut next_a, mut next_b) = (0, 0);
-                    // Chunks of one sequence mixed with single rows of the other.
-                    while next_a < 45 || next_b < 33 {
-                        let mut rows: Vec<(usize, usize)> =
-                            (next_a..45.min(next_a + chunk)).map(|p| (0, p)).collect();
-                        rows.extend((next_b..33.min(next_b + 1)).map(|p| (1, p)));
-                        let out = run(&backend, heads, &mut cache, &[&a, &b], &rows);
-                        for (&(sequence, _), out) in rows.iter().zip(out.chunks(row_len)) {
-                            found[sequence].extend(bits(out));
-                        }
-                        (next_a, next_b) = (45.min(next_a + chunk), 33.min(next_b + 1));
+        for backend in &everywhere {
+            for chunk in [1, 7, 16, 64] {
+                let mut cache = heads.cache(backend);
+                let mut found = [vec![], vec![]];
+                let (mut next_a, mut next_b) = (0, 0);
+                // Chunks of one sequence mixed with single rows of the other.
+                while next_a < 45 || next_b < 33 {
+                    let mut rows: Vec<(usize, usize)> =
+                        (next_a..45.min(next_a + chunk)).map(|p| (0, p)).collect();
+                    rows.extend((next_b..33.min(next_b + 1)).map(|p| (1, p)));
+                    let out = run(backend, heads, &mut cache, &[&a, &b], &rows);
+                    for (&(sequence, _), out) in rows.iter().zip(out.chunks(row_len)) {
+                        found[sequence].extend(bits(out));
                     }
-                    assert_eq!(
-                        found,
-                        expected,
-                        "{} {threads} threads {heads:?} by {chunk}",
-                        backend.kernel_name()
-                    );
+                    (next_a, next_b) = (45.min(next_a + chunk), 33.min(next_b + 1));
                 }
+                assert_eq!(
+                    found,
+                    expected,
+                    "{} {} threads {heads:?} by {chunk}",
+                    backend.kernel_name(),
+                    backend.threads()
+                );
             }
         }
     }

@@ -8,22 +8,27 @@ use support::{Random, backends, bits, buffer};
 /// Lengths around vectors, and one that is shared among threads.
 const LENGTHS: [usize; 12] = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 2560, 40_000];
 
-/// Runs `op` on every kernel with 1, 2 and 3 threads; all results are the same bits, and are returned.
-fn everywhere(op: impl Fn(&CpuBackend) -> Vec<f32>) -> Vec<f32> {
-    let mut first: Option<Vec<f32>> = None;
-    for threads in 1..=3 {
-        for backend in backends(threads) {
-            let found = op(&backend);
-            let expected = first.get_or_insert_with(|| found.clone());
+/// Every kernel with 1, 2 and 3 threads.
+struct Everywhere(Vec<CpuBackend>);
+
+impl Everywhere {
+    fn new() -> Everywhere {
+        Everywhere((1..=3).flat_map(backends).collect())
+    }
+
+    /// Runs `op` on all of them; the results are the same bits, and are returned.
+    fn run(&self, op: impl Fn(&CpuBackend) -> Vec<f32>) -> Vec<f32> {
+        let expected = op(&self.0[0]);
+        for backend in &self.0[1..] {
+            let (name, threads) = (backend.kernel_name(), backend.threads());
             assert_eq!(
-                bits(&found),
-                bits(expected),
-                "{} {threads} threads",
-                backend.kernel_name()
+                bits(&op(backend)),
+                bits(&expected),
+                "{name} {threads} threads"
             );
         }
+        expected
     }
-    first.expect("at least one kernel")
 }
 
 fn assert_close(found: &[f32], expected: &[f64], relative: f64) {
@@ -40,10 +45,11 @@ fn assert_close(found: &[f32], expected: &[f64], relative: f64) {
 #[test]
 fn rms_norm_is_right_and_the_same_everywhere() {
     let mut random = Random::new(1);
+    let everywhere = Everywhere::new();
     for len in LENGTHS {
         for n_rows in [1, 3] {
             let (x, weight) = (random.floats(n_rows * len), random.floats(len));
-            let found = everywhere(|backend| {
+            let found = everywhere.run(|backend| {
                 let (mut x, weight) = (buffer(backend, &x), buffer(backend, &weight));
                 let mut out = backend.buffer(x.len()).unwrap();
                 backend.rms_norm(&x, &weight, 1e-5, n_rows, &mut out);
@@ -71,13 +77,14 @@ fn rms_norm_is_right_and_the_same_everywhere() {
 #[test]
 fn gates_are_right_and_the_same_everywhere() {
     let mut random = Random::new(2);
+    let everywhere = Everywhere::new();
     for len in LENGTHS {
         let gate: Vec<f32> = (0..len)
             .map(|i| random.float() * [0.01, 1.0, 20.0, 80.0][i % 4])
             .collect();
         let up = random.floats(len);
         for activation in [Activation::Silu, Activation::Relu2] {
-            let found = everywhere(|backend| {
+            let found = everywhere.run(|backend| {
                 let mut out = backend.buffer(len).unwrap();
                 backend.gate(
                     activation,
@@ -108,9 +115,10 @@ fn gates_are_right_and_the_same_everywhere() {
 #[test]
 fn addition_adds_only_the_first_elements() {
     let mut random = Random::new(3);
+    let everywhere = Everywhere::new();
     for len in LENGTHS {
         let (x, y) = (random.floats(len + 3), random.floats(len + 5));
-        let found = everywhere(|backend| {
+        let found = everywhere.run(|backend| {
             let mut sum = buffer(backend, &x);
             backend.add(&mut sum, &buffer(backend, &y), len);
             sum.to_vec()
@@ -128,6 +136,7 @@ fn addition_adds_only_the_first_elements() {
 #[test]
 fn rotations_are_right_and_the_same_everywhere() {
     let mut random = Random::new(4);
+    let everywhere = Everywhere::new();
     let positions = [0, 1, 2, 77, 499];
     for (n_heads, head_dim, n_rot) in [
         (1, 2, 2),
@@ -146,7 +155,7 @@ fn rotations_are_right_and_the_same_everywhere() {
             };
             let table = RopeTable::new(params);
             let x = random.floats(positions.len() * n_heads * head_dim);
-            let found = everywhere(|backend| {
+            let found = everywhere.run(|backend| {
                 let mut x = buffer(backend, &x);
                 backend.rope(&mut x, n_heads, head_dim, &positions, &table);
                 x.to_vec()

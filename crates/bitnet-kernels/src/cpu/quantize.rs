@@ -281,3 +281,24 @@ fn to_i8<I: Isa>(isa: I, x: I::F32x16, a: f32, q: &mut [i8; LANES]) {
         q,
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_cover_all_rows_widest_first() {
+        for widest in [16, 8, 4] {
+            for n_rows in 0..70 {
+                let mut next = 0;
+                let mut last = widest;
+                for panel in panels(n_rows, widest) {
+                    assert_eq!(panel.first, next);
+                    assert!(panel.width <= last && PANEL_WIDTHS.contains(&panel.width));
+                    (next, last) = (next + panel.width, panel.width);
+                }
+                assert_eq!(next, n_rows);
+            }
+        }
+    }
+}

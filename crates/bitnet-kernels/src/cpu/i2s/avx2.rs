@@ -1,6 +1,6 @@
 //! The ternary strip product with `vpmaddubsw`: u8 codes times s8 activations, two products to a 16-bit lane.
 //!
-//! 16-bit sums are flushed to 32 bits every [`FLUSH`] tiles. A product of `vpmaddubsw` is at most 2 * 2 * 128 = 512 in
+//! 16-bit sums are flushed to 32 bits every `FLUSH` tiles. A product of `vpmaddubsw` is at most 2 * 2 * 128 = 512 in
 //! magnitude (it saturates only beyond 32767), four of them make a tile, and 8 tiles make 16384: no sum can overflow,
 //! whatever the data.
 

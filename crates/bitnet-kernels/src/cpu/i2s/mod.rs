@@ -252,3 +252,35 @@ fn pack_strip(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitnet_quantization::{I2sDialect, I2sRows, encode_i2s};
+
+    #[test]
+    fn tiles_hold_codes_where_the_drawing_says() {
+        let (rows, cols) = (20, 128);
+        let trit = |row: usize, col: usize| ((row * 5 + col * 7 + col / 16) % 3) as i8 - 1;
+        let trits: Vec<i8> = (0..rows * cols).map(|i| trit(i / cols, i % cols)).collect();
+        let mut bytes = Vec::new();
+        encode_i2s(I2sDialect::Block128, rows, cols, &trits, 2.5, &mut bytes).unwrap();
+        let weights = I2sRows::new(I2sDialect::Block128, rows, cols, &bytes).unwrap();
+        let pool = Pool::new(2).unwrap();
+        let packed = PackedTernary::pack(&weights, &pool, &mut Arena::default()).unwrap();
+        assert_eq!((packed.n_strips(), packed.block_len()), (2, None));
+        assert!(matches!(packed.scales(), Scales::PerTensor(2.5)));
+        for strip in 0..2 {
+            for (t, tile) in packed.strip(strip).iter().enumerate() {
+                for (byte, codes) in tile.iter().enumerate() {
+                    for crumb in 0..4 {
+                        let (row, col) = (strip * TILE + byte / 4, t * TILE + 4 * crumb + byte % 4);
+                        let expected = if row < rows { trit(row, col) + 1 } else { 1 };
+                        let code = (codes >> (2 * crumb)) & 3;
+                        assert_eq!(code as i8, expected, "row {row}, column {col}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The ternary strip product on NEON, a quarter of a tile (4 rows) to a register: with `sdot`, or without.
 //!
-//! Without `sdot`, products are summed in 16 bits and flushed to 32 every [`FLUSH`] tiles: a product is at most
+//! Without `sdot`, products are summed in 16 bits and flushed to 32 every `FLUSH` tiles: a product is at most
 //! 2 * 128 = 256 in magnitude, four land in a lane per tile, 16 tiles make 16384. With `sdot` sums are 32-bit from the
 //! start. The intrinsic for it is not stable, the instruction in inline assembly is.
 
