@@ -111,6 +111,8 @@ impl Error {
                 ErrorClass::Unreadable => RUN_TIME,
                 ErrorClass::Unusable => UNUSABLE,
             },
+            // Who names a kernel that is not here has used the command wrongly; all else is the machine's.
+            Error::Kernel(error) if matches!(**error, KernelError::Kernel { .. }) => USAGE,
             Error::Kernel(_) | Error::BadLogits { .. } | Error::Busy { .. } => RUN_TIME,
             Error::Tokenizer(_) | Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } => {
                 UNUSABLE
