@@ -76,6 +76,12 @@ fn assert_within_ties(case: &Case, id: &str, distance: &Distance) {
     assert!(holds, "{} {id}: {distance:?}", case.path);
 }
 
+/// How far a logit is off: infinitely where it is no number, for `f32::max` passes over a NaN.
+pub fn error(expected: f32, found: f32) -> f32 {
+    let error = (expected - found).abs();
+    if error.is_nan() { f32::INFINITY } else { error }
+}
+
 fn distance(golden: &Golden, id: &str, session: &mut Session) -> Distance {
     let expected = golden.f32(&format!("{id}.logits"));
     let found = session.all_logits(&golden.prompt(id).ids, MAX_CHUNK);
@@ -84,7 +90,7 @@ fn distance(golden: &Golden, id: &str, session: &mut Session) -> Distance {
     let errors: Vec<f32> = expected
         .iter()
         .zip(&found)
-        .map(|(a, b)| (a - b).abs())
+        .map(|(a, b)| error(*a, *b))
         .collect();
     let worst = |row: &[f32]| row.iter().copied().fold(0.0, f32::max);
     let rows = expected
