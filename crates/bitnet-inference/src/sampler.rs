@@ -66,11 +66,10 @@ impl Sampler {
         let params = &self.params;
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(
-            (0u32..)
-                .zip(row)
-                .map(|(id, &logit)| Candidate { id, logit }),
-        );
+        candidates.extend((0u32..).zip(row).map(|(id, &logit)| Candidate {
+            id,
+            logit: logit + 0.0, // -0 ties with 0
+        }));
 
         logits::logit_bias(candidates, &params.logit_bias);
         let window = &history[history.len().saturating_sub(params.penalty_window)..];

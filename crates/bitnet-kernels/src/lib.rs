@@ -22,6 +22,7 @@ pub mod error;
 
 pub use backend::{Activation, Backend, BatchView, KV_BLOCK, KvShape, KvType, MatrixData};
 pub use cpu::features::{CpuFeatures, cpu_features};
+pub use cpu::i2s::MAX_COLS;
 pub use cpu::isa::available_kernels;
 pub use cpu::quantize::QuantizedRows;
 pub use cpu::{CpuBackend, CpuOptions};

@@ -4,6 +4,8 @@
 //! So do we; power, cosine and sine themselves come from `libm` in f64 and are rounded once, which makes the table the
 //! same on every platform. Source: transformers `modeling_rope_utils.py`; llama.cpp's `rope_freqs` for the factors.
 
+use crate::error::KernelError;
+
 /// Which elements of a head form a rotated pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RopeStyle {
@@ -44,9 +46,12 @@ impl RopeTable {
     /// inv_freq[j] = 1 / base^(2j / n_rot)  (/ freq_factors[j])      angle = position * inv_freq[j]      all in f32
     /// ```
     ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`] when there is no room for so many positions.
+    ///
     /// # Panics
     /// If `n_rot` is odd, or there are not `n_rot / 2` frequency factors.
-    pub fn new(params: RopeParams<'_>) -> RopeTable {
+    pub fn new(params: RopeParams<'_>) -> Result<RopeTable, KernelError> {
         let RopeParams {
             base,
             n_rot,
@@ -66,8 +71,8 @@ impl RopeTable {
                 freq_factors.map_or(inverse, |factors| inverse / factors[j])
             })
             .collect();
-        let mut cos = Vec::with_capacity(max_positions * half);
-        let mut sin = Vec::with_capacity(max_positions * half);
+        let len = max_positions.saturating_mul(half);
+        let (mut cos, mut sin) = (reserve(len)?, reserve(len)?);
         for position in 0..max_positions {
             for &inverse in &inv_freq {
                 let (s, c) = libm::sincos(f64::from(position as f32 * inverse));
@@ -75,12 +80,12 @@ impl RopeTable {
                 sin.push(s as f32);
             }
         }
-        RopeTable {
+        Ok(RopeTable {
             n_rot,
             style,
             cos,
             sin,
-        }
+        })
     }
 
     /// Rotated dimensions of a head.
@@ -115,6 +120,18 @@ impl RopeTable {
     }
 }
 
+/// An empty vector with room for `len` values.
+fn reserve(len: usize) -> Result<Vec<f32>, KernelError> {
+    let mut values = Vec::new();
+    match values.try_reserve_exact(len) {
+        Ok(()) => Ok(values),
+        Err(_) => Err(KernelError::OutOfMemory {
+            what: "RoPE tables",
+            bytes: len.saturating_mul(size_of::<f32>()),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +148,7 @@ mod tests {
 
     #[test]
     fn first_pair_turns_one_radian_a_position() {
-        let table = RopeTable::new(params(8, 100));
+        let table = RopeTable::new(params(8, 100)).expect("memory");
         assert_eq!(table.max_positions(), 100);
         for position in 0..100 {
             let (cos, sin) = table.at(position);
@@ -142,18 +159,26 @@ mod tests {
 
     #[test]
     fn frequency_factors_divide() {
-        let plain = RopeTable::new(params(4, 9));
+        let plain = RopeTable::new(params(4, 9)).expect("memory");
         let factors = [1.0, 8.0];
         let slowed = RopeTable::new(RopeParams {
             freq_factors: Some(&factors),
             ..params(4, 9)
-        });
+        })
+        .expect("memory");
         assert_eq!(plain.at(8).0[0], slowed.at(8).0[0]);
         assert_eq!(plain.at(1).1[1], slowed.at(8).1[1]);
     }
 
     #[test]
     fn a_head_without_rotation_has_an_empty_row() {
-        assert_eq!(RopeTable::new(params(0, 3)).at(2), (&[][..], &[][..]));
+        let table = RopeTable::new(params(0, 3)).expect("memory");
+        assert_eq!(table.at(2), (&[][..], &[][..]));
+    }
+
+    #[test]
+    fn a_context_beyond_memory_is_an_error() {
+        let table = RopeTable::new(params(8, usize::MAX / 8));
+        assert!(matches!(table, Err(KernelError::OutOfMemory { .. })));
     }
 }

@@ -153,7 +153,7 @@ fn rotations_are_right_and_the_same_everywhere() {
                 freq_factors: None,
                 max_positions: 500,
             };
-            let table = RopeTable::new(params);
+            let table = RopeTable::new(params).expect("memory");
             let x = random.floats(positions.len() * n_heads * head_dim);
             let found = everywhere.run(|backend| {
                 let mut x = buffer(backend, &x);

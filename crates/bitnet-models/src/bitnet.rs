@@ -91,7 +91,7 @@ impl<B: Backend> Model<B> {
             style: config.rope.style,
             freq_factors: config.rope.freq_factors.as_deref(),
             max_positions: context_length,
-        });
+        })?;
         let weights = Weights::load(&backend, checkpoint, progress)?;
         Ok(Model {
             backend,

@@ -5,9 +5,8 @@
 
 use super::{ConfigError, ConfigField};
 
-/// Widest vector: 2^20. A row of that many weights times activations of at most 128 stays under 2^27, far from
-/// the end of the kernels' i32 sums; the widest in use is 28 672.
-pub(super) const MAX_WIDTH: u64 = 1 << 20;
+/// Widest vector: what the kernels' i32 sums have room for; the widest in use is 28 672.
+pub(super) const MAX_WIDTH: u64 = bitnet_kernels::MAX_COLS as u64;
 /// Most layers: what llama.cpp accepts.
 pub(super) const MAX_LAYERS: u64 = 512;
 /// Most heads: 4096; 128 are in use.

@@ -64,7 +64,7 @@ fn each_hostile_value_is_refused_under_its_field() {
     let table: &[(Field, Change)] = &[
         (Field::HiddenSize, |raw| raw.hidden_size = 0),
         (Field::HiddenSize, |raw| raw.hidden_size = u64::MAX),
-        (Field::HiddenSize, |raw| raw.hidden_size = (1 << 20) + 1),
+        (Field::HiddenSize, |raw| raw.hidden_size = (1 << 18) + 1),
         (Field::IntermediateSize, |raw| raw.intermediate_size = 0),
         (Field::LayerCount, |raw| raw.n_layers = 0),
         (Field::LayerCount, |raw| raw.n_layers = 513),

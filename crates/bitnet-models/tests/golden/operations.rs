@@ -157,6 +157,7 @@ fn rope_table(config: &ModelConfig) -> RopeTable {
         freq_factors: config.rope.freq_factors.as_deref(),
         max_positions: SHORT_CONTEXT,
     })
+    .expect("memory")
 }
 
 fn backend() -> CpuBackend {
