@@ -31,6 +31,7 @@ mod sanitize;
 mod synth;
 mod table;
 mod token_ids;
+mod tokenizer_findings;
 mod units;
 
 use std::process::ExitCode;

@@ -12,8 +12,9 @@ use crate::args::{EngineArgs, ModelArgs};
 use crate::embedded;
 use crate::env::Environment;
 use crate::exit::CliError;
-use crate::output::warning;
+use crate::output::{notice, warning};
 use crate::progress::Progress;
+use crate::sanitize;
 
 /// A model by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +83,21 @@ pub struct Loaded {
     pub name: String,
     /// What it runs on, as results report it.
     pub device: &'static str,
+    source: ModelSource,
+}
+
+impl Loaded {
+    /// Tells what had to be assumed about the tokenizer of a file, a line for each assumption. Nobody can change the
+    /// model inside the program, so nothing is said about that one.
+    pub fn note_repairs(&self) {
+        if self.source == ModelSource::Embedded {
+            return;
+        }
+        for repair in self.engine.repairs() {
+            let text = format!("note: {}; assumed: {}", repair.why, repair.what);
+            notice(&sanitize::one_line(&text));
+        }
+    }
 }
 
 /// What only some commands load with.
@@ -138,6 +154,7 @@ pub fn load(
         engine,
         name: source.name(),
         device: args.device(env).used(),
+        source,
     };
     for text in &loaded.engine.info().warnings {
         warning(text);

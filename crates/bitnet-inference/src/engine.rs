@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bitnet_kernels::KvType;
 use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig};
-use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Tokenizer};
+use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
 
 use crate::error::Error;
@@ -176,6 +176,11 @@ impl Engine {
         self.tokenizer.as_deref().ok_or_else(|| Error::NoTokenizer {
             model: self.config.name.clone(),
         })
+    }
+
+    /// What had to be assumed to use the tokenizer; empty for a well-made one and without a tokenizer.
+    pub fn repairs(&self) -> &[Repair] {
+        self.tokenizer.as_deref().map_or(&[], Tokenizer::repairs)
     }
 
     /// The model's shape.

@@ -114,6 +114,8 @@ impl Error {
             // Who names a kernel that is not here has used the command wrongly; all else is the machine's.
             Error::Kernel(error) if matches!(**error, KernelError::Kernel { .. }) => USAGE,
             Error::Kernel(_) | Error::BadLogits { .. } | Error::Busy { .. } => RUN_TIME,
+            // Ids are the caller's; everything else that a tokenizer refuses is in its files.
+            Error::Tokenizer(error) if matches!(**error, TokenizerError::UnknownId { .. }) => USAGE,
             Error::Tokenizer(_) | Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } => {
                 UNUSABLE
             }
@@ -128,6 +130,14 @@ impl Error {
 
     /// What to do about it, when there is something.
     pub fn hint(&self) -> Option<String> {
+        if let Error::Tokenizer(error) = self
+            && let TokenizerError::UnknownId { vocab_size, .. } = **error
+        {
+            return Some(format!(
+                "the vocabulary has {vocab_size} tokens: give ids from 0 to {}, made by this tokenizer",
+                vocab_size.saturating_sub(1)
+            ));
+        }
         let hint = match self {
             Error::Model(error) => return Some(error.hint()),
             Error::Kernel(_) | Error::InvalidOption { .. } => return None,

@@ -56,7 +56,7 @@ pub use engine::{Engine, EngineInfo};
 pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
-pub use loader::{LoadOptions, open_tokenizer};
+pub use loader::{LoadOptions, checkpoint_tokenizer, open_tokenizer};
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
 pub use score::{Score, ScoreOptions, ScoreProgress};
@@ -64,7 +64,7 @@ pub use score::{Score, ScoreOptions, ScoreProgress};
 // The types of lower crates that appear in the signatures above.
 pub use bitnet_kernels::KvType;
 pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows};
-pub use bitnet_tokenizers::{Message, Tokenizer, TokenizerOptions};
+pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 
 /// The examples of the repository's README, compiled with the documentation tests.
 #[cfg(doctest)]

@@ -105,7 +105,11 @@ pub(crate) fn load(
         prefill_chunk: options.prefill_chunk.min(context),
     };
     // The tokenizer first: it is refused in milliseconds, weights take seconds.
-    let tokenizer = load_tokenizer(checkpoint, options)?.map(Arc::new);
+    let mut tokenizer = load_tokenizer(checkpoint, options)?;
+    if let (Some(tokenizer), Some(template)) = (&mut tokenizer, &options.chat_template) {
+        tokenizer.set_chat_template(Some(template.clone()));
+    }
+    let tokenizer = tokenizer.map(Arc::new);
 
     let backend = CpuBackend::new(CpuOptions {
         threads: options.threads,
@@ -198,6 +202,17 @@ fn load_tokenizer(
     if let Some(path) = &options.tokenizer {
         return open_tokenizer(path, &strict).map(Some);
     }
+    checkpoint_tokenizer(checkpoint, &strict)
+}
+
+/// The tokenizer that comes with a checkpoint, with the checkpoint's chat template; `None` when it has none.
+///
+/// # Errors
+/// [`Error::Model`] when its files cannot be read, [`Error::Tokenizer`] when they make no tokenizer.
+pub fn checkpoint_tokenizer(
+    checkpoint: &Checkpoint,
+    options: &TokenizerOptions,
+) -> Result<Option<Tokenizer>, Error> {
     let source = checkpoint.tokenizer_source()?;
     // A directory may keep its template in a file of its own. That of a GGUF file is in its vocabulary, where the
     // tokenizer repairs known mistakes: it must not be replaced by the original.
@@ -205,7 +220,7 @@ fn load_tokenizer(
         .then(|| checkpoint.chat_template())
         .transpose()?
         .flatten();
-    let mut tokenizer = from_source(source, &strict)?;
+    let mut tokenizer = from_source(source, options)?;
     if let (Some(tokenizer), Some(template)) = (&mut tokenizer, own_template) {
         tokenizer.set_chat_template(Some(template));
     }

@@ -94,11 +94,19 @@ pub enum TokenizerError {
     /// A field points at a token that does not exist.
     #[error("{field} is {id}, but the vocabulary has only {vocab_size} tokens")]
     IdOutOfRange {
-        /// The metadata key or JSON path, or `token id` for an id given to `decode`.
+        /// The metadata key or JSON path.
         field: &'static str,
         /// The id found.
         id: u64,
         /// The number of tokens.
+        vocab_size: usize,
+    },
+    /// An id given to be decoded is none of this vocabulary: the caller's mistake, not the file's.
+    #[error("token id {id} is outside the vocabulary of {vocab_size} tokens")]
+    UnknownId {
+        /// The id given.
+        id: u32,
+        /// The number of ids, which begin with 0.
         vocab_size: usize,
     },
     /// A special token is named that the vocabulary lacks.

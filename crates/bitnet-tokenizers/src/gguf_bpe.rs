@@ -155,6 +155,7 @@ pub(crate) fn build(
         repair::assume(
             &mut repairs,
             options,
+            repair::PRE,
             "split text as Falcon3 (LLaMA-3's rule)",
             why,
         )?;

@@ -123,6 +123,7 @@ fn assume_types(
     repair::assume(
         repairs,
         options,
+        repair::TOKEN_TYPE,
         what,
         "tokenizer.ggml.token_type is missing",
     )?;

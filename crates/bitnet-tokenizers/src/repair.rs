@@ -8,9 +8,18 @@ use crate::error::TokenizerError;
 use crate::token_table::{TokenKind, TokenTable};
 use crate::tokenizer::TokenizerOptions;
 
+/// Names the splitting rule.
+pub(crate) const PRE: &str = "tokenizer.ggml.pre";
+/// Tells special tokens and bytes from text.
+pub(crate) const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
+/// The chat template; Hugging Face files keep theirs elsewhere, under the same rules.
+pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
 /// One assumption that made a vocabulary usable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repair {
+    /// The metadata key (as GGUF names it) that is missing, empty or wrong.
+    pub field: &'static str,
     /// What was assumed.
     pub what: String,
     /// What in the file made it necessary.
@@ -24,6 +33,7 @@ pub struct Repair {
 pub(crate) fn assume(
     repairs: &mut Vec<Repair>,
     options: &TokenizerOptions,
+    field: &'static str,
     what: impl Into<String>,
     why: impl Into<String>,
 ) -> Result<(), TokenizerError> {
@@ -31,7 +41,7 @@ pub(crate) fn assume(
     if options.strict {
         return Err(TokenizerError::Guess { what, why });
     }
-    repairs.push(Repair { what, why });
+    repairs.push(Repair { field, what, why });
     Ok(())
 }
 
@@ -67,6 +77,7 @@ pub(crate) fn splitting_rule(
         assume(
             repairs,
             options,
+            PRE,
             "split text as LLaMA-3 (`llama-bpe`)",
             format!("{said}; {sign}"),
         )?;
@@ -76,6 +87,7 @@ pub(crate) fn splitting_rule(
         assume(
             repairs,
             options,
+            PRE,
             "split text by llama.cpp's `default` rule",
             said,
         )?;
@@ -105,6 +117,7 @@ pub(crate) fn chat_template(
             assume(
                 repairs,
                 options,
+                CHAT_TEMPLATE,
                 "use the documented chat format of BitNet b1.58 2B-4T",
                 "tokenizer.chat_template is the converter's placeholder (`BITNETAssistant`)",
             )?;

@@ -139,9 +139,8 @@ impl TokenTable {
     /// An id outside the vocabulary.
     pub(crate) fn append_bytes(&self, id: u32, out: &mut Vec<u8>) -> Result<(), TokenizerError> {
         let Some(kind) = self.kind(id) else {
-            return Err(TokenizerError::IdOutOfRange {
-                field: "token id",
-                id: id.into(),
+            return Err(TokenizerError::UnknownId {
+                id,
                 vocab_size: self.len(),
             });
         };

@@ -9,7 +9,7 @@ use crate::bpe::BpeEncoder;
 use crate::decode_stream::DecodeStream;
 use crate::error::TokenizerError;
 use crate::gguf_spm::ScoreEncoder;
-use crate::repair::Repair;
+use crate::repair::{self, Repair};
 use crate::token_table::{Spelling, TokenKind, TokenTable};
 use crate::vocabulary::GgufVocabulary;
 
@@ -236,6 +236,8 @@ impl Tokenizer {
     /// Replaces the chat template (by `chat_template.jinja` of a Hugging Face directory, or the user's).
     pub fn set_chat_template(&mut self, source: Option<String>) {
         self.chat_template = source;
+        // Whatever was assumed about the former one is of no consequence now.
+        self.repairs.retain(|r| r.field != repair::CHAT_TEMPLATE);
     }
 
     /// Whether a text starts with a space that the encoder put there.

@@ -63,7 +63,8 @@ Ctrl-C stops an answer. A line that begins with // is sent with one slash.";
 /// Holds the conversation until the user ends it.
 ///
 /// # Errors
-/// Bad options and models; errors within the conversation are told and do not end it.
+/// Bad options and models; errors within the conversation are told and do not end it. A conversation from a pipe ends
+/// with the exit code of the last of them: nobody may have been watching.
 pub fn run(args: &ChatArgs, env: &Environment) -> Result<Exit, CliError> {
     let extras = LoadExtras {
         chat_template: args.template.file_text()?,
@@ -71,6 +72,7 @@ pub fn run(args: &ChatArgs, env: &Environment) -> Result<Exit, CliError> {
     };
     let loaded = model_source::load(&args.model, &args.engine, env, extras)?;
     let format = args.template.format_of_chat(&loaded.engine, env)?;
+    loaded.note_repairs();
     let mut chat = Chat {
         args,
         env,
@@ -82,15 +84,16 @@ pub fn run(args: &ChatArgs, env: &Environment) -> Result<Exit, CliError> {
     if input.interactive() {
         notice(&format!("{}. /help lists the commands.", chat.loaded.name));
     }
+    let mut failed = None;
     loop {
         let line = match input.next_line()? {
             Line::Text(line) => line,
-            Line::End => return Ok(Exit::Ok),
+            Line::End => return Ok(input.exit(failed)),
             Line::Interrupted => return Ok(Exit::Interrupted),
         };
         match parse_line(&line) {
             Entry::Nothing => {}
-            Entry::Exit => return Ok(Exit::Ok),
+            Entry::Exit => return Ok(input.exit(failed)),
             Entry::Help => notice(HELP),
             Entry::Reset => {
                 chat.conversation.turns.clear();
@@ -106,12 +109,15 @@ pub fn run(args: &ChatArgs, env: &Environment) -> Result<Exit, CliError> {
             }
             Entry::Save(path) => match chat.conversation.save(Path::new(&path)) {
                 Ok(()) => notice(&format!("saved to {path}")),
-                Err(error) => error.report(false),
+                Err(error) => {
+                    failed = Some(error.class);
+                    error.report(false);
+                }
             },
             Entry::Unknown(command) => {
                 warning(&format!("there is no {command}; /help lists the commands"))
             }
-            Entry::Message(text) => chat.answer(&text)?,
+            Entry::Message(text) => failed = chat.answer(&text)?.or(failed),
         }
     }
 }
@@ -170,21 +176,22 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    /// Adds a message and streams the answer to it. A failure is told and the message taken back.
-    fn answer(&mut self, text: &str) -> Result<(), CliError> {
+    /// Adds a message and streams the answer to it. A failure is told and the message taken back;
+    /// its class is the result.
+    fn answer(&mut self, text: &str) -> Result<Option<Exit>, CliError> {
         self.conversation.turns.push(("user", text.to_string()));
         let mut out = Out::stdout();
         match self.generate(&mut out) {
             Ok(answer) => {
                 self.conversation.turns.push(("assistant", answer));
-                Ok(())
+                Ok(None)
             }
             // The reader of our output is gone: there is nobody to go on for.
             Err(error) if error.class == Exit::Ok => Err(error),
             Err(error) => {
                 self.conversation.turns.pop();
                 error.report(crate::output::colour_errors(self.env.no_color));
-                Ok(())
+                Ok(Some(error.class))
             }
         }
     }
@@ -298,6 +305,14 @@ impl Input {
 
     fn interactive(&self) -> bool {
         matches!(self, Input::Terminal(_))
+    }
+
+    /// The end of a conversation in which `failed` was the last failure: who types has seen it, a script has not.
+    fn exit(&self, failed: Option<Exit>) -> Exit {
+        match failed {
+            Some(class) if !self.interactive() => class,
+            _ => Exit::Ok,
+        }
     }
 
     fn next_line(&mut self) -> Result<Line, CliError> {

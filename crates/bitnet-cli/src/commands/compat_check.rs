@@ -12,6 +12,7 @@ use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
 use crate::sanitize;
 use crate::table::wrapped;
+use crate::tokenizer_findings;
 
 /// Options of `bitnet compat-check`.
 #[derive(Debug, Args)]
@@ -66,6 +67,10 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
         }
         ModelSource::Embedded => source.open(&options)?.findings().to_vec(),
     };
+    // A checkpoint that does not open is unusable, and its errors are listed already.
+    if let Ok(checkpoint) = source.open(&options) {
+        tokenizer_findings::add(&checkpoint, &mut findings);
+    }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
     let (errors, warnings, notes) = (

@@ -20,6 +20,7 @@ use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
 use crate::sanitize;
 use crate::table::{Align, Table, wrapped};
+use crate::tokenizer_findings;
 use crate::units;
 
 /// Options of `bitnet inspect`.
@@ -193,10 +194,14 @@ fn inspection(
                 file: t.shard,
             })
             .collect(),
-        findings: checkpoint
-            .map(|c| c.findings().to_vec())
-            .unwrap_or_default(),
+        findings: checkpoint.map(findings).unwrap_or_default(),
     }
+}
+
+fn findings(checkpoint: &Checkpoint) -> Vec<Finding> {
+    let mut findings = checkpoint.findings().to_vec();
+    tokenizer_findings::add(checkpoint, &mut findings);
+    findings
 }
 
 fn model_summary(config: &ModelConfig, dialect: Option<String>) -> ModelSummary {

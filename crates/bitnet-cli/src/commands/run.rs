@@ -149,6 +149,9 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
 
     let cooperative = Cooperative::begin();
     let mut generation = engine.generate(prompt, &options)?;
+    if args.format == Format::Text {
+        loaded.note_repairs();
+    }
     let mut out = Out::stdout();
     if args.echo && args.format == Format::Text {
         out.text(&text)?;

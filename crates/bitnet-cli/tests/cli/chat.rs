@@ -54,7 +54,7 @@ fn chat_uses_the_models_template_and_survives_a_full_context() {
         &[&args[..], &["--ctx", "24"]].concat(),
         b"Hello\nA much longer message than fits\n/exit\n",
     );
-    small.ok();
+    assert_eq!(small.code, Some(2), "the second answer failed: {small:?}");
     assert!(
         small.stderr.contains("the context holds 24") && small.stderr.contains("hint: "),
         "{small:?}"

@@ -1,6 +1,6 @@
 //! `inspect`, `compat-check` and `synth`.
 
-use crate::bitnet::{data, data_arg, run};
+use crate::bitnet::{data, data_arg, run, run_with_input};
 
 #[test]
 fn inspect_lists_the_embedded_model() {
@@ -278,4 +278,100 @@ fn synth_refuses_what_cannot_be_written() {
     run(&["synth", "--shape", "125m", "--arch", "qwen3", "--hf", out]).fails(2, "qwen3", "--hf");
     run(&["synth", "--shape", "7b", out]).fails(2, "'7b'", "");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// The embedded model as a file, with `old` replaced by `new` of the same length.
+fn stories_with(dir: &std::path::Path, old: &str, new: &str) -> String {
+    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/stories-5m.I2_S.gguf");
+    let mut bytes = std::fs::read(assets).unwrap();
+    assert_eq!(old.len(), new.len());
+    let at = bytes
+        .windows(old.len())
+        .position(|w| w == old.as_bytes())
+        .unwrap();
+    bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
+    let path = dir.join("stories.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+#[test]
+fn guesses_about_the_tokenizer_are_listed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let types = ("tokenizer.ggml.token_type", "tokenizer.ggml.token_typo");
+    let path = stories_with(dir.path(), types.0, types.1);
+    for command in ["inspect", "compat-check"] {
+        let report = run(&[command, &path, "--format", "json"]).json();
+        let findings = report["findings"].as_array().unwrap();
+        let guess = findings
+            .iter()
+            .find(|f| f["code"] == "tokenizer-guess")
+            .unwrap_or_else(|| panic!("{report}"));
+        assert_eq!(guess["place"], "field tokenizer.ggml.token_type");
+        assert_eq!(guess["severity"], "warning");
+        let message = guess["message"].as_str().unwrap();
+        assert!(
+            message.contains("assumed: tell special tokens by"),
+            "{message}"
+        );
+    }
+    let note = "note: tokenizer.ggml.token_type is missing; assumed: tell special tokens";
+    let args = ["run", "--model", &path, "--prompt", "Once", "-n", "2"];
+    let text = run(&args);
+    text.ok();
+    assert_eq!(text.stderr.matches(note).count(), 1, "{text:?}");
+    let json = run(&[&args[..], &["--format", "json"]].concat());
+    json.ok();
+    assert!(!json.stderr.contains("note:"), "{json:?}");
+    let chat = run_with_input(&["chat", "--model", &path, "-n", "2"], b"Once\n");
+    chat.ok();
+    assert_eq!(chat.stderr.matches(note).count(), 1, "{chat:?}");
+
+    // What the headers tell is completed, not repeated.
+    let path = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
+    for command in ["inspect", "compat-check"] {
+        let report = run(&[command, &path, "--format", "json"]).json();
+        for (place, assumed) in [
+            ("field tokenizer.ggml.pre", "assumed: split text as LLaMA-3"),
+            (
+                "field tokenizer.chat_template",
+                "assumed: use the documented chat format",
+            ),
+        ] {
+            let messages: Vec<&str> = report["findings"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|f| f["place"] == place)
+                .map(|f| f["message"].as_str().unwrap())
+                .collect();
+            assert_eq!(messages.len(), 1, "{report}");
+            assert!(messages[0].contains(assumed), "{messages:?}");
+        }
+    }
+    let embedded = run(&["run", "--prompt", "Once", "-n", "2"]);
+    embedded.ok();
+    assert!(!embedded.stderr.contains("note:"), "{embedded:?}");
+}
+
+#[test]
+fn a_tokenizer_that_cannot_be_built_is_an_error_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = stories_with(dir.path(), "gpt2", "gpt9");
+    let checked = run(&["compat-check", &path, "--format", "json"]);
+    assert_eq!(checked.code, Some(3), "{checked:?}");
+    let inspected = run(&["inspect", &path, "--format", "json"]);
+    inspected.ok();
+    for ended in [checked, inspected] {
+        let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        let errors: Vec<_> = findings
+            .iter()
+            .filter(|f| f["severity"] == "error")
+            .collect();
+        assert_eq!(errors.len(), 1, "{report}");
+        assert_eq!(errors[0]["code"], "tokenizer-unusable");
+        assert!(errors[0]["message"].as_str().unwrap().contains("`gpt9`"));
+        assert!(!errors[0]["remedy"].as_str().unwrap().is_empty());
+    }
 }

@@ -127,3 +127,12 @@ fn control_characters_are_stripped_from_text_and_escaped_in_json() {
         "\"a\\u001b[31mb\"\n"
     );
 }
+
+#[test]
+fn an_id_outside_the_vocabulary_is_a_usage_error() {
+    let hint = "1024 tokens: give ids from 0 to 1023";
+    run(&["detokenize", "448 999999"]).fails(2, "token id 999999", hint);
+    run(&["detokenize", "1024"]).fails(2, "token id 1024", hint);
+    run_with_input(&["detokenize", "--jsonl"], b"[1024]\n").fails(2, "token id 1024", hint);
+    run(&["detokenize", "1023"]).ok();
+}
