@@ -2,7 +2,7 @@
 //! The `bitnet` command: run, inspect, check and measure ternary language models.
 //!
 //! # Layout
-//! - [`cli`], [`args`], [`env`]: what may be asked for, and the rule flag > environment > default
+//! - [`cli`], [`args`], [`mod@env`]: what may be asked for, and the rule flag > environment > default
 //! - [`commands`]: one command, one file
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
 //! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`interrupt`]: what the
