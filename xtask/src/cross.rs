@@ -15,7 +15,6 @@ use std::process::Command;
 /// Names a folder that already holds the unpacked `library` sources, instead of downloading them.
 const SOURCE_VARIABLE: &str = "XTASK_RUST_LIBRARY";
 
-const MIRROR: &str = "http://deb.debian.org/debian";
 const SUITE: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -103,7 +102,7 @@ fn download(folder: &Path, version: &str) -> Result<()> {
     let sources = apt.join("sources.list");
     fs::write(
         &sources,
-        format!("deb [signed-by={KEYRING}] {MIRROR} {SUITE} main\n"),
+        format!("deb [signed-by={KEYRING}] {} {SUITE} main\n", mirror()?),
     )?;
     let private = |program: &str| {
         let mut command = Command::new(program);
@@ -134,4 +133,55 @@ fn download(folder: &Path, version: &str) -> Result<()> {
     run(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
     fs::remove_file(package)?;
     Ok(())
+}
+
+/// The mirror of Debian's packages that this machine's own apt sources name.
+fn mirror() -> Result<String> {
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    if let Ok(parts) = fs::read_dir("/etc/apt/sources.list.d") {
+        files.extend(parts.filter_map(|part| Some(part.ok()?.path())));
+    }
+    files
+        .iter()
+        .filter(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "list" || extension == "sources")
+        })
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .find_map(|text| debian_archive(&text))
+        .context("the apt sources of this machine name no Debian archive")
+}
+
+/// The first archive of Debian's packages in a `sources.list` or `.sources` text: an address that ends in `/debian`.
+fn debian_archive(sources: &str) -> Option<String> {
+    sources
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(str::split_whitespace)
+        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::debian_archive;
+
+    #[test]
+    fn the_archive_is_found_in_both_styles_of_apt_sources() {
+        let old =
+            "# deb http://old.example/debian x main\ndeb https://a.example/debian/ bookworm main\n";
+        assert_eq!(
+            debian_archive(old).as_deref(),
+            Some("https://a.example/debian/")
+        );
+        let new = "Types: deb\nURIs: http://b.example/debian-security http://b.example/debian\n";
+        assert_eq!(
+            debian_archive(new).as_deref(),
+            Some("http://b.example/debian")
+        );
+        assert_eq!(
+            debian_archive("deb http://c.example/ubuntu noble main"),
+            None
+        );
+    }
 }
