@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bitnet_kernels::KvType;
-use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig};
+use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, Profile};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
 
@@ -47,8 +47,14 @@ pub struct EngineInfo {
     pub kv_type: &'static str,
     /// Memory set aside for keys and values (the system hands it out as it fills).
     pub kv_cache_bytes: usize,
-    /// Weight bytes that one decoded token reads.
+    /// Bytes of the ternary matrices of all layers, in the layout that they run in.
+    pub layer_bytes: usize,
+    /// Bytes of the matrix that turns hidden states into logits.
+    pub head_bytes: usize,
+    /// Weight bytes that one decoded token reads: layers and head.
     pub bytes_per_token: usize,
+    /// Bytes of keys and values that each position before it adds to that.
+    pub kv_position_bytes: usize,
     /// How long loading took.
     pub load: Duration,
     /// What the user should know about this machine, such as a processor without fast kernels.
@@ -140,7 +146,10 @@ impl Engine {
                 KvType::F16 => "f16",
             },
             kv_cache_bytes: loaded.kv_cache_bytes,
-            bytes_per_token: loaded.bytes_per_token,
+            layer_bytes: loaded.weight_bytes.layers,
+            head_bytes: loaded.weight_bytes.head,
+            bytes_per_token: loaded.weight_bytes.layers + loaded.weight_bytes.head,
+            kv_position_bytes: loaded.kv_position_bytes,
             load: clock.now(),
             warnings: loaded.warnings,
         };
@@ -350,6 +359,16 @@ impl Engine {
         };
         shared.mailboxes.remove(&request);
         shared.step.cancel(request);
+    }
+
+    /// Starts to add up where the time of forward passes goes, from zero.
+    pub fn start_profile(&self) {
+        self.lock().step.start_profile();
+    }
+
+    /// What was added up since [`Engine::start_profile`], and an end to it; `None` when nothing was started.
+    pub fn take_profile(&self) -> Option<Profile> {
+        self.lock().step.take_profile()
     }
 
     /// Blocks of the KV cache that no generation owns.

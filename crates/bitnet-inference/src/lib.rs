@@ -63,7 +63,7 @@ pub use score::{Score, ScoreOptions, ScoreProgress};
 
 // The types of lower crates that appear in the signatures above.
 pub use bitnet_kernels::KvType;
-pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows};
+pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows, Operation, Profile};
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 
 /// The examples of the repository's README, compiled with the documentation tests.

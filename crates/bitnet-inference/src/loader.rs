@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_kernels::{Backend, CpuBackend, CpuOptions, KvType};
+use bitnet_kernels::{Backend, CpuBackend, CpuOptions, KV_BLOCK, KvType};
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, Model, ModelConfig,
-    TensorRole, TokenizerSource, kv_block_bytes,
+    TokenizerSource, WeightBytes, kv_block_bytes,
 };
 use bitnet_tokenizers::{Tokenizer, TokenizerOptions};
 
@@ -86,7 +86,8 @@ pub(crate) struct Loaded {
     pub warnings: Vec<String>,
     pub context: usize,
     pub kv_cache_bytes: usize,
-    pub bytes_per_token: usize,
+    pub weight_bytes: WeightBytes,
+    pub kv_position_bytes: usize,
 }
 
 /// Loads everything on the CPU.
@@ -118,6 +119,7 @@ pub(crate) fn load(
     let (kernel, threads) = (backend.kernel_name().to_owned(), backend.threads());
     let warnings = backend.warnings().to_vec();
     let model = Model::load(backend, checkpoint, context, progress)?;
+    let weight_bytes = model.weight_bytes();
     let n_blocks = options
         .max_sequences
         .checked_mul(BlockManager::blocks_for(context))
@@ -152,7 +154,8 @@ pub(crate) fn load(
         warnings,
         context,
         kv_cache_bytes: n_blocks * kv_block_bytes(&config, options.kv_type),
-        bytes_per_token: bytes_per_token(checkpoint, &config)?,
+        kv_position_bytes: kv_block_bytes(&config, options.kv_type) / KV_BLOCK,
+        weight_bytes,
         config,
     })
 }
@@ -179,17 +182,6 @@ fn positive(option: &str, value: usize) -> Result<(), Error> {
         value: value.to_string(),
         expected: "at least 1".into(),
     })
-}
-
-/// Weight bytes that one decoded token reads: two bits for every ternary weight and the head as the file stores it.
-/// Keys and values, which grow with the position, and norms are not in it.
-fn bytes_per_token(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<usize, Error> {
-    let head = if config.tied_head {
-        TensorRole::Embedding
-    } else {
-        TensorRole::Head
-    };
-    Ok(config.n_ternary_weights() / 4 + checkpoint.matrix(head)?.bytes.len())
 }
 
 fn load_tokenizer(

@@ -3,7 +3,7 @@
 //! [`Step`] owns no thread, clock or channel. Whoever holds it calls [`Step::step`] as often as there is work: the
 //! engine behind its lock, a server on its own thread, a test or a browser in a plain loop.
 
-use bitnet_models::{Batch, LogitRows};
+use bitnet_models::{Batch, LogitRows, Profile};
 
 use crate::block_manager::BlockManager;
 use crate::error::Error;
@@ -40,6 +40,7 @@ pub struct Step {
     blocks: BlockManager,
     batch: Batch,
     plan: Vec<Chunk>,
+    profile: Option<Profile>, // of passes since it was asked for
 }
 
 impl Step {
@@ -60,6 +61,7 @@ impl Step {
             scheduler: Scheduler::new(limits),
             batch: Batch::new(),
             plan: Vec::new(),
+            profile: None,
         }
     }
 
@@ -79,6 +81,16 @@ impl Step {
     /// What an evaluation needs, borrowed apart.
     pub(crate) fn evaluation_parts(&mut self) -> (&mut dyn Runner, &mut BlockManager, &mut Batch) {
         (&mut *self.runner, &mut self.blocks, &mut self.batch)
+    }
+
+    /// Starts to add up where the time of passes goes, from zero.
+    pub fn start_profile(&mut self) {
+        self.profile = Some(Profile::default());
+    }
+
+    /// What was added up, and an end to it.
+    pub fn take_profile(&mut self) -> Option<Profile> {
+        self.profile.take()
     }
 
     /// Blocks of the KV cache that nobody owns.
@@ -108,7 +120,8 @@ impl Step {
             );
         }
         let started = clock.now();
-        let ran = self.runner.run(&self.batch, None);
+        let observer = self.profile.as_mut().map(|profile| profile as _);
+        let ran = self.runner.run(&self.batch, observer);
         let run_time = clock.now() - started;
 
         let vocab_size = self.runner.shape().vocab_size;

@@ -163,6 +163,12 @@ pub trait Backend: Send + Sync + 'static {
     /// A type that is not supported, bytes that do not match the shape.
     fn upload_matrix(&self, matrix: MatrixData) -> Result<Self::Matrix, KernelError>;
 
+    /// Bytes of a ternary weight in run layout, codes and scales: what a product reads of it when nothing is skipped.
+    fn ternary_bytes(&self, weight: &Self::Ternary) -> usize;
+
+    /// Bytes of a dense matrix: what a product reads of it.
+    fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
+
     /// An empty KV cache.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 //! Source: `transformers` `modeling_bitnet.py` (BitNetAttention), `modeling_qwen3.py` (Qwen3Attention).
 
 use crate::activations::Activations;
+use crate::kv_cache::KvCache;
 use crate::pass::Pass;
 use crate::tensor_role::NormPlace::{Attention, AttentionSub, KeyHead, QueryHead};
 use crate::tensor_role::Projection::{Key, Output, Query, Value};
@@ -20,10 +21,9 @@ use bitnet_kernels::Backend;
 pub(crate) fn attention<B: Backend>(
     pass: &mut Pass<'_, '_, B>,
     w: &AttentionWeights<B>,
-    cache: &mut B::KvCache,
+    cache: &mut KvCache<B>,
     a: &mut Activations<B>,
 ) {
-    let (backend, layer, batch) = (pass.backend, pass.layer, pass.batch.view());
     let (n_heads, n_kv_heads) = (pass.config.n_heads, pass.config.n_kv_heads);
 
     pass.norm(Attention, &w.norm, &a.residual, &mut a.normed);
@@ -38,8 +38,9 @@ pub(crate) fn attention<B: Backend>(
     }
     pass.rope(&mut a.queries, &mut a.keys);
 
-    backend.kv_write(cache, layer, &a.keys, &a.values, &batch);
-    backend.attention(&a.queries, cache, layer, n_heads, &batch, &mut a.context);
+    pass.kv_write(&mut cache.storage, &a.keys, &a.values);
+    let kv_type = cache.kv_type();
+    pass.attention(&a.queries, &cache.storage, kv_type, &mut a.context);
 
     if let Some(sub_norm) = &w.sub_norm {
         pass.norm_in_place(AttentionSub, sub_norm, 1, &mut a.context);

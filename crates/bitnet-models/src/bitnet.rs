@@ -23,7 +23,7 @@ use crate::kv_cache::KvCache;
 use crate::observer::{Observer, Site};
 use crate::pass::Pass;
 use crate::tensor_role::TensorRole;
-use crate::weights::{LoadProgress, Weights};
+use crate::weights::{LoadProgress, WeightBytes, Weights};
 use bitnet_kernels::{Backend, KernelError, KvType, RopeParams, RopeTable};
 
 /// A model in memory, ready to run. It is only read after loading; what changes is in [`KvCache`] and
@@ -59,7 +59,7 @@ impl<B: Backend> Model<B> {
         pass.embed(&w.embedding, &mut a.residual);
         for (layer, w) in w.layers.iter().enumerate() {
             pass.layer = layer;
-            attention(&mut pass, &w.attention, &mut cache.storage, a);
+            attention(&mut pass, &w.attention, cache, a);
             feed_forward(&mut pass, &w.feed_forward, a);
             pass.show(Site::Layer(layer), &a.residual, config.hidden_size);
         }
@@ -115,6 +115,11 @@ impl<B: Backend> Model<B> {
     /// What computes.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// What the weights take in memory.
+    pub fn weight_bytes(&self) -> WeightBytes {
+        self.weights.bytes(&self.backend)
     }
 
     /// Room for the keys and values of `n_blocks` blocks of [`bitnet_kernels::KV_BLOCK`] positions.

@@ -14,7 +14,8 @@
 //! - `json`, `hf_config`, [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
-//! - [`batch`], [`kv_cache`], [`activations`], [`observer`]: what goes into a forward pass and what comes out
+//! - [`batch`], [`kv_cache`], [`activations`], [`observer`]: what goes into a forward pass and what comes out;
+//!   [`profile`]: where its time goes
 //! - [`bitnet`]: the forward pass, of `attention` and `feed_forward`, over `weights`
 #![deny(unsafe_code)]
 
@@ -42,6 +43,7 @@ pub mod activations;
 pub mod batch;
 pub mod kv_cache;
 pub mod observer;
+pub mod profile;
 
 mod attention;
 pub mod bitnet;
@@ -60,6 +62,7 @@ pub use family::Family;
 pub use finding::{Finding, Severity};
 pub use generation::GenerationDefaults;
 pub use kv_cache::{KvCache, kv_block_bytes};
-pub use observer::{Observer, Site};
+pub use observer::{Observer, Operation, Site, Work};
+pub use profile::Profile;
 pub use tensor_role::{NormPlace, Projection, TensorRole};
-pub use weights::LoadProgress;
+pub use weights::{LoadProgress, WeightBytes};

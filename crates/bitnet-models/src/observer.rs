@@ -1,6 +1,9 @@
 //! A window into the forward pass: what every step computed, for tests against a reference and for `--trace`.
 //!
-//! Without an observer nothing is read back and nothing is spent.
+//! Without an observer nothing is read back and nothing is spent. One that wants times (see [`crate::profile`]) is told
+//! how long each operation took and what it had to read and compute.
+
+use std::time::Duration;
 
 use crate::tensor_role::{NormPlace, Projection};
 
@@ -25,10 +28,99 @@ pub enum Site {
     FinalNorm,
 }
 
+/// A kind of operation of the forward pass, for where the time goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// Rows of the embedding.
+    Embed,
+    /// Every RMSNorm.
+    Norm,
+    /// The ternary products of queries, keys and values, with the rounding of their input to int8.
+    QueryKeyValue,
+    /// Rotation of queries and keys.
+    Rope,
+    /// Storing keys and values.
+    KvWrite,
+    /// Scores, softmax and weighted sum.
+    Attention,
+    /// The ternary product after attention.
+    Output,
+    /// The ternary products that widen.
+    GateUp,
+    /// The nonlinearity between them and the last.
+    Activation,
+    /// The ternary product that narrows.
+    Down,
+    /// Additions to the residual stream.
+    Add,
+    /// Logits.
+    Head,
+}
+
+impl Operation {
+    /// All, in the order of the computation.
+    pub const ALL: [Operation; 12] = [
+        Operation::Embed,
+        Operation::Norm,
+        Operation::QueryKeyValue,
+        Operation::Rope,
+        Operation::KvWrite,
+        Operation::Attention,
+        Operation::Output,
+        Operation::GateUp,
+        Operation::Activation,
+        Operation::Down,
+        Operation::Add,
+        Operation::Head,
+    ];
+
+    /// The name that reports use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operation::Embed => "embed",
+            Operation::Norm => "norm",
+            Operation::QueryKeyValue => "q k v",
+            Operation::Rope => "rope",
+            Operation::KvWrite => "kv write",
+            Operation::Attention => "attention",
+            Operation::Output => "output",
+            Operation::GateUp => "gate up",
+            Operation::Activation => "activation",
+            Operation::Down => "down",
+            Operation::Add => "add",
+            Operation::Head => "head",
+        }
+    }
+}
+
+/// What an operation had to do at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Work {
+    /// Bytes of weights, or of keys and values, that it read. 0 where activations are all it needs.
+    pub bytes: u64,
+    /// Additions and multiplications of its products: two for each weight and row.
+    pub operations: u64,
+}
+
 /// Somebody who watches a forward pass.
 pub trait Observer {
     /// Called after each step, in the order of the computation, with the `n_rows` rows that it computed.
     fn observe(&mut self, site: Site, values: &[f32], n_rows: usize);
+
+    /// Whether [`observe`](Self::observe) is to be called; reading the values back costs time.
+    fn wants_values(&self) -> bool {
+        true
+    }
+
+    /// Whether [`timed`](Self::timed) is to be called.
+    fn wants_times(&self) -> bool {
+        false
+    }
+
+    /// Called after each operation with the time that it took.
+    fn timed(&mut self, operation: Operation, work: Work, time: Duration) {
+        let _ = (operation, work, time);
+    }
 }
 
 impl<F: FnMut(Site, &[f32], usize)> Observer for F {

@@ -5,9 +5,10 @@
 
 use crate::batch::Batch;
 use crate::config::ModelConfig;
-use crate::observer::{Observer, Site};
+use crate::observer::{Observer, Operation, Site, Work};
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
-use bitnet_kernels::{Backend, RopeTable};
+use bitnet_kernels::{Backend, KvType, RopeTable};
+use std::time::Instant;
 
 /// What every step of a pass needs.
 pub(crate) struct Pass<'a, 'o, B: Backend> {
@@ -42,7 +43,9 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
 
     /// `out[i] = table[tokens[i]]`, `[n, hidden_size]`.
     pub fn embed(&mut self, table: &B::Matrix, out: &mut B::Buffer) {
+        let started = self.begin();
         self.backend.embed(table, self.batch.tokens(), out);
+        self.end(started, Operation::Embed, |_| Work::default());
         self.show(Site::Embed, out, self.config.hidden_size);
     }
 
@@ -55,7 +58,9 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         out: &mut B::Buffer,
     ) {
         let (eps, n) = (self.config.rms_norm_eps, self.batch.len());
+        let started = self.begin();
         self.backend.rms_norm(x, weight, eps, n, out);
+        self.end(started, Operation::Norm, |_| Work::default());
         let (_, len) = TensorRole::Norm(self.layer, place).shape(self.config);
         self.show(Site::Norm(self.layer, place), out, len);
     }
@@ -69,7 +74,9 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         x: &mut B::Buffer,
     ) {
         let (eps, n) = (self.config.rms_norm_eps, self.batch.len() * n_parts);
+        let started = self.begin();
         self.backend.rms_norm_in_place(x, weight, eps, n);
+        self.end(started, Operation::Norm, |_| Work::default());
         let (_, len) = TensorRole::Norm(self.layer, place).shape(self.config);
         self.show(Site::Norm(self.layer, place), x, n_parts * len);
     }
@@ -82,7 +89,21 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         mut outs: [&mut B::Buffer; N],
     ) {
         let (n, weights) = (self.batch.len(), projections.map(|(_, weight)| weight));
+        let started = self.begin();
         self.backend.bitlinear(x, n, &weights, &mut outs);
+        self.end(started, operation_of(projections[0].0), |pass| {
+            let shapes = projections.iter().map(|(projection, _)| {
+                TensorRole::Projection(pass.layer, *projection).shape(pass.config)
+            });
+            let n_weights: usize = shapes.map(|(rows, cols)| rows * cols).sum();
+            let bytes = weights
+                .iter()
+                .map(|weight| pass.backend.ternary_bytes(weight));
+            Work {
+                bytes: bytes.sum::<usize>() as u64,
+                operations: 2 * (n_weights * n) as u64,
+            }
+        });
         for ((projection, _), out) in projections.into_iter().zip(outs) {
             let (rows, cols) = TensorRole::Projection(self.layer, projection).shape(self.config);
             self.show(Site::LinearInput(self.layer, projection), x, cols);
@@ -93,48 +114,134 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
     /// Turns every query and key head by its row's position.
     pub fn rope(&mut self, queries: &mut B::Buffer, keys: &mut B::Buffer) {
         let (backend, config, positions) = (self.backend, self.config, self.batch.positions());
+        let started = self.begin();
         for (heads, n_heads) in [
             (&mut *queries, config.n_heads),
             (&mut *keys, config.n_kv_heads),
         ] {
             backend.rope(heads, n_heads, config.head_dim, positions, self.rope);
         }
+        self.end(started, Operation::Rope, |_| Work::default());
         self.show(Site::QueryRope(self.layer), queries, config.query_size());
         self.show(Site::KeyRope(self.layer), keys, config.kv_size());
+    }
+
+    /// Stores the batch's keys and values, `[n, n_kv_heads * head_dim]` each.
+    pub fn kv_write(&mut self, cache: &mut B::KvCache, keys: &B::Buffer, values: &B::Buffer) {
+        let started = self.begin();
+        let (layer, batch) = (self.layer, self.batch.view());
+        self.backend.kv_write(cache, layer, keys, values, &batch);
+        self.end(started, Operation::KvWrite, |_| Work::default());
+    }
+
+    /// `out = softmax(q kT / sqrt(head_dim)) v` over the positions up to each row's own, `[n, n_heads * head_dim]`.
+    pub fn attention(
+        &mut self,
+        queries: &B::Buffer,
+        cache: &B::KvCache,
+        kv_type: KvType,
+        out: &mut B::Buffer,
+    ) {
+        let started = self.begin();
+        let (layer, n_heads, batch) = (self.layer, self.config.n_heads, self.batch.view());
+        self.backend
+            .attention(queries, cache, layer, n_heads, &batch, out);
+        self.end(started, Operation::Attention, |pass| {
+            let (mut seen, mut read) = (0, 0);
+            for (row, &position) in batch.positions.iter().enumerate() {
+                seen += u64::from(position) + 1;
+                // Rows of one sequence share what they read: its last row reads all that the others do.
+                if batch.sequences.get(row + 1) != Some(&batch.sequences[row]) {
+                    read += u64::from(position) + 1;
+                }
+            }
+            let of_position = 2 * pass.config.kv_size() * kv_type.bytes();
+            Work {
+                bytes: read * of_position as u64,
+                operations: seen * 4 * pass.config.query_size() as u64,
+            }
+        });
     }
 
     /// `out = activation(gate) * up`, all `[n, intermediate_size]`.
     pub fn gate(&mut self, gate: &B::Buffer, up: &B::Buffer, out: &mut B::Buffer) {
         let activation = self.config.family.activation;
         let n = self.batch.len() * self.config.intermediate_size;
+        let started = self.begin();
         self.backend.gate(activation, gate, up, n, out);
+        self.end(started, Operation::Activation, |_| Work::default());
     }
 
     /// `residual += update`, both `[n, hidden_size]`.
     pub fn add(&mut self, residual: &mut B::Buffer, update: &B::Buffer) {
         let n = self.batch.len() * self.config.hidden_size;
+        let started = self.begin();
         self.backend.add(residual, update, n);
+        self.end(started, Operation::Add, |_| Work::default());
     }
 
     /// The norm before the head: `out = norm(x)`, both `[n, hidden_size]`.
     pub fn final_norm(&mut self, weight: &B::Buffer, x: &B::Buffer, out: &mut B::Buffer) {
         let (eps, n) = (self.config.rms_norm_eps, self.batch.len());
+        let started = self.begin();
         self.backend.rms_norm(x, weight, eps, n, out);
+        self.end(started, Operation::Norm, |_| Work::default());
         self.show(Site::FinalNorm, out, self.config.hidden_size);
     }
 
     /// `logits[i] = hidden[logit_rows[i]] w`, `[n_logit_rows, vocab_size]`.
     pub fn head(&mut self, w: &B::Matrix, hidden: &B::Buffer, logits: &mut B::Buffer) {
         let rows = self.batch.logit_rows();
+        let started = self.begin();
         self.backend.matmul(w, hidden, rows, logits);
+        self.end(started, Operation::Head, |pass| Work {
+            bytes: if rows.is_empty() {
+                0
+            } else {
+                pass.backend.matrix_bytes(w) as u64
+            },
+            operations: 2 * (rows.len() * pass.config.vocab_size * pass.config.hidden_size) as u64,
+        });
+    }
+
+    /// The time before an operation, if somebody wants to know how long it takes.
+    fn begin(&self) -> Option<Instant> {
+        let watched = self.observer.as_ref().is_some_and(|o| o.wants_times());
+        watched.then(Instant::now)
+    }
+
+    /// Tells the observer how long an operation took; `work` is asked only then.
+    fn end(
+        &mut self,
+        started: Option<Instant>,
+        operation: Operation,
+        work: impl FnOnce(&Self) -> Work,
+    ) {
+        let Some(time) = started.map(|started| started.elapsed()) else {
+            return;
+        };
+        let work = work(self);
+        if let Some(observer) = &mut self.observer {
+            observer.timed(operation, work, time);
+        }
     }
 
     /// Shows the observer, if there is one, the batch's rows of a buffer.
     pub fn show(&mut self, site: Site, buffer: &B::Buffer, row_len: usize) {
-        if let Some(observer) = &mut self.observer {
+        if let Some(observer) = self.observer.as_mut().filter(|o| o.wants_values()) {
             let mut values = vec![0.0; self.batch.len() * row_len];
             self.backend.read(buffer, 0, &mut values);
             observer.observe(site, &values, self.batch.len());
         }
+    }
+}
+
+/// The operation that computes a projection, alone or with others of the same input.
+fn operation_of(projection: Projection) -> Operation {
+    match projection {
+        Projection::Query | Projection::Key | Projection::Value => Operation::QueryKeyValue,
+        Projection::Output => Operation::Output,
+        Projection::Gate | Projection::Up => Operation::GateUp,
+        Projection::Down => Operation::Down,
     }
 }

@@ -64,6 +64,15 @@ pub(crate) struct FeedForwardWeights<B: Backend> {
     pub down: B::Ternary,
 }
 
+/// What the weights take in memory, as the backend keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// The ternary matrices of all layers.
+    pub layers: usize,
+    /// The matrix that turns hidden states into logits, which may be the embedding too.
+    pub head: usize,
+}
+
 /// How far loading is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadProgress {
@@ -115,6 +124,25 @@ impl<B: Backend> Weights<B> {
     /// What turns hidden states into logits, `[vocab_size, hidden_size]`.
     pub fn head(&self) -> &B::Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// What they take in memory.
+    pub fn bytes(&self, backend: &B) -> WeightBytes {
+        let layers = self.layers.iter().flat_map(LayerWeights::matrices);
+        WeightBytes {
+            layers: layers.map(|weight| backend.ternary_bytes(weight)).sum(),
+            head: backend.matrix_bytes(self.head()),
+        }
+    }
+}
+
+impl<B: Backend> LayerWeights<B> {
+    /// Its seven ternary matrices.
+    fn matrices(&self) -> [&B::Ternary; 7] {
+        let (a, f) = (&self.attention, &self.feed_forward);
+        [
+            &a.query, &a.key, &a.value, &a.output, &f.gate, &f.up, &f.down,
+        ]
     }
 }
 

@@ -1,7 +1,7 @@
 //! Logits, hidden states and traces agree with each other and with generation, however they are chunked.
 
 use crate::{reference_path, stories, tokens};
-use bitnet_inference::{Engine, GenerateOptions, KvType, LoadOptions, LogitRows};
+use bitnet_inference::{Engine, GenerateOptions, KvType, LoadOptions, LogitRows, Operation};
 
 #[test]
 fn logits_of_all_positions_end_with_those_of_the_last() {
@@ -81,11 +81,15 @@ fn a_model_in_memory_is_the_model_on_disk() {
     );
     let info = engine.info();
     assert_eq!(info.context, 256);
-    // Two bits for each of the ternary weights of 6 layers, and the F16 head of 1024 rows of 256.
+    // Two bits for each of the ternary weights of 6 layers and a scale for each of 7 tensors; the F16 head of 1024
+    // rows of 256.
+    let layers = 6 * ((4 * 256 * 256 + 3 * 256 * 768) / 4 + 7 * 4);
     assert_eq!(
-        info.bytes_per_token,
-        6 * (4 * 256 * 256 + 3 * 256 * 768) / 4 + 1024 * 256 * 2
+        (info.layer_bytes, info.head_bytes),
+        (layers, 1024 * 256 * 2)
     );
+    assert_eq!(info.bytes_per_token, layers + 1024 * 256 * 2);
+    assert_eq!(info.kv_position_bytes, 6 * 2 * 256 * 4);
     // 256 positions, 6 layers, keys and values of 256 f32.
     assert_eq!(info.kv_cache_bytes, 256 * 6 * 2 * 256 * 4);
 }
@@ -113,4 +117,35 @@ fn an_f16_cache_takes_half_the_memory_and_changes_little() {
     };
     let (error, spread) = (rms(&half, &full), rms(&full, &vec![0.0; full.len()]));
     assert!(error < spread / 20.0, "{error} of {spread}");
+}
+
+#[test]
+fn a_profile_names_every_operation_and_changes_no_token() {
+    let engine = Engine::load(crate::stories_path(), &LoadOptions::default()).expect("loads");
+    let options = GenerateOptions {
+        max_tokens: Some(5),
+        ..GenerateOptions::greedy()
+    };
+    let ids = |engine: &Engine| -> Vec<u32> {
+        let generation = engine.generate("Once upon a time", &options).expect("runs");
+        generation.map(|token| token.expect("runs").id).collect()
+    };
+    let plain = ids(&engine);
+    assert!(engine.take_profile().is_none());
+    engine.start_profile();
+    assert_eq!(ids(&engine), plain);
+    let profile = engine.take_profile().expect("was started");
+    assert!(engine.take_profile().is_none());
+
+    let names: Vec<_> = profile.totals().map(|(op, _)| op.name()).collect();
+    let all = "embed,norm,q k v,rope,kv write,attention,output,gate up,activation,down,add,head";
+    assert_eq!(names, all.split(',').collect::<Vec<_>>());
+    let weights: u64 = profile
+        .totals()
+        .filter(|(op, _)| *op != Operation::Attention)
+        .map(|(_, total)| total.work.bytes)
+        .sum();
+    // One pass over the prompt, then one for each token but the last.
+    assert_eq!(weights, 5 * engine.info().bytes_per_token as u64);
+    assert!(profile.totals().all(|(_, total)| !total.time.is_zero()));
 }

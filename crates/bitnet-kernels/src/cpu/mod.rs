@@ -190,6 +190,14 @@ impl Backend for CpuBackend {
         Matrix::new(matrix)
     }
 
+    fn ternary_bytes(&self, weight: &PackedTernary) -> usize {
+        weight.bytes()
+    }
+
+    fn matrix_bytes(&self, matrix: &Matrix) -> usize {
+        matrix.bytes()
+    }
+
     fn new_kv_cache(&self, shape: KvShape) -> Result<KvBlocks, KernelError> {
         KvBlocks::new(shape, self.pool.threads())
     }
