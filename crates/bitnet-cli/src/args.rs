@@ -232,7 +232,11 @@ fn parse_ctx(value: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_kv_type(value: &str) -> Result<KvType, String> {
+/// Parses a type of the KV cache.
+///
+/// # Errors
+/// What is expected instead.
+pub fn parse_kv_type(value: &str) -> Result<KvType, String> {
     match value {
         "f32" => Ok(KvType::F32),
         "f16" => Ok(KvType::F16),

@@ -1,54 +1,66 @@
 //! `bitnet bench`: tokens per second, next to what this machine could do at most.
 //!
-//! Three measurements: prefill (a prompt of random tokens through the model), decode (one token after another from a
-//! prompt of one) and batched decode (several sequences at once). The machine's limits, memory read bandwidth and int8
-//! dot products, are measured in the same run with the largest number of threads asked for, so that the shares say how far
-//! from the hardware the engine is, whatever machine it runs on.
+//! Three measurements: prefill (a prompt of random tokens through the model), decode (one token after another, from a
+//! prompt of one or deep in a context) and batched decode (several sequences at once). The machine's limits, memory read
+//! bandwidth and int8 dot products, are measured in the same run (see [`limits`]), so that the shares say how far from
+//! the hardware the engine is, whatever machine it runs on.
 
+mod compare;
+mod limits;
+mod plot;
+mod profile;
 mod report;
+mod runs;
 
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use bitnet_inference::{Engine, GenerateOptions, Prompt};
-use bitnet_kernels::{cpu_features, measure};
+use bitnet_inference::KvType;
+use bitnet_kernels::cpu_features;
 use clap::{Args, ValueEnum};
 
-use crate::args::{EngineArgs, ModelArgs};
+use crate::args::ModelArgs;
 use crate::env::Environment;
-use crate::exit::CliError;
-use crate::exit::Exit;
+use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
-use crate::model_source::{self, LoadExtras, ModelSource};
+use crate::model_source::ModelSource;
 use crate::output::Out;
+use crate::pending::Pending;
 use crate::progress::Progress;
-use crate::synth::weights::Random;
-use crate::units;
 
-use self::report::{Machine, Measured, Report};
+use self::limits::Limits;
+use self::report::Report;
+use self::runs::Bench;
 
 /// Options of `bitnet bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     bitnet bench --model model.gguf\n  \
     bitnet bench --model model.gguf -p 128,512 -n 128 -b 1,4,8,16,32 -t 1,2 --format md\n  \
-    bitnet bench -p 32 -n 32 --repetitions 1 --format json\n\n\
-    tok/s is the median of the repetitions. Shares are of this machine's limits, measured in the same run\n\
-    with the largest number of threads. Prefill runs one prompt, decode each batch size.")]
+    bitnet bench --model model.gguf -n 64 -d 1,4096 --kv-type f16 --profile\n  \
+    bitnet bench --model model.gguf --plot shares.svg\n  \
+    bitnet bench --compare before.json after.json\n\n\
+    tok/s is the median of the repetitions. Shares are of this machine's limits for as many threads,\n\
+    measured in the same run. Prefill runs one prompt, decode each batch size at each depth.")]
 pub struct BenchArgs {
     /// Prompt lengths to prefill
     #[arg(short = 'p', long = "prompts", value_name = "LIST", value_delimiter = ',', default_value = "128",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = clap::value_parser!(u32))]
     pub prompts: Vec<u32>,
 
     /// Numbers of tokens to decode
     #[arg(short = 'n', long = "tokens", value_name = "LIST", value_delimiter = ',', default_value = "64",
-          value_parser = clap::value_parser!(u32).range(2..))]
+          value_parser = clap::value_parser!(u32))]
     pub tokens: Vec<u32>,
 
-    /// Numbers of sequences to decode at once
-    #[arg(short = 'b', long = "batches", value_name = "LIST", value_delimiter = ',', default_value = "1",
+    /// Numbers of sequences to decode at once [default: 1; with --plot 1,2,4,8,16,32]
+    #[arg(short = 'b', long = "batches", value_name = "LIST", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batches: Vec<u32>,
+
+    /// Numbers of prompt tokens that decoding starts after
+    #[arg(short = 'd', long = "depths", value_name = "LIST", value_delimiter = ',', default_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub depths: Vec<u32>,
 
     /// Numbers of threads; --threads takes a list here [default: BITNET_CPU_THREADS, else all cores]
     #[arg(short = 't', long = "threads", value_name = "LIST", value_delimiter = ',',
@@ -59,9 +71,25 @@ pub struct BenchArgs {
     #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repetitions: u32,
 
+    /// Run each measurement once more and tell where its time goes, by operation
+    #[arg(long)]
+    pub profile: bool,
+
+    /// Draw the shares of the limits by tokens in a pass, for the largest number of threads, as an SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+
+    /// Compare two JSON reports row by row instead of measuring
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
+    pub compare: Vec<PathBuf>,
+
     /// text (a table), json or md
     #[arg(long, value_enum, default_value_t = BenchFormat::Text)]
     pub format: BenchFormat,
+
+    /// Type of the KV cache: f32 or f16 [default: f32]
+    #[arg(long, value_name = "TYPE", value_parser = crate::args::parse_kv_type)]
+    pub kv_type: Option<KvType>,
 
     /// Kernel to use, by name; `bitnet --version` lists them [default: the fastest]
     #[arg(long, value_name = "NAME")]
@@ -83,40 +111,29 @@ pub enum BenchFormat {
     Md,
 }
 
-/// Decode starts after a prompt of this many tokens.
-const DECODE_PROMPT: usize = 1;
+/// Batch sizes of a plot when nobody names any: every octave up to where int8 arithmetic is the limit.
+const PLOT_BATCHES: [u32; 6] = [1, 2, 4, 8, 16, 32];
 
 /// Measures and prints.
 ///
 /// # Errors
 /// An unusable model, lengths beyond its context, Ctrl-C (after printing what was measured).
 pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
-    let threads = match (args.threads.as_slice(), env.threads) {
-        ([], Some(n)) => vec![n],
-        ([], None) => vec![cpu_features().cores],
-        (list, _) => list.to_vec(),
-    };
+    if let [before, after] = args.compare.as_slice() {
+        return compare::run(before, after, args.format);
+    }
+    let plan = Plan::of(args, env)?;
+    let plot = args.plot.as_deref().map(Pending::new).transpose()?;
     let source = ModelSource::choose(args.model.model.as_deref(), env)?;
-    let n_steps = threads.len() * (args.prompts.len() + args.tokens.len() * args.batches.len());
-    let n_runs = (n_steps * args.repetitions as usize) as u64;
     let cooperative = Cooperative::begin();
-    let most = threads.iter().copied().max().unwrap_or(1);
-    let machine = Machine {
-        cpu: cpu_features().model.unwrap_or_else(|| "unknown".into()),
-        read_gb_s: measure::read_bandwidth(most)?,
-        int8_gops: measure::int8_peak(most)?,
-    };
-    let mut report = Report {
-        model: source.name(),
-        machine,
-        results: Vec::new(),
-    };
-    let bar = Progress::new("measuring", n_runs);
+    let bar = Progress::new("measuring", plan.n_runs());
+    let mut limits = Limits::new(&plan.threads);
+    limits.measure()?;
+    let mut report = Report::new(source.name());
     let mut interrupted = None;
-    for &n_threads in &threads {
-        let mut bench = Bench::load(args, env, &source, n_threads)?;
-        bench.bar = Some(&bar);
-        if let Err(error) = bench.run_all(args, &cooperative, &mut report) {
+    for &threads in &plan.threads {
+        let bench = Bench::load(&plan, args, env, &source, threads)?;
+        if let Err(error) = bench.run_all(&plan, &cooperative, &bar, &mut report) {
             if error.class != Exit::Interrupted {
                 return Err(error);
             }
@@ -124,191 +141,85 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
             break;
         }
     }
+    // Shared machines have better and worse minutes: the limit is the best of both ends of the run.
+    limits.measure()?;
+    report.hold_against(&limits);
     drop(bar);
     let mut out = Out::stdout();
     match args.format {
         BenchFormat::Json => out.json(&report)?,
         BenchFormat::Text => out.text(&report::text(&report))?,
-        BenchFormat::Md => out.text(&report::table(&report).markdown())?,
+        BenchFormat::Md => out.text(&report::markdown(&report))?,
     }
     out.flush()?;
+    if let (Some(pending), None) = (plot, &interrupted) {
+        plot::write(&report, pending)?;
+    }
     interrupted.map_or(Ok(Exit::Ok), Err)
 }
 
-/// A model loaded for a number of threads.
-struct Bench<'a> {
-    engine: Engine,
-    threads: usize,
-    bar: Option<&'a Progress>,
+/// What is measured: the options with their defaults filled in.
+struct Plan {
+    prompts: Vec<usize>,
+    tokens: Vec<usize>,
+    batches: Vec<usize>,
+    depths: Vec<usize>,
+    threads: Vec<usize>,
+    repetitions: usize,
+    profile: bool,
 }
 
-impl<'a> Bench<'a> {
-    fn load(
-        args: &BenchArgs,
-        env: &Environment,
-        source: &ModelSource,
-        threads: usize,
-    ) -> Result<Bench<'a>, CliError> {
-        let largest = |list: &[u32]| list.iter().copied().max().unwrap_or(1) as usize;
-        let context = largest(&args.prompts).max(DECODE_PROMPT + largest(&args.tokens)) + 1;
-        let engine_args = EngineArgs {
-            threads: Some(threads),
-            ctx: Some(context),
-            kv_type: None,
-            device: None,
-            kernel: args.kernel.clone(),
+impl Plan {
+    fn of(args: &BenchArgs, env: &Environment) -> Result<Plan, CliError> {
+        let sizes = |list: &[u32]| -> Vec<usize> { list.iter().map(|&n| n as usize).collect() };
+        // 0 leaves a phase out.
+        let nonzero = |list: &[u32]| sizes(list).into_iter().filter(|&n| n > 0).collect();
+        let plan = Plan {
+            prompts: nonzero(&args.prompts),
+            tokens: nonzero(&args.tokens),
+            batches: match (args.batches.as_slice(), &args.plot) {
+                ([], None) => vec![1],
+                ([], Some(_)) => sizes(&PLOT_BATCHES),
+                (list, _) => sizes(list),
+            },
+            depths: sizes(&args.depths),
+            threads: match (args.threads.as_slice(), env.threads) {
+                ([], Some(n)) => vec![n],
+                ([], None) => vec![cpu_features().cores],
+                (list, _) => list.to_vec(),
+            },
+            repetitions: args.repetitions as usize,
+            profile: args.profile,
         };
-        let extras = LoadExtras {
-            max_sequences: largest(&args.batches),
-            ..LoadExtras::default()
-        };
-        let options = model_source::load_options(&args.model, &engine_args, env, extras);
-        let engine = model_source::load_source(source, &options)?;
-        Ok(Bench {
-            engine,
-            threads,
-            bar: None,
-        })
-    }
-
-    fn run_all(
-        &self,
-        args: &BenchArgs,
-        stop: &Cooperative,
-        report: &mut Report,
-    ) -> Result<(), CliError> {
-        for &prompt in &args.prompts {
-            let prompt = prompt as usize;
-            let rates = self.repeat(args, stop, || self.prefill(prompt))?;
-            // One pass reads the ternary weights; the head is read once, for the last token.
-            let bytes = self.engine.info().bytes_per_token as f64 / prompt as f64;
-            report.results.push(self.measured(
-                ("prefill", prompt, 0, 1),
-                &rates,
-                bytes,
-                &report.machine,
+        if plan.tokens.contains(&1) {
+            return Err(CliError::usage(
+                "decoding 1 token has no rate: it comes out of the prompt's pass",
+                "give -n 0 (no decoding) or at least 2",
             ));
         }
-        for &generate in &args.tokens {
-            for &batch in &args.batches {
-                let (generate, batch) = (generate as usize, batch as usize);
-                let rates = self.repeat(args, stop, || self.decode(generate, batch))?;
-                let bytes = self.engine.info().bytes_per_token as f64 / batch as f64;
-                let what = ("decode", DECODE_PROMPT, generate, batch);
-                report
-                    .results
-                    .push(self.measured(what, &rates, bytes, &report.machine));
-            }
+        if plan.prompts.is_empty() && plan.tokens.is_empty() {
+            return Err(CliError::usage(
+                "-p 0 and -n 0 leave nothing to measure",
+                "give one of them a number",
+            ));
         }
-        Ok(())
+        Ok(plan)
     }
 
-    fn repeat(
-        &self,
-        args: &BenchArgs,
-        stop: &Cooperative,
-        run: impl Fn() -> Result<f64, CliError>,
-    ) -> Result<Vec<f64>, CliError> {
-        // The first run faults pages in and warms caches; it is not counted.
-        run()?;
-        let mut rates = Vec::new();
-        for _ in 0..args.repetitions {
-            if stop.requested() {
-                return Err(stop.error("what was measured until then is above"));
-            }
-            rates.push(run()?);
-            if let Some(bar) = self.bar {
-                bar.add(1);
-            }
-        }
-        rates.sort_by(f64::total_cmp);
-        Ok(rates)
+    /// Runs that count, of all measurements.
+    fn n_runs(&self) -> u64 {
+        let decodes = self.tokens.len() * self.batches.len() * self.depths.len();
+        let measurements = self.threads.len() * (self.prompts.len() + decodes);
+        (measurements * self.repetitions) as u64
     }
 
-    /// Prompt tokens per second.
-    fn prefill(&self, prompt: usize) -> Result<f64, CliError> {
-        let ids = self.random_ids(prompt, 0);
-        let mut generation = self.engine.generate(Prompt::Ids(ids), &options(1))?;
-        generation.by_ref().try_for_each(|token| token.map(drop))?;
-        Ok(units::rate(prompt as f64, generation.timings().prefill))
-    }
-
-    /// Decoded tokens per second of all sequences together, from the first token of the last to start until the end.
-    fn decode(&self, generate: usize, batch: usize) -> Result<f64, CliError> {
-        let requests = (0..batch)
-            .map(|i| {
-                (
-                    Prompt::Ids(self.random_ids(DECODE_PROMPT, i as u64)),
-                    options(generate),
-                )
-            })
-            .collect();
-        let mut waiting = vec![true; batch];
-        let mut started: Option<Instant> = None;
-        let mut last = Duration::ZERO;
-        let mut tokens = 0usize;
-        for item in self.engine.batch(requests)? {
-            item.token?;
-            waiting[item.index] = false;
-            match started {
-                None if !waiting.contains(&true) => started = Some(Instant::now()),
-                None => {}
-                Some(start) => {
-                    tokens += 1;
-                    last = start.elapsed();
-                }
-            }
-        }
-        Ok(units::rate(tokens as f64, last))
-    }
-
-    /// Random ordinary tokens: real text would make no difference to the work.
-    fn random_ids(&self, n: usize, stream: u64) -> Vec<u32> {
-        let mut random = Random::for_row(0, stream, n as u64);
-        let vocab_size = self.engine.config().vocab_size as u64;
-        (0..n)
-            .map(|_| (random.next_u64() % vocab_size) as u32)
-            .collect()
-    }
-
-    fn measured(
-        &self,
-        (phase, prompt, generate, batch): (&'static str, usize, usize, usize),
-        rates: &[f64],
-        bytes_per_token: f64,
-        machine: &Machine,
-    ) -> Measured {
-        let tok_s = report::median(rates);
-        let operations = 2.0 * self.engine.config().n_ternary_weights() as f64;
-        // A model that fits the caches reads faster than memory could: it has all of that limit.
-        let share = |value: f64, limit: f64| {
-            if limit > 0.0 {
-                (value / limit).min(1.0)
-            } else {
-                0.0
-            }
+    /// Positions that the longest measurement needs.
+    fn context(&self) -> usize {
+        let largest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);
+        let decode = match largest(&self.tokens) {
+            0 => 0,
+            tokens => tokens + largest(&self.depths),
         };
-        Measured {
-            phase,
-            prompt,
-            generate,
-            batch,
-            threads: self.threads,
-            tok_s,
-            tok_s_min: rates.first().copied().unwrap_or(0.0),
-            tok_s_max: rates.last().copied().unwrap_or(0.0),
-            bytes_per_token,
-            bandwidth_share: share(tok_s * bytes_per_token, machine.read_gb_s * 1e9),
-            compute_share: share(tok_s * operations, machine.int8_gops * 1e9),
-        }
-    }
-}
-
-/// Greedy, so that sampling costs next to nothing, and never ending early.
-fn options(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions {
-        max_tokens: Some(max_tokens),
-        ignore_eos: true,
-        ..GenerateOptions::greedy()
+        largest(&self.prompts).max(decode) + 1
     }
 }

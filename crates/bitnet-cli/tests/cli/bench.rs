@@ -34,10 +34,13 @@ fn bench_prints_the_contract() {
     assert_eq!(sorted(keys(&report)), ["machine", "model", "results"]);
     assert_eq!(
         sorted(keys(&report["machine"])),
-        ["cpu", "int8_gops", "read_gb_s"]
+        ["cpu", "int8_gops", "limits", "read_gb_s"]
     );
     assert!(report["machine"]["read_gb_s"].as_f64().unwrap() > 0.1);
     assert!(report["machine"]["int8_gops"].as_f64().unwrap() > 0.1);
+    let limits = report["machine"]["limits"].as_array().unwrap();
+    assert_eq!(limits[0]["threads"], 1);
+    assert_eq!(limits[0]["read_gb_s"], report["machine"]["read_gb_s"]);
     let results = report["results"].as_array().unwrap();
     let what: Vec<(&str, u64, u64, u64)> = results
         .iter()
@@ -93,4 +96,73 @@ fn bench_prints_the_contract() {
     }
     let markdown = run(&[&args[..], &["--format", "md"]].concat());
     assert_eq!(markdown.ok().lines().count(), 2 + results.len());
+}
+
+#[test]
+fn bench_profiles_plots_and_compares() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (svg, json) = (path("shares.svg"), path("report.json"));
+    let args = [
+        "bench",
+        "-p",
+        "0",
+        "-n",
+        "4",
+        "-b",
+        "1,2",
+        "-d",
+        "5",
+        "-t",
+        "1",
+        "--repetitions",
+        "1",
+        "--profile",
+        "--plot",
+        &svg,
+        "--format",
+        "json",
+    ];
+    let output = run(&args);
+    let report = output.json();
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for r in results {
+        assert_eq!(r["prompt"], 5);
+        let parts = r["profile"].as_array().unwrap();
+        let share: f64 = parts.iter().map(|p| p["share"].as_f64().unwrap()).sum();
+        assert!((share - 1.0).abs() < 0.01, "{share}");
+        let named = |name: &str| parts.iter().find(|p| p["operation"] == name).unwrap();
+        assert!(named("gate up")["gb_s"].as_f64().unwrap() > 0.0);
+        assert!(named("attention")["gops"].as_f64().unwrap() > 0.0);
+        assert_eq!(named("head")["calls"], 3);
+    }
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.ends_with("</svg>\n"));
+
+    std::fs::write(&json, report.to_string()).unwrap();
+    let compared = run(&["bench", "--compare", &json, &json, "--format", "json"]).json();
+    let ratios: Vec<f64> = compared
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["ratio"].as_f64().unwrap())
+        .collect();
+    assert_eq!(ratios, [1.0, 1.0]);
+}
+
+#[test]
+fn bench_refuses_what_cannot_be_measured() {
+    for (args, hint) in [
+        (&["bench", "-n", "1"][..], "at least 2"),
+        (&["bench", "-n", "0", "-p", "0"], "nothing to measure"),
+        (
+            &["bench", "--compare", "/no/such.json", "/no/other.json"],
+            "cannot read",
+        ),
+    ] {
+        let output = run(args);
+        assert_ne!(output.code, Some(0), "{args:?}");
+        assert!(output.stderr.contains(hint), "{args:?}: {}", output.stderr);
+    }
 }

@@ -1,9 +1,13 @@
 //! What `bitnet bench` prints: the JSON document, and the same as a table.
 
+use bitnet_kernels::cpu_features;
 use serde::Serialize;
 
 use crate::table::{Align, Table};
 use crate::units;
+
+use super::limits::{Limit, Limits};
+use super::profile::{self, Part};
 
 /// The JSON document: a contract.
 #[derive(Debug, Serialize)]
@@ -21,10 +25,12 @@ pub struct Report {
 pub struct Machine {
     /// The CPU's name.
     pub cpu: String,
-    /// Streaming read, 10^9 bytes a second.
+    /// Streaming read with the most threads that were benched, 10^9 bytes a second.
     pub read_gb_s: f64,
-    /// 10^9 operations a second; a multiply-add is two.
+    /// The same for int8 arithmetic, 10^9 operations a second; a multiply-add is two.
     pub int8_gops: f64,
+    /// The limits of one thread, of all, and of every number of threads that was benched.
+    pub limits: Vec<Limit>,
 }
 
 /// One measurement.
@@ -46,12 +52,58 @@ pub struct Measured {
     pub tok_s_min: f64,
     /// Fastest repetition.
     pub tok_s_max: f64,
-    /// Weight bytes read for each token: a pass over the weights is shared by all tokens that it runs.
+    /// Weights, keys and values read for each token: a pass over the weights is shared by all tokens that it runs.
     pub bytes_per_token: f64,
-    /// Of the machine's read bandwidth, 0 to 1.
+    /// Of the machine's read bandwidth with as many threads, 0 to 1.
     pub bandwidth_share: f64,
-    /// Of the machine's int8 peak, 0 to 1.
+    /// Of the machine's int8 peak with as many threads, 0 to 1.
     pub compute_share: f64,
+    /// Operations of the ternary products.
+    #[serde(skip)]
+    pub operations_per_token: f64,
+    /// Where the time goes, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Vec<Part>>,
+}
+
+impl Report {
+    /// Nothing measured yet.
+    pub fn new(model: String) -> Report {
+        Report {
+            model,
+            machine: Machine {
+                cpu: cpu_features().model.unwrap_or_else(|| "unknown".into()),
+                read_gb_s: 0.0,
+                int8_gops: 0.0,
+                limits: Vec::new(),
+            },
+            results: Vec::new(),
+        }
+    }
+
+    /// Fills in the limits and every result's shares of them.
+    pub fn hold_against(&mut self, limits: &Limits) {
+        self.machine.limits = limits.all().to_vec();
+        let most = self.results.iter().map(|r| r.threads).max();
+        if let Some(limit) = most.and_then(|threads| limits.of(threads)) {
+            self.machine.read_gb_s = limit.read_gb_s;
+            self.machine.int8_gops = limit.int8_gops;
+        }
+        // A model that fits the caches reads faster than memory could: it has all of that limit.
+        let share = |value: f64, limit: f64| {
+            if limit > 0.0 {
+                (value / limit).min(1.0)
+            } else {
+                0.0
+            }
+        };
+        for r in &mut self.results {
+            if let Some(limit) = limits.of(r.threads) {
+                r.bandwidth_share = share(r.tok_s * r.bytes_per_token, limit.read_gb_s * 1e9);
+                r.compute_share = share(r.tok_s * r.operations_per_token, limit.int8_gops * 1e9);
+            }
+        }
+    }
 }
 
 /// The middle of sorted rates; of an even number the mean of the two middle ones.
@@ -106,16 +158,51 @@ fn spread(r: &Measured) -> f64 {
     }
 }
 
-/// Model, machine and table.
+/// Model, machine, table, and where the time goes.
 pub fn text(report: &Report) -> String {
-    format!(
-        "model   {}\nmachine {}: {} GB/s read, {} int8 GOPS\n\n{}",
-        report.model,
-        report.machine.cpu,
-        units::three_digits(report.machine.read_gb_s),
-        units::three_digits(report.machine.int8_gops),
-        table(report).text()
-    )
+    let mut text = format!("model   {}\nmachine {}\n", report.model, report.machine.cpu);
+    for limit in &report.machine.limits {
+        text.push_str(&format!(
+            "        {} GB/s read, {} int8 GOPS with {} thread{}\n",
+            units::three_digits(limit.read_gb_s),
+            units::three_digits(limit.int8_gops),
+            limit.threads,
+            if limit.threads == 1 { "" } else { "s" },
+        ));
+    }
+    text.push('\n');
+    text.push_str(&table(report).text());
+    for (title, parts) in profiles(report) {
+        text.push_str(&format!("\n{title}\n{}", profile::table(parts).text()));
+    }
+    text
+}
+
+/// The tables as Markdown.
+pub fn markdown(report: &Report) -> String {
+    let mut text = table(report).markdown();
+    for (title, parts) in profiles(report) {
+        text.push_str(&format!(
+            "\n{title}\n\n{}",
+            profile::table(parts).markdown()
+        ));
+    }
+    text
+}
+
+/// The results that have a profile, with a line that says which they are.
+fn profiles(report: &Report) -> impl Iterator<Item = (String, &[Part])> {
+    report.results.iter().filter_map(|r| {
+        let what = match r.phase {
+            "prefill" => format!("prefill of {}", r.prompt),
+            phase => format!(
+                "{phase} of {} after {}, batch {}",
+                r.generate, r.prompt, r.batch
+            ),
+        };
+        let title = format!("{what}, {} threads", r.threads);
+        Some((title, r.profile.as_deref()?))
+    })
 }
 
 #[cfg(test)]
@@ -144,17 +231,11 @@ mod tests {
             bytes_per_token: 2.3e5,
             bandwidth_share: 0.987,
             compute_share: 0.123,
+            operations_per_token: 1.0,
+            profile: None,
         };
-        let machine = Machine {
-            cpu: "x".into(),
-            read_gb_s: 32.2,
-            int8_gops: 1443.0,
-        };
-        let report = Report {
-            model: "m".into(),
-            machine,
-            results: vec![measured],
-        };
+        let mut report = Report::new("m".into());
+        report.results.push(measured);
         let text = table(&report).text();
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
