@@ -9,12 +9,14 @@
 //! - [`documents`]: the commands that the documents show
 //! - [`neon`]: the kernels' tests on emulated ARM processors
 //! - [`wasm`]: the engine for wasm32, built and run
+//! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
 //! - [`cross`]: a standard library for a target that the toolchain does not carry
 //! - [`process`]: running a tool and failing with its name
 
 mod cross;
 mod documents;
 mod neon;
+mod peers;
 mod process;
 mod tidy;
 mod wasm;
@@ -31,18 +33,19 @@ usage: cargo run -p xtask -- COMMAND
   wasm   build bitnet-inference for wasm32 and, where node is installed, generate a story with it";
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    let command = args.next();
-    let result = match (command.as_deref(), args.next()) {
-        (Some("tidy"), None) => tidy::run(&root()),
-        (Some("neon"), None) => neon::run(&root()),
-        (Some("wasm"), None) => wasm::run(&root()),
-        (Some("--help" | "-h" | "help"), None) => {
-            println!("{USAGE}");
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        ["tidy"] => tidy::run(&root()),
+        ["neon"] => neon::run(&root()),
+        ["wasm"] => wasm::run(&root()),
+        ["peers", options @ ..] => peers::run(&root(), options),
+        ["--help" | "-h" | "help"] => {
+            println!("{USAGE}\n{}", peers::USAGE);
             Ok(())
         }
         _ => {
-            eprintln!("{USAGE}");
+            eprintln!("{USAGE}\n{}", peers::USAGE);
             return ExitCode::from(2);
         }
     };

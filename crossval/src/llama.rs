@@ -1,0 +1,249 @@
+//! The few calls of llama.cpp's C API that timing needs, made safe. The only module of this package with `unsafe`.
+//!
+//! Source: `include/llama.h` of the llama.cpp that the crate brings along.
+
+use std::ffi::{CStr, CString};
+use std::marker::PhantomData;
+use std::path::Path;
+use std::ptr::{NonNull, null_mut};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use llama_cpp_sys_2 as sys;
+
+/// What llama.cpp was built with: `CPU : SSE3 = 1 | AVX = 1 | ...`.
+pub fn system_info() -> String {
+    // SAFETY: no precondition; the text is static and ends with a zero.
+    unsafe { CStr::from_ptr(sys::llama_print_system_info()) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Drops llama.cpp's log lines but warnings and errors.
+unsafe extern "C" fn log(
+    level: sys::ggml_log_level,
+    text: *const std::os::raw::c_char,
+    _: *mut std::os::raw::c_void,
+) {
+    if level == sys::GGML_LOG_LEVEL_ERROR || level == sys::GGML_LOG_LEVEL_WARN {
+        // SAFETY: llama.cpp passes a text that ends with a zero.
+        let text = unsafe { CStr::from_ptr(text) };
+        eprint!("{}", text.to_string_lossy());
+    }
+}
+
+/// A loaded model.
+pub struct Model {
+    handle: NonNull<sys::llama_model>,
+}
+
+impl Model {
+    /// Loads a GGUF file the way llama.cpp does by default: mapped, repacked where it has a better layout.
+    ///
+    /// # Errors
+    /// When llama.cpp refuses the file.
+    pub fn load(path: &Path) -> Result<Model> {
+        let name = CString::new(path.to_str().context("the path is not UTF-8")?)?;
+        // SAFETY: called before any other function of the library; the callback is a function and lives for ever; the
+        // path ends with a zero.
+        let handle = unsafe {
+            sys::llama_log_set(Some(log), null_mut());
+            sys::llama_backend_init();
+            sys::llama_model_load_from_file(name.as_ptr(), sys::llama_model_default_params())
+        };
+        let handle = NonNull::new(handle)
+            .with_context(|| format!("llama.cpp could not load {}", path.display()))?;
+        Ok(Model { handle })
+    }
+
+    /// Size and type in llama.cpp's words.
+    pub fn description(&self) -> String {
+        let mut text = [0; 256];
+        // SAFETY: the model is alive; the buffer has the length told and is always ended with a zero.
+        unsafe {
+            sys::llama_model_desc(self.handle.as_ptr(), text.as_mut_ptr(), text.len());
+            CStr::from_ptr(text.as_ptr())
+        }
+        .to_string_lossy()
+        .into_owned()
+    }
+
+    /// Tokens of the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        // SAFETY: the model is alive, and its vocabulary as long.
+        let n =
+            unsafe { sys::llama_vocab_n_tokens(sys::llama_model_get_vocab(self.handle.as_ptr())) };
+        n.max(1) as usize
+    }
+
+    /// A context of `n_ctx` positions for `n_seq` sequences together; everything else as llama.cpp has it by default.
+    ///
+    /// # Errors
+    /// When llama.cpp refuses it.
+    pub fn context(&self, n_ctx: usize, n_seq: usize, threads: usize) -> Result<Context<'_>> {
+        // SAFETY: no precondition.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = u32::try_from(n_ctx)?;
+        params.n_seq_max = u32::try_from(n_seq)?;
+        params.n_threads = i32::try_from(threads)?;
+        params.n_threads_batch = params.n_threads;
+        // SAFETY: the model is alive and outlives the context by the lifetime.
+        let handle = unsafe { sys::llama_init_from_model(self.handle.as_ptr(), params) };
+        let handle = NonNull::new(handle)
+            .with_context(|| format!("llama.cpp refused a context of {n_ctx} positions"))?;
+        Ok(Context {
+            handle,
+            model: PhantomData,
+        })
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: freed once; contexts borrow the model and are gone.
+        unsafe { sys::llama_model_free(self.handle.as_ptr()) }
+    }
+}
+
+/// A KV cache and what computes with it.
+pub struct Context<'m> {
+    handle: NonNull<sys::llama_context>,
+    model: PhantomData<&'m Model>,
+}
+
+impl Context<'_> {
+    /// Forgets all sequences.
+    pub fn clear(&mut self) {
+        // SAFETY: the context is alive and has the memory.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.handle.as_ptr()), true) }
+    }
+
+    /// Runs one batch and waits for it.
+    ///
+    /// # Errors
+    /// llama.cpp's code when the pass fails.
+    pub fn decode(&mut self, batch: &Batch) -> Result<()> {
+        // SAFETY: the batch holds as many tokens as it says, each with a position and one sequence; llama.cpp reads
+        // it and keeps nothing of it.
+        let code = unsafe {
+            let code = sys::llama_decode(self.handle.as_ptr(), batch.inner);
+            sys::llama_synchronize(self.handle.as_ptr());
+            code
+        };
+        match code {
+            0 => Ok(()),
+            code => bail!("llama_decode failed with code {code}"),
+        }
+    }
+
+    /// The logits of the last token that asked for them, `[n_vocab]`.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn last_logits(&self, n_vocab: usize) -> Result<&[f32]> {
+        // SAFETY: the context is alive; -1 names the last output, and none gives a null.
+        let logits = unsafe { sys::llama_get_logits_ith(self.handle.as_ptr(), -1) };
+        ensure!(!logits.is_null(), "the pass left no logits");
+        // SAFETY: a row of logits has one value for each token; it is overwritten by the next pass only, which needs
+        // the context alone.
+        Ok(unsafe { std::slice::from_raw_parts(logits, n_vocab) })
+    }
+
+    /// Writes sequence 0's cache to a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_sequence(&mut self, file: &Path) -> Result<()> {
+        let name = CString::new(file.to_str().context("the path is not UTF-8")?)?;
+        // SAFETY: the context is alive, the path ends with a zero, and no tokens are read from the dangling pointer.
+        let written = unsafe {
+            let none = NonNull::<sys::llama_token>::dangling().as_ptr();
+            sys::llama_state_seq_save_file(self.handle.as_ptr(), name.as_ptr(), 0, none, 0)
+        };
+        ensure!(written > 0, "could not write {}", file.display());
+        Ok(())
+    }
+
+    /// Reads back what [`save_sequence`](Self::save_sequence) wrote; it must be `depth` positions.
+    ///
+    /// # Errors
+    /// When it cannot be read or has another length.
+    pub fn load_sequence(&mut self, file: &Path, depth: usize) -> Result<()> {
+        let name = CString::new(file.to_str().context("the path is not UTF-8")?)?;
+        let mut n_tokens = 0;
+        // SAFETY: the context is alive, the path ends with a zero, and there is room for none of the no tokens.
+        let (read, last) = unsafe {
+            let context = self.handle.as_ptr();
+            let none = NonNull::<sys::llama_token>::dangling().as_ptr();
+            let read =
+                sys::llama_state_seq_load_file(context, name.as_ptr(), 0, none, 0, &mut n_tokens);
+            (
+                read,
+                sys::llama_memory_seq_pos_max(sys::llama_get_memory(context), 0),
+            )
+        };
+        ensure!(
+            read > 0 && usize::try_from(last) == Ok(depth - 1),
+            "{} does not hold {depth} positions of this model: delete it",
+            file.display()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        // SAFETY: freed once.
+        unsafe { sys::llama_free(self.handle.as_ptr()) }
+    }
+}
+
+/// Tokens of one pass, each of one sequence.
+pub struct Batch {
+    inner: sys::llama_batch,
+    capacity: usize,
+}
+
+impl Batch {
+    /// Room for `capacity` tokens.
+    ///
+    /// # Panics
+    /// For more than `i32::MAX`.
+    pub fn new(capacity: usize) -> Batch {
+        let n = i32::try_from(capacity).expect("a batch is at most one pass");
+        Batch {
+            // SAFETY: no precondition; token ids, one sequence each.
+            inner: unsafe { sys::llama_batch_init(n, 0, 1) },
+            capacity,
+        }
+    }
+
+    /// Removes all tokens.
+    pub fn clear(&mut self) {
+        self.inner.n_tokens = 0;
+    }
+
+    /// Adds a token at a position of a sequence.
+    ///
+    /// # Panics
+    /// When the batch is full.
+    pub fn push(&mut self, token: usize, position: usize, sequence: usize, logits: bool) {
+        let i = self.inner.n_tokens as usize;
+        assert!(i < self.capacity, "the batch is full");
+        // SAFETY: all arrays have `capacity` elements, and each element of `seq_id` points to one number.
+        unsafe {
+            *self.inner.token.add(i) = token as sys::llama_token;
+            *self.inner.pos.add(i) = position as sys::llama_pos;
+            *self.inner.n_seq_id.add(i) = 1;
+            **self.inner.seq_id.add(i) = sequence as sys::llama_seq_id;
+            *self.inner.logits.add(i) = i8::from(logits);
+        }
+        self.inner.n_tokens += 1;
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // SAFETY: made by `llama_batch_init`, freed once.
+        unsafe { sys::llama_batch_free(self.inner) }
+    }
+}

@@ -1,0 +1,87 @@
+//! `cargo run -p xtask -- peers`: our speed next to llama.cpp's, measured in turns on this machine.
+//!
+//! A shared machine is faster in one minute than in the next, so single figures say little. Here both engines run the
+//! same phase right after each other, the one that begins changes from round to round, and what counts is the ratio.
+//! Every measurement is a process of its own, so neither engine can warm anything up for the other.
+//!
+//! # Layout
+//! - [`options`]: the command line
+//! - [`plan`]: which rows there are, with the models and phases of both sides
+//! - [`models`]: the random models of real shapes that both engines load
+//! - [`engine`]: building and running the engines, reading what they print
+//! - [`statistics`]: medians and ratios over the rounds
+//! - [`report`]: the table and the JSON document
+
+mod engine;
+mod models;
+mod options;
+mod plan;
+mod report;
+mod statistics;
+
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use engine::Engines;
+use options::Options;
+use plan::{Job, Row};
+use statistics::Sample;
+
+pub use options::USAGE;
+
+/// Builds, makes models, measures, prints.
+///
+/// # Errors
+/// Wrong arguments, a failed build, an engine that fails or was built without the CPU's instructions.
+pub fn run(root: &Path, args: &[&str]) -> Result<()> {
+    let options = Options::parse(args)?;
+    let rows = plan::rows(&options);
+    let engines = Engines::build(root, &options, &rows)?;
+    let folder = models::folder(&engines, &options)?;
+    models::make(&engines, &folder, &rows)?;
+    models::warm(&folder, &rows)?;
+
+    let mut samples = Samples::new();
+    for round in 0..options.rounds {
+        for row in &rows {
+            let mut jobs: Vec<&Job> = std::iter::once(&row.ours).chain(&row.peers).collect();
+            if round % 2 == 1 {
+                jobs.reverse();
+            }
+            for job in jobs {
+                measure(&engines, &folder, round, row, job, &mut samples)?;
+            }
+        }
+    }
+    report::print(&options, &engines, &rows, &samples)
+}
+
+/// What was measured, a sample for each round.
+type Samples = BTreeMap<Job, Vec<Sample>>;
+
+/// Runs a job unless another row has had it run in this round already.
+fn measure(
+    engines: &Engines,
+    folder: &Path,
+    round: usize,
+    row: &Row,
+    job: &Job,
+    samples: &mut Samples,
+) -> Result<()> {
+    let seen = samples.entry(job.clone()).or_default();
+    if seen.len() > round {
+        return Ok(());
+    }
+    let sample = engines.measure(folder, job)?;
+    eprintln!(
+        "round {}: {}, {} threads, {}: {}",
+        round + 1,
+        row.name,
+        job.threads,
+        job.engine.name(),
+        report::figure(job.phase, sample.value),
+    );
+    seen.push(sample);
+    Ok(())
+}

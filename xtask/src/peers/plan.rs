@@ -1,0 +1,335 @@
+//! The rows of the comparison: which model, phase and build stand on each side.
+//!
+//! llama.cpp runs the 2B-4T shape under its own architecture `bitnet` (SiLU), this engine the real model's
+//! `bitnet-b1.58` (squared ReLU) in I2_S; the ternary work is the same. A row of its own has both on the same file.
+//! Where llama.cpp has several ternary types for a shape, all are measured and the fastest counts.
+
+use super::options::{Options, Shape};
+
+/// Who computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Engine {
+    /// Ours, with the best kernel of the CPU.
+    Bitnet,
+    /// Ours, held to AVX2.
+    BitnetAvx2,
+    /// llama.cpp, built for this CPU.
+    LlamaCpp,
+    /// llama.cpp, built for AVX2.
+    LlamaCppAvx2,
+    /// bitnet.cpp, as the user built it.
+    BitnetCpp,
+}
+
+impl Engine {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Bitnet => "bitnet",
+            Engine::BitnetAvx2 => "bitnet (avx2)",
+            Engine::LlamaCpp => "llama.cpp",
+            Engine::LlamaCppAvx2 => "llama.cpp (avx2)",
+            Engine::BitnetCpp => "bitnet.cpp",
+        }
+    }
+}
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// A prompt of so many tokens.
+    Prefill(usize),
+    /// Token after token.
+    Decode {
+        /// Tokens of each sequence.
+        generate: usize,
+        /// Sequences at once.
+        batch: usize,
+        /// Tokens in the cache before.
+        depth: usize,
+    },
+    /// From the start of the process to the first token after a prompt of so many.
+    First(usize),
+}
+
+/// A random model: what `bitnet synth` is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Model {
+    /// Whose shape.
+    pub shape: Shape,
+    /// Architecture.
+    pub arch: &'static str,
+    /// Type of the ternary tensors.
+    pub ternary: &'static str,
+    /// Type of embedding and head.
+    pub head: &'static str,
+}
+
+/// One thing to run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Job {
+    /// Who.
+    pub engine: Engine,
+    /// On what.
+    pub model: Model,
+    /// What.
+    pub phase: Phase,
+    /// With how many threads.
+    pub threads: usize,
+    /// Type of the KV cache, when it is not the engine's own choice (f32 here, f16 in llama.cpp).
+    pub kv_type: Option<&'static str>,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// What it is about.
+    pub name: String,
+    /// Our side.
+    pub ours: Job,
+    /// The other side; the fastest counts.
+    pub peers: Vec<Job>,
+}
+
+/// Lengths of the phases.
+struct Sizes {
+    prompt: usize,
+    decode: usize,
+    batched: usize,
+    depth: usize,
+}
+
+/// As in llama-bench: pp512 and tg128. 4,096 positions are all that the 2B-4T shape has: the last tokens of them.
+const FULL: Sizes = Sizes {
+    prompt: 512,
+    decode: 128,
+    batched: 32,
+    depth: 4096 - 64 - 1,
+};
+
+/// Enough to go through every phase.
+const QUICK: Sizes = Sizes {
+    prompt: 64,
+    decode: 16,
+    batched: 8,
+    depth: 256,
+};
+
+/// Prompt of the first-token row.
+const FIRST_PROMPT: usize = 16;
+
+/// The rows that the options ask for, threads inside shapes.
+pub fn rows(options: &Options) -> Vec<Row> {
+    let sizes = if options.quick { QUICK } else { FULL };
+    let mut rows = Vec::new();
+    for &shape in &options.shapes {
+        for &threads in &options.threads {
+            match shape {
+                Shape::B2b4t => b2b4t(&sizes, threads, options.bitnet_cpp.is_some(), &mut rows),
+                Shape::Bonsai17b => bonsai(&sizes, threads, &mut rows),
+                Shape::FalconE1b => falcon(&sizes, threads, &mut rows),
+            }
+        }
+    }
+    rows.retain(|row| row.name.contains(&options.rows));
+    rows
+}
+
+impl Sizes {
+    fn decode(&self) -> Phase {
+        self.batch_of(self.decode, 1)
+    }
+
+    fn batch(&self, batch: usize) -> Phase {
+        self.batch_of(self.batched, batch)
+    }
+
+    fn batch_of(&self, generate: usize, batch: usize) -> Phase {
+        Phase::Decode {
+            generate,
+            batch,
+            depth: 0,
+        }
+    }
+
+    fn deep(&self) -> Phase {
+        Phase::Decode {
+            generate: 2 * self.batched,
+            batch: 1,
+            depth: self.depth,
+        }
+    }
+}
+
+fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Row>) {
+    let model = |arch, ternary, head| Model {
+        shape: Shape::B2b4t,
+        arch,
+        ternary,
+        head,
+    };
+    let (q6, f16) = (
+        model("bitnet-b1.58", "i2_s", "q6_k"),
+        model("bitnet-b1.58", "i2_s", "f16"),
+    );
+    let (llama_q6, llama_f16) = (
+        model("bitnet", "tq2_0", "q6_k"),
+        model("bitnet", "tq2_0", "f16"),
+    );
+    let job = |engine, model, phase| Job {
+        engine,
+        model,
+        phase,
+        threads,
+        kv_type: None,
+    };
+    let mut add = |name: &str, phase: Phase, ours: Model, peer: Model| {
+        rows.push(Row {
+            name: name.into(),
+            ours: job(Engine::Bitnet, ours, phase),
+            peers: vec![job(Engine::LlamaCpp, peer, phase)],
+        });
+    };
+    add("2b-4t decode, q6_k head", sizes.decode(), q6, llama_q6);
+    add("2b-4t decode, f16 head", sizes.decode(), f16, llama_f16);
+    add(
+        "2b-4t decode, same file",
+        sizes.decode(),
+        llama_q6,
+        llama_q6,
+    );
+    let prefill = Phase::Prefill(sizes.prompt);
+    add("2b-4t prefill", prefill, q6, llama_q6);
+    add("2b-4t prefill, same file", prefill, llama_q6, llama_q6);
+    add("2b-4t batch of 4", sizes.batch(4), q6, llama_q6);
+    add("2b-4t batch of 16", sizes.batch(16), q6, llama_q6);
+    add("2b-4t deep in context", sizes.deep(), q6, llama_q6);
+    add(
+        "2b-4t first token",
+        Phase::First(FIRST_PROMPT),
+        q6,
+        llama_q6,
+    );
+    let mut half = rows
+        .iter()
+        .rev()
+        .find(|row| row.ours.phase == sizes.deep() && row.ours.threads == threads)
+        .cloned();
+    if let Some(row) = &mut half {
+        row.name = "2b-4t deep, f16 cache".into();
+        row.ours.kv_type = Some("f16");
+    }
+    rows.extend(half);
+    if cfg!(target_arch = "x86_64") {
+        for (name, phase) in [
+            ("2b-4t decode, avx2", sizes.decode()),
+            ("2b-4t prefill, avx2", prefill),
+        ] {
+            rows.push(Row {
+                name: name.into(),
+                ours: job(Engine::BitnetAvx2, q6, phase),
+                peers: vec![job(Engine::LlamaCppAvx2, llama_q6, phase)],
+            });
+        }
+    }
+    if bitnet_cpp {
+        for (name, phase, model) in [
+            ("2b-4t decode, stock file", sizes.decode(), f16),
+            ("2b-4t decode, q6_k bitnet.cpp", sizes.decode(), q6),
+            ("2b-4t prefill, stock file", prefill, f16),
+        ] {
+            rows.push(Row {
+                name: name.into(),
+                ours: job(Engine::Bitnet, model, phase),
+                peers: vec![job(Engine::BitnetCpp, model, phase)],
+            });
+        }
+    }
+}
+
+fn bonsai(sizes: &Sizes, threads: usize, rows: &mut Vec<Row>) {
+    let model = |ternary, head| Model {
+        shape: Shape::Bonsai17b,
+        arch: "qwen3",
+        ternary,
+        head,
+    };
+    // The published files have Q2_0 throughout, the embedding included.
+    let peers = [model("q2_0", "q2_0"), model("tq2_0", "q2_0")];
+    others(sizes, threads, model("q2_0", "q2_0"), &peers, rows);
+}
+
+fn falcon(sizes: &Sizes, threads: usize, rows: &mut Vec<Row>) {
+    let model = |ternary| Model {
+        shape: Shape::FalconE1b,
+        arch: "llama",
+        ternary,
+        head: "q6_k",
+    };
+    let peers = [model("tq2_0"), model("q2_0")];
+    others(sizes, threads, model("i2_s"), &peers, rows);
+}
+
+/// Decode and prefill of a shape that llama.cpp runs in several types.
+fn others(sizes: &Sizes, threads: usize, ours: Model, peers: &[Model], rows: &mut Vec<Row>) {
+    for (what, phase) in [
+        ("decode", sizes.decode()),
+        ("prefill", Phase::Prefill(sizes.prompt)),
+    ] {
+        let job = |engine, model| Job {
+            engine,
+            model,
+            phase,
+            threads,
+            kv_type: None,
+        };
+        rows.push(Row {
+            name: format!("{} {what}", ours.shape.name()),
+            ours: job(Engine::Bitnet, ours),
+            peers: peers.iter().map(|&m| job(Engine::LlamaCpp, m)).collect(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Row> {
+        rows(&Options::parse(&["--bitnet-cpp", "x"]).unwrap())
+    }
+
+    #[test]
+    fn both_sides_of_a_row_do_the_same() {
+        for row in all() {
+            assert!(!row.peers.is_empty(), "{}", row.name);
+            for peer in &row.peers {
+                assert_eq!(peer.phase, row.ours.phase, "{}", row.name);
+                assert_eq!(peer.threads, row.ours.threads, "{}", row.name);
+                assert_eq!(peer.model.shape, row.ours.model.shape, "{}", row.name);
+                assert_eq!(peer.model.head, row.ours.model.head, "{}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_have_names_of_their_own_and_fit_the_table() {
+        let rows = all();
+        for (i, row) in rows.iter().enumerate() {
+            assert!(
+                row.name.len() <= super::super::report::NAME_WIDTH,
+                "{}",
+                row.name
+            );
+            let same =
+                |other: &Row| other.name == row.name && other.ours.threads == row.ours.threads;
+            assert!(!rows[..i].iter().any(same), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn rows_are_chosen_by_name() {
+        let rows = rows(&Options::parse(&["--rows", "prefill"]).unwrap());
+        assert!(!rows.is_empty() && rows.iter().all(|row| row.name.contains("prefill")));
+    }
+}
