@@ -42,6 +42,39 @@ pub struct RunMetrics {
     pub bytes_per_token: usize,
     /// Bandwidth achieved while decoding, GB/s.
     pub read_gb_s: f64,
+    /// What all of it takes.
+    pub memory: MemoryUse,
+}
+
+/// Where the memory is, in bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MemoryUse {
+    /// Ternary matrices in the layout that they run in.
+    pub layer_bytes: usize,
+    /// The matrix that turns hidden states into logits.
+    pub head_bytes: usize,
+    /// Set aside for keys and values; the system hands it out as it fills.
+    pub kv_cache_bytes: usize,
+    /// The most that this process has had in memory, the model file's mapped pages included; `null` where the system
+    /// does not tell.
+    pub peak_bytes: Option<u64>,
+}
+
+/// The high-water mark of the resident set, as Linux tells it.
+fn peak_bytes() -> Option<u64> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    peak_of(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// `VmHWM:   123456 kB` among the lines of a process's status.
+fn peak_of(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 impl RunMetrics {
@@ -65,6 +98,12 @@ impl RunMetrics {
             decode_tok_s,
             bytes_per_token: info.bytes_per_token,
             read_gb_s: decode_tok_s * info.bytes_per_token as f64 / 1e9,
+            memory: MemoryUse {
+                layer_bytes: info.layer_bytes,
+                head_bytes: info.head_bytes,
+                kv_cache_bytes: info.kv_cache_bytes,
+                peak_bytes: peak_bytes(),
+            },
         }
     }
 
@@ -106,14 +145,35 @@ impl RunMetrics {
             ]);
         }
         let end = finish.map_or_else(|| "interrupted".to_string(), |reason| reason.to_string());
+        let memory = &self.memory;
+        let peak = memory.peak_bytes.map_or(String::new(), |peak| {
+            format!("; peak {}", units::bytes(peak))
+        });
         format!(
-            "{}{} a token, {} GB/s while decoding; {}, {} threads, {} cache\nend: {end}; seed {seed}",
+            "{}{} a token, {} GB/s while decoding; {}, {} threads, {} cache\n\
+             memory: {} layers, {} head, {} set aside for the cache{peak}\nend: {end}; seed {seed}",
             table.text(),
             units::bytes(self.bytes_per_token as u64),
             units::three_digits(self.read_gb_s),
             self.kernel,
             self.threads,
             self.kv_type,
+            units::bytes(memory.layer_bytes as u64),
+            units::bytes(memory.head_bytes as u64),
+            units::bytes(memory.kv_cache_bytes as u64),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_read_from_a_status() {
+        let status = "Name:\tbitnet\nVmPeak:\t 2000 kB\nVmHWM:\t   12 kB\nVmRSS:\t 11 kB\n";
+        assert_eq!(peak_of(status), Some(12 * 1024));
+        assert_eq!(peak_of("Name:\tbitnet\n"), None);
+        assert_eq!(peak_of("VmHWM:\t lots kB\n"), None);
     }
 }

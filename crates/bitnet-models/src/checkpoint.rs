@@ -20,7 +20,7 @@ use crate::config::ModelConfig;
 use crate::error::{ModelError, Place};
 use crate::finding::Finding;
 use crate::generation::GenerationDefaults;
-use crate::mmap::Access;
+use crate::mmap::{self, Access};
 use crate::tensor_role::TensorRole;
 
 use self::gguf::GgufSource;
@@ -212,6 +212,13 @@ impl Checkpoint {
             Source::Hf(_) => None,
         };
         stored.with_multiplier(rows, multiplier)
+    }
+
+    /// Gives the file's pages of a tensor back to the system: whoever has repacked it reads it no more.
+    pub fn release(&self, role: TensorRole) {
+        if let Ok(stored) = self.locate(role) {
+            mmap::release(stored.bytes());
+        }
     }
 
     /// A matrix as it is stored: the embedding or the head, `[vocab_size, hidden_size]`.

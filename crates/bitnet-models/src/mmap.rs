@@ -53,7 +53,7 @@ impl FileBytes {
         // the parsers copy every length they check before they use it, so a rewrite yields wrong numbers at
         // worst, and a truncation SIGBUS.
         #[cfg(not(target_family = "wasm"))]
-        let mapped = unsafe { memmap2::Mmap::map(&file) }.map(Bytes::from_owner);
+        let mapped = unsafe { memmap2::Mmap::map(&file) }.map(mappings::share);
         #[cfg(target_family = "wasm")]
         let mapped = read_all(&file, len);
         mapped.map_err(|source| ModelError::Io {
@@ -74,6 +74,64 @@ impl FileBytes {
             action: "read the file",
             source,
         })
+    }
+}
+
+/// Gives the pages of a part of a mapped file back to the system, when its content is needed no more: they leave this
+/// process's memory, and come back from the file if somebody reads them after all. For bytes that are not mapped, and
+/// on systems without the advice, nothing happens.
+pub fn release(part: &[u8]) {
+    #[cfg(unix)]
+    mappings::release(part);
+    #[cfg(not(unix))]
+    let _ = part;
+}
+
+/// Which mappings there are: a slice does not tell what it is a slice of, and the advice that drops a file's clean pages
+/// would zero ordinary memory.
+#[cfg(not(target_family = "wasm"))]
+mod mappings {
+    use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+    use bytes::Bytes;
+    use memmap2::Mmap;
+
+    static MAPPINGS: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
+
+    /// What [`Bytes`] keep alive.
+    struct Mapping(Arc<Mmap>);
+
+    impl AsRef<[u8]> for Mapping {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    /// The mapping as bytes, remembered for as long as they live.
+    pub fn share(map: Mmap) -> Bytes {
+        let map = Arc::new(map);
+        let mut mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.retain(|mapping| mapping.strong_count() > 0);
+        mappings.push(Arc::downgrade(&map));
+        Bytes::from_owner(Mapping(map))
+    }
+
+    #[cfg(unix)]
+    pub fn release(part: &[u8]) {
+        let mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = mappings.iter().filter_map(Weak::upgrade).find_map(|map| {
+            let all = map.as_ptr_range();
+            let inside = all.start <= part.as_ptr() && part.as_ptr_range().end <= all.end;
+            let offset = part.as_ptr().addr().wrapping_sub(all.start.addr());
+            inside.then_some((map, offset))
+        });
+        if let Some((map, offset)) = found {
+            // SAFETY: the range lies in a read-only mapping of a file, of which nothing was ever written: dropped pages
+            // are read from the file again, with the content that they had. A refusal only costs memory.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len())
+            };
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A model's weights as the backend keeps them, loaded layer by layer.
 //!
-//! The backend repacks each ternary matrix into its own layout while the file stays mapped, so beside the finished
-//! weights only the matrix at hand is in memory. Embedding and head keep the file's bytes.
+//! The backend repacks each ternary matrix into its own layout and the file's pages of it are given back, so beside the
+//! finished weights only the matrix at hand is in memory. Embedding and head keep the file's bytes.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
@@ -187,6 +187,7 @@ impl<B: Backend> Loader<'_, B> {
     fn ternary(&self, role: TensorRole) -> Result<B::Ternary, ModelError> {
         let rows = self.checkpoint.ternary(role)?;
         let uploaded = self.backend.upload_ternary(&*rows);
+        self.checkpoint.release(role);
         uploaded.map_err(|error| self.checkpoint.upload_error(role, error))
     }
 

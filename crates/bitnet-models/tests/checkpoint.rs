@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bitnet_models::gguf::{Array, GgufWriter, Value};
-use bitnet_models::mmap::{Access, FileBytes};
+use bitnet_models::mmap::{Access, FileBytes, release};
 use bitnet_models::{
     Checkpoint, CheckpointOptions, ErrorClass, Projection, TensorRole, TokenizerSource,
 };
@@ -258,4 +258,28 @@ fn chat_templates_of_a_directory_are_found_in_all_three_places() {
     assert_eq!(template().as_deref(), Some("two"));
     std::fs::write(dir.path().join("chat_template.jinja"), "three").unwrap();
     assert_eq!(template().as_deref(), Some("three"));
+}
+
+#[test]
+fn released_pages_come_back_with_their_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let content: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+    std::fs::write(&path, &content).unwrap();
+    let mapped = FileBytes::open(&path).unwrap();
+    let read = FileBytes::read_into_memory(&path).unwrap();
+    for bytes in [&mapped, &read] {
+        for part in [
+            &bytes[..],
+            &bytes[5000..90_001],
+            &bytes[7..7],
+            &bytes[99_999..],
+        ] {
+            release(part);
+        }
+        assert_eq!(bytes[..], content);
+    }
+    // Memory that was never a file's stays as it is.
+    release(&content);
+    assert_eq!(content[250], 250);
 }

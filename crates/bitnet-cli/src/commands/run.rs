@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub echo: bool,
 
-    /// Print times, tokens per second, bytes per token and bandwidth to standard error
+    /// Print times, tokens per second, bytes per token, bandwidth and memory to standard error
     #[arg(long)]
     pub metrics: bool,
 

@@ -96,11 +96,21 @@ fn json_has_the_text_the_ids_and_the_metrics() {
     ] {
         assert!(metrics[time].as_f64().unwrap() > 0.0, "{time}: {metrics}");
     }
-    // 5.1 M trits at two bits and the F16 head of 1024 x 256.
-    assert_eq!(
-        metrics["bytes_per_token"].as_u64().unwrap(),
-        6 * (4 * 256 * 256 + 3 * 256 * 768) / 4 + 1024 * 256 * 2
+    // 5.1 M trits at two bits with a scale for each of 42 tensors, and the F16 head of 1024 x 256.
+    let (layers, head) = (
+        6 * ((4 * 256 * 256 + 3 * 256 * 768) / 4 + 7 * 4),
+        1024 * 256 * 2,
     );
+    assert_eq!(metrics["bytes_per_token"], layers + head);
+    let memory = &metrics["memory"];
+    assert_eq!(
+        (&memory["layer_bytes"], &memory["head_bytes"]),
+        (&layers.into(), &head.into())
+    );
+    assert_eq!(memory["kv_cache_bytes"], 256 * 6 * 2 * 256 * 4);
+    if cfg!(target_os = "linux") {
+        assert!(memory["peak_bytes"].as_u64().unwrap() > layers, "{memory}");
+    }
 }
 
 #[test]
@@ -114,6 +124,7 @@ fn metrics_go_to_standard_error() {
         "decode",
         "sample",
         "a token",
+        "memory",
         "GB/s",
         "token limit reached",
     ] {

@@ -65,6 +65,16 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// Its bytes in the file; none for what is not read.
+    pub fn bytes(&self) -> &'a [u8] {
+        match self.storage {
+            Storage::Typed(_, bytes) | Storage::Masters(_, bytes) | Storage::HfPacked(bytes, _) => {
+                bytes
+            }
+            Storage::Unreadable(_) => &[],
+        }
+    }
+
     /// Floats whose values are {-s, 0, +s}.
     fn recognised(
         &self,
