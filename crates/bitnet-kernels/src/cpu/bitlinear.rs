@@ -6,8 +6,9 @@
 
 use super::i2s::{PackedTernary, Scales, TILE, Tile};
 use super::isa::{Isa, Kernel, LANES, Op};
+use super::layout::Layout;
 use super::memory::{Disjoint, Memory};
-use super::quantize::{Panel, QuantizedRows};
+use super::quantize::{Panel, QuantizedRows, padded};
 use super::threads::Pool;
 
 /// Strips of a range of one thread, at the least: 16 rows of 2560 columns are 10 KiB, and a range should be long
@@ -71,10 +72,7 @@ pub fn with_outputs(
 pub fn bitlinear(kernel: Kernel, pool: &Pool, x: &QuantizedRows, outputs: &[Output<'_>]) {
     for output in outputs {
         assert_eq!(output.weight.cols(), x.cols(), "columns of the weight");
-        let sum_len = output
-            .weight
-            .block_len()
-            .unwrap_or(x.cols().next_multiple_of(TILE));
+        let sum_len = output.weight.block_len().unwrap_or(padded(x.cols()));
         assert_eq!(
             x.sum_len(),
             sum_len,
@@ -103,7 +101,7 @@ pub fn bitlinear_acc(
     assert_eq!(weight.cols(), x.cols(), "columns of the weight");
     assert_eq!(
         x.sum_len(),
-        x.cols().next_multiple_of(TILE),
+        padded(x.cols()),
         "activations are summed in blocks"
     );
     assert_eq!(
@@ -173,7 +171,7 @@ fn strip_panel<I: Isa, const T: usize>(
     let mut y = [[0.0f32; LANES]; T];
     match weight.scales() {
         Scales::PerTensor(scale) => {
-            let acc = corrected_dot(isa, tiles, quads, x, panel, 0);
+            let acc = corrected_dot(isa, weight.layout(), tiles, quads, x, panel, 0);
             for t in 0..T {
                 isa.store(
                     isa.mul(isa.load_i32(&acc[t]), isa.splat(scale / a[t])),
@@ -191,7 +189,7 @@ fn strip_panel<I: Isa, const T: usize>(
                     &tiles[first..][..tiles_per_block],
                     &quads[4 * first..][..4 * tiles_per_block],
                 );
-                let acc = corrected_dot(isa, tiles, quads, x, panel, block);
+                let acc = corrected_dot(isa, Layout::I2s, tiles, quads, x, panel, block);
                 let scales = isa.load(scales);
                 for t in 0..T {
                     let term = isa.mul(isa.load_i32(&acc[t]), scales);
@@ -222,6 +220,7 @@ fn strip_panel<I: Isa, const T: usize>(
 #[inline(always)]
 fn corrected_dot<I: Isa, const T: usize>(
     isa: I,
+    layout: Layout,
     tiles: &[Tile],
     quads: &[[[i8; 4]; T]],
     x: &QuantizedRows,
@@ -233,7 +232,10 @@ fn corrected_dot<I: Isa, const T: usize>(
     for (t, acc) in acc.iter_mut().enumerate() {
         *acc = [-x.sums(panel.first + t)[run]; LANES];
     }
-    isa.ternary_dot(tiles, quads, &mut acc);
+    match layout {
+        Layout::I2s => isa.ternary_dot(tiles, quads, &mut acc),
+        Layout::T5 => isa.t5_dot(tiles, quads, &mut acc),
+    }
     acc
 }
 
@@ -269,8 +271,8 @@ impl Accumulators<'_> {
     #[inline(always)]
     fn strip_panel<I: Isa, const T: usize>(&self, isa: I, strip: usize, panel: Panel) {
         let rows = self.weight.rows();
-        let quads = self.x.quads::<T>(panel);
-        let acc = corrected_dot(isa, self.weight.strip(strip), quads, self.x, panel, 0);
+        let (tiles, quads) = (self.weight.strip(strip), self.x.quads::<T>(panel));
+        let acc = corrected_dot(isa, self.weight.layout(), tiles, quads, self.x, panel, 0);
         for (t, acc) in acc.iter().enumerate() {
             let here = TILE.min(rows - strip * TILE);
             // SAFETY: a strip is given to one thread, and these are its rows' outputs for one token row.

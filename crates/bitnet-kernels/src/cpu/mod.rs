@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`isa`]: instruction sets as values, the sixteen lanes, the choice of a kernel; [`features`]: what the CPU is.
 //! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages.
-//! - [`i2s`]: the run layout of ternary weights and the strip product of each instruction set.
+//! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set.
 //! - [`quantize`], [`bitlinear`]: a BitLinear layer. [`dense`]: embedding and head.
 //! - [`rms_norm`], [`rope`], [`attention`] over [`kv_cache`], [`gate`]: what is between them; [`lanes`]: their `exp`.
 //! - [`self_test`]: a wrong kernel is refused at start-up.
@@ -17,11 +17,13 @@ pub mod i2s;
 pub mod isa;
 pub mod kv_cache;
 pub mod lanes;
+pub mod layout;
 pub mod memory;
 pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod self_test;
+pub mod t5;
 pub mod threads;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -183,7 +185,7 @@ impl Backend for CpuBackend {
 
     fn upload_ternary(&self, weights: &dyn TernaryRows) -> Result<PackedTernary, KernelError> {
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
-        PackedTernary::pack(weights, &self.pool, &mut arena)
+        PackedTernary::pack(weights, self.kernel.layout(), &self.pool, &mut arena)
     }
 
     fn upload_matrix(&self, matrix: MatrixData) -> Result<Matrix, KernelError> {

@@ -11,6 +11,7 @@
 use super::i2s::TILE;
 use super::isa::{Isa, Kernel, LANES, Op};
 use super::lanes::{chunks, load_tail};
+use super::layout::Layout;
 use super::memory::{Disjoint, Memory};
 use super::threads::Pool;
 use crate::error::KernelError;
@@ -21,6 +22,12 @@ pub const PANEL_WIDTHS: [usize; 5] = [16, 8, 4, 2, 1];
 
 /// Elements below which a single thread quantises faster than a barrier takes.
 const PARALLEL_FROM: usize = 1 << 15;
+
+/// Columns that a row is stored with: whole tiles of every layout, and whole vectors.
+pub const fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(Layout::T5.tile_cols())
+        .next_multiple_of(LANES)
+}
 
 /// Rows of int8 activations.
 #[derive(Debug)]
@@ -88,7 +95,7 @@ impl QuantizedRows {
     ) -> Result<(), KernelError> {
         assert_eq!(x.len(), n_rows * cols, "activations are not [n_rows, cols]");
         const WHAT: &str = "int8 activations";
-        let padded = cols.next_multiple_of(TILE);
+        let padded = padded(cols);
         let widest = kernel.panel();
         let sum_len = block_len.unwrap_or(padded);
         let n_sums = padded.checked_div(sum_len).unwrap_or(0);
@@ -154,7 +161,7 @@ impl QuantizedRows {
     #[inline(always)]
     pub fn quads<const T: usize>(&self, panel: Panel) -> &[[[i8; 4]; T]] {
         assert_eq!(panel.width, T, "panel width");
-        let quads = self.cols.next_multiple_of(TILE) / 4;
+        let quads = padded(self.cols) / 4;
         self.quads[panel.first * quads..][..T * quads]
             .as_chunks::<T>()
             .0
@@ -168,7 +175,7 @@ impl QuantizedRows {
     /// Sums of one row's activations over runs of `sum_len` columns.
     #[inline(always)]
     pub fn sums(&self, row: usize) -> &[i32] {
-        let n_sums = self.cols.next_multiple_of(TILE) / self.sum_len;
+        let n_sums = padded(self.cols) / self.sum_len;
         &self.sums[row * n_sums..][..n_sums]
     }
 
@@ -178,7 +185,7 @@ impl QuantizedRows {
             .panels()
             .find(|panel| row < panel.first + panel.width)
             .expect("row of this batch");
-        let quads = self.cols.next_multiple_of(TILE) / 4;
+        let quads = padded(self.cols) / 4;
         let quads = &self.quads[panel.first * quads..][..panel.width * quads];
         let mut out: Vec<i8> = quads
             .iter()
@@ -264,8 +271,10 @@ fn quantize_row<I: Isa>(isa: I, x: &[f32], q: &mut [i8]) -> f32 {
     for (v, q) in whole.iter().zip(q.iter_mut()) {
         to_i8(isa, isa.load(v), a, q);
     }
-    if let Some(q) = q.get_mut(whole.len()) {
+    let rest = &mut q[whole.len()..];
+    if let Some((q, padding)) = rest.split_first_mut() {
         to_i8(isa, last, a, q);
+        padding.fill([0; LANES]);
     }
     a
 }

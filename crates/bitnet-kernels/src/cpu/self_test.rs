@@ -40,7 +40,7 @@ pub fn run(kernel: Kernel, pool: &Pool) -> Result<(), KernelError> {
             cols,
             block_len,
         };
-        let packed = PackedTernary::pack(&weights, pool, &mut Arena::default())?;
+        let packed = PackedTernary::pack(&weights, kernel.layout(), pool, &mut Arena::default())?;
         let x = random_floats(n_rows * cols, 7);
         let outputs = |kernel| -> Result<[Memory<f32>; 4], KernelError> {
             let ternary = ternary_product(kernel, pool, &packed, &x, n_rows)?;

@@ -18,7 +18,7 @@ use crate::cpu::isa::{Isa, LANES};
 
 /// How far ahead of the tile in work the stream is prefetched: two pages of 4 KiB, because a hardware prefetcher stops at
 /// a page's end. Measured on Zen 4: 4 KiB are slower, 16 KiB no faster.
-const AHEAD: usize = 8192;
+pub(crate) const AHEAD: usize = 8192;
 
 /// `acc[t][r] += sum of code * q`, see [`Isa::ternary_dot`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -73,7 +73,7 @@ pub(crate) fn dot<const T: usize>(
 /// A tile in a register.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn load(tile: &Tile) -> __m512i {
+pub(crate) fn load(tile: &Tile) -> __m512i {
     // SAFETY: 64 bytes are readable.
     unsafe { _mm512_loadu_si512(tile.as_ptr().cast()) }
 }
@@ -81,14 +81,14 @@ fn load(tile: &Tile) -> __m512i {
 /// Four activations in every lane.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn broadcast(quad: [i8; 4]) -> __m512i {
+pub(crate) fn broadcast(quad: [i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(quad.map(|q| q as u8)))
 }
 
 /// `acc += sums`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn add_to(acc: &mut [i32; LANES], sums: __m512i) {
+pub(crate) fn add_to(acc: &mut [i32; LANES], sums: __m512i) {
     // SAFETY: 64 bytes are readable and writable.
     unsafe {
         let total = _mm512_add_epi32(_mm512_loadu_si512(acc.as_ptr().cast()), sums);

@@ -1,4 +1,4 @@
-//! The run layout of ternary weights: 2-bit codes in tiles of 16 rows by 16 columns.
+//! Ternary weights in run layout, and the layout of 2 bits: codes in tiles of 16 rows by 16 columns.
 //!
 //! ```text
 //! strip = 16 rows; its tiles lie one after the other along the columns: a strip is one linear stream
@@ -28,18 +28,20 @@ use std::sync::{Mutex, PoisonError};
 
 use bitnet_quantization::{ScaleLayout, TernaryRows};
 
+use super::layout::Layout;
 use super::memory::{Arena, Disjoint, Memory};
+use super::t5;
 use super::threads::Pool;
 use crate::error::KernelError;
 
-/// Rows of a strip and columns of a tile.
+/// Rows of a strip and columns of a tile of this layout.
 pub const TILE: usize = 16;
 
-/// 16 by 16 codes of two bits.
+/// A cache line of codes: 16 by 16 of two bits, or 16 by 20 of five to a byte.
 pub type Tile = [u8; 64];
 
-/// Code 1 (trit 0) in all four crumbs.
-const ZERO_TRITS: u8 = 0b01_01_01_01;
+/// The code of trit 0.
+const ZERO_TRIT: u8 = 1;
 
 /// Columns up to which no kernel's 32-bit sum can overflow. The widest intermediate is AVX-512's for one token row,
 /// which sums 64 * code * q over a quarter of the columns: 64 * 2 * 128 * cols / 4 = 2^12 * cols <= 2^30.
@@ -50,6 +52,7 @@ pub const MAX_COLS: usize = 1 << 18;
 pub struct PackedTernary {
     rows: usize,
     cols: usize,
+    layout: Layout,
     tiles: Memory<Tile>, // [n_strips, tiles_per_strip]
     scales: Scales,
 }
@@ -79,6 +82,12 @@ impl PackedTernary {
         self.cols
     }
 
+    /// What the tiles mean.
+    #[inline(always)]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// The scales.
     pub fn scales(&self) -> &Scales {
         &self.scales
@@ -106,19 +115,21 @@ impl PackedTernary {
         self.rows.div_ceil(TILE)
     }
 
-    /// The tiles of one strip, `[cols / 16]` rounded up.
+    /// The tiles of one strip: `[cols / 16]` or `[cols / 20]`, rounded up.
     #[inline(always)]
     pub fn strip(&self, strip: usize) -> &[Tile] {
-        let tiles = self.cols.div_ceil(TILE);
+        let tiles = self.cols.div_ceil(self.layout.tile_cols());
         &self.tiles[strip * tiles..][..tiles]
     }
 
-    /// Decodes and repacks `weights`, on all threads of the pool, into memory of `arena`.
+    /// Decodes and repacks `weights`, on all threads of the pool, into memory of `arena`. A weight with a scale per
+    /// block takes 2 bits whatever the layout: its blocks are no whole tiles of five codes a byte.
     ///
     /// # Errors
     /// Those of [`TernaryRows::read_row`], for the first bad row; shapes that cannot be packed; no memory.
     pub fn pack(
         weights: &dyn TernaryRows,
+        layout: Layout,
         pool: &Pool,
         arena: &mut Arena,
     ) -> Result<PackedTernary, KernelError> {
@@ -127,7 +138,11 @@ impl PackedTernary {
         if cols > MAX_COLS {
             return refuse("more than 262144 columns overflow the integer dot product");
         }
-        let (n_strips, n_tiles) = (rows.div_ceil(TILE), cols.div_ceil(TILE));
+        let layout = match weights.scale() {
+            ScaleLayout::PerTensor(_) => layout,
+            ScaleLayout::PerBlock { .. } => Layout::I2s,
+        };
+        let (n_strips, n_tiles) = (rows.div_ceil(TILE), cols.div_ceil(layout.tile_cols()));
         let Some(total) = n_strips.checked_mul(n_tiles) else {
             return Err(KernelError::TooLarge {
                 what: "ternary weight",
@@ -160,7 +175,7 @@ impl PackedTernary {
         pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
             let mut buffers = RowBuffers {
                 trits: vec![0; cols],
-                codes: vec![1; n_tiles * TILE],
+                codes: vec![ZERO_TRIT; n_tiles * layout.tile_cols()],
                 scales: vec![0.0; n_blocks],
             };
             for strip in strips {
@@ -171,7 +186,9 @@ impl PackedTernary {
                         scales_out.range(strip * n_blocks, n_blocks),
                     )
                 };
-                if let Err(error) = pack_strip(weights, strip * TILE, tiles, scales, &mut buffers) {
+                if let Err(error) =
+                    pack_strip(weights, layout, strip * TILE, tiles, scales, &mut buffers)
+                {
                     let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
                     if first.as_ref().is_none_or(|(first, _)| strip < *first) {
                         *first = Some((strip, error));
@@ -188,6 +205,7 @@ impl PackedTernary {
             None => Ok(PackedTernary {
                 rows,
                 cols,
+                layout,
                 tiles,
                 scales,
             }),
@@ -198,13 +216,14 @@ impl PackedTernary {
 /// One row while it is repacked.
 struct RowBuffers {
     trits: Vec<i8>,   // [cols]
-    codes: Vec<u8>,   // [n_tiles * 16], 1 beyond the columns
+    codes: Vec<u8>,   // [n_tiles * columns of a tile], 1 beyond the columns
     scales: Vec<f32>, // [n_blocks]
 }
 
 /// Packs rows `first_row..first_row + 16`.
 fn pack_strip(
     weights: &dyn TernaryRows,
+    layout: Layout,
     first_row: usize,
     tiles: &mut [Tile],
     scales: &mut [[f32; TILE]],
@@ -218,9 +237,8 @@ fn pack_strip(
     for lane in 0..TILE {
         let row = first_row + lane;
         if row >= weights.rows() {
-            for tile in tiles.iter_mut() {
-                tile[4 * lane..][..4].fill(ZERO_TRITS);
-            }
+            codes.fill(ZERO_TRIT);
+            pack_row(layout, lane, codes, tiles);
             continue;
         }
         weights.read_row(row, trits, row_scales)?;
@@ -238,19 +256,27 @@ fn pack_strip(
                 value: trits[col],
             });
         }
-        for (tile, codes) in tiles.iter_mut().zip(codes.as_chunks::<TILE>().0) {
-            // Four codes of a crumb side by side: shifting the word shifts all four, and two bits never meet.
-            let word = |crumb: usize| {
-                u32::from_le_bytes([0, 1, 2, 3].map(|j| codes[4 * crumb + j])) << (2 * crumb)
-            };
-            let packed = word(0) | word(1) | word(2) | word(3);
-            tile[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
-        }
+        pack_row(layout, lane, codes, tiles);
         for (block, scale) in scales.iter_mut().zip(&*row_scales) {
             block[lane] = *scale;
         }
     }
     Ok(())
+}
+
+/// Packs the codes of one row into its lane of each tile.
+fn pack_row(layout: Layout, lane: usize, codes: &[u8], tiles: &mut [Tile]) {
+    if layout == Layout::T5 {
+        return t5::pack_row(lane, codes, tiles);
+    }
+    for (tile, codes) in tiles.iter_mut().zip(codes.as_chunks::<TILE>().0) {
+        // Four codes of a crumb side by side: shifting the word shifts all four, and two bits never meet.
+        let word = |crumb: usize| {
+            u32::from_le_bytes([0, 1, 2, 3].map(|j| codes[4 * crumb + j])) << (2 * crumb)
+        };
+        let packed = word(0) | word(1) | word(2) | word(3);
+        tile[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -267,7 +293,8 @@ mod tests {
         encode_i2s(I2sDialect::Block128, rows, cols, &trits, 2.5, &mut bytes).unwrap();
         let weights = I2sRows::new(I2sDialect::Block128, rows, cols, &bytes).unwrap();
         let pool = Pool::new(2).unwrap();
-        let packed = PackedTernary::pack(&weights, &pool, &mut Arena::default()).unwrap();
+        let packed =
+            PackedTernary::pack(&weights, Layout::I2s, &pool, &mut Arena::default()).unwrap();
         assert_eq!((packed.n_strips(), packed.block_len()), (2, None));
         assert!(matches!(packed.scales(), Scales::PerTensor(2.5)));
         for strip in 0..2 {

@@ -6,10 +6,13 @@ use std::arch::x86_64::*;
 
 use super::{Isa, LANES, Op};
 use crate::cpu::i2s::{self, Tile};
+use crate::cpu::t5;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512 {
+    vbmi: bool, // proof of VBMI too
+}
 
 impl Avx512 {
     /// Asks the CPU (and the system, whether it saves the registers).
@@ -19,7 +22,13 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
-        found.then_some(Avx512(()))
+        let vbmi = is_x86_feature_detected!("avx512vbmi");
+        found.then_some(Avx512 { vbmi })
+    }
+
+    /// Whether the CPU has VBMI, without which weights of five a byte are as slow as in plain Rust.
+    pub const fn has_vbmi(self) -> bool {
+        self.vbmi
     }
 
     /// Runs `op` compiled for these instructions.
@@ -191,6 +200,21 @@ impl Isa for Avx512 {
     ) {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::avx512::dot(self, tiles, quads, acc) }
+    }
+
+    #[inline(always)]
+    fn t5_dot<const T: usize>(
+        self,
+        tiles: &[Tile],
+        quads: &[[[i8; 4]; T]],
+        acc: &mut [[i32; LANES]; T],
+    ) {
+        if self.vbmi {
+            // SAFETY: `self` proves the features that the function is compiled for.
+            unsafe { t5::avx512::dot(self, tiles, quads, acc) }
+        } else {
+            t5::scalar::dot(tiles, quads, acc);
+        }
     }
 
     #[inline(always)]

@@ -16,6 +16,8 @@ pub mod neon;
 pub mod portable;
 
 use super::i2s::Tile;
+use super::layout::Layout;
+use super::t5;
 use crate::error::KernelError;
 
 /// Lanes of a vector on every instruction set: the order of float sums depends on it, so it is one number for all.
@@ -120,6 +122,17 @@ pub trait Isa: Copy + Send + Sync + 'static {
         acc: &mut [[i32; LANES]; T],
     );
 
+    /// [`ternary_dot`](Isa::ternary_dot) of tiles with five codes a byte (see [`t5`]), five quads to a tile.
+    #[inline(always)]
+    fn t5_dot<const T: usize>(
+        self,
+        tiles: &[Tile],
+        quads: &[[[i8; 4]; T]],
+        acc: &mut [[i32; LANES]; T],
+    ) {
+        t5::scalar::dot(tiles, quads, acc);
+    }
+
     /// Runs `rounds` rounds of independent int8 multiply-adds in registers, with the widest instruction there is, and
     /// returns how many it did: the machine's limit, for [`measure`](crate::measure).
     fn int8_rounds(self, rounds: usize) -> u64;
@@ -133,17 +146,23 @@ pub trait Op {
     fn run<I: Isa>(self, isa: I) -> Self::Output;
 }
 
-/// One of the ternary kernels, proven to run on this CPU; the float ops use the same instruction set.
+/// One of the ternary kernels, proven to run on this CPU: a layout of the weights and the instruction set that float ops
+/// use too.
 #[derive(Debug, Clone, Copy)]
 pub enum Kernel {
     /// Plain Rust.
     Scalar(portable::Portable),
+    /// Plain Rust, five weights a byte.
+    ScalarT5(portable::Portable),
     /// 256-bit `vpmaddubsw`.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     /// 512-bit `vpdpbusd`.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    /// 512-bit `vpdpbusd`, five weights a byte looked up with `vpermi2b`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512T5(avx512::Avx512),
     /// 128-bit `smull`.
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
@@ -153,21 +172,29 @@ pub enum Kernel {
 }
 
 /// Every kernel name there is, on any CPU.
-const KERNEL_NAMES: [&str; 5] = [
+const KERNEL_NAMES: [&str; 7] = [
     "x86-i2s-avx512vnni",
+    "x86-t5-avx512vbmi",
     "x86-i2s-avx2",
     "arm-i2s-neondot",
     "arm-i2s-neon",
     "scalar-i2s",
+    "scalar-t5",
 ];
 
 impl Kernel {
-    /// The kernels that this CPU can run, fastest first; the scalar one is always last.
+    /// The kernels that this CPU can run: instruction sets fastest first, plain Rust last; the 2-bit kernel of each
+    /// before that of five weights a byte, which only [a probe](super::probe) prefers.
     pub fn available() -> Vec<Kernel> {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            kernels.extend(avx512::Avx512::new().map(Kernel::Avx512));
+            if let Some(isa) = avx512::Avx512::new() {
+                kernels.push(Kernel::Avx512(isa));
+                if isa.has_vbmi() {
+                    kernels.push(Kernel::Avx512T5(isa));
+                }
+            }
             kernels.extend(avx2::Avx2::new().map(Kernel::Avx2));
         }
         #[cfg(target_arch = "aarch64")]
@@ -176,10 +203,11 @@ impl Kernel {
             kernels.extend(neon::Neon::new().map(Kernel::Neon));
         }
         kernels.push(Kernel::Scalar(portable::Portable));
+        kernels.push(Kernel::ScalarT5(portable::Portable));
         kernels
     }
 
-    /// The kernel of this name, or the fastest one.
+    /// The kernel of this name, or the first one.
     ///
     /// # Errors
     /// [`KernelError::Kernel`] for a name that is unknown or not available here, with those that are.
@@ -207,10 +235,13 @@ impl Kernel {
     pub const fn name(self) -> &'static str {
         match self {
             Kernel::Scalar(_) => "scalar-i2s",
+            Kernel::ScalarT5(_) => "scalar-t5",
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2(_) => "x86-i2s-avx2",
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512(_) => "x86-i2s-avx512vnni",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512T5(_) => "x86-t5-avx512vbmi",
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon(_) => "arm-i2s-neon",
             #[cfg(target_arch = "aarch64")]
@@ -220,7 +251,26 @@ impl Kernel {
 
     /// Whether this is the fallback without vector instructions of its own.
     pub const fn is_scalar(self) -> bool {
-        matches!(self, Kernel::Scalar(_))
+        matches!(self, Kernel::Scalar(_) | Kernel::ScalarT5(_))
+    }
+
+    /// How weights are packed for it.
+    pub const fn layout(self) -> Layout {
+        match self {
+            Kernel::ScalarT5(_) => Layout::T5,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512T5(_) => Layout::T5,
+            _ => Layout::I2s,
+        }
+    }
+
+    /// The kernel of the same instruction set that packs five weights a byte, where that is worth a try.
+    pub const fn with_five_a_byte(self) -> Option<Kernel> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(isa) if isa.has_vbmi() => Some(Kernel::Avx512T5(isa)),
+            _ => None,
+        }
     }
 
     /// Token rows that the kernel takes at once, see [`Isa::PANEL`].
@@ -229,11 +279,11 @@ impl Kernel {
             I::PANEL
         }
         match self {
-            Kernel::Scalar(isa) => of(isa),
+            Kernel::Scalar(isa) | Kernel::ScalarT5(isa) => of(isa),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2(isa) => of(isa),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512(isa) => of(isa),
+            Kernel::Avx512(isa) | Kernel::Avx512T5(isa) => of(isa),
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon(isa) => of(isa),
             #[cfg(target_arch = "aarch64")]
@@ -245,11 +295,11 @@ impl Kernel {
     #[inline]
     pub fn run<O: Op>(self, op: O) -> O::Output {
         match self {
-            Kernel::Scalar(isa) => op.run(isa),
+            Kernel::Scalar(isa) | Kernel::ScalarT5(isa) => op.run(isa),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2(isa) => isa.run(op),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512(isa) => isa.run(op),
+            Kernel::Avx512(isa) | Kernel::Avx512T5(isa) => isa.run(op),
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon(isa) => isa.run(op),
             #[cfg(target_arch = "aarch64")]
