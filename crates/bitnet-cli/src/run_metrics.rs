@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bitnet_inference::{FinishReason, Generation};
+use bitnet_inference::{FinishReason, Generation, LayoutSpeeds};
 use serde::Serialize;
 
 use crate::model_source::Loaded;
@@ -16,6 +16,8 @@ pub struct RunMetrics {
     pub device: &'static str,
     /// Kernel in use.
     pub kernel: String,
+    /// The race of the two layouts of weights that chose the kernel, in 10^9 weights a second; null without a choice.
+    pub layouts: Option<LayoutSpeeds>,
     /// Threads in use.
     pub threads: usize,
     /// `f32` or `f16`.
@@ -85,6 +87,7 @@ impl RunMetrics {
         RunMetrics {
             device: loaded.device,
             kernel: info.kernel.clone(),
+            layouts: info.layouts,
             threads: info.threads,
             kv_type: info.kv_type,
             prompt_tokens: generation.prompt_ids().len(),
@@ -144,6 +147,13 @@ impl RunMetrics {
                 },
             ]);
         }
+        let layouts = self.layouts.map_or_else(String::new, |speeds| {
+            format!(
+                "layouts: {} G weights/s at 2 bits, {} at 1.6\n",
+                units::three_digits(speeds.i2s),
+                units::three_digits(speeds.t5)
+            )
+        });
         let end = finish.map_or_else(|| "interrupted".to_string(), |reason| reason.to_string());
         let memory = &self.memory;
         let peak = memory.peak_bytes.map_or(String::new(), |peak| {
@@ -151,7 +161,7 @@ impl RunMetrics {
         });
         format!(
             "{}{} a token, {} GB/s while decoding; {}, {} threads, {} cache\n\
-             memory: {} layers, {} head, {} set aside for the cache{peak}\nend: {end}; seed {seed}",
+             memory: {} layers, {} head, {} set aside for the cache{peak}\n{layouts}end: {end}; seed {seed}",
             table.text(),
             units::bytes(self.bytes_per_token as u64),
             units::three_digits(self.read_gb_s),

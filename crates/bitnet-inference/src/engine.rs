@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bitnet_kernels::KvType;
+use bitnet_kernels::{KvType, LayoutProbe};
 use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, Profile};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
@@ -39,6 +39,8 @@ pub struct Engine {
 pub struct EngineInfo {
     /// Name of the kernel, `{arch}-{format}-{isa}`.
     pub kernel: String,
+    /// The race of the two layouts of weights, where there was a choice.
+    pub layouts: Option<LayoutSpeeds>,
     /// Worker threads.
     pub threads: usize,
     /// Positions of a context.
@@ -59,6 +61,21 @@ pub struct EngineInfo {
     pub load: Duration,
     /// What the user should know about this machine, such as a processor without fast kernels.
     pub warnings: Vec<String>,
+}
+
+/// How fast this machine multiplies weights with one token from memory, in 10^9 weights a second.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct LayoutSpeeds {
+    /// Packed in 2 bits: kernels named `i2s`.
+    pub i2s: f64,
+    /// Packed in 1.6 bits: kernels named `t5`.
+    pub t5: f64,
+}
+
+impl From<LayoutProbe> for LayoutSpeeds {
+    fn from(LayoutProbe { i2s, t5 }: LayoutProbe) -> LayoutSpeeds {
+        LayoutSpeeds { i2s, t5 }
+    }
 }
 
 /// What generations under way share.
@@ -139,6 +156,7 @@ impl Engine {
         let end_of_generation = end_of_generation(&loaded);
         let info = EngineInfo {
             kernel: loaded.kernel,
+            layouts: loaded.layouts.map(LayoutSpeeds::from),
             threads: loaded.threads,
             context: loaded.context,
             kv_type: match options.kv_type {
@@ -156,6 +174,8 @@ impl Engine {
         tracing::info!(
             model = loaded.config.name,
             kernel = info.kernel,
+            i2s_gweights_s = info.layouts.map(|speeds| speeds.i2s),
+            t5_gweights_s = info.layouts.map(|speeds| speeds.t5),
             threads = info.threads,
             "model loaded"
         );

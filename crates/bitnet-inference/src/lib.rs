@@ -52,7 +52,7 @@ pub mod sequence;
 pub mod step;
 pub mod stop;
 
-pub use engine::{Engine, EngineInfo};
+pub use engine::{Engine, EngineInfo, LayoutSpeeds};
 pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_kernels::{Backend, CpuBackend, CpuOptions, KV_BLOCK, KvType};
+use bitnet_kernels::{Backend, CpuBackend, CpuOptions, KV_BLOCK, KvType, LayoutProbe};
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, Model, ModelConfig,
     TokenizerSource, WeightBytes, kv_block_bytes,
@@ -35,7 +35,8 @@ const EVALUATION_ROWS: usize = 32;
 pub struct LoadOptions {
     /// Threads that compute. `None`: one for every CPU that this process may use.
     pub threads: Option<usize>,
-    /// The kernel to use, by name. `None`: the fastest that this machine has.
+    /// The kernel to use, by name. `None`: the widest instructions that this machine has, and for models larger than
+    /// its caches the faster of the two layouts of weights, by a race of some hundredths of a second.
     pub kernel: Option<String>,
     /// Positions of a context. `None`: the model's, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
@@ -82,6 +83,7 @@ pub(crate) struct Loaded {
     pub generation_defaults: GenerationDefaults,
     pub findings: Vec<Finding>,
     pub kernel: String,
+    pub layouts: Option<LayoutProbe>,
     pub threads: usize,
     pub warnings: Vec<String>,
     pub context: usize,
@@ -112,12 +114,15 @@ pub(crate) fn load(
     }
     let tokenizer = tokenizer.map(Arc::new);
 
-    let backend = CpuBackend::new(CpuOptions {
+    let mut backend = CpuBackend::new(CpuOptions {
         threads: options.threads,
         kernel: options.kernel.clone(),
     })?;
+    if options.kernel.is_none() && checkpoint.has_one_scale_a_tensor()? {
+        backend.choose_layout(config.n_ternary_weights())?;
+    }
     let (kernel, threads) = (backend.kernel_name().to_owned(), backend.threads());
-    let warnings = backend.warnings().to_vec();
+    let (layouts, warnings) = (backend.probe(), backend.warnings().to_vec());
     let model = Model::load(backend, checkpoint, context, progress)?;
     let weight_bytes = model.weight_bytes();
     let n_blocks = options
@@ -150,6 +155,7 @@ pub(crate) fn load(
         generation_defaults: checkpoint.generation_defaults().clone(),
         findings: checkpoint.findings().to_vec(),
         kernel,
+        layouts,
         threads,
         warnings,
         context,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p bitnet-kernels [-- THREADS... PART_OF_A_KERNEL_OR_OP...]
+//! cargo bench -p bitnet-kernels -- layouts 1 2
 //! ```
 //!
 //! Decode is given as GB/s of weights read (the limit is the read bandwidth), prefill as int8 GOPS (two operations a
@@ -11,7 +12,9 @@
 use std::time::Instant;
 
 use bitnet_kernels::{Backend, CpuBackend, CpuOptions, MatrixData, measure};
-use bitnet_quantization::{QuantError, ScaleLayout, TensorType, TernaryRows};
+use bitnet_quantization::{
+    I2sDialect, I2sRows, QuantError, ScaleLayout, TensorType, TernaryRows, encode_i2s,
+};
 
 const HIDDEN: usize = 2560;
 const INTERMEDIATE: usize = 6912;
@@ -52,6 +55,12 @@ fn main() {
         .copied()
         .filter(|name| !kernels.iter().any(|k| k.contains(name.as_str())))
         .collect();
+    if ops.is_empty() || ops.iter().any(|op| "layouts".contains(op.as_str())) {
+        threads.iter().for_each(|&threads| layouts(threads));
+        if ops.len() == 1 {
+            return;
+        }
+    }
     for threads in threads {
         let read = measure::read_bandwidth(threads).expect("1 GiB of memory");
         let int8 = measure::int8_peak(threads).expect("threads");
@@ -199,6 +208,89 @@ impl Bench<'_> {
                 1e3 * seconds
             );
         }
+    }
+}
+
+/// Token rows that the layouts are compared with: decoding, a small batch, a panel.
+const LAYOUT_ROWS: [usize; 3] = [1, 4, 16];
+
+/// Runs of each layout in turn, so that what else the machine does disturbs both alike.
+const LAYOUT_RUNS: usize = 20;
+
+/// Both run layouts on the same weights, in turns.
+fn layouts(threads: usize) {
+    let kernels = ["x86-i2s-avx512vnni", "x86-t5-avx512vbmi"];
+    if kernels
+        .map(|name| bitnet_kernels::available_kernels().contains(&name))
+        .contains(&false)
+    {
+        return;
+    }
+    let (rows, cols) = (INTERMEDIATE, HIDDEN);
+    let copies = STREAM_BYTES / (rows * cols / 4);
+    let sides = kernels.map(|kernel| {
+        let options = CpuOptions {
+            threads: Some(threads),
+            kernel: Some(kernel.to_owned()),
+        };
+        let backend = CpuBackend::new(options).expect("a right kernel");
+        let weight = Rows {
+            rows,
+            cols,
+            block_len: None,
+        };
+        let layers: Vec<_> = (0..copies)
+            .map(|_| backend.upload_ternary(&weight).expect("memory"))
+            .collect();
+        (backend, layers)
+    });
+    println!("layouts, {threads} threads; [{rows}, {cols}] from memory");
+    let trits: Vec<i8> = (0..rows * cols)
+        .map(|i| (i * 7 / 5 % 3) as i8 - 1)
+        .collect();
+    let mut file = Vec::new();
+    encode_i2s(I2sDialect::Block128, rows, cols, &trits, 0.5, &mut file).expect("trits");
+    let stored = I2sRows::new(I2sDialect::Block128, rows, cols, &file).expect("a weight");
+    for ((backend, _), kernel) in sides.iter().zip(kernels) {
+        let seconds = best(|| drop(backend.upload_ternary(&stored).expect("memory")));
+        let rate = (rows * cols) as f64 / seconds / 1e9;
+        println!("  packing   {kernel:18} best {rate:5.2} G weights/s from I2_S");
+    }
+    for n_tokens in LAYOUT_ROWS {
+        let mut seconds = [const { Vec::new() }; 2];
+        for _ in 0..LAYOUT_RUNS {
+            for ((backend, layers), seconds) in sides.iter().zip(&mut seconds) {
+                let mut x = backend.buffer(n_tokens * cols).expect("memory");
+                let values = x.iter_mut().enumerate();
+                values.for_each(|(i, v)| *v = (i % 19) as f32 - 9.0);
+                let mut out = backend.buffer(n_tokens * rows).expect("memory");
+                for layer in layers {
+                    let start = Instant::now();
+                    backend.bitlinear(&x, n_tokens, &[layer], &mut [&mut out]);
+                    seconds.push(start.elapsed().as_secs_f64());
+                }
+            }
+        }
+        let mut rates = Vec::new();
+        for (seconds, ((_, layers), kernel)) in seconds.iter_mut().zip(sides.iter().zip(kernels)) {
+            seconds.sort_by(f64::total_cmp);
+            let gb_s = |seconds: f64| layers[0].bytes() as f64 / seconds / 1e9;
+            let weights = |seconds: f64| (rows * cols) as f64 / seconds / 1e9;
+            let (best, median) = (seconds[0], seconds[seconds.len() / 2]);
+            println!(
+                "  {n_tokens:2} tokens {kernel:18} best {:5.1} GB/s {:4.0} G weights/s, median {:5.1} GB/s {:4.0}",
+                gb_s(best),
+                weights(best),
+                gb_s(median),
+                weights(median)
+            );
+            rates.push([weights(best), weights(median)]);
+        }
+        println!(
+            "            1.6 bits against 2: best {:.2}, median {:.2}",
+            rates[1][0] / rates[0][0],
+            rates[1][1] / rates[0][1]
+        );
     }
 }
 

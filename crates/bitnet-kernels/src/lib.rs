@@ -24,6 +24,7 @@ pub use backend::{Activation, Backend, BatchView, KV_BLOCK, KvShape, KvType, Mat
 pub use cpu::features::{CpuFeatures, cpu_features};
 pub use cpu::i2s::MAX_COLS;
 pub use cpu::isa::available_kernels;
+pub use cpu::probe::LayoutProbe;
 pub use cpu::quantize::QuantizedRows;
 pub use cpu::{CpuBackend, CpuOptions};
 pub use error::KernelError;

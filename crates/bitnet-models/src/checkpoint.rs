@@ -13,7 +13,7 @@ mod tokenizer;
 use std::path::Path;
 
 use bitnet_kernels::{KernelError, MatrixData};
-use bitnet_quantization::{I2sDialect, TensorType, TernaryRows, dequantize};
+use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType, TernaryRows, dequantize};
 use bytes::Bytes;
 
 use crate::config::ModelConfig;
@@ -21,7 +21,7 @@ use crate::error::{ModelError, Place};
 use crate::finding::Finding;
 use crate::generation::GenerationDefaults;
 use crate::mmap::{self, Access};
-use crate::tensor_role::TensorRole;
+use crate::tensor_role::{Projection, TensorRole};
 
 use self::gguf::GgufSource;
 use self::hf::HfSource;
@@ -219,6 +219,16 @@ impl Checkpoint {
         if let Ok(stored) = self.locate(role) {
             mmap::release(stored.bytes());
         }
+    }
+
+    /// Whether the ternary matrices have one scale each and not one for every block, as far as the first one tells: those
+    /// of a checkpoint are of one type.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::ternary`].
+    pub fn has_one_scale_a_tensor(&self) -> Result<bool, ModelError> {
+        let key = self.ternary(TensorRole::Projection(0, Projection::Key))?;
+        Ok(matches!(key.scale(), ScaleLayout::PerTensor(_)))
     }
 
     /// A matrix as it is stored: the embedding or the head, `[vocab_size, hidden_size]`.

@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`isa`]: instruction sets as values, the sixteen lanes, the choice of a kernel; [`features`]: what the CPU is.
 //! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages.
-//! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set.
+//! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set;
+//!   [`probe`]: which layout is faster here.
 //! - [`quantize`], [`bitlinear`]: a BitLinear layer. [`dense`]: embedding and head.
 //! - [`rms_norm`], [`rope`], [`attention`] over [`kv_cache`], [`gate`]: what is between them; [`lanes`]: their `exp`.
 //! - [`self_test`]: a wrong kernel is refused at start-up.
@@ -19,6 +20,7 @@ pub mod kv_cache;
 pub mod lanes;
 pub mod layout;
 pub mod memory;
+pub mod probe;
 pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
@@ -39,7 +41,9 @@ use gate::{Add, Gate};
 use i2s::PackedTernary;
 use isa::Kernel;
 use kv_cache::KvBlocks;
+use layout::Layout;
 use memory::{Arena, Disjoint, Memory};
+use probe::LayoutProbe;
 use quantize::QuantizedRows;
 use rms_norm::{RmsNorm, RmsNormInPlace};
 use rope::Rope;
@@ -67,6 +71,7 @@ pub struct CpuBackend {
     pool: Pool,
     activations: Mutex<QuantizedRows>, // int8 input of the BitLinear that is running
     arena: Mutex<Arena>,               // where weights are packed
+    probe: Option<LayoutProbe>,
     warnings: Vec<String>,
 }
 
@@ -97,8 +102,37 @@ impl CpuBackend {
             pool,
             activations: Mutex::new(QuantizedRows::new()?),
             arena: Mutex::default(),
+            probe: None,
             warnings,
         })
+    }
+
+    /// Chooses how `n_weights` ternary weights with one scale a tensor will be packed: where there are two ways and the
+    /// weights do not fit into caches, the faster one in a race of less than a tenth of a second. To be called before
+    /// the first upload, unless the user has named a kernel.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`]; [`KernelError::SelfTest`] if the chosen kernel computes something wrong here.
+    pub fn choose_layout(&mut self, n_weights: usize) -> Result<(), KernelError> {
+        // Four weights a byte.
+        if n_weights / 4 <= probe::PROBE_BYTES {
+            return Ok(());
+        }
+        let Some(other) = self.kernel.with_five_a_byte() else {
+            return Ok(());
+        };
+        let probe = probe::race(other, &self.pool)?;
+        self.probe = Some(probe);
+        if probe.fastest() == Layout::T5 {
+            self_test::run(other, &self.pool)?;
+            self.kernel = other;
+        }
+        Ok(())
+    }
+
+    /// What [`choose_layout`](CpuBackend::choose_layout) measured, if it had a choice.
+    pub fn probe(&self) -> Option<LayoutProbe> {
+        self.probe
     }
 
     /// What the user should know about this CPU, one line each.
