@@ -133,6 +133,7 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
     let mut interrupted = None;
     for &threads in &plan.threads {
         let bench = Bench::load(&plan, args, env, &source, threads)?;
+        report.kernels.push(bench.chosen());
         if let Err(error) = bench.run_all(&plan, &cooperative, &bar, &mut report) {
             if error.class != Exit::Interrupted {
                 return Err(error);

@@ -1,5 +1,6 @@
 //! What `bitnet bench` prints: the JSON document, and the same as a table.
 
+use bitnet_inference::LayoutSpeeds;
 use bitnet_kernels::cpu_features;
 use serde::Serialize;
 
@@ -16,6 +17,8 @@ pub struct Report {
     pub model: String,
     /// What it ran on.
     pub machine: Machine,
+    /// The kernel for every number of threads.
+    pub kernels: Vec<Chosen>,
     /// In the order they were measured.
     pub results: Vec<Measured>,
 }
@@ -31,6 +34,17 @@ pub struct Machine {
     pub int8_gops: f64,
     /// The limits of one thread, of all, and of every number of threads that was benched.
     pub limits: Vec<Limit>,
+}
+
+/// The kernel that a number of threads ran.
+#[derive(Debug, Serialize)]
+pub struct Chosen {
+    /// Threads in use.
+    pub threads: usize,
+    /// Name of the kernel.
+    pub kernel: String,
+    /// The race of the two layouts of weights that chose it, in 10^9 weights a second; null without a choice.
+    pub layouts: Option<LayoutSpeeds>,
 }
 
 /// One measurement.
@@ -77,6 +91,7 @@ impl Report {
                 int8_gops: 0.0,
                 limits: Vec::new(),
             },
+            kernels: Vec::new(),
             results: Vec::new(),
         }
     }
@@ -168,6 +183,19 @@ pub fn text(report: &Report) -> String {
             units::three_digits(limit.int8_gops),
             limit.threads,
             if limit.threads == 1 { "" } else { "s" },
+        ));
+    }
+    for chosen in &report.kernels {
+        let plural = if chosen.threads == 1 { "" } else { "s" };
+        text.push_str(&format!(
+            "kernel  {} with {} thread{plural}{}\n",
+            chosen.kernel,
+            chosen.threads,
+            chosen.layouts.map_or_else(String::new, |speeds| format!(
+                ": {} G weights/s at 2 bits, {} at 1.6",
+                units::three_digits(speeds.i2s),
+                units::three_digits(speeds.t5)
+            )),
         ));
     }
     text.push('\n');

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::synth::weights::Random;
 use crate::units;
 
-use super::report::{self, Measured, Report};
+use super::report::{self, Chosen, Measured, Report};
 use super::{BenchArgs, Plan, profile};
 
 /// A model loaded for a number of threads.
@@ -198,6 +198,16 @@ impl Bench {
         (0..n)
             .map(|_| (random.next_u64() % vocab_size) as u32)
             .collect()
+    }
+
+    /// The kernel that runs.
+    pub fn chosen(&self) -> Chosen {
+        let info = self.engine.info();
+        Chosen {
+            threads: self.threads,
+            kernel: info.kernel.clone(),
+            layouts: info.layouts,
+        }
     }
 
     fn measured(&self, phase: Phase, rates: &[f64]) -> Measured {

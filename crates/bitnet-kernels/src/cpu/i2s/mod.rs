@@ -271,9 +271,8 @@ fn pack_row(layout: Layout, lane: usize, codes: &[u8], tiles: &mut [Tile]) {
     }
     for (tile, codes) in tiles.iter_mut().zip(codes.as_chunks::<TILE>().0) {
         // Four codes of a crumb side by side: shifting the word shifts all four, and two bits never meet.
-        let word = |crumb: usize| {
-            u32::from_le_bytes([0, 1, 2, 3].map(|j| codes[4 * crumb + j])) << (2 * crumb)
-        };
+        let quads = codes.as_chunks::<4>().0;
+        let word = |crumb: usize| u32::from_le_bytes(quads[crumb]) << (2 * crumb);
         let packed = word(0) | word(1) | word(2) | word(3);
         tile[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
     }

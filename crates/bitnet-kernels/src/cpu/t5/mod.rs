@@ -50,8 +50,8 @@ pub(crate) struct Code {
     flip: [u8; 16],
     /// Digit 4.
     last: [u8; 64],
-    /// The byte of each value: digits in base 3, digit 0 the lowest.
-    bytes: [u8; 243],
+    /// The byte of each value below 243: digits in base 3, digit 0 the lowest.
+    bytes: [u8; 256],
 }
 
 /// For each value of digit 4: the digit that most pairs differ in, and those for what is left.
@@ -77,7 +77,7 @@ impl Code {
             crumbs: [0; 128],
             flip: [0; 16],
             last: [0; 64],
-            bytes: [0; 243],
+            bytes: [0; 256],
         };
         let mut digit = 0;
         while digit < 4 {
@@ -163,12 +163,12 @@ impl Code {
 pub(crate) fn pack_row(lane: usize, codes: &[u8], tiles: &mut [Tile]) {
     for (tile, codes) in tiles.iter_mut().zip(codes.as_chunks::<TILE_COLS>().0) {
         // Base 3 in four bytes at once: no byte exceeds 242, so none carries into the next.
-        let digit = |d: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| codes[4 * d + j]));
+        let quads = codes.as_chunks::<4>().0;
+        let digit = |d: usize| u32::from_le_bytes(quads[d]);
         let values = digit(0) + 3 * digit(1) + 9 * digit(2) + 27 * digit(3) + 81 * digit(4);
-        let bytes = values
-            .to_le_bytes()
-            .map(|value| CODE.bytes[usize::from(value)]);
-        tile[4 * lane..][..4].copy_from_slice(&bytes);
+        for (byte, value) in tile[4 * lane..][..4].iter_mut().zip(values.to_le_bytes()) {
+            *byte = CODE.bytes[usize::from(value)];
+        }
     }
 }
 
