@@ -31,7 +31,10 @@ fn bench_prints_the_contract() {
         names.sort();
         names
     };
-    assert_eq!(sorted(keys(&report)), ["machine", "model", "results"]);
+    assert_eq!(
+        sorted(keys(&report)),
+        ["kernels", "machine", "model", "results"]
+    );
     assert_eq!(
         sorted(keys(&report["machine"])),
         ["cpu", "int8_gops", "limits", "read_gb_s"]
