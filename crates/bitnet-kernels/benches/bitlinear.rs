@@ -11,7 +11,9 @@
 
 use std::time::Instant;
 
-use bitnet_kernels::{Backend, CpuBackend, CpuOptions, MatrixData, measure};
+use bitnet_kernels::{
+    Backend, CandidateRequest, Candidates, CpuBackend, CpuOptions, Keep, MatrixData, measure,
+};
 use bitnet_quantization::{
     I2sDialect, I2sRows, QuantError, ScaleLayout, TensorType, TernaryRows, encode_i2s,
 };
@@ -81,6 +83,7 @@ fn main() {
             println!("{kernel}, {threads} threads; reads {read:.1} GB/s, int8 {int8:.0} GOPS");
             bench.ternary();
             bench.head();
+            bench.candidates();
         }
     }
 }
@@ -292,6 +295,111 @@ fn layouts(threads: usize) {
             rates[1][1] / rates[0][1]
         );
     }
+}
+
+impl Bench<'_> {
+    /// Candidates of random heads, the hardest case there is: nothing stands out.
+    fn candidates(&self) {
+        let Bench { backend, read, .. } = self;
+        for ty in [TensorType::F16, TensorType::Q6K] {
+            let name = format!("candidates {}", ty.name());
+            if !self.runs(&name) {
+                continue;
+            }
+            let matrix = backend
+                .upload_matrix(random_head(ty))
+                .expect("a matrix of this shape");
+            let start = Instant::now();
+            let copy = backend
+                .upload_head_copy(&matrix, 0)
+                .expect("memory")
+                .expect("a large head");
+            println!(
+                "  {name}: copy of {:.0} MB made in {:.2} s",
+                backend.head_copy_bytes(&copy) as f64 / 1e6,
+                start.elapsed().as_secs_f64()
+            );
+            let mut random = 1;
+            let hidden: Vec<f32> = (0..16 * HIDDEN).map(|_| normal(&mut random)).collect();
+            let mut x = backend.buffer(hidden.len()).expect("memory");
+            backend.write(&mut x, 0, &hidden);
+            for n in [1u32, 2, 4, 8, 16] {
+                for (what, keep) in [("best", Keep::Best(1)), ("best 40", Keep::Best(40))] {
+                    let (x_rows, keeps): (Vec<u32>, Vec<Keep>) = (0..n).map(|i| (i, keep)).unzip();
+                    let request = CandidateRequest {
+                        x_rows: &x_rows,
+                        keeps: &keeps,
+                        named_offsets: &[0; 17][..n as usize + 1],
+                        named: &[],
+                    };
+                    let mut out = Candidates::default();
+                    let seconds =
+                        best(|| backend.head_candidates(&matrix, &copy, &x, &request, &mut out));
+                    let gb_s = out.work.bytes as f64 / seconds / 1e9;
+                    let share =
+                        |rows: u64| 100.0 * rows as f64 / (u64::from(n) * VOCAB as u64) as f64;
+                    println!(
+                        "  {name} {what:8} {n:2} rows  {:5.2} ms  {gb_s:5.1} GB/s ({:3.0} %)   refined {:5.2} %, exact {:6.3} %",
+                        1e3 * seconds,
+                        100.0 * gb_s / read,
+                        share(out.work.refined),
+                        share(out.work.rescored)
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A head of random weights.
+fn random_head(ty: TensorType) -> MatrixData {
+    let n = ty
+        .storage_bytes((VOCAB * HIDDEN) as u64)
+        .expect("whole blocks") as usize;
+    let mut random = 7;
+    let mut bytes = Vec::with_capacity(n);
+    if ty == TensorType::F16 {
+        // A normal weight without the cost of one for each: pieces of a long table from random places.
+        let table: Vec<u8> = (0..1 << 20)
+            .flat_map(|_| {
+                let weight = 0.02 * normal(&mut random);
+                half::f16::from_f32(weight).to_le_bytes()
+            })
+            .collect();
+        while bytes.len() < n {
+            let at = 2 * (next(&mut random) as usize % ((1 << 20) - 1024));
+            let len = 2048.min(n - bytes.len());
+            bytes.extend_from_slice(&table[at..][..len]);
+        }
+    } else {
+        while bytes.len() < n {
+            bytes.extend_from_slice(&next(&mut random).to_le_bytes()[..4]);
+        }
+        bytes.truncate(n);
+        for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+            block[208..210].copy_from_slice(&[0x31, 0x11]);
+        }
+    }
+    MatrixData {
+        ty,
+        rows: VOCAB,
+        cols: HIDDEN,
+        bytes: bytes.into(),
+    }
+}
+
+/// Marsaglia's xorshift64.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state >> 16
+}
+
+/// Roughly normal, standard deviation 1.
+fn normal(state: &mut u64) -> f32 {
+    let sum: u64 = (0..12).map(|_| next(state) & 0xffff).sum();
+    (sum as f32 / 65536.0) - 6.0
 }
 
 /// Seconds of the fastest run.

@@ -19,6 +19,9 @@ use crate::rope_table::RopeTable;
 /// come out of the score pass as one vector.
 pub const KV_BLOCK: usize = 16;
 
+/// Rows below which a head is so small that reading all of it costs less than finding out what to read.
+pub const LEAST_HEAD_ROWS: usize = 4096;
+
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KvType {
@@ -119,6 +122,105 @@ pub struct MatrixData {
     pub bytes: Bytes,
 }
 
+/// Which rows of a head a caller will keep, of those it does not name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Keep {
+    /// The `k` rows of the largest logits and all that tie with the last of them; 0 counts as 1.
+    Best(u32),
+    /// All rows whose logit is at most this far below the largest.
+    Near(f32),
+}
+
+/// Token rows whose candidates are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct CandidateRequest<'a> {
+    /// Rows of x, `[n]`.
+    pub x_rows: &'a [u32],
+    /// What each will keep, `[n]`.
+    pub keeps: &'a [Keep],
+    /// Where each row's named ids start in `named`, `[n + 1]`.
+    pub named_offsets: &'a [u32],
+    /// Ids whose logits the caller will change: they are candidates whatever their logits are.
+    pub named: &'a [u32],
+}
+
+impl CandidateRequest<'_> {
+    /// The ids that row `index` names.
+    ///
+    /// # Panics
+    /// If the offsets do not cover the row.
+    pub fn named_of(&self, index: usize) -> &[u32] {
+        &self.named[self.named_offsets[index] as usize..self.named_offsets[index + 1] as usize]
+    }
+}
+
+/// A row of the head and its exact logit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Row of the head: a token id.
+    pub id: u32,
+    /// Its logit, the bits that [`Backend::matmul`] gives.
+    pub logit: f32,
+}
+
+/// What [`Backend::head_candidates`] found. Cleared and refilled, it keeps its memory.
+#[derive(Debug, Clone, Default)]
+pub struct Candidates {
+    /// Each token row's range of `entries`, `[n]`; `None` where the full head is needed.
+    pub rows: Vec<Option<std::ops::Range<usize>>>,
+    /// Candidates, by ascending id within a token row.
+    pub entries: Vec<Candidate>,
+    /// What it took.
+    pub work: HeadWork,
+}
+
+impl Candidates {
+    /// Removes everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.entries.clear();
+        self.work = HeadWork::default();
+    }
+}
+
+/// What finding candidates took, to be added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeadWork {
+    /// Token rows.
+    pub searched: u64,
+    /// Token rows that were left to the full head.
+    pub full: u64,
+    /// Rows of the head whose bound was refined.
+    pub refined: u64,
+    /// Rows of the head that were multiplied exactly.
+    pub rescored: u64,
+    /// Bytes read of the small copy and of the rows multiplied exactly. What the full head reads is not in it.
+    pub bytes: u64,
+}
+
+impl HeadWork {
+    /// What was counted after `earlier`.
+    pub fn since(&self, earlier: &HeadWork) -> HeadWork {
+        HeadWork {
+            searched: self.searched - earlier.searched,
+            full: self.full - earlier.full,
+            refined: self.refined - earlier.refined,
+            rescored: self.rescored - earlier.rescored,
+            bytes: self.bytes - earlier.bytes,
+        }
+    }
+}
+
+impl std::ops::AddAssign for HeadWork {
+    fn add_assign(&mut self, other: HeadWork) {
+        self.searched += other.searched;
+        self.full += other.full;
+        self.refined += other.refined;
+        self.rescored += other.rescored;
+        self.bytes += other.bytes;
+    }
+}
+
 /// A device that can run a forward pass.
 ///
 /// Methods without a `Result` panic only when a shape is inconsistent, which is a bug of the caller: shapes come from
@@ -130,6 +232,8 @@ pub trait Backend: Send + Sync + 'static {
     type Ternary: Send + Sync;
     /// A dense matrix (embedding, head).
     type Matrix: Send + Sync;
+    /// What finds the few rows of a head that can matter.
+    type HeadCopy: Send + Sync;
     /// Keys and values of all layers.
     type KvCache: Send + Sync;
 
@@ -168,6 +272,23 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Bytes of a dense matrix: what a product reads of it.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
+
+    /// Makes the small copy of a head that [`head_candidates`](Self::head_candidates) searches; `None` for a head of fewer
+    /// rows than `least_rows` ([`LEAST_HEAD_ROWS`] pay).
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    fn upload_head_copy(
+        &self,
+        w: &Self::Matrix,
+        least_rows: usize,
+    ) -> Result<Option<Self::HeadCopy>, KernelError>;
+
+    /// Bytes of a small copy in memory.
+    fn head_copy_bytes(&self, copy: &Self::HeadCopy) -> usize;
+
+    /// Bytes that a search reads of a small copy before it looks at single rows.
+    fn head_scan_bytes(&self, copy: &Self::HeadCopy) -> usize;
 
     /// An empty KV cache.
     ///
@@ -215,6 +336,18 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Dense product in f32, for the rows of x whose logits are wanted: x `[_, w.cols]`, out `[x_rows.len(), w.rows]`.
     fn matmul(&self, w: &Self::Matrix, x: &Self::Buffer, x_rows: &[u32], out: &mut Self::Buffer);
+
+    /// Finds, for each token row of the request, every row of `w` that the caller could keep and every row it names, with
+    /// exactly the logits that [`matmul`](Self::matmul) gives; x `[_, w.cols]`, `copy` is of `w`. More rows may be found
+    /// than are kept. Where a logit is NaN or infinite and the row is not left to the full head, that row of `w` is found.
+    fn head_candidates(
+        &self,
+        w: &Self::Matrix,
+        copy: &Self::HeadCopy,
+        x: &Self::Buffer,
+        request: &CandidateRequest<'_>,
+        out: &mut Candidates,
+    );
 
     /// Rotates the heads of x `[n, n_heads * head_dim]`, `n = positions.len()`, in place. Dimensions of a head beyond
     /// the table's `n_rot` stay as they are.

@@ -20,7 +20,10 @@ pub mod measure;
 
 pub mod error;
 
-pub use backend::{Activation, Backend, BatchView, KV_BLOCK, KvShape, KvType, MatrixData};
+pub use backend::{
+    Activation, Backend, BatchView, Candidate, CandidateRequest, Candidates, HeadWork, KV_BLOCK,
+    Keep, KvShape, KvType, LEAST_HEAD_ROWS, MatrixData,
+};
 pub use cpu::features::{CpuFeatures, cpu_features};
 pub use cpu::i2s::MAX_COLS;
 pub use cpu::isa::available_kernels;

@@ -5,7 +5,7 @@
 //! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages.
 //! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set;
 //!   [`probe`]: which layout is faster here.
-//! - [`quantize`], [`bitlinear`]: a BitLinear layer. [`dense`]: embedding and head.
+//! - [`quantize`], [`bitlinear`]: a BitLinear layer. [`dense`]: embedding and head; [`head`]: its small copy.
 //! - [`rms_norm`], [`rope`], [`attention`] over [`kv_cache`], [`gate`]: what is between them; [`lanes`]: their `exp`.
 //! - [`self_test`]: a wrong kernel is refused at start-up.
 
@@ -14,6 +14,7 @@ pub mod bitlinear;
 pub mod dense;
 pub mod features;
 pub mod gate;
+pub mod head;
 pub mod i2s;
 pub mod isa;
 pub mod kv_cache;
@@ -32,12 +33,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitnet_quantization::TernaryRows;
 
-use crate::backend::{Activation, Backend, BatchView, KvShape, MatrixData};
+use crate::backend::{
+    Activation, Backend, BatchView, CandidateRequest, Candidates, KvShape, MatrixData,
+};
 use crate::error::KernelError;
 use crate::rope_table::RopeTable;
 use attention::Attention;
 use dense::Matrix;
 use gate::{Add, Gate};
+use head::HeadCopy;
+use head::candidates::{Search, Searchable};
 use i2s::PackedTernary;
 use isa::Kernel;
 use kv_cache::KvBlocks;
@@ -72,6 +77,7 @@ pub struct CpuBackend {
     activations: Mutex<QuantizedRows>, // int8 input of the BitLinear that is running
     arena: Mutex<Arena>,               // where weights are packed
     probe: Option<LayoutProbe>,
+    search: Mutex<Search>, // scratch of the head's candidates
     warnings: Vec<String>,
 }
 
@@ -103,6 +109,7 @@ impl CpuBackend {
             activations: Mutex::new(QuantizedRows::new()?),
             arena: Mutex::default(),
             probe: None,
+            search: Mutex::new(Search::new()?),
             warnings,
         })
     }
@@ -195,6 +202,7 @@ impl Backend for CpuBackend {
     type Buffer = Memory<f32>;
     type Ternary = PackedTernary;
     type Matrix = Matrix;
+    type HeadCopy = HeadCopy;
     type KvCache = KvBlocks;
 
     fn kernel_name(&self) -> &str {
@@ -232,6 +240,25 @@ impl Backend for CpuBackend {
 
     fn matrix_bytes(&self, matrix: &Matrix) -> usize {
         matrix.bytes()
+    }
+
+    fn upload_head_copy(
+        &self,
+        w: &Matrix,
+        least_rows: usize,
+    ) -> Result<Option<HeadCopy>, KernelError> {
+        if w.rows() < least_rows {
+            return Ok(None);
+        }
+        HeadCopy::new(self.kernel, &self.pool, w).map(Some)
+    }
+
+    fn head_scan_bytes(&self, copy: &HeadCopy) -> usize {
+        copy.scan_bytes()
+    }
+
+    fn head_copy_bytes(&self, copy: &HeadCopy) -> usize {
+        copy.bytes()
     }
 
     fn new_kv_cache(&self, shape: KvShape) -> Result<KvBlocks, KernelError> {
@@ -331,6 +358,27 @@ impl Backend for CpuBackend {
             x_rows,
             &mut out[..x_rows.len() * w.rows()],
         );
+    }
+
+    fn head_candidates(
+        &self,
+        w: &Matrix,
+        copy: &HeadCopy,
+        x: &Memory<f32>,
+        request: &CandidateRequest<'_>,
+        out: &mut Candidates,
+    ) {
+        // Whatever a panic left there is overwritten before it is read.
+        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = Searchable {
+            kernel: self.kernel,
+            pool: &self.pool,
+            w,
+            copy,
+        };
+        search
+            .run(&head, x, request, out)
+            .unwrap_or_else(|error| panic!("{error}"));
     }
 
     fn rope(

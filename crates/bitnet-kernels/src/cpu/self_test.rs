@@ -8,9 +8,13 @@ use bitnet_quantization::{QuantError, ScaleLayout, TensorType, TernaryRows};
 use super::bitlinear::{bitlinear, with_outputs};
 use super::dense::{Matrix, matmul};
 use super::gate::Gate;
+use super::head::HeadCopy;
+use super::head::hidden::Hidden;
+use super::head::refine::Refine;
+use super::head::scan::{Scores, scan};
 use super::i2s::PackedTernary;
-use super::isa::Kernel;
 use super::isa::portable::Portable;
+use super::isa::{Kernel, LANES};
 use super::memory::{Arena, Memory};
 use super::quantize::QuantizedRows;
 use super::rms_norm::RmsNorm;
@@ -42,14 +46,16 @@ pub fn run(kernel: Kernel, pool: &Pool) -> Result<(), KernelError> {
         };
         let packed = PackedTernary::pack(&weights, kernel.layout(), pool, &mut Arena::default())?;
         let x = random_floats(n_rows * cols, 7);
-        let outputs = |kernel| -> Result<[Memory<f32>; 4], KernelError> {
+        let outputs = |kernel| -> Result<[Memory<f32>; 5], KernelError> {
             let ternary = ternary_product(kernel, pool, &packed, &x, n_rows)?;
             let (norm, gate) = (norm(kernel, &x, cols)?, gate(kernel, &x)?);
-            let head = head_product(kernel, pool, rows, cols, &x)?;
-            Ok([ternary, norm, gate, head])
+            let w = head_matrix(rows, cols)?;
+            let head = head_product(kernel, pool, &w, &x)?;
+            let bounds = head_bounds(kernel, pool, &w, &x, n_rows)?;
+            Ok([ternary, norm, gate, head, bounds])
         };
         let (expected, found) = (outputs(reference)?, outputs(kernel)?);
-        let ops = ["bitlinear", "rms_norm", "gate", "matmul"];
+        let ops = ["bitlinear", "rms_norm", "gate", "matmul", "head_candidates"];
         for ((expected, found), op) in expected.iter().zip(&found).zip(ops) {
             let differs = expected
                 .iter()
@@ -110,13 +116,7 @@ fn gate(kernel: Kernel, x: &[f32]) -> Result<Memory<f32>, KernelError> {
     Ok(out)
 }
 
-fn head_product(
-    kernel: Kernel,
-    pool: &Pool,
-    rows: usize,
-    cols: usize,
-    x: &[f32],
-) -> Result<Memory<f32>, KernelError> {
+fn head_matrix(rows: usize, cols: usize) -> Result<Matrix, KernelError> {
     let mut state = 13;
     // f16 of both signs from 2^-7 to 1: every mantissa bit varies.
     let bytes: Vec<u8> = (0..rows * cols)
@@ -125,14 +125,53 @@ fn head_product(
             ((0x2000 + (bits % 0x1c00) as u16) | ((bits >> 31) << 15) as u16).to_le_bytes()
         })
         .collect();
-    let w = Matrix::new(MatrixData {
+    Matrix::new(MatrixData {
         ty: TensorType::F16,
         rows,
         cols,
         bytes: bytes.into(),
-    })?;
-    let mut out = Memory::zeroed("self-test", rows)?;
-    matmul(kernel, pool, &w, x, &[0], &mut out);
+    })
+}
+
+fn head_product(
+    kernel: Kernel,
+    pool: &Pool,
+    w: &Matrix,
+    x: &[f32],
+) -> Result<Memory<f32>, KernelError> {
+    let mut out = Memory::zeroed("self-test", w.rows())?;
+    matmul(kernel, pool, w, x, &[0], &mut out);
+    Ok(out)
+}
+
+/// Estimates of all rows and token rows, then refined bounds for the last token row.
+fn head_bounds(
+    kernel: Kernel,
+    pool: &Pool,
+    w: &Matrix,
+    x: &[f32],
+    n_rows: usize,
+) -> Result<Memory<f32>, KernelError> {
+    let copy = HeadCopy::new(kernel, pool, w)?;
+    let x_rows: Vec<u32> = (0..n_rows as u32).collect();
+    let mut hidden = Hidden::new()?;
+    hidden.quantize(x, &x_rows, w.cols(), kernel.panel().max(2))?;
+    let mut scores = Scores::new()?;
+    scores.reserve(n_rows, copy.n_strips())?;
+    scan(kernel, pool, &copy, &hidden, &mut scores);
+    let n = n_rows * copy.n_strips();
+    let estimates = &scores.estimates[..n];
+    let mut out = Memory::zeroed("self-test", n * LANES + w.rows())?;
+    let (scanned, refined) = out.split_at_mut(n * LANES);
+    scanned.copy_from_slice(estimates.as_flattened());
+    kernel.run(Refine {
+        copy: &copy,
+        hidden: &hidden,
+        index: n_rows - 1,
+        rows: &(0..w.rows() as u32).collect::<Vec<u32>>(),
+        estimates: &estimates[n - copy.n_strips()..],
+        uppers: refined,
+    });
     Ok(out)
 }
 

@@ -53,6 +53,53 @@ pub fn matmul(kernel: Kernel, pool: &Pool, w: &Matrix, x: &[f32], x_rows: &[u32]
     });
 }
 
+/// Rows that one thread takes at a time when they are picked ones: enough for a barrier to pay.
+const LEAST_PICKED: usize = 16;
+
+/// `out[i] = w[rows[i]] . x`, the numbers of [`matmul`] bit for bit; x `[cols]`.
+///
+/// # Panics
+/// If a row is not in the matrix.
+pub fn dot_rows(kernel: Kernel, pool: &Pool, w: &Matrix, x: &[f32], rows: &[u32], out: &mut [f32]) {
+    assert_eq!(
+        (x.len(), out.len()),
+        (w.cols, rows.len()),
+        "shapes of a product of picked rows"
+    );
+    let out = Disjoint::new(out);
+    pool.for_ranges(
+        rows.len(),
+        pool.grain(rows.len(), LEAST_PICKED),
+        |range, _| {
+            // SAFETY: ranges do not overlap.
+            let out = unsafe { out.range(range.start, range.len()) };
+            let rows = &rows[range];
+            with_codec!(w, codec => kernel.run(PickedRows { codec, w, x, rows, out }));
+        },
+    );
+}
+
+/// Picked rows of the matrix with one token.
+struct PickedRows<'a, C> {
+    codec: C,
+    w: &'a Matrix,
+    x: &'a [f32],       // [cols]
+    rows: &'a [u32],    // [n]
+    out: &'a mut [f32], // [n]
+}
+
+impl<C: Codec> Op for PickedRows<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for (row, out) in self.rows.iter().zip(self.out) {
+            let sum = dot_one(isa, self.codec, self.w.row(*row as usize), self.x);
+            *out = isa.sum(isa.add(sum[0], sum[1]));
+        }
+    }
+}
+
 /// Rows `first..end` of the matrix; one type a codec, so that each is compiled by itself.
 struct Rows<'a, C> {
     codec: C,

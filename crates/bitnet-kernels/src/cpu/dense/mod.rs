@@ -3,7 +3,7 @@
 //! The bytes stay where they are, usually in the mapped file. A ternary table is treated like any other: the reference
 //! multiplies the head with unquantised activations.
 
-mod codec;
+pub(crate) mod codec;
 mod embed;
 mod matmul;
 
@@ -13,8 +13,8 @@ use bytes::Bytes;
 use crate::backend::MatrixData;
 use crate::error::KernelError;
 
-pub use embed::embed;
-pub use matmul::matmul;
+pub use embed::{embed, widen};
+pub use matmul::{dot_rows, matmul};
 
 /// A checked [`MatrixData`].
 #[derive(Debug, Clone)]
@@ -115,9 +115,20 @@ impl Matrix {
         self.rows * self.row_bytes
     }
 
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// The scale of an I2_S tensor, which has one; else 1.
+    #[inline(always)]
+    pub(crate) fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// The stored bytes of one row.
     #[inline(always)]
-    fn row(&self, row: usize) -> &[u8] {
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 }
@@ -127,7 +138,7 @@ macro_rules! with_codec {
     ($matrix:expr, $codec:ident => $body:expr) => {{
         use bitnet_quantization::TensorType;
         use $crate::cpu::dense::codec as c;
-        match $matrix.ty {
+        match $matrix.ty() {
             TensorType::F32 => {
                 let $codec = c::F32;
                 $body
@@ -170,7 +181,7 @@ macro_rules! with_codec {
             }
             TensorType::I2S => {
                 let $codec = c::I2s {
-                    scale: $matrix.scale,
+                    scale: $matrix.scale(),
                 };
                 $body
             }
@@ -189,4 +200,4 @@ macro_rules! with_codec {
         }
     }};
 }
-use with_codec;
+pub(crate) use with_codec;

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Isa, LANES, Op};
+use crate::cpu::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
 use crate::cpu::i2s::{self, Tile};
 
 /// Proof that this CPU has AVX2 and F16C.
@@ -227,6 +228,23 @@ impl Isa for Avx2 {
     ) {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::avx2::dot(self, tiles, quads, acc) }
+    }
+
+    #[inline(always)]
+    fn code_dot<const P: usize>(
+        self,
+        block: &CodeBlock,
+        quads: &[[[i8; 4]; P]; QUADS],
+        acc: &mut [[i32; LANES]; P],
+    ) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { head::avx2::code_dot(self, block, quads, acc) }
+    }
+
+    #[inline(always)]
+    fn crumb_dot(self, crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { head::avx2::crumb_dot(crumbs, q) }
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::{Isa, LANES, Op};
+use crate::cpu::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
 use crate::cpu::i2s::{self, Tile};
 use crate::cpu::t5;
 
@@ -215,6 +216,23 @@ impl Isa for Avx512 {
         } else {
             t5::scalar::dot(tiles, quads, acc);
         }
+    }
+
+    #[inline(always)]
+    fn code_dot<const P: usize>(
+        self,
+        block: &CodeBlock,
+        quads: &[[[i8; 4]; P]; QUADS],
+        acc: &mut [[i32; LANES]; P],
+    ) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { head::avx512::code_dot(self, block, quads, acc) }
+    }
+
+    #[inline(always)]
+    fn crumb_dot(self, crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { head::avx2::crumb_dot(crumbs, q) }
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ pub mod avx512;
 pub mod neon;
 pub mod portable;
 
+use super::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
 use super::i2s::Tile;
 use super::layout::Layout;
 use super::t5;
@@ -131,6 +132,30 @@ pub trait Isa: Copy + Send + Sync + 'static {
         acc: &mut [[i32; LANES]; T],
     ) {
         t5::scalar::dot(tiles, quads, acc);
+    }
+
+    /// Exact integer products of one block of the head's small copy with P rows of digits:
+    ///
+    /// ```text
+    /// acc[p][r] += sum over columns of code(row r, column) * q(p, column)
+    /// ```
+    ///
+    /// The layout is drawn in [`head`](super::head); `quads[k][p]` are columns `4k..4k+4` of row p. Stored codes are 0 to
+    /// 31.
+    #[inline(always)]
+    fn code_dot<const P: usize>(
+        self,
+        block: &CodeBlock,
+        quads: &[[[i8; 4]; P]; QUADS],
+        acc: &mut [[i32; LANES]; P],
+    ) {
+        head::scalar::code_dot(block, quads, acc);
+    }
+
+    /// The exact sum of crumb * q over one row's block of the head's small copy.
+    #[inline(always)]
+    fn crumb_dot(self, crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
+        head::scalar::crumb_dot(crumbs, q)
     }
 
     /// Runs `rounds` rounds of independent int8 multiply-adds in registers, with the widest instruction there is, and

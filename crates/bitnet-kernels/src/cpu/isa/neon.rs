@@ -4,6 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{Isa, LANES, Op};
+use crate::cpu::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
 use crate::cpu::i2s::{self, Tile};
 
 /// Proof that this CPU has NEON.
@@ -245,6 +246,23 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn code_dot<const P: usize>(
+        self,
+        block: &CodeBlock,
+        quads: &[[[i8; 4]; P]; QUADS],
+        acc: &mut [[i32; LANES]; P],
+    ) {
+        // SAFETY: `self` proves NEON.
+        unsafe { head::neon::code_dot(block, quads, acc) }
+    }
+
+    #[inline(always)]
+    fn crumb_dot(self, crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
+        // SAFETY: `self` proves NEON.
+        unsafe { head::neon::crumb_dot(crumbs, q) }
+    }
+
+    #[inline(always)]
     fn int8_rounds(self, rounds: usize) -> u64 {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::neon::int8_rounds_by_smull(rounds) }
@@ -298,6 +316,23 @@ impl Isa for NeonDot {
     ) {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::neon::dot_by_sdot(tiles, quads, acc) }
+    }
+
+    #[inline(always)]
+    fn code_dot<const P: usize>(
+        self,
+        block: &CodeBlock,
+        quads: &[[[i8; 4]; P]; QUADS],
+        acc: &mut [[i32; LANES]; P],
+    ) {
+        // SAFETY: `self` proves NEON.
+        unsafe { head::neon::code_dot(block, quads, acc) }
+    }
+
+    #[inline(always)]
+    fn crumb_dot(self, crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
+        // SAFETY: `self` proves NEON.
+        unsafe { head::neon::crumb_dot(crumbs, q) }
     }
 
     #[inline(always)]

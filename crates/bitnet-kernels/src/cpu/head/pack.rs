@@ -1,0 +1,315 @@
+//! Making the small copy: every row is widened once, scaled by blocks, rounded, and measured.
+//!
+//! All figures that enter the bound are rounded up: sums of squares in f32 have a relative error far below
+//! [`SUM_SLACK`], and the residues themselves are exact up to a rounding (a bf16 scale times a small code has few bits).
+
+use super::*;
+use crate::cpu::dense::{Matrix, with_codec};
+use crate::cpu::dense::{codec::Codec, widen};
+use crate::cpu::isa::{Isa, Kernel, Op};
+use crate::cpu::memory::Disjoint;
+use crate::cpu::threads::Pool;
+use crate::error::KernelError;
+
+/// Relative error of a length computed in f32, generously: 128 terms in 16 lanes and a square root are below 2e-6.
+const SUM_SLACK: f64 = 1e-5;
+
+/// Error of a rounded residue in units of the scale: 2^-24 of half a scale for each of 128 columns, generously.
+const RESIDUE_SLACK: f64 = 1e-6;
+
+/// Largest code.
+const LARGEST_CODE: f32 = 2.0 * ZERO_CODE;
+
+/// Vectors of a block.
+const VECTORS: usize = BLOCK / LANES;
+
+/// What the threads write to.
+struct Parts<'a> {
+    codes: Disjoint<'a, CodeBlock>,
+    scales: Disjoint<'a, [u8; 32]>,
+    bounds: Disjoint<'a, [[f32; 16]; 2]>,
+    crumbs: Disjoint<'a, Crumbs>,
+    row_scales: Disjoint<'a, [u8; 32]>,
+    row_bounds: Disjoint<'a, [f32; 2]>,
+    wild: Disjoint<'a, u8>,
+}
+
+impl HeadCopy {
+    /// Copies `w`, on all threads.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn new(kernel: Kernel, pool: &Pool, w: &Matrix) -> Result<HeadCopy, KernelError> {
+        const WHAT: &str = "small copy of the head";
+        let (rows, cols) = (w.rows(), w.cols());
+        let (n_strips, n_blocks) = (rows.div_ceil(LANES), cols.div_ceil(BLOCK));
+        let mut copy = HeadCopy {
+            rows,
+            cols,
+            n_blocks,
+            codes: Memory::zeroed(WHAT, n_strips * n_blocks)?,
+            scales: Memory::zeroed(WHAT, n_strips * n_blocks)?,
+            bounds: Memory::zeroed(WHAT, n_strips)?,
+            crumbs: Memory::zeroed(WHAT, rows * n_blocks)?,
+            row_scales: Memory::zeroed(WHAT, rows * n_blocks.div_ceil(BLOCKS_AT_ONCE))?,
+            row_bounds: Memory::zeroed(WHAT, rows)?,
+            wild: Vec::new(),
+        };
+        let mut wild = Memory::<u8>::zeroed(WHAT, rows)?;
+        let parts = Parts {
+            codes: Disjoint::new(&mut copy.codes),
+            scales: Disjoint::new(&mut copy.scales),
+            bounds: Disjoint::new(&mut copy.bounds),
+            crumbs: Disjoint::new(&mut copy.crumbs),
+            row_scales: Disjoint::new(&mut copy.row_scales),
+            row_bounds: Disjoint::new(&mut copy.row_bounds),
+            wild: Disjoint::new(&mut wild),
+        };
+        pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
+            let mut row = vec![[[0.0; LANES]; VECTORS]; n_blocks];
+            for strip in strips {
+                with_codec!(w, codec => kernel.run(PackStrip {
+                    codec, w, strip, parts: &parts, row: &mut row,
+                }));
+            }
+        });
+        let flagged = (0u32..).zip(&wild[..]).filter(|(_, flag)| **flag != 0);
+        copy.wild = flagged.map(|(row, _)| row).collect();
+        Ok(copy)
+    }
+}
+
+/// Packs 16 rows.
+struct PackStrip<'a, C> {
+    codec: C,
+    w: &'a Matrix,
+    strip: usize,
+    parts: &'a Parts<'a>,
+    row: &'a mut [[[f32; LANES]; VECTORS]], // [n_blocks], zeros beyond the columns
+}
+
+impl<C: Codec> Op for PackStrip<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let PackStrip {
+            codec,
+            w,
+            strip,
+            parts,
+            row,
+        } = self;
+        let n_blocks = row.len();
+        let n_scales = n_blocks.div_ceil(BLOCKS_AT_ONCE);
+        let first = strip * LANES;
+        let n = LANES.min(w.rows() - first);
+        // SAFETY: a strip is given to one thread; these are its blocks and its rows.
+        let (codes, scales, bounds, crumbs, row_scales, row_bounds, wild) = unsafe {
+            (
+                parts.codes.range(strip * n_blocks, n_blocks),
+                parts.scales.range(strip * n_blocks, n_blocks),
+                parts.bounds.range(strip, 1),
+                parts.crumbs.range(first * n_blocks, n * n_blocks),
+                parts.row_scales.range(first * n_scales, n * n_scales),
+                parts.row_bounds.range(first, n),
+                parts.wild.range(first, n),
+            )
+        };
+        for lane in 0..n {
+            let values = row.as_flattened_mut().as_flattened_mut();
+            widen(codec, isa, w.row(first + lane), &mut values[..w.cols()]);
+            let mut constants = Constants::default();
+            for (b, values) in row.iter().enumerate() {
+                let block = round_block(isa, values);
+                constants.add(&block);
+                block.store_codes(&mut codes[b], lane);
+                scales[b][2 * lane..][..2].copy_from_slice(&block.scale);
+                crumbs[lane * n_blocks + b] = block.crumbs();
+                row_scales[lane * n_scales + b / BLOCKS_AT_ONCE][2 * (b % BLOCKS_AT_ONCE)..][..2]
+                    .copy_from_slice(&block.scale);
+            }
+            wild[lane] = u8::from(!constants.tame());
+            [bounds[0][0][lane], bounds[0][1][lane]] = constants.scan();
+            row_bounds[lane] = constants.refined();
+        }
+    }
+}
+
+/// One row's block in codes.
+struct Rounded {
+    scale: [u8; 2],                 // bf16
+    codes: [[i8; LANES]; VECTORS],  // 0..=31
+    crumbs: [[i8; LANES]; VECTORS], // 0..=3
+    norms: Norms,
+}
+
+/// Sums of squares of one block.
+struct Norms {
+    weights: f32,
+    codes: f32,
+    residues: f32,
+    last: f32, // what two more bits leave
+    scale: f32,
+}
+
+/// Scales and rounds one block.
+#[inline(always)]
+fn round_block<I: Isa>(isa: I, values: &[[f32; LANES]; VECTORS]) -> Rounded {
+    let zero = isa.splat(0.0);
+    let (mut absmax, mut weights) = (zero, zero);
+    for v in values {
+        let v = isa.load(v);
+        absmax = isa.max(isa.abs(v), absmax);
+        weights = isa.add(weights, isa.mul(v, v));
+    }
+    let largest = isa.max_lane(absmax);
+    let scale = if (LEAST_WEIGHT..=LARGEST_NORM as f32).contains(&largest) {
+        bf16_above(largest / ZERO_CODE)
+    } else {
+        0.0
+    };
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let (to_code, to_crumb) = (isa.splat(inverse), isa.splat(4.0 * inverse));
+    let (s, quarter) = (isa.splat(scale), isa.splat(0.25 * scale));
+    let (one_and_half, three) = (isa.splat(1.5), isa.splat(3.0));
+    let (zero_code, largest_code) = (isa.splat(ZERO_CODE), isa.splat(LARGEST_CODE));
+    let (mut codes2, mut residues2, mut last2) = (zero, zero, zero);
+    let (mut codes, mut crumbs) = ([[0i8; LANES]; VECTORS], [[0i8; LANES]; VECTORS]);
+    for ((v, code_out), crumb_out) in values.iter().zip(&mut codes).zip(&mut crumbs) {
+        let v = isa.load(v);
+        // Neither NaN nor infinity gets past these compares; such rows are always multiplied exactly.
+        let code = isa.add(isa.mul(v, to_code), zero_code);
+        isa.store_i8(isa.min(isa.max(code, zero), largest_code), code_out);
+        let code = isa.sub(isa.load_i8(code_out), zero_code);
+        codes2 = isa.add(codes2, isa.mul(code, code));
+        let residue = isa.sub(v, isa.mul(code, s));
+        residues2 = isa.add(residues2, isa.mul(residue, residue));
+        let crumb = isa.add(isa.mul(residue, to_crumb), one_and_half);
+        isa.store_i8(isa.min(isa.max(crumb, zero), three), crumb_out);
+        let taken = isa.mul(isa.sub(isa.load_i8(crumb_out), one_and_half), quarter);
+        let last = isa.sub(residue, taken);
+        last2 = isa.add(last2, isa.mul(last, last));
+    }
+    Rounded {
+        scale: ((scale.to_bits() >> 16) as u16).to_le_bytes(),
+        codes,
+        crumbs,
+        norms: Norms {
+            weights: isa.sum(weights),
+            codes: isa.sum(codes2),
+            residues: isa.sum(residues2),
+            last: isa.sum(last2),
+            scale,
+        },
+    }
+}
+
+impl Rounded {
+    /// Puts the codes into row `lane` of a block.
+    #[inline(always)]
+    fn store_codes(&self, block: &mut CodeBlock, lane: usize) {
+        let codes = self.codes.as_flattened().as_chunks::<4>().0;
+        let quad = |k: usize| u32::from_le_bytes(codes[k].map(|code| code as u8));
+        let (nibbles, tops) = block.split_at_mut(NIBBLE_LINES);
+        for (m, line) in nibbles.iter_mut().enumerate() {
+            let low = quad(2 * m) & 0x0f0f_0f0f;
+            let high = quad(2 * m + 1) & 0x0f0f_0f0f;
+            line[4 * lane..][..4].copy_from_slice(&(low | (high << 4)).to_le_bytes());
+        }
+        for (l, line) in tops.iter_mut().enumerate() {
+            let mut bits = 0;
+            for p in 0..8 {
+                bits |= ((quad(8 * l + p) >> 4) & 0x0101_0101) << p;
+            }
+            line[4 * lane..][..4].copy_from_slice(&bits.to_le_bytes());
+        }
+    }
+
+    /// The residues, four to a byte.
+    #[inline(always)]
+    fn crumbs(&self) -> Crumbs {
+        let mut out = [0; BLOCK / 4];
+        let crumbs = self.crumbs.as_flattened().as_chunks::<{ BLOCK / 4 }>().0;
+        for (p, crumbs) in crumbs.iter().enumerate() {
+            for (out, crumb) in out.iter_mut().zip(crumbs) {
+                *out |= (*crumb as u8) << (2 * p);
+            }
+        }
+        out
+    }
+}
+
+/// A row's constants of the bound, from its blocks.
+#[derive(Default)]
+struct Constants {
+    weights: f64,       // sum of squares of the row
+    of_blocks: Lengths, // the largest of |.| / s_b
+    squares: Lengths,   // sums of squares over the row
+}
+
+/// Lengths of the three parts of a row or a block.
+#[derive(Default)]
+struct Lengths {
+    codes: f64,    // w^
+    residues: f64, // e
+    last: f64,     // e2
+}
+
+impl Constants {
+    #[inline(always)]
+    fn add(&mut self, block: &Rounded) {
+        let norms = &block.norms;
+        self.weights += f64::from(norms.weights);
+        if norms.scale == 0.0 {
+            return;
+        }
+        // In units of the scale.
+        let scale = f64::from(norms.scale);
+        let length = |squares: f32| f64::from(squares).sqrt() * (1.0 + SUM_SLACK);
+        let codes = length(norms.codes);
+        let residues = length(norms.residues) / scale + RESIDUE_SLACK;
+        let last = length(norms.last) / scale + RESIDUE_SLACK;
+        let (of_blocks, squares) = (&mut self.of_blocks, &mut self.squares);
+        of_blocks.codes = of_blocks.codes.max(codes);
+        of_blocks.residues = of_blocks.residues.max(residues);
+        of_blocks.last = of_blocks.last.max(last);
+        squares.codes += (codes * scale) * (codes * scale);
+        squares.residues += (residues * scale) * (residues * scale);
+        squares.last += (last * scale) * (last * scale);
+    }
+
+    /// Whether the row is so small (and finite) that nothing can overflow.
+    fn tame(&self) -> bool {
+        self.weights.sqrt() * (1.0 + SUM_SLACK) <= LARGEST_NORM
+    }
+
+    /// By blocks, in units of the scales; of the whole row.
+    fn scan(&self) -> [f32; 2] {
+        let (b, s) = (&self.of_blocks, &self.squares);
+        [
+            above(b.residues.max(b.codes / CODE_SHARE)),
+            above(s.residues.sqrt().max(s.codes.sqrt() / CODE_SHARE) * (1.0 + SUM_SLACK)),
+        ]
+    }
+
+    /// The same of what refining leaves.
+    fn refined(&self) -> [f32; 2] {
+        let (b, s) = (&self.of_blocks, &self.squares);
+        [
+            above(b.last.max(b.codes / REFINED_SHARE)),
+            above(s.last.sqrt().max(s.codes.sqrt() / REFINED_SHARE) * (1.0 + SUM_SLACK)),
+        ]
+    }
+}
+
+/// The least bf16 that is not below a positive number.
+#[inline(always)]
+fn bf16_above(x: f32) -> f32 {
+    f32::from_bits(x.to_bits().wrapping_add(0xffff) & 0xffff_0000)
+}
+
+/// An f32 that is not below a number that is not negative.
+pub(super) fn above(x: f64) -> f32 {
+    (x as f32).next_up()
+}
