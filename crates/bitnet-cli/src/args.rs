@@ -61,6 +61,10 @@ pub struct EngineArgs {
     #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
     pub kv_type: Option<KvType>,
 
+    /// Compute every logit for every token, with no small copy of the head to search (tokens are the same)
+    #[arg(long)]
+    pub full_head: bool,
+
     /// Device: auto or cpu [default: auto]
     #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
     pub device: Option<Device>,
@@ -331,6 +335,7 @@ mod tests {
             threads: None,
             ctx: None,
             kv_type: None,
+            full_head: false,
             device: None,
             kernel: None,
         };

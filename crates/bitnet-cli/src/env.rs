@@ -49,6 +49,11 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "kernel, when there is no --kernel (names: --version)",
     },
     Variable {
+        name: "BITNET_FULL_HEAD",
+        values: "0|1",
+        meaning: "1: as --full-head",
+    },
+    Variable {
         name: "BITNET_SEED",
         values: "N",
         meaning: "seed of sampling, when there is no --seed",
@@ -92,6 +97,8 @@ pub struct Environment {
     pub threads: Option<usize>,
     /// `BITNET_KERNEL`
     pub kernel: Option<String>,
+    /// `BITNET_FULL_HEAD`
+    pub full_head: bool,
     /// `BITNET_SEED`
     pub seed: Option<u64>,
     /// `BITNET_DETERMINISTIC`
@@ -142,6 +149,7 @@ impl Environment {
             },
             threads: parsed("BITNET_CPU_THREADS", &parse_threads)?,
             kernel: text("BITNET_KERNEL")?,
+            full_head: switch("BITNET_FULL_HEAD", text("BITNET_FULL_HEAD")?)?,
             seed: match text("BITNET_SEED")? {
                 None => None,
                 Some(value) => Some(value.trim().parse().map_err(|_| {
@@ -254,6 +262,14 @@ mod tests {
                 },
             ),
             (
+                "BITNET_FULL_HEAD",
+                "1",
+                Environment {
+                    full_head: true,
+                    ..none.clone()
+                },
+            ),
+            (
                 "BITNET_SEED",
                 "7",
                 Environment {
@@ -315,6 +331,7 @@ mod tests {
             ("BITNET_CPU_THREADS", "two"),
             ("BITNET_SEED", "-1"),
             ("BITNET_DETERMINISTIC", "maybe"),
+            ("BITNET_FULL_HEAD", "maybe"),
             ("BITNET_STRICT_TOKENIZERS", "2"),
         ];
         for (name, value) in cases {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bitnet_inference::{
-    CheckpointOptions, Engine, LoadOptions, Tokenizer, TokenizerOptions, open_tokenizer,
+    CheckpointOptions, Engine, HeadMode, LoadOptions, Tokenizer, TokenizerOptions, open_tokenizer,
 };
 use bitnet_models::{Checkpoint, TokenizerSource};
 use bytes::Bytes;
@@ -122,6 +122,11 @@ pub fn load_options(
         context: engine.ctx,
         kv_type: engine.kv_type.unwrap_or_default(),
         max_sequences: extras.max_sequences.max(1),
+        head: if engine.full_head || env.full_head {
+            HeadMode::Full
+        } else {
+            HeadMode::Auto
+        },
         checkpoint: checkpoint_options(model),
         strict_tokenizers: env.strict_tokenizers,
         tokenizer: model.tokenizer(env),

@@ -55,6 +55,8 @@ pub struct MemoryUse {
     pub layer_bytes: usize,
     /// The matrix that turns hidden states into logits.
     pub head_bytes: usize,
+    /// Its small copy, which is searched for candidates; 0 without one.
+    pub head_copy_bytes: usize,
     /// Set aside for keys and values; the system hands it out as it fills.
     pub kv_cache_bytes: usize,
     /// The most that this process has had in memory, the model file's mapped pages included; `null` where the system
@@ -104,6 +106,7 @@ impl RunMetrics {
             memory: MemoryUse {
                 layer_bytes: info.layer_bytes,
                 head_bytes: info.head_bytes,
+                head_copy_bytes: info.head_copy_bytes,
                 kv_cache_bytes: info.kv_cache_bytes,
                 peak_bytes: peak_bytes(),
             },
@@ -169,7 +172,7 @@ impl RunMetrics {
             self.threads,
             self.kv_type,
             units::bytes(memory.layer_bytes as u64),
-            units::bytes(memory.head_bytes as u64),
+            units::bytes((memory.head_bytes + memory.head_copy_bytes) as u64),
             units::bytes(memory.kv_cache_bytes as u64),
         )
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bitnet_kernels::{KvType, LayoutProbe};
+use bitnet_kernels::{HeadWork, KvType, LayoutProbe};
 use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, Profile};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
@@ -53,7 +53,11 @@ pub struct EngineInfo {
     pub layer_bytes: usize,
     /// Bytes of the matrix that turns hidden states into logits.
     pub head_bytes: usize,
-    /// Weight bytes that one decoded token reads: layers and head.
+    /// Bytes of the head's small copy, 0 without one.
+    pub head_copy_bytes: usize,
+    /// Weight bytes that one decoded token reads: layers and head. Where candidates are searched (any draw that does not
+    /// need all logits) the head counts with the part of its small copy that every search reads; rows that are looked
+    /// at singly come on top, see [`Engine::head_work`].
     pub bytes_per_token: usize,
     /// Bytes of keys and values that each position before it adds to that.
     pub kv_position_bytes: usize,
@@ -166,7 +170,8 @@ impl Engine {
             kv_cache_bytes: loaded.kv_cache_bytes,
             layer_bytes: loaded.weight_bytes.layers,
             head_bytes: loaded.weight_bytes.head,
-            bytes_per_token: loaded.weight_bytes.layers + loaded.weight_bytes.head,
+            head_copy_bytes: loaded.weight_bytes.head_copy,
+            bytes_per_token: loaded.weight_bytes.per_token(),
             kv_position_bytes: loaded.kv_position_bytes,
             load: clock.now(),
             warnings: loaded.warnings,
@@ -389,6 +394,11 @@ impl Engine {
     /// What was added up since [`Engine::start_profile`], and an end to it; `None` when nothing was started.
     pub fn take_profile(&self) -> Option<Profile> {
         self.lock().step.take_profile()
+    }
+
+    /// What finding candidates took since the model was loaded. For the figures of a phase take the difference of two.
+    pub fn head_work(&self) -> HeadWork {
+        self.lock().step.head_work()
     }
 
     /// Blocks of the KV cache that no generation owns.

@@ -56,13 +56,13 @@ pub use engine::{Engine, EngineInfo, LayoutSpeeds};
 pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
-pub use loader::{LoadOptions, checkpoint_tokenizer, open_tokenizer};
+pub use loader::{HeadMode, LoadOptions, checkpoint_tokenizer, open_tokenizer};
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
 pub use score::{Score, ScoreOptions, ScoreProgress};
 
 // The types of lower crates that appear in the signatures above.
-pub use bitnet_kernels::KvType;
+pub use bitnet_kernels::{HeadWork, KvType};
 pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows, Operation, Profile};
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

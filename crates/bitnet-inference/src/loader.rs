@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_kernels::{Backend, CpuBackend, CpuOptions, KV_BLOCK, KvType, LayoutProbe};
+use bitnet_kernels::{
+    Backend, CpuBackend, CpuOptions, KV_BLOCK, KvType, LEAST_HEAD_ROWS, LayoutProbe,
+};
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, Model, ModelConfig,
     TokenizerSource, WeightBytes, kv_block_bytes,
@@ -30,6 +32,18 @@ pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 /// rows to make the head's weights worth reading.
 const EVALUATION_ROWS: usize = 32;
 
+/// Whether the few logits that a draw can keep are searched with a small copy of the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HeadMode {
+    /// Where the head is large enough for it to pay.
+    #[default]
+    Auto,
+    /// Never: every logit is computed for every token, and no copy is made.
+    Full,
+    /// Always.
+    Search,
+}
+
 /// How a model is loaded. Plain data; nothing here looks at the environment.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
@@ -46,6 +60,8 @@ pub struct LoadOptions {
     pub max_sequences: usize,
     /// Prompt tokens per forward pass. Changes speed and memory, never a number.
     pub prefill_chunk: usize,
+    /// How logits are computed where not all of them are wanted. Changes speed and memory, never a token.
+    pub head: HeadMode,
     /// How to read the file.
     pub checkpoint: CheckpointOptions,
     /// Refuse tokenizers that need a guess.
@@ -65,6 +81,7 @@ impl Default for LoadOptions {
             kv_type: KvType::default(),
             max_sequences: 1,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
+            head: HeadMode::default(),
             checkpoint: CheckpointOptions::default(),
             strict_tokenizers: false,
             tokenizer: None,
@@ -123,7 +140,12 @@ pub(crate) fn load(
     }
     let (kernel, threads) = (backend.kernel_name().to_owned(), backend.threads());
     let (layouts, warnings) = (backend.probe(), backend.warnings().to_vec());
-    let model = Model::load(backend, checkpoint, context, progress)?;
+    let mut model = Model::load(backend, checkpoint, context, progress)?;
+    match options.head {
+        HeadMode::Auto => model.copy_head(LEAST_HEAD_ROWS)?,
+        HeadMode::Full => {}
+        HeadMode::Search => model.copy_head(0)?,
+    }
     let weight_bytes = model.weight_bytes();
     let n_blocks = options
         .max_sequences

@@ -10,13 +10,42 @@
 
 use std::cmp::Ordering;
 
-/// One token that may still be drawn.
+/// One token that may still be drawn, with its logit after the filters so far.
+pub use bitnet_kernels::Candidate;
+
+/// What is known of one position's logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Candidate {
-    /// Token id.
-    pub id: u32,
-    /// Its logit after the filters so far.
-    pub logit: f32,
+pub enum Row<'a> {
+    /// All, `[vocab_size]`.
+    Full(&'a [f32]),
+    /// Those of every token that the sampler's filters could keep, by ascending id.
+    Candidates(&'a [Candidate]),
+}
+
+impl Row<'_> {
+    /// Appends the candidates, by ascending id.
+    pub fn append_to(self, candidates: &mut Vec<Candidate>) {
+        match self {
+            Row::Full(row) => candidates.extend(
+                (0u32..)
+                    .zip(row)
+                    .map(|(id, &logit)| Candidate { id, logit }),
+            ),
+            Row::Candidates(row) => candidates.extend_from_slice(row),
+        }
+    }
+}
+
+impl<'a> From<&'a [f32]> for Row<'a> {
+    fn from(row: &'a [f32]) -> Row<'a> {
+        Row::Full(row)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [f32; N]> for Row<'a> {
+    fn from(row: &'a [f32; N]) -> Row<'a> {
+        Row::Full(row)
+    }
 }
 
 /// How tokens seen lately are made less likely.
@@ -39,14 +68,26 @@ impl Penalties {
     };
 }
 
-/// Adds each bias to the logit of its token. `candidates[id]` must still be token `id`: this filter runs first.
+/// The logit of token `id` while candidates are by ascending id. Tokens that a filter changes are always among them.
+fn logit_of(candidates: &mut [Candidate], id: u32) -> &mut f32 {
+    let index = match candidates.get(id as usize) {
+        Some(candidate) if candidate.id == id => id as usize,
+        _ => candidates
+            .binary_search_by_key(&id, |candidate| candidate.id)
+            .expect("a token whose logit is to be changed is a candidate"),
+    };
+    &mut candidates[index].logit
+}
+
+/// Adds each bias to the logit of its token. Candidates are by ascending id, the biased tokens among them: this filter
+/// runs first.
 pub fn logit_bias(candidates: &mut [Candidate], bias: &[(u32, f32)]) {
     for &(id, value) in bias {
-        candidates[id as usize].logit += value;
+        *logit_of(candidates, id) += value;
     }
 }
 
-/// Makes the tokens of `recent` less likely. Runs while `candidates[id]` is still token `id`.
+/// Makes the tokens of `recent`, all of them candidates, less likely. Runs while candidates are by ascending id.
 ///
 /// ```text
 /// l = l > 0 ? l / repetition : l * repetition
@@ -74,7 +115,7 @@ pub fn penalize(
         same
     });
     for (id, count) in counts.drain(..) {
-        let logit = &mut candidates[id as usize].logit;
+        let logit = logit_of(candidates, id);
         if *logit > 0.0 {
             *logit /= penalties.repetition;
         } else {

@@ -2,10 +2,11 @@
 //!
 //! Above this trait nothing knows which processor runs the model; below it nothing knows about requests.
 
-use bitnet_kernels::{Backend, KvType};
-use bitnet_models::{Activations, Batch, KvCache, Model, Observer};
+use bitnet_kernels::{Backend, HeadWork, KvType};
+use bitnet_models::{Activations, Batch, KvCache, Model, Observer, RowLogits};
 
 use crate::error::Error;
+use crate::logits::Row;
 
 /// The sizes of a loaded model and its buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,18 @@ pub trait Runner: Send {
     /// What the model reports; the rows of `batch` are then not in the cache.
     fn run(&mut self, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), Error>;
 
-    /// The logits of the last pass, `[n_logit_rows, vocab_size]`, in the order the batch asked for them.
+    /// The full rows of logits of the last pass, `[n, vocab_size]`, in the order the batch asked for them: all that it
+    /// asked for, if it said of none what will be kept.
     fn logits(&self) -> &[f32];
+
+    /// The logits of row `row` of those that the last batch asked for.
+    ///
+    /// # Panics
+    /// When it asked for fewer.
+    fn row(&self, row: usize) -> Row<'_>;
+
+    /// What finding candidates took so far.
+    fn head_work(&self) -> HeadWork;
 
     /// Copies the last hidden state (after the final norm) of row `row` of the last pass to `out` `[hidden_size]`.
     fn read_hidden(&self, row: usize, out: &mut [f32]);
@@ -56,7 +67,7 @@ pub struct ModelRunner<B: Backend> {
     model: Model<B>,
     cache: KvCache<B>,
     activations: Activations<B>,
-    logits: Vec<f32>, // [n_logit_rows of the last pass, vocab_size], host copy
+    logits: Vec<f32>, // [full rows of the last pass, vocab_size], host copy
 }
 
 impl<B: Backend> ModelRunner<B> {
@@ -89,7 +100,7 @@ impl<B: Backend> Runner for ModelRunner<B> {
             .forward(batch, &mut self.cache, &mut self.activations, observer)?;
         let vocab_size = self.model.config().vocab_size;
         self.logits
-            .resize(batch.logit_rows().len() * vocab_size, 0.0);
+            .resize(self.activations.head.n_full() * vocab_size, 0.0);
         for (row, out) in self.logits.chunks_exact_mut(vocab_size).enumerate() {
             self.model.read_logits(&self.activations, row, out);
         }
@@ -98,6 +109,20 @@ impl<B: Backend> Runner for ModelRunner<B> {
 
     fn logits(&self) -> &[f32] {
         &self.logits
+    }
+
+    fn row(&self, row: usize) -> Row<'_> {
+        match self.activations.head.row(row) {
+            RowLogits::Full(row) => {
+                let vocab_size = self.model.config().vocab_size;
+                Row::Full(&self.logits[row * vocab_size..][..vocab_size])
+            }
+            RowLogits::Candidates(candidates) => Row::Candidates(candidates),
+        }
+    }
+
+    fn head_work(&self) -> HeadWork {
+        self.activations.head.work()
     }
 
     fn read_hidden(&self, row: usize, out: &mut [f32]) {

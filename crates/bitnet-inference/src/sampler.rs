@@ -7,8 +7,10 @@
 //! Source: Blackman and Vigna, "Scrambled linear pseudorandom number generators" (2019), and their public-domain
 //! reference files `xoshiro256plusplus.c` and `splitmix64.c`.
 
+use bitnet_kernels::Keep;
+
 use crate::error::Error;
-use crate::logits::{self, Candidate, Penalties};
+use crate::logits::{self, Candidate, Penalties, Row};
 
 /// Checked sampling parameters: every number is in its range, every default filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +32,9 @@ pub struct SamplingParams {
     /// Start of the random stream.
     pub seed: u64,
 }
+
+/// Added to the distance of min-p, in nats: far more than logarithm, exponential and the rounding to f32 can be off.
+const MIN_P_SLACK: f64 = 1e-4;
 
 /// Draws tokens for one sequence. Its state is the random stream and scratch memory, nothing of the text.
 #[derive(Debug, Clone)]
@@ -56,23 +61,55 @@ impl Sampler {
         &self.params
     }
 
-    /// Draws one token from `row` `[vocab_size]`; `history` is every token so far, prompt included.
+    /// What the filters can keep of the logits that are not [`named`](Sampler::named); `None` when they need all of them:
+    /// top-p, where it comes first, and a plain draw look at the whole distribution.
+    pub fn keep(&self) -> Option<Keep> {
+        let params = &self.params;
+        if params.temperature <= 0.0 {
+            return Some(Keep::Best(1));
+        }
+        if params.top_k > 0 {
+            return u32::try_from(params.top_k).ok().map(Keep::Best);
+        }
+        // A candidate stays when exp(logit - best) >= min_p.
+        let distance = -libm::log(f64::from(params.min_p)) + MIN_P_SLACK;
+        (params.top_p >= 1.0 && params.min_p > 0.0).then_some(Keep::Near(distance as f32))
+    }
+
+    /// The tokens whose logits bias or penalties change; `history` as in [`sample`](Sampler::sample).
+    pub fn named<'a>(&'a self, history: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+        let penalised = if self.params.penalties == Penalties::OFF {
+            &[]
+        } else {
+            self.window(history)
+        };
+        let biased = self.params.logit_bias.iter().map(|&(id, _)| id);
+        biased.chain(penalised.iter().copied())
+    }
+
+    /// The tokens that the penalties look at.
+    fn window<'a>(&self, history: &'a [u32]) -> &'a [u32] {
+        &history[history.len().saturating_sub(self.params.penalty_window)..]
+    }
+
+    /// Draws one token from `row`: all logits, or the candidates of what [`keep`](Sampler::keep) and
+    /// [`named`](Sampler::named) said, which gives the same token. `history` is every token so far, prompt included.
     ///
     /// # Errors
     /// [`Error::BadLogits`] when the row holds a NaN or +inf, with bias and penalties or without, or when the bias has
     /// forbidden every token.
-    pub fn sample(&mut self, row: &[f32], history: &[u32]) -> Result<u32, Error> {
+    pub fn sample<'a>(&mut self, row: impl Into<Row<'a>>, history: &[u32]) -> Result<u32, Error> {
         let position = history.len();
+        let window = self.window(history);
         let params = &self.params;
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend((0u32..).zip(row).map(|(id, &logit)| Candidate {
-            id,
-            logit: logit + 0.0, // -0 ties with 0
-        }));
+        row.into().append_to(candidates);
+        for candidate in candidates.iter_mut() {
+            candidate.logit += 0.0; // -0 ties with 0
+        }
 
         logits::logit_bias(candidates, &params.logit_bias);
-        let window = &history[history.len().saturating_sub(params.penalty_window)..];
         logits::penalize(candidates, window, &params.penalties, &mut self.counts);
         // Checked last: a bias or a penalty may also leave the range of f32, whatever the model computed.
         if let Some(bad) = candidates

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use bitnet_kernels::Keep;
 use bitnet_tokenizers::{DecodeState, Tokenizer};
 
 use crate::error::Error;
-use crate::logits;
+use crate::logits::{self, Row};
 use crate::metrics::Timings;
 use crate::request::{FinishReason, Token};
 use crate::sampler::Sampler;
@@ -175,17 +176,35 @@ impl Sequence {
         self.parts.timings.sample += time;
     }
 
-    /// Draws the next token from its row of logits `[vocab_size]`, decides whether the text ends with it, and turns
+    /// What drawing needs of the logits that are not [`named`](Sequence::named); `None`: all of them.
+    pub fn keep(&self) -> Option<Keep> {
+        if self.parts.logprobs {
+            return None; // they are shares of the whole vocabulary
+        }
+        self.parts.sampler.keep()
+    }
+
+    /// The tokens whose logits drawing changes.
+    pub fn named(&self) -> impl Iterator<Item = u32> + '_ {
+        self.parts.sampler.named(&self.tokens)
+    }
+
+    /// Draws the next token from its row of logits, or from the candidates of what [`keep`](Sequence::keep) said, decides whether the text ends with it, and turns
     /// it into text.
     ///
     /// # Errors
     /// What [`Sampler::sample`] and the text decoder report; the sequence cannot go on then.
-    pub fn draw(&mut self, row: &[f32]) -> Result<(Token, Option<FinishReason>), Error> {
+    pub fn draw<'a>(
+        &mut self,
+        row: impl Into<Row<'a>>,
+    ) -> Result<(Token, Option<FinishReason>), Error> {
         let parts = &mut self.parts;
+        let row = row.into();
         let id = parts.sampler.sample(row, &self.tokens)?;
-        let logprob = parts
-            .logprobs
-            .then(|| logits::log_probability(row, id) as f32);
+        let logprob = match row {
+            Row::Full(row) if parts.logprobs => Some(logits::log_probability(row, id) as f32),
+            _ => None,
+        };
         self.tokens.push(id);
         parts.timings.n_generated += 1;
 

@@ -3,6 +3,7 @@
 //! [`Step`] owns no thread, clock or channel. Whoever holds it calls [`Step::step`] as often as there is work: the
 //! engine behind its lock, a server on its own thread, a test or a browser in a plain loop.
 
+use bitnet_kernels::HeadWork;
 use bitnet_models::{Batch, LogitRows, Profile};
 
 use crate::block_manager::BlockManager;
@@ -93,6 +94,11 @@ impl Step {
         self.profile.take()
     }
 
+    /// What finding candidates took so far.
+    pub fn head_work(&self) -> HeadWork {
+        self.runner.head_work()
+    }
+
     /// Blocks of the KV cache that nobody owns.
     pub fn n_free_blocks(&self) -> usize {
         self.blocks.n_free()
@@ -118,17 +124,17 @@ impl Step {
                     LogitRows::None
                 },
             );
+            if let Some(keep) = sequence.keep().filter(|_| chunk.draws) {
+                let row = self.batch.logit_rows().len() - 1;
+                self.batch.keep(row, keep, sequence.named());
+            }
         }
         let started = clock.now();
         let observer = self.profile.as_mut().map(|profile| profile as _);
         let ran = self.runner.run(&self.batch, observer);
         let run_time = clock.now() - started;
 
-        let vocab_size = self.runner.shape().vocab_size;
-        let mut rows = match &ran {
-            Ok(()) => self.runner.logits().chunks_exact(vocab_size),
-            Err(_) => [].chunks_exact(vocab_size),
-        };
+        let mut rows = 0..;
         for chunk in &self.plan {
             let sequence = &mut self.scheduler.running_mut()[chunk.index];
             sequence.advance(chunk.n_tokens, run_time);
@@ -137,8 +143,8 @@ impl Step {
                 Ok(()) if !chunk.draws => continue,
                 Ok(()) => {
                     let drawing = clock.now();
-                    let row = rows.next().expect("a row for every chunk that draws");
-                    let drawn = sequence.draw(row);
+                    let row = rows.next().expect("there is no end of rows");
+                    let drawn = sequence.draw(self.runner.row(row));
                     sequence.add_sample_time(clock.now() - drawing);
                     drawn.map(|(token, finish)| Drawn { token, finish })
                 }

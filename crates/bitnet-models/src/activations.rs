@@ -3,6 +3,7 @@
 //! A batch of `n` rows uses the first `n` rows of each buffer, so decoding allocates nothing.
 
 use crate::config::ModelConfig;
+use crate::head::HeadOutput;
 use bitnet_kernels::{Backend, KernelError};
 
 /// The buffers of a forward pass. All are f32, row-major, one row per token unless said otherwise.
@@ -29,8 +30,8 @@ pub struct Activations<B: Backend> {
     pub(crate) update: B::Buffer,
     /// The last hidden states, after the final norm: `[max_tokens, hidden_size]`.
     pub hidden: B::Buffer,
-    /// Logits of the rows that the batch asked for: `[max_logit_rows, vocab_size]`.
-    pub logits: B::Buffer,
+    /// What the head made of the rows that the batch asked for.
+    pub head: HeadOutput<B>,
     max_tokens: usize,
     max_logit_rows: usize,
 }
@@ -56,7 +57,7 @@ impl<B: Backend> Activations<B> {
             gated: buffer(config.intermediate_size)?,
             update: buffer(config.hidden_size)?,
             hidden: buffer(config.hidden_size)?,
-            logits: backend.buffer(max_logit_rows * config.vocab_size)?,
+            head: HeadOutput::new(backend, config, max_logit_rows)?,
             max_tokens,
             max_logit_rows,
         })

@@ -11,7 +11,9 @@
 //! logit_rows          2    3       5        the rows whose logits are wanted (here: the last of each)
 //! ```
 
-use bitnet_kernels::{BatchView, KV_BLOCK};
+use std::ops::Range;
+
+use bitnet_kernels::{BatchView, KV_BLOCK, Keep};
 
 /// Which rows of a sequence need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,12 @@ pub struct Batch {
     block_tables: Vec<u32>,
     /// The rows whose logits are wanted, ascending.
     logit_rows: Vec<u32>,
+    /// What will be kept of each of them, `[n_logit_rows]`; `None`: everything is wanted.
+    keeps: Vec<Option<Keep>>,
+    /// Where the named ids of each of them are in `named`, `[n_logit_rows]`.
+    named_ranges: Vec<Range<u32>>,
+    /// Ids whose logits will be changed.
+    named: Vec<u32>,
 }
 
 impl Batch {
@@ -55,6 +63,9 @@ impl Batch {
         self.table_offsets.clear();
         self.block_tables.clear();
         self.logit_rows.clear();
+        self.keeps.clear();
+        self.named_ranges.clear();
+        self.named.clear();
     }
 
     /// Adds the next tokens of a sequence, the first of them at `start_position`.
@@ -88,6 +99,20 @@ impl Batch {
             LogitRows::Last => self.logit_rows.extend(rows.last()),
             LogitRows::All => self.logit_rows.extend(rows),
         }
+        self.keeps.resize(self.logit_rows.len(), None);
+        self.named_ranges.resize(self.logit_rows.len(), 0..0);
+    }
+
+    /// Says what will be kept of row `row` of the logits (see [`Batch::logit_rows`]), so that the others need not be
+    /// known. Ids of `named` are wanted in any case, because their logits will be changed.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn keep(&mut self, row: usize, keep: Keep, named: impl IntoIterator<Item = u32>) {
+        let start = self.named.len() as u32;
+        self.named.extend(named);
+        self.keeps[row] = Some(keep);
+        self.named_ranges[row] = start..self.named.len() as u32;
     }
 
     /// Number of rows.
@@ -115,6 +140,17 @@ impl Batch {
         &self.logit_rows
     }
 
+    /// What will be kept of the logits of each of [`Batch::logit_rows`]; `None`: everything is wanted.
+    pub fn keeps(&self) -> &[Option<Keep>] {
+        &self.keeps
+    }
+
+    /// The ids that row `row` of [`Batch::logit_rows`] names.
+    pub fn named_of(&self, row: usize) -> &[u32] {
+        let range = &self.named_ranges[row];
+        &self.named[range.start as usize..range.end as usize]
+    }
+
     /// What the kernels see.
     pub(crate) fn view(&self) -> BatchView<'_> {
         BatchView {
@@ -137,6 +173,16 @@ impl Batch {
             return Err(BatchError::LogitRows {
                 found: self.logit_rows.len(),
                 max: bounds.max_logit_rows,
+            });
+        }
+        if let Some(&id) = self
+            .named
+            .iter()
+            .find(|&&id| id as usize >= bounds.vocab_size)
+        {
+            return Err(BatchError::Named {
+                id,
+                vocab_size: bounds.vocab_size,
             });
         }
         if let Some(row) = self
@@ -237,6 +283,14 @@ pub enum BatchError {
         /// Number of ids.
         vocab_size: usize,
     },
+    /// A named id that the head has no row for.
+    #[error("the batch names token {id}, expected an id below the vocabulary size {vocab_size}")]
+    Named {
+        /// The id.
+        id: u32,
+        /// Number of ids.
+        vocab_size: usize,
+    },
     /// A position past the end of the context.
     #[error(
         "position {position} of sequence {sequence} of the batch, expected one below the context length {context_length}"
@@ -309,8 +363,31 @@ mod tests {
     }
 
     #[test]
+    fn rows_keep_and_name_what_they_said() {
+        let mut batch = batch(&[1, 2], 0, &[0], LogitRows::All);
+        batch.push_sequence(&[3], 0, &[1], LogitRows::Last);
+        batch.push_sequence(&[3], 0, &[1], LogitRows::Last);
+        batch.push_sequence(&[3], 0, &[1], LogitRows::Last);
+        batch.keep(4, Keep::Near(1.5), [8]);
+        batch.keep(2, Keep::Best(3), [7, 9]);
+        let keeps = [None, None, Some(Keep::Best(3)), None, Some(Keep::Near(1.5))];
+        assert_eq!(batch.keeps(), keeps);
+        let named: Vec<&[u32]> = (0..5).map(|row| batch.named_of(row)).collect();
+        assert_eq!(named, [&[][..], &[], &[7, 9], &[], &[8]]);
+    }
+
+    #[test]
     fn what_leaves_a_buffer_is_refused() {
         let refused = |batch: Batch| batch.check(&BOUNDS).unwrap_err();
+        let mut naming = batch(&[1], 0, &[0], LogitRows::Last);
+        naming.keep(0, Keep::Best(1), [3, 10]);
+        assert_eq!(
+            refused(naming),
+            BatchError::Named {
+                id: 10,
+                vocab_size: 10
+            }
+        );
         assert_eq!(
             refused(batch(&[1; 9], 0, &[0], LogitRows::None)),
             BatchError::Tokens { found: 9, max: 8 }

@@ -38,8 +38,8 @@ pub struct Model<B: Backend> {
 }
 
 impl<B: Backend> Model<B> {
-    /// Computes the batch: fills `a.hidden` with every row's last hidden state and `a.logits` with the logits of
-    /// the rows in [`Batch::logit_rows`], and writes the batch's keys and values into `cache`.
+    /// Computes the batch: fills `a.hidden` with every row's last hidden state and `a.head` with the logits of
+    /// the rows in [`Batch::logit_rows`] (or with candidates, where that is enough), and writes the batch's keys and values into `cache`.
     ///
     /// Rows of one sequence must be in order, with every earlier position already in the cache or in this batch.
     ///
@@ -64,7 +64,25 @@ impl<B: Backend> Model<B> {
             pass.show(Site::Layer(layer), &a.residual, config.hidden_size);
         }
         pass.final_norm(&w.final_norm, &a.residual, &mut a.hidden);
-        pass.head(w.head(), &a.hidden, &mut a.logits);
+        pass.head(w.head(), w.head_copy.as_ref(), &a.hidden, &mut a.head);
+        Ok(())
+    }
+
+    /// Runs the head again on the hidden states that the last pass left in `a`, for what `batch` wants of them now: a
+    /// batch of as many rows, such as the one that was run with other [`Batch::keep`]s.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] for a batch that exceeds the room of `a`, the context or the vocabulary.
+    pub fn head_again(
+        &self,
+        batch: &Batch,
+        cache: &KvCache<B>,
+        a: &mut Activations<B>,
+    ) -> Result<(), ModelError> {
+        batch.check(&self.bounds(cache, a))?;
+        let w = &self.weights;
+        let mut pass = Pass::new(&self.backend, &self.config, &self.rope, batch, None);
+        pass.head(w.head(), w.head_copy.as_ref(), &a.hidden, &mut a.head);
         Ok(())
     }
 
@@ -117,6 +135,19 @@ impl<B: Backend> Model<B> {
         &self.backend
     }
 
+    /// Makes the small copy of the head that finds candidates, if the head has at least `least_rows` rows; without it
+    /// every row of logits is computed in full.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the memory cannot be had.
+    pub fn copy_head(&mut self, least_rows: usize) -> Result<(), KernelError> {
+        let copy = self
+            .backend
+            .upload_head_copy(self.weights.head(), least_rows)?;
+        self.weights.head_copy = copy;
+        Ok(())
+    }
+
     /// What the weights take in memory.
     pub fn weight_bytes(&self) -> WeightBytes {
         self.weights.bytes(&self.backend)
@@ -146,13 +177,14 @@ impl<B: Backend> Model<B> {
         Activations::new(&self.backend, &self.config, max_tokens, max_logit_rows)
     }
 
-    /// Copies row `row` of the last batch's logits to `out` `[vocab_size]`.
+    /// Copies row `row` of the last batch's full rows of logits to `out` `[vocab_size]`: of all rows that wanted logits
+    /// if nothing was said about what will be kept of them, else see [`HeadOutput::row`](crate::HeadOutput::row).
     ///
     /// # Panics
     /// When `a` has no such row.
     pub fn read_logits(&self, a: &Activations<B>, row: usize, out: &mut [f32]) {
         self.backend
-            .read(&a.logits, row * self.config.vocab_size, out);
+            .read(&a.head.logits, row * self.config.vocab_size, out);
     }
 
     /// Copies the last hidden state of row `row` of the last batch to `out` `[hidden_size]`.

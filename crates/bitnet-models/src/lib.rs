@@ -14,7 +14,7 @@
 //! - `json`, `hf_config`, [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
-//! - [`batch`], [`kv_cache`], [`activations`], [`observer`]: what goes into a forward pass and what comes out;
+//! - [`batch`], [`kv_cache`], [`activations`], [`head`], [`observer`]: what goes into a forward pass and what comes out;
 //!   [`profile`]: where its time goes
 //! - [`bitnet`]: the forward pass, of `attention` and `feed_forward`, over `weights`
 #![deny(unsafe_code)]
@@ -41,6 +41,7 @@ mod hf_config;
 
 pub mod activations;
 pub mod batch;
+pub mod head;
 pub mod kv_cache;
 pub mod observer;
 pub mod profile;
@@ -61,6 +62,7 @@ pub use error::{ErrorClass, ModelError};
 pub use family::Family;
 pub use finding::{Finding, Severity};
 pub use generation::GenerationDefaults;
+pub use head::{HeadOutput, RowLogits};
 pub use kv_cache::{KvCache, kv_block_bytes};
 pub use observer::{Observer, Operation, Site, Work};
 pub use profile::Profile;

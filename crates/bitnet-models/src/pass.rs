@@ -5,6 +5,7 @@
 
 use crate::batch::Batch;
 use crate::config::ModelConfig;
+use crate::head::HeadOutput;
 use crate::observer::{Observer, Operation, Site, Work};
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
 use bitnet_kernels::{Backend, KvType, RopeTable};
@@ -189,18 +190,27 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         self.show(Site::FinalNorm, out, self.config.hidden_size);
     }
 
-    /// `logits[i] = hidden[logit_rows[i]] w`, `[n_logit_rows, vocab_size]`.
-    pub fn head(&mut self, w: &B::Matrix, hidden: &B::Buffer, logits: &mut B::Buffer) {
-        let rows = self.batch.logit_rows();
+    /// `logits[i] = hidden[logit_rows[i]] w`, `[n_logit_rows, vocab_size]`, or what can be kept of a row of them.
+    pub fn head(
+        &mut self,
+        w: &B::Matrix,
+        copy: Option<&B::HeadCopy>,
+        hidden: &B::Buffer,
+        out: &mut HeadOutput<B>,
+    ) {
         let started = self.begin();
-        self.backend.matmul(w, hidden, rows, logits);
-        self.end(started, Operation::Head, |pass| Work {
-            bytes: if rows.is_empty() {
-                0
-            } else {
+        out.run(self.backend, w, copy, hidden, self.batch);
+        self.end(started, Operation::Head, |pass| {
+            let full = if out.n_full() > 0 {
                 pass.backend.matrix_bytes(w) as u64
-            },
-            operations: 2 * (rows.len() * pass.config.vocab_size * pass.config.hidden_size) as u64,
+            } else {
+                0
+            };
+            let n_weights = pass.config.vocab_size * pass.config.hidden_size;
+            Work {
+                bytes: full + out.last_work().bytes,
+                operations: 2 * (out.n_rows() * n_weights) as u64,
+            }
         });
     }
 

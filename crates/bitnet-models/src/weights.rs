@@ -18,6 +18,8 @@ pub(crate) struct Weights<B: Backend> {
     pub final_norm: B::Buffer,
     /// `[vocab_size, hidden_size]`; `None` when the embedding is the head.
     head: Option<B::Matrix>,
+    /// What finds the rows of the head that can matter; `None` where all are always multiplied.
+    pub head_copy: Option<B::HeadCopy>,
 }
 
 /// The weights of one layer.
@@ -71,6 +73,22 @@ pub struct WeightBytes {
     pub layers: usize,
     /// The matrix that turns hidden states into logits, which may be the embedding too.
     pub head: usize,
+    /// The head's small copy; 0 without one.
+    pub head_copy: usize,
+    /// What a search for candidates reads of it before it looks at single rows.
+    pub head_scan: usize,
+}
+
+impl WeightBytes {
+    /// What one decoded token reads at least: layers, and of the head what a search reads where it can be searched.
+    pub fn per_token(&self) -> usize {
+        let head = if self.head_copy > 0 {
+            self.head_scan
+        } else {
+            self.head
+        };
+        self.layers + head
+    }
 }
 
 /// How far loading is.
@@ -118,6 +136,7 @@ impl<B: Backend> Weights<B> {
             layers,
             final_norm,
             head,
+            head_copy: None,
         })
     }
 
@@ -129,9 +148,16 @@ impl<B: Backend> Weights<B> {
     /// What they take in memory.
     pub fn bytes(&self, backend: &B) -> WeightBytes {
         let layers = self.layers.iter().flat_map(LayerWeights::matrices);
+        let of_copy = |bytes: fn(&B, &B::HeadCopy) -> usize| {
+            self.head_copy
+                .as_ref()
+                .map_or(0, |copy| bytes(backend, copy))
+        };
         WeightBytes {
             layers: layers.map(|weight| backend.ternary_bytes(weight)).sum(),
             head: backend.matrix_bytes(self.head()),
+            head_copy: of_copy(B::head_copy_bytes),
+            head_scan: of_copy(B::head_scan_bytes),
         }
     }
 }

@@ -91,6 +91,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "TYPE", value_parser = crate::args::parse_kv_type)]
     pub kv_type: Option<KvType>,
 
+    /// Compute every logit for every token, with no small copy of the head to search
+    #[arg(long)]
+    pub full_head: bool,
+
     /// Kernel to use, by name; `bitnet --version` lists them [default: the fastest]
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,

@@ -220,3 +220,86 @@ fn forbidden_tokens_are_never_drawn() {
         .collect();
     assert_eq!(draw(&edge, 1.0), 2);
 }
+
+/// What a search that keeps `keep` and names `named` must find at least, and a few more.
+fn candidates_of(row: &[f32], sampler: &Sampler, history: &[u32]) -> Vec<Candidate> {
+    let named: Vec<u32> = sampler.named(history).collect();
+    let mut rest: Vec<Candidate> = (0u32..)
+        .zip(row)
+        .map(|(id, &logit)| Candidate { id, logit })
+        .filter(|c| !named.contains(&c.id))
+        .collect();
+    rest.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+    let level = match sampler.keep().expect("a keep rule") {
+        Keep::Best(k) => rest[k as usize - 1].logit,
+        Keep::Near(distance) => rest[0].logit - distance,
+    };
+    rest.retain(|c| c.logit >= level || c.id % 97 == 0);
+    rest.extend(named.iter().map(|&id| Candidate {
+        id,
+        logit: row[id as usize],
+    }));
+    rest.sort_by_key(|c| c.id);
+    rest.dedup_by_key(|c| c.id);
+    rest
+}
+
+#[test]
+fn candidates_draw_what_all_logits_draw() {
+    let mut random = Xoshiro256PlusPlus::new(3);
+    let penalties = Penalties {
+        repetition: 1.3,
+        frequency: 0.5,
+        presence: -0.25,
+    };
+    let biased = SamplingParams {
+        logit_bias: vec![(5, 4.0), (9, f32::NEG_INFINITY), (5, -1.0), (299, -0.5)],
+        penalties,
+        ..params()
+    };
+    for base in [params(), biased] {
+        for (temperature, top_k, top_p, min_p) in [
+            (0.0, 40, 0.95, 0.05),
+            (0.8, 40, 0.95, 0.05),
+            (1.5, 1, 1.0, 0.0),
+            (0.7, 0, 1.0, 0.05),
+            (1.0, 0, 1.0, 1.0),
+            (1.0, 7, 0.5, 0.0),
+        ] {
+            for seed in 0..40 {
+                // Steps of a quarter make ties.
+                let row: Vec<f32> = (0..300)
+                    .map(|_| (random.next_f64() * 48.0).floor() as f32 / 4.0 - 6.0)
+                    .collect();
+                let history: Vec<u32> = (0..30)
+                    .map(|_| (random.next_f64() * 300.0) as u32)
+                    .collect();
+                let params = SamplingParams {
+                    temperature,
+                    top_k,
+                    top_p,
+                    min_p,
+                    seed,
+                    ..base.clone()
+                };
+                let mut sampler = Sampler::new(params.clone());
+                let candidates = candidates_of(&row, &sampler, &history);
+                let found = sampler.sample(Row::Candidates(&candidates), &history);
+                let expected = Sampler::new(params).sample(&row[..], &history);
+                assert_eq!(found.expect("a token"), expected.expect("a token"));
+            }
+        }
+    }
+}
+
+#[test]
+fn distributions_that_need_the_whole_vocabulary_keep_nothing() {
+    let top_p_first = SamplingParams {
+        top_p: 0.9,
+        min_p: 0.1,
+        ..params()
+    };
+    for params in [params(), top_p_first] {
+        assert_eq!(Sampler::new(params).keep(), None);
+    }
+}

@@ -6,6 +6,7 @@ mod batching;
 mod cancellation;
 mod chat;
 mod evaluation;
+mod exact_head;
 mod generation_config;
 mod golden;
 mod limits;

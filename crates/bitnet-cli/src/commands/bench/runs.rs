@@ -75,6 +75,7 @@ impl Bench {
             threads: Some(threads),
             ctx: Some(plan.context()),
             kv_type: args.kv_type,
+            full_head: args.full_head,
             device: None,
             kernel: args.kernel.clone(),
         };
@@ -247,7 +248,8 @@ impl Bench {
                 let positions: usize = (1..=passes)
                     .map(|pass| prompt.min(pass * self.prefill_chunk))
                     .sum();
-                let weights = passes * info.layer_bytes + info.head_bytes;
+                let head = info.bytes_per_token - info.layer_bytes;
+                let weights = passes * info.layer_bytes + head;
                 (weights as f64 + positions as f64 * kv) / prompt as f64
             }
             Phase::Decode {
