@@ -72,6 +72,10 @@ pub struct EngineArgs {
     /// Kernel to use, by name; `bitnet --version` lists them [default: the fastest]
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
+
+    /// Read every weight, also those of channels that are exactly 0: for comparison, the output is the same
+    #[arg(long)]
+    pub dense: bool,
 }
 
 /// How a prompt becomes a chat.
@@ -183,6 +187,11 @@ impl EngineArgs {
     /// Kernel name by flag, environment or the engine's choice (`None`).
     pub fn kernel(&self, env: &Environment) -> Option<String> {
         self.kernel.clone().or_else(|| env.kernel.clone())
+    }
+
+    /// Whether every weight is read, by flag or environment.
+    pub fn dense(&self, env: &Environment) -> bool {
+        self.dense || env.dense
     }
 
     /// Device by flag, environment or default.
@@ -338,6 +347,7 @@ mod tests {
             full_head: false,
             device: None,
             kernel: None,
+            dense: false,
         };
         assert_eq!(
             (args.threads(&env), args.kernel(&env), args.device(&env)),

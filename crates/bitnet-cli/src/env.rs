@@ -54,6 +54,11 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "1: as --full-head",
     },
     Variable {
+        name: "BITNET_DENSE",
+        values: "0|1",
+        meaning: "1: as --dense, read also the weights of channels that are 0",
+    },
+    Variable {
         name: "BITNET_SEED",
         values: "N",
         meaning: "seed of sampling, when there is no --seed",
@@ -99,6 +104,8 @@ pub struct Environment {
     pub kernel: Option<String>,
     /// `BITNET_FULL_HEAD`
     pub full_head: bool,
+    /// `BITNET_DENSE`
+    pub dense: bool,
     /// `BITNET_SEED`
     pub seed: Option<u64>,
     /// `BITNET_DETERMINISTIC`
@@ -150,6 +157,7 @@ impl Environment {
             threads: parsed("BITNET_CPU_THREADS", &parse_threads)?,
             kernel: text("BITNET_KERNEL")?,
             full_head: switch("BITNET_FULL_HEAD", text("BITNET_FULL_HEAD")?)?,
+            dense: switch("BITNET_DENSE", text("BITNET_DENSE")?)?,
             seed: match text("BITNET_SEED")? {
                 None => None,
                 Some(value) => Some(value.trim().parse().map_err(|_| {
@@ -270,6 +278,14 @@ mod tests {
                 },
             ),
             (
+                "BITNET_DENSE",
+                "1",
+                Environment {
+                    dense: true,
+                    ..none.clone()
+                },
+            ),
+            (
                 "BITNET_SEED",
                 "7",
                 Environment {
@@ -329,6 +345,7 @@ mod tests {
             ("BITNET_DEVICE", "toaster"),
             ("BITNET_CPU_THREADS", "0"),
             ("BITNET_CPU_THREADS", "two"),
+            ("BITNET_DENSE", "maybe"),
             ("BITNET_SEED", "-1"),
             ("BITNET_DETERMINISTIC", "maybe"),
             ("BITNET_FULL_HEAD", "maybe"),

@@ -119,6 +119,7 @@ pub fn load_options(
     LoadOptions {
         threads: engine.threads(env),
         kernel: engine.kernel(env),
+        dense: engine.dense(env),
         context: engine.ctx,
         kv_type: engine.kv_type.unwrap_or_default(),
         max_sequences: extras.max_sequences.max(1),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bitnet_inference::{FinishReason, Generation, LayoutSpeeds};
+use bitnet_inference::{FinishReason, Generation, LayoutSpeeds, Traffic};
 use serde::Serialize;
 
 use crate::model_source::Loaded;
@@ -40,8 +40,12 @@ pub struct RunMetrics {
     pub prefill_tok_s: f64,
     /// Generated tokens per second of forward passes.
     pub decode_tok_s: f64,
-    /// Weight bytes read for each generated token.
+    /// Weight bytes read for each generated token; those of channels left out because they are exactly 0 do not count.
     pub bytes_per_token: usize,
+    /// Share of the up projections' rows that were read; `None` where none can be left out.
+    pub up_rows_read: Option<f64>,
+    /// Share of the down projections' columns that were read; `None` where none can be left out.
+    pub down_columns_read: Option<f64>,
     /// Bandwidth achieved while decoding, GB/s.
     pub read_gb_s: f64,
     /// What all of it takes.
@@ -82,10 +86,16 @@ fn peak_of(status: &str) -> Option<u64> {
 }
 
 impl RunMetrics {
-    /// The figures of a generation, finished or not.
-    pub fn of(loaded: &Loaded, generation: &Generation<'_>) -> RunMetrics {
+    /// The figures of a generation, finished or not, that began when the engine had read `before`.
+    pub fn of(loaded: &Loaded, generation: &Generation<'_>, before: &Traffic) -> RunMetrics {
         let (info, timings) = (loaded.engine.info(), generation.timings());
         let decode_tok_s = timings.decode_tok_s().unwrap_or(0.0);
+        let traffic = loaded.engine.traffic().since(before);
+        let bytes_per_token = traffic
+            .ternary_bytes_per_pass()
+            .map_or(info.bytes_per_token, |ternary| {
+                info.head_bytes + ternary as usize
+            });
         RunMetrics {
             device: loaded.device,
             kernel: info.kernel.clone(),
@@ -101,8 +111,10 @@ impl RunMetrics {
             sample_s: timings.sample.as_secs_f64(),
             prefill_tok_s: timings.prefill_tok_s().unwrap_or(0.0),
             decode_tok_s,
-            bytes_per_token: info.bytes_per_token,
-            read_gb_s: decode_tok_s * info.bytes_per_token as f64 / 1e9,
+            bytes_per_token,
+            up_rows_read: traffic.up_share(),
+            down_columns_read: traffic.down_share(),
+            read_gb_s: decode_tok_s * bytes_per_token as f64 / 1e9,
             memory: MemoryUse {
                 layer_bytes: info.layer_bytes,
                 head_bytes: info.head_bytes,
@@ -158,13 +170,21 @@ impl RunMetrics {
             )
         });
         let end = finish.map_or_else(|| "interrupted".to_string(), |reason| reason.to_string());
+        let sparsity = match (self.up_rows_read, self.down_columns_read) {
+            (None, None) => String::new(),
+            (up, down) => format!(
+                "read {} of the up rows and {} of the down columns, the others are 0\n",
+                units::percent(up.unwrap_or(1.0)),
+                units::percent(down.unwrap_or(1.0))
+            ),
+        };
         let memory = &self.memory;
         let peak = memory.peak_bytes.map_or(String::new(), |peak| {
             format!("; peak {}", units::bytes(peak))
         });
         format!(
             "{}{} a token, {} GB/s while decoding; {}, {} threads, {} cache\n\
-             memory: {} layers, {} head, {} set aside for the cache{peak}\n{layouts}end: {end}; seed {seed}",
+             memory: {} layers, {} head, {} set aside for the cache{peak}\n{layouts}{sparsity}end: {end}; seed {seed}",
             table.text(),
             units::bytes(self.bytes_per_token as u64),
             units::three_digits(self.read_gb_s),

@@ -31,6 +31,11 @@ pub fn rate(n: f64, d: Duration) -> f64 {
     if seconds > 0.0 { n / seconds } else { 0.0 }
 }
 
+/// A share of 0 to 1: `47.3 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
 /// A number with three significant digits, no exponent.
 pub fn three_digits(value: f64) -> String {
     match value.abs() {

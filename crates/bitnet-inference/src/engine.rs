@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bitnet_kernels::{HeadWork, KvType, LayoutProbe};
+use bitnet_kernels::{HeadWork, KvType, LayoutProbe, Traffic};
 use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, Profile};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
@@ -57,7 +57,7 @@ pub struct EngineInfo {
     pub head_copy_bytes: usize,
     /// Weight bytes that one decoded token reads: layers and head. Where candidates are searched (any draw that does not
     /// need all logits) the head counts with the part of its small copy that every search reads; rows that are looked
-    /// at singly come on top, see [`Engine::head_work`].
+    /// at singly come on top, see [`Engine::head_work`]; where channels are left out it is less, see [`Engine::traffic`].
     pub bytes_per_token: usize,
     /// Bytes of keys and values that each position before it adds to that.
     pub kv_position_bytes: usize,
@@ -399,6 +399,13 @@ impl Engine {
     /// What finding candidates took since the model was loaded. For the figures of a phase take the difference of two.
     pub fn head_work(&self) -> HeadWork {
         self.lock().step.head_work()
+    }
+
+    /// What passes of one token have read of the ternary weights since the model was loaded: where channels that are
+    /// exactly 0 are left out, less than all. For the figures of a phase take the difference of two, by
+    /// [`Traffic::since`].
+    pub fn traffic(&self) -> Traffic {
+        self.lock().step.traffic()
     }
 
     /// Blocks of the KV cache that no generation owns.

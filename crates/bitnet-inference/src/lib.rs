@@ -62,7 +62,7 @@ pub use request::{FinishReason, GenerateOptions, Prompt, Token};
 pub use score::{Score, ScoreOptions, ScoreProgress};
 
 // The types of lower crates that appear in the signatures above.
-pub use bitnet_kernels::{HeadWork, KvType};
+pub use bitnet_kernels::{HeadWork, KvType, Traffic};
 pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows, Operation, Profile};
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

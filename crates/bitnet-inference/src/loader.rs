@@ -52,6 +52,8 @@ pub struct LoadOptions {
     /// The kernel to use, by name. `None`: the widest instructions that this machine has, and for models larger than
     /// its caches the faster of the two layouts of weights, by a race of some hundredths of a second.
     pub kernel: Option<String>,
+    /// Read every weight, also those of channels that are exactly 0. Changes speed and memory, never a number.
+    pub dense: bool,
     /// Positions of a context. `None`: the model's, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
     /// How keys and values are stored: f32 keeps the reference's numbers exactly, f16 takes half the memory.
@@ -77,6 +79,7 @@ impl Default for LoadOptions {
         LoadOptions {
             threads: None,
             kernel: None,
+            dense: false,
             context: None,
             kv_type: KvType::default(),
             max_sequences: 1,
@@ -134,6 +137,7 @@ pub(crate) fn load(
     let mut backend = CpuBackend::new(CpuOptions {
         threads: options.threads,
         kernel: options.kernel.clone(),
+        dense: options.dense,
     })?;
     if options.kernel.is_none() && checkpoint.has_one_scale_a_tensor()? {
         backend.choose_layout(config.n_ternary_weights())?;

@@ -2,7 +2,7 @@
 //!
 //! Above this trait nothing knows which processor runs the model; below it nothing knows about requests.
 
-use bitnet_kernels::{Backend, HeadWork, KvType};
+use bitnet_kernels::{Backend, HeadWork, KvType, Traffic};
 use bitnet_models::{Activations, Batch, KvCache, Model, Observer, RowLogits};
 
 use crate::error::Error;
@@ -60,6 +60,9 @@ pub trait Runner: Send {
 
     /// Copies the last hidden state (after the final norm) of row `row` of the last pass to `out` `[hidden_size]`.
     fn read_hidden(&self, row: usize, out: &mut [f32]);
+
+    /// What passes of one row have read of the ternary weights so far.
+    fn traffic(&self) -> Traffic;
 }
 
 /// A [`Model`] with its cache and buffers.
@@ -127,5 +130,9 @@ impl<B: Backend> Runner for ModelRunner<B> {
 
     fn read_hidden(&self, row: usize, out: &mut [f32]) {
         self.model.read_hidden(&self.activations, row, out);
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.model.backend().traffic()
     }
 }

@@ -4,6 +4,7 @@
 //! engine behind its lock, a server on its own thread, a test or a browser in a plain loop.
 
 use bitnet_kernels::HeadWork;
+use bitnet_kernels::Traffic;
 use bitnet_models::{Batch, LogitRows, Profile};
 
 use crate::block_manager::BlockManager;
@@ -97,6 +98,11 @@ impl Step {
     /// What finding candidates took so far.
     pub fn head_work(&self) -> HeadWork {
         self.runner.head_work()
+    }
+
+    /// What passes of one row have read of the ternary weights so far.
+    pub fn traffic(&self) -> Traffic {
+        self.runner.traffic()
     }
 
     /// Blocks of the KV cache that nobody owns.

@@ -12,7 +12,8 @@
 use std::time::Instant;
 
 use bitnet_kernels::{
-    Backend, CandidateRequest, Candidates, CpuBackend, CpuOptions, Keep, MatrixData, measure,
+    Backend, CandidateRequest, Candidates, CpuBackend, CpuOptions, Keep, MatrixData, TernaryUse,
+    measure,
 };
 use bitnet_quantization::{
     I2sDialect, I2sRows, QuantError, ScaleLayout, TensorType, TernaryRows, encode_i2s,
@@ -73,6 +74,7 @@ fn main() {
             let options = CpuOptions {
                 threads: Some(threads),
                 kernel: Some((*kernel).to_owned()),
+                ..CpuOptions::default()
             };
             let bench = Bench {
                 backend: CpuBackend::new(options).expect("a right kernel"),
@@ -132,11 +134,14 @@ impl Bench<'_> {
                     rows.iter()
                         .map(|&rows| {
                             backend
-                                .upload_ternary(&Rows {
-                                    rows,
-                                    cols,
-                                    block_len,
-                                })
+                                .upload_ternary(
+                                    &Rows {
+                                        rows,
+                                        cols,
+                                        block_len,
+                                    },
+                                    TernaryUse::Dense,
+                                )
                                 .expect("memory")
                         })
                         .collect()
@@ -235,6 +240,7 @@ fn layouts(threads: usize) {
         let options = CpuOptions {
             threads: Some(threads),
             kernel: Some(kernel.to_owned()),
+            ..CpuOptions::default()
         };
         let backend = CpuBackend::new(options).expect("a right kernel");
         let weight = Rows {
@@ -243,7 +249,11 @@ fn layouts(threads: usize) {
             block_len: None,
         };
         let layers: Vec<_> = (0..copies)
-            .map(|_| backend.upload_ternary(&weight).expect("memory"))
+            .map(|_| {
+                backend
+                    .upload_ternary(&weight, TernaryUse::Dense)
+                    .expect("memory")
+            })
             .collect();
         (backend, layers)
     });
@@ -255,7 +265,13 @@ fn layouts(threads: usize) {
     encode_i2s(I2sDialect::Block128, rows, cols, &trits, 0.5, &mut file).expect("trits");
     let stored = I2sRows::new(I2sDialect::Block128, rows, cols, &file).expect("a weight");
     for ((backend, _), kernel) in sides.iter().zip(kernels) {
-        let seconds = best(|| drop(backend.upload_ternary(&stored).expect("memory")));
+        let seconds = best(|| {
+            drop(
+                backend
+                    .upload_ternary(&stored, TernaryUse::Dense)
+                    .expect("memory"),
+            )
+        });
         let rate = (rows * cols) as f64 / seconds / 1e9;
         println!("  packing   {kernel:18} best {rate:5.2} G weights/s from I2_S");
     }

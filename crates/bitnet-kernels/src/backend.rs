@@ -59,6 +59,72 @@ pub enum Activation {
     Relu2,
 }
 
+/// What a ternary weight is for: a backend may lay out its bytes accordingly. Results never depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TernaryUse {
+    /// Every row and column counts.
+    #[default]
+    Dense,
+    /// The up projection of a [`gated`](Backend::gated) product whose activation is often exactly 0 ([`Activation::Relu2`]):
+    /// rows can be left out.
+    GatedUp,
+    /// Its input is often exactly 0 after rounding to int8 (the down projection behind [`Activation::Relu2`]): columns
+    /// can be left out.
+    SparseInput,
+}
+
+/// What a backend read of its ternary weights, counted since it was made, over calls with one token row only: those
+/// are the ones that memory bounds and that may leave weights out.
+///
+/// Counters only grow; the figures of a phase are the difference of two snapshots, [`Traffic::since`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Passes of one token row (calls of [`Backend::embed`] with one token).
+    pub passes: u64,
+    /// Bytes of ternary weights, codes and scales, that were read.
+    pub ternary_bytes: u64,
+    /// Bytes that were not read because their channel was exactly 0.
+    pub skipped_bytes: u64,
+    /// Rows of [`TernaryUse::GatedUp`] weights that were read.
+    pub up_rows_read: u64,
+    /// Rows that they have.
+    pub up_rows: u64,
+    /// Columns of [`TernaryUse::SparseInput`] weights that were read.
+    pub down_columns_read: u64,
+    /// Columns that they have.
+    pub down_columns: u64,
+}
+
+impl Traffic {
+    /// What was counted after `earlier`.
+    pub fn since(&self, earlier: &Traffic) -> Traffic {
+        Traffic {
+            passes: self.passes - earlier.passes,
+            ternary_bytes: self.ternary_bytes - earlier.ternary_bytes,
+            skipped_bytes: self.skipped_bytes - earlier.skipped_bytes,
+            up_rows_read: self.up_rows_read - earlier.up_rows_read,
+            up_rows: self.up_rows - earlier.up_rows,
+            down_columns_read: self.down_columns_read - earlier.down_columns_read,
+            down_columns: self.down_columns - earlier.down_columns,
+        }
+    }
+
+    /// Bytes of ternary weights that a pass read; `None` without passes.
+    pub fn ternary_bytes_per_pass(&self) -> Option<f64> {
+        (self.passes > 0).then(|| self.ternary_bytes as f64 / self.passes as f64)
+    }
+
+    /// Share of the up projections' rows that were read; `None` where no row could have been left out.
+    pub fn up_share(&self) -> Option<f64> {
+        (self.up_rows > 0).then(|| self.up_rows_read as f64 / self.up_rows as f64)
+    }
+
+    /// Share of the down projections' columns that were read; `None` where none could have been left out.
+    pub fn down_share(&self) -> Option<f64> {
+        (self.down_columns > 0).then(|| self.down_columns_read as f64 / self.down_columns as f64)
+    }
+}
+
 /// Size of a KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
@@ -255,11 +321,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Copies `buffer[offset..][..out.len()]` to `out`.
     fn read(&self, buffer: &Self::Buffer, offset: usize, out: &mut [f32]);
 
+    /// What was read of the ternary weights so far.
+    fn traffic(&self) -> Traffic;
+
     /// Repacks a ternary weight `[rows, cols]` for the kernels, on all threads.
     ///
     /// # Errors
     /// Weights that cannot be decoded, shapes that cannot be packed, no memory.
-    fn upload_ternary(&self, weights: &dyn TernaryRows) -> Result<Self::Ternary, KernelError>;
+    fn upload_ternary(
+        &self,
+        weights: &dyn TernaryRows,
+        usage: TernaryUse,
+    ) -> Result<Self::Ternary, KernelError>;
 
     /// Takes a dense matrix; on a CPU its bytes stay where they are.
     ///
@@ -332,6 +405,22 @@ pub trait Backend: Send + Sync + 'static {
         n_rows: usize,
         weights: &[&Self::Ternary],
         outs: &mut [&mut Self::Buffer],
+    );
+
+    /// The gated product of a feed-forward layer, `out = activation(x gate) * (x up)`: x `[n_rows, cols]` is quantised
+    /// as in [`bitlinear`](Self::bitlinear); `products` and out are `[n_rows, rows]`.
+    ///
+    /// `products` are room for the two factors. Afterwards the second one is only valid where the activation is not 0:
+    /// a backend may leave out rows of `up` whose product is 0 whatever they hold. There out is +0 where multiplying
+    /// would have given -0 if the row were negative; no norm and no rounding to int8 tells the two apart.
+    fn gated(
+        &self,
+        activation: Activation,
+        x: &Self::Buffer,
+        n_rows: usize,
+        weights: [&Self::Ternary; 2],
+        products: [&mut Self::Buffer; 2],
+        out: &mut Self::Buffer,
     );
 
     /// Dense product in f32, for the rows of x whose logits are wanted: x `[_, w.cols]`, out `[x_rows.len(), w.rows]`.

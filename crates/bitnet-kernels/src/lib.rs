@@ -22,7 +22,7 @@ pub mod error;
 
 pub use backend::{
     Activation, Backend, BatchView, Candidate, CandidateRequest, Candidates, HeadWork, KV_BLOCK,
-    Keep, KvShape, KvType, LEAST_HEAD_ROWS, MatrixData,
+    Keep, KvShape, KvType, LEAST_HEAD_ROWS, MatrixData, TernaryUse, Traffic,
 };
 pub use cpu::features::{CpuFeatures, cpu_features};
 pub use cpu::i2s::MAX_COLS;

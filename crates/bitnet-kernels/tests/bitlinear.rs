@@ -2,7 +2,7 @@
 
 mod support;
 
-use bitnet_kernels::{Backend, CpuBackend};
+use bitnet_kernels::{Backend, CpuBackend, TernaryUse};
 use bitnet_quantization::ScaleLayout;
 use bitnet_quantization::activation::quantize_activations;
 use bitnet_quantization::bitlinear::bitlinear_reference;
@@ -11,7 +11,7 @@ use support::{Random, Trits, backends, bits, buffer};
 fn run(backend: &CpuBackend, weights: &[&Trits], x: &[f32], n: usize) -> Vec<Vec<f32>> {
     let packed: Vec<_> = weights
         .iter()
-        .map(|w| backend.upload_ternary(*w).unwrap())
+        .map(|w| backend.upload_ternary(*w, TernaryUse::Dense).unwrap())
         .collect();
     let x = buffer(backend, x);
     let mut outs: Vec<_> = weights
@@ -107,7 +107,7 @@ fn the_longest_rows_of_extreme_values_do_not_overflow() {
             let x = vec![q; n * COLS];
             for backend in &backends {
                 let rows = backend.quantize_rows(&x, COLS).unwrap();
-                let packed = backend.upload_ternary(&weight).unwrap();
+                let packed = backend.upload_ternary(&weight, TernaryUse::Dense).unwrap();
                 let mut acc = vec![0; n * 17];
                 backend.bitlinear_acc(&packed, &rows, &mut acc);
                 let expected = i32::from(trit) * q as i32 * COLS as i32;
@@ -167,7 +167,11 @@ fn integer_products_are_exact() {
     for backend in backends(2) {
         let rows = backend.quantize_rows(&x, 211).unwrap();
         let mut acc = vec![0; 6 * 35];
-        backend.bitlinear_acc(&backend.upload_ternary(&weight).unwrap(), &rows, &mut acc);
+        backend.bitlinear_acc(
+            &backend.upload_ternary(&weight, TernaryUse::Dense).unwrap(),
+            &rows,
+            &mut acc,
+        );
         for (t, acc) in acc.chunks(35).enumerate() {
             for (acc, trits) in acc.iter().zip(weight.trits.chunks(211)) {
                 let expected: i32 = trits
@@ -244,7 +248,10 @@ fn weights_that_are_no_trits_are_refused_with_their_place() {
     weight.trits[33 * 30 + 7] = 2;
     weight.trits[39 * 30] = -2;
     for backend in backends(2) {
-        let error = backend.upload_ternary(&weight).unwrap_err().to_string();
+        let error = backend
+            .upload_ternary(&weight, TernaryUse::Dense)
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             "ternary weight row 33 has the value 2 at column 7, expected -1, 0 or +1"
@@ -259,7 +266,10 @@ fn block_lengths_that_do_not_fit_are_refused() {
     for (cols, block_len) in [(64, 8), (96, 64), (64, 0)] {
         let mut weight = Trits::random(2, cols, None, &mut random);
         weight.scale = ScaleLayout::PerBlock { block_len };
-        let error = backend.upload_ternary(&weight).unwrap_err().to_string();
+        let error = backend
+            .upload_ternary(&weight, TernaryUse::Dense)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("block length"), "{error}");
     }
 }

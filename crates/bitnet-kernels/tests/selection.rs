@@ -8,6 +8,7 @@ fn choose(kernel: &str) -> Result<CpuBackend, String> {
     let options = CpuOptions {
         threads: Some(1),
         kernel: Some(kernel.to_owned()),
+        ..CpuOptions::default()
     };
     CpuBackend::new(options).map_err(|error| error.to_string())
 }

@@ -21,12 +21,12 @@ pub(crate) fn feed_forward<B: Backend>(
     a: &mut Activations<B>,
 ) {
     pass.norm(FeedForward, &w.norm, &a.residual, &mut a.normed);
-    pass.bitlinear(
+    pass.gated(
         &a.normed,
         [(Gate, &w.gate), (Up, &w.up)],
         [&mut a.gate, &mut a.up],
+        &mut a.gated,
     );
-    pass.gate(&a.gate, &a.up, &mut a.gated);
     if let Some(sub_norm) = &w.sub_norm {
         pass.norm_in_place(FeedForwardSub, sub_norm, 1, &mut a.gated);
     }

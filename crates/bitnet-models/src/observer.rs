@@ -45,10 +45,8 @@ pub enum Operation {
     Attention,
     /// The ternary product after attention.
     Output,
-    /// The ternary products that widen.
+    /// The ternary products that widen, and the nonlinearity on them.
     GateUp,
-    /// The nonlinearity between them and the last.
-    Activation,
     /// The ternary product that narrows.
     Down,
     /// Additions to the residual stream.
@@ -59,7 +57,7 @@ pub enum Operation {
 
 impl Operation {
     /// All, in the order of the computation.
-    pub const ALL: [Operation; 12] = [
+    pub const ALL: [Operation; 11] = [
         Operation::Embed,
         Operation::Norm,
         Operation::QueryKeyValue,
@@ -68,7 +66,6 @@ impl Operation {
         Operation::Attention,
         Operation::Output,
         Operation::GateUp,
-        Operation::Activation,
         Operation::Down,
         Operation::Add,
         Operation::Head,
@@ -85,7 +82,6 @@ impl Operation {
             Operation::Attention => "attention",
             Operation::Output => "output",
             Operation::GateUp => "gate up",
-            Operation::Activation => "activation",
             Operation::Down => "down",
             Operation::Add => "add",
             Operation::Head => "head",

@@ -8,7 +8,7 @@ use crate::config::ModelConfig;
 use crate::head::HeadOutput;
 use crate::observer::{Observer, Operation, Site, Work};
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
-use bitnet_kernels::{Backend, KvType, RopeTable};
+use bitnet_kernels::{Backend, KvType, RopeTable, Traffic};
 use std::time::Instant;
 
 /// What every step of a pass needs.
@@ -90,20 +90,10 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         mut outs: [&mut B::Buffer; N],
     ) {
         let (n, weights) = (self.batch.len(), projections.map(|(_, weight)| weight));
-        let started = self.begin();
+        let (started, before) = (self.begin(), self.backend.traffic());
         self.backend.bitlinear(x, n, &weights, &mut outs);
         self.end(started, operation_of(projections[0].0), |pass| {
-            let shapes = projections.iter().map(|(projection, _)| {
-                TensorRole::Projection(pass.layer, *projection).shape(pass.config)
-            });
-            let n_weights: usize = shapes.map(|(rows, cols)| rows * cols).sum();
-            let bytes = weights
-                .iter()
-                .map(|weight| pass.backend.ternary_bytes(weight));
-            Work {
-                bytes: bytes.sum::<usize>() as u64,
-                operations: 2 * (n_weights * n) as u64,
-            }
+            pass.product(&projections, &before)
         });
         for ((projection, _), out) in projections.into_iter().zip(outs) {
             let (rows, cols) = TensorRole::Projection(self.layer, projection).shape(self.config);
@@ -164,13 +154,28 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         });
     }
 
-    /// `out = activation(gate) * up`, all `[n, intermediate_size]`.
-    pub fn gate(&mut self, gate: &B::Buffer, up: &B::Buffer, out: &mut B::Buffer) {
-        let activation = self.config.family.activation;
-        let n = self.batch.len() * self.config.intermediate_size;
-        let started = self.begin();
-        self.backend.gate(activation, gate, up, n, out);
-        self.end(started, Operation::Activation, |_| Work::default());
+    /// `out = activation(x W[0]) * (x W[1])`, all `[n, intermediate_size]`. The factors go to `products`; where nobody
+    /// looks at values, the second one only where it counts.
+    pub fn gated(
+        &mut self,
+        x: &B::Buffer,
+        projections: [(Projection, &B::Ternary); 2],
+        products: [&mut B::Buffer; 2],
+        out: &mut B::Buffer,
+    ) {
+        let (activation, n) = (self.config.family.activation, self.batch.len());
+        if self.observer.as_ref().is_some_and(|o| o.wants_values()) {
+            let [gate, up] = products;
+            self.bitlinear(x, projections, [&mut *gate, &mut *up]);
+            let n = n * self.config.intermediate_size;
+            return self.backend.gate(activation, gate, up, n, out);
+        }
+        let weights = projections.map(|(_, weight)| weight);
+        let (started, before) = (self.begin(), self.backend.traffic());
+        self.backend.gated(activation, x, n, weights, products, out);
+        self.end(started, operation_of(projections[0].0), |pass| {
+            pass.product(&projections, &before)
+        });
     }
 
     /// `residual += update`, both `[n, hidden_size]`.
@@ -218,6 +223,26 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
     fn begin(&self) -> Option<Instant> {
         let watched = self.observer.as_ref().is_some_and(|o| o.wants_times());
         watched.then(Instant::now)
+    }
+
+    /// What a product with ternary matrices did since the backend had read `before`.
+    fn product(&self, projections: &[(Projection, &B::Ternary)], before: &Traffic) -> Work {
+        let shapes = projections.iter().map(|(projection, _)| {
+            TensorRole::Projection(self.layer, *projection).shape(self.config)
+        });
+        let n_weights: usize = shapes.map(|(rows, cols)| rows * cols).sum();
+        let whole = projections
+            .iter()
+            .map(|(_, weight)| self.backend.ternary_bytes(weight));
+        let read = self.backend.traffic().since(before);
+        Work {
+            // For one token row the backend has counted, and left out what is not needed.
+            bytes: match self.batch.len() {
+                1 => read.ternary_bytes,
+                _ => whole.sum::<usize>() as u64,
+            },
+            operations: 2 * (n_weights * self.batch.len()) as u64,
+        }
     }
 
     /// Tells the observer how long an operation took; `work` is asked only then.

@@ -6,7 +6,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
-use bitnet_kernels::Backend;
+use bitnet_kernels::{Activation, Backend, TernaryUse};
 
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
@@ -212,9 +212,20 @@ impl<B: Backend> Loader<'_, B> {
 
     fn ternary(&self, role: TensorRole) -> Result<B::Ternary, ModelError> {
         let rows = self.checkpoint.ternary(role)?;
-        let uploaded = self.backend.upload_ternary(&*rows);
+        let usage = self.usage(role);
+        let uploaded = self.backend.upload_ternary(&*rows, usage);
         self.checkpoint.release(role);
         uploaded.map_err(|error| self.checkpoint.upload_error(role, error))
+    }
+
+    /// ReLU^2 leaves exact zeros: in its output, which scales the rows of `up`, and so in the input of `down`.
+    fn usage(&self, role: TensorRole) -> TernaryUse {
+        let zeros = self.checkpoint.config().family.activation == Activation::Relu2;
+        match role {
+            TensorRole::Projection(_, Projection::Up) if zeros => TernaryUse::GatedUp,
+            TensorRole::Projection(_, Projection::Down) if zeros => TernaryUse::SparseInput,
+            _ => TernaryUse::Dense,
+        }
     }
 
     fn matrix(&self, role: TensorRole) -> Result<B::Matrix, ModelError> {

@@ -99,6 +99,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
 
+    /// Read every weight, also those of channels that are exactly 0
+    #[arg(long)]
+    pub dense: bool,
+
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,

@@ -202,6 +202,7 @@ impl Chat<'_> {
             .prompt(&self.loaded.engine, &self.conversation.messages())?;
         let options = self.args.sampling.options(self.env);
         let cooperative = Cooperative::begin();
+        let before = self.loaded.engine.traffic();
         let mut generation = self.loaded.engine.generate(prompt, &options)?;
         let mut sanitizer = Sanitizer::default();
         let mut answer = String::new();
@@ -233,7 +234,8 @@ impl Chat<'_> {
             Some(_) => {}
         }
         if self.args.metrics {
-            notice(&RunMetrics::of(&self.loaded, &generation).table(generation.seed(), finish));
+            let metrics = RunMetrics::of(&self.loaded, &generation, &before);
+            notice(&metrics.table(generation.seed(), finish));
         }
         Ok(answer)
     }

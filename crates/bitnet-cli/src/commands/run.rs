@@ -148,6 +148,7 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
     options.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
 
     let cooperative = Cooperative::begin();
+    let before = engine.traffic();
     let mut generation = engine.generate(prompt, &options)?;
     if args.format == Format::Text {
         loaded.note_repairs();
@@ -158,7 +159,7 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
         out.flush()?;
     }
     let answer = stream(&mut generation, args, &cooperative, &mut out)?;
-    let metrics = RunMetrics::of(&loaded, &generation);
+    let metrics = RunMetrics::of(&loaded, &generation, &before);
     let seed = generation.seed();
     match args.format {
         Format::Json => out.json(&RunResult {

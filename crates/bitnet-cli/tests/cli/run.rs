@@ -101,7 +101,9 @@ fn json_has_the_text_the_ids_and_the_metrics() {
         6 * ((4 * 256 * 256 + 3 * 256 * 768) / 4 + 7 * 4),
         1024 * 256 * 2,
     );
-    assert_eq!(metrics["bytes_per_token"], layers + head);
+    // Less what the zeros of ReLU^2 spare.
+    let bytes = metrics["bytes_per_token"].as_u64().unwrap();
+    assert!(head < bytes && bytes <= layers + head, "{metrics}");
     let memory = &metrics["memory"];
     assert_eq!(
         (&memory["layer_bytes"], &memory["head_bytes"]),

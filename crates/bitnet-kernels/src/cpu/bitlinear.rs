@@ -37,25 +37,21 @@ impl<'a> Output<'a> {
 /// Weights of one call that need no allocation: q, k, v are the most that a layer has.
 const FEW: usize = 4;
 
-/// Pairs weights with their outputs, calls `work` with them.
+/// Gathers weights with their outputs, calls `work` with them.
 ///
 /// # Panics
-/// If there are not as many outputs as weights, or one is too short.
-pub fn with_outputs(
-    weights: &[&PackedTernary],
+/// If an output is too short.
+pub fn with_outputs<'a>(
+    weights: impl Iterator<Item = (&'a PackedTernary, &'a mut Memory<f32>)>,
     n_rows: usize,
-    outs: &mut [&mut Memory<f32>],
     work: impl FnOnce(&[Output<'_>]),
 ) {
-    assert_eq!(weights.len(), outs.len(), "one output for each weight");
-    let mut pairs = weights
-        .iter()
-        .zip(outs.iter_mut())
-        .map(|(weight, out)| Output::new(weight, n_rows, out));
-    if weights.len() > FEW {
-        return work(&pairs.collect::<Vec<_>>());
-    }
+    let mut pairs = weights.map(|(weight, out)| Output::new(weight, n_rows, out));
     let few: [Option<Output<'_>>; FEW] = std::array::from_fn(|_| pairs.next());
+    if let Some(more) = pairs.next() {
+        let all = few.into_iter().flatten().chain([more]).chain(pairs);
+        return work(&all.collect::<Vec<_>>());
+    }
     match few {
         [Some(a), None, ..] => work(&[a]),
         [Some(a), Some(b), None, _] => work(&[a, b]),
@@ -218,7 +214,7 @@ fn strip_panel<I: Isa, const T: usize>(
 
 /// Sums of trit * q over run `run` of the columns, whose tiles and quads these are.
 #[inline(always)]
-fn corrected_dot<I: Isa, const T: usize>(
+pub(super) fn corrected_dot<I: Isa, const T: usize>(
     isa: I,
     layout: Layout,
     tiles: &[Tile],

@@ -33,6 +33,8 @@ unsafe impl Plain for u16 {}
 // SAFETY: a plain integer.
 unsafe impl Plain for i32 {}
 // SAFETY: a plain integer.
+unsafe impl Plain for u32 {}
+// SAFETY: a plain integer.
 unsafe impl Plain for u64 {}
 // SAFETY: every bit pattern is a float.
 unsafe impl Plain for f32 {}

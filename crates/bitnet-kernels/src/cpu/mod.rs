@@ -5,8 +5,10 @@
 //! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages.
 //! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set;
 //!   [`probe`]: which layout is faster here.
+//! - [`ternary`]: the layouts of one weight; [`sparse`]: products that leave out zeros.
 //! - [`quantize`], [`bitlinear`]: a BitLinear layer. [`dense`]: embedding and head; [`head`]: its small copy.
 //! - [`rms_norm`], [`rope`], [`attention`] over [`kv_cache`], [`gate`]: what is between them; [`lanes`]: their `exp`.
+//! - [`traffic`]: counts the weights that were read.
 //! - [`self_test`]: a wrong kernel is refused at start-up.
 
 pub mod attention;
@@ -26,15 +28,19 @@ pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod self_test;
+pub mod sparse;
 pub mod t5;
+pub mod ternary;
 pub mod threads;
+pub mod traffic;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitnet_quantization::TernaryRows;
 
 use crate::backend::{
-    Activation, Backend, BatchView, CandidateRequest, Candidates, KvShape, MatrixData,
+    Activation, Backend, BatchView, CandidateRequest, Candidates, KvShape, MatrixData, TernaryUse,
+    Traffic,
 };
 use crate::error::KernelError;
 use crate::rope_table::RopeTable;
@@ -43,7 +49,7 @@ use dense::Matrix;
 use gate::{Add, Gate};
 use head::HeadCopy;
 use head::candidates::{Search, Searchable};
-use i2s::PackedTernary;
+use i2s::rows::RowTernary;
 use isa::Kernel;
 use kv_cache::KvBlocks;
 use layout::Layout;
@@ -52,7 +58,10 @@ use probe::LayoutProbe;
 use quantize::QuantizedRows;
 use rms_norm::{RmsNorm, RmsNormInPlace};
 use rope::Rope;
+use sparse::{RowSink, SparseScratch};
+use ternary::Ternary;
 use threads::Pool;
+use traffic::TrafficCounters;
 
 /// Elements below which one thread does an elementwise op faster than a barrier takes.
 const PARALLEL_FROM: usize = 1 << 15;
@@ -67,6 +76,8 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// Name of the ternary kernel; `None`: the fastest.
     pub kernel: Option<String>,
+    /// Read every weight, also those whose channel is exactly 0.
+    pub dense: bool,
 }
 
 /// Kernels, threads and scratch of one process.
@@ -75,7 +86,10 @@ pub struct CpuBackend {
     kernel: Kernel,
     pool: Pool,
     activations: Mutex<QuantizedRows>, // int8 input of the BitLinear that is running
-    arena: Mutex<Arena>,               // where weights are packed
+    sparse: Mutex<SparseScratch>,
+    skips_zeros: bool,
+    arena: Mutex<Arena>, // where weights are packed
+    traffic: TrafficCounters,
     probe: Option<LayoutProbe>,
     search: Mutex<Search>, // scratch of the head's candidates
     warnings: Vec<String>,
@@ -107,9 +121,12 @@ impl CpuBackend {
             kernel,
             pool,
             activations: Mutex::new(QuantizedRows::new()?),
+            sparse: Mutex::new(SparseScratch::new()?),
+            skips_zeros: kernel.sparse() && !options.dense,
             arena: Mutex::default(),
             probe: None,
             search: Mutex::new(Search::new()?),
+            traffic: TrafficCounters::default(),
             warnings,
         })
     }
@@ -163,9 +180,105 @@ impl CpuBackend {
     /// The exact integer products `[n, weight.rows]` of a weight with quantised rows.
     ///
     /// # Panics
-    /// If the shapes do not match.
-    pub fn bitlinear_acc(&self, weight: &PackedTernary, x: &QuantizedRows, out: &mut [i32]) {
-        bitlinear::bitlinear_acc(self.kernel, &self.pool, x, weight, out);
+    /// If the shapes do not match, or the weight was uploaded for [`TernaryUse::GatedUp`].
+    pub fn bitlinear_acc(&self, weight: &Ternary, x: &QuantizedRows, out: &mut [i32]) {
+        let tiles = weight.tiles().expect("a weight that is kept in tiles");
+        bitlinear::bitlinear_acc(self.kernel, &self.pool, x, tiles, out);
+    }
+
+    /// Multiplies quantised rows with weights of their columns and block length.
+    fn multiply(
+        &self,
+        x: &QuantizedRows,
+        weights: &[&Ternary],
+        outs: &mut [&mut Memory<f32>],
+    ) -> Result<(), KernelError> {
+        let (kernel, pool, alone) = (self.kernel, &self.pool, x.n_rows() == 1);
+        let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut traffic = Traffic::default();
+        // Of one input all weights leave out the same columns.
+        let by_columns = |weight: &&Ternary| matches!(weight, Ternary::Columns { .. });
+        let mut columns = x.cols();
+        if alone && weights.iter().any(by_columns) {
+            columns = scratch.list_columns(x)?;
+        }
+        let sparse = sparse::pays(pool.threads(), columns, x.cols());
+        let dense = weights.iter().zip(outs.iter_mut());
+        let dense = dense.filter_map(|(weight, out)| match weight {
+            Ternary::Tiles(tiles) => Some((tiles, &mut **out)),
+            Ternary::Columns { tiles, .. } if !sparse => Some((tiles, &mut **out)),
+            _ => None,
+        });
+        bitlinear::with_outputs(dense, x.n_rows(), |outputs| {
+            bitlinear::bitlinear(kernel, pool, x, outputs);
+        });
+        for (weight, out) in weights.iter().zip(outs) {
+            let mut read = weight.bytes();
+            match weight {
+                Ternary::Columns {
+                    columns: c, scale, ..
+                } => {
+                    let all = x.cols();
+                    let n = if sparse { columns } else { all };
+                    if sparse {
+                        let out = &mut out[..weight.rows()];
+                        scratch.column_products(kernel, pool, x, (c, *scale), n, out)?;
+                        read = n * c.column_bytes();
+                    }
+                    traffic.down_columns += all as u64;
+                    traffic.down_columns_read += n as u64;
+                }
+                Ternary::Rows(rows) if alone => {
+                    let n = scratch.list_all_rows(rows.rows())?;
+                    scratch.row_products(kernel, pool, x, (rows, RowSink::Plain), n, out)?;
+                    traffic.up_rows += n as u64;
+                    traffic.up_rows_read += n as u64;
+                }
+                Ternary::Rows(rows) => scratch.strip_products(kernel, pool, x, rows, out)?,
+                Ternary::Tiles(_) => {}
+            }
+            traffic.ternary_bytes += read as u64;
+            traffic.skipped_bytes += weight.bytes().saturating_sub(read) as u64;
+        }
+        if alone {
+            self.traffic.add(traffic);
+        }
+        Ok(())
+    }
+
+    /// `out = relu(x gate)^2 * (x up)` for one token row, without the rows of `up` whose gate is closed.
+    fn gated_rows(
+        &self,
+        x: &[f32],
+        gate_weight: &Ternary,
+        up: &RowTernary,
+        gate: &mut Memory<f32>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let (kernel, pool, cols) = (self.kernel, &self.pool, up.cols());
+        let mut q = self.activations();
+        q.quantize(kernel, pool, x, 1, cols, None)?;
+        self.multiply(&q, &[gate_weight], &mut [gate])?;
+        let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
+        let (gate, rows) = (&gate[..up.rows()], up.rows());
+        let mut n = scratch.list_open_rows(gate)?;
+        // No product of a row can be infinite or NaN, so that 0 times it is 0.
+        let largest = (128 * cols) as f32 * (up.scale() / q.scales()[0]);
+        if largest.is_finite() && sparse::pays(pool.threads(), n, rows) {
+            out.fill(0.0);
+        } else {
+            n = scratch.list_all_rows(rows)?;
+        }
+        scratch.row_products(kernel, pool, &q, (up, RowSink::Relu2(gate)), n, out)?;
+        let skipped = (rows - n) * up.row_bytes();
+        self.traffic.add(Traffic {
+            ternary_bytes: (up.bytes() - skipped) as u64,
+            skipped_bytes: skipped as u64,
+            up_rows_read: n as u64,
+            up_rows: rows as u64,
+            ..Traffic::default()
+        });
+        Ok(())
     }
 
     fn activations(&self) -> MutexGuard<'_, QuantizedRows> {
@@ -200,7 +313,7 @@ impl CpuBackend {
 
 impl Backend for CpuBackend {
     type Buffer = Memory<f32>;
-    type Ternary = PackedTernary;
+    type Ternary = Ternary;
     type Matrix = Matrix;
     type HeadCopy = HeadCopy;
     type KvCache = KvBlocks;
@@ -225,16 +338,30 @@ impl Backend for CpuBackend {
         out.copy_from_slice(&buffer[offset..][..out.len()]);
     }
 
-    fn upload_ternary(&self, weights: &dyn TernaryRows) -> Result<PackedTernary, KernelError> {
+    fn traffic(&self) -> Traffic {
+        self.traffic.totals()
+    }
+
+    fn upload_ternary(
+        &self,
+        weights: &dyn TernaryRows,
+        usage: TernaryUse,
+    ) -> Result<Ternary, KernelError> {
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
-        PackedTernary::pack(weights, self.kernel.layout(), &self.pool, &mut arena)
+        let usage = if self.skips_zeros {
+            usage
+        } else {
+            TernaryUse::Dense
+        };
+        let layout = self.kernel.layout();
+        Ternary::pack(weights, usage, layout, &self.pool, &mut arena)
     }
 
     fn upload_matrix(&self, matrix: MatrixData) -> Result<Matrix, KernelError> {
         Matrix::new(matrix)
     }
 
-    fn ternary_bytes(&self, weight: &PackedTernary) -> usize {
+    fn ternary_bytes(&self, weight: &Ternary) -> usize {
         weight.bytes()
     }
 
@@ -273,6 +400,10 @@ impl Backend for CpuBackend {
             tokens,
             &mut out[..tokens.len() * table.cols()],
         );
+        self.traffic.add(Traffic {
+            passes: u64::from(tokens.len() == 1),
+            ..Traffic::default()
+        });
     }
 
     fn rms_norm(
@@ -317,7 +448,7 @@ impl Backend for CpuBackend {
         &self,
         x: &Memory<f32>,
         n_rows: usize,
-        weights: &[&PackedTernary],
+        weights: &[&Ternary],
         outs: &mut [&mut Memory<f32>],
     ) {
         assert_eq!(weights.len(), outs.len(), "one output for each weight");
@@ -341,11 +472,36 @@ impl Backend for CpuBackend {
                 block_len,
             )
             .unwrap_or_else(|error| panic!("{error}"));
-            let (weights, outs) = (&weights[first..end], &mut outs[first..end]);
-            bitlinear::with_outputs(weights, n_rows, outs, |outputs| {
-                bitlinear::bitlinear(self.kernel, &self.pool, &rows, outputs);
-            });
+            self.multiply(&rows, &weights[first..end], &mut outs[first..end])
+                .unwrap_or_else(|error| panic!("{error}"));
             first = end;
+        }
+    }
+
+    fn gated(
+        &self,
+        activation: Activation,
+        x: &Memory<f32>,
+        n_rows: usize,
+        weights: [&Ternary; 2],
+        [gate, up]: [&mut Memory<f32>; 2],
+        out: &mut Memory<f32>,
+    ) {
+        let rows = weights[0].rows();
+        match weights[1] {
+            Ternary::Rows(up)
+                if n_rows == 1
+                    && activation == Activation::Relu2
+                    && weights[0].block_len().is_none() =>
+            {
+                let x = &x[..up.cols()];
+                self.gated_rows(x, weights[0], up, gate, &mut out[..rows])
+                    .unwrap_or_else(|error| panic!("{error}"));
+            }
+            _ => {
+                self.bitlinear(x, n_rows, &weights, &mut [&mut *gate, &mut *up]);
+                self.gate(activation, gate, up, n_rows * rows, out);
+            }
         }
     }
 

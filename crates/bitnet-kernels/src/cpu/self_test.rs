@@ -88,7 +88,7 @@ fn ternary_product(
     let mut rows = QuantizedRows::new()?;
     rows.quantize(kernel, pool, x, n_rows, weight.cols(), weight.block_len())?;
     let mut out = Memory::zeroed("self-test", n_rows * weight.rows())?;
-    with_outputs(&[weight], n_rows, &mut [&mut out], |outputs| {
+    with_outputs([(weight, &mut out)].into_iter(), n_rows, |outputs| {
         bitlinear(kernel, pool, &rows, outputs)
     });
     Ok(out)

@@ -104,6 +104,7 @@ pub fn backend(kernel: &str, threads: usize) -> CpuBackend {
     CpuBackend::new(CpuOptions {
         threads: Some(threads),
         kernel: Some(kernel.to_owned()),
+        ..CpuOptions::default()
     })
     .unwrap()
 }

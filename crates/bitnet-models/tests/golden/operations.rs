@@ -3,7 +3,7 @@
 use crate::cases::{CASES, Scales};
 use crate::session::{SHORT_CONTEXT, two_threads};
 use crate::trace::{assert_close, token_major};
-use bitnet_kernels::{Backend, CpuBackend, RopeParams, RopeTable};
+use bitnet_kernels::{Backend, CpuBackend, RopeParams, RopeTable, TernaryUse};
 use bitnet_models::{Model, ModelConfig, NormPlace, Projection, TensorRole};
 
 #[test]
@@ -25,7 +25,9 @@ fn int8_activations_and_integer_sums_are_exact() {
             // A scale per block makes the result a sum of floats: there is no one integer to compare.
             if case.scales != Scales::ExactPerBlock {
                 let weights = checkpoint.ternary(role).expect("a ternary matrix");
-                let weights = backend.upload_ternary(&*weights).expect("memory");
+                let weights = backend
+                    .upload_ternary(&*weights, TernaryUse::Dense)
+                    .expect("memory");
                 let expected = golden.i32(&name("acc"));
                 let mut acc = vec![0; expected.len()];
                 backend.bitlinear_acc(&weights, &quantized, &mut acc);
@@ -54,7 +56,9 @@ fn linears_match_to_1e_5() {
             let expected = case.in_file_order(&golden.f32(&name("y")), projection, config);
 
             let weights = checkpoint.ternary(role).expect("a ternary matrix");
-            let weights = backend.upload_ternary(&*weights).expect("memory");
+            let weights = backend
+                .upload_ternary(&*weights, TernaryUse::Dense)
+                .expect("memory");
             let mut y = backend.buffer(n * rows).expect("memory");
             backend.bitlinear(&upload(&backend, &x), n, &[&weights], &mut [&mut y]);
             let found = download(&backend, &y, n * rows);

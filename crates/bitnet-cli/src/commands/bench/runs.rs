@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bitnet_inference::{Engine, GenerateOptions, Profile, Prompt};
+use bitnet_inference::{Engine, GenerateOptions, Profile, Prompt, Traffic};
 
 use crate::args::EngineArgs;
 use crate::env::Environment;
@@ -78,6 +78,7 @@ impl Bench {
             full_head: args.full_head,
             device: None,
             kernel: args.kernel.clone(),
+            dense: args.dense,
         };
         let extras = LoadExtras {
             max_sequences: plan.batches.iter().copied().max().unwrap_or(1),
@@ -104,7 +105,7 @@ impl Bench {
     ) -> Result<(), CliError> {
         for phase in plan.phases() {
             self.run(phase.warm_up(), false)?;
-            let mut rates = Vec::new();
+            let (mut rates, before) = (Vec::new(), self.engine.traffic());
             for _ in 0..plan.repetitions {
                 if stop.requested() {
                     return Err(stop.error("what was measured until then is above"));
@@ -114,7 +115,8 @@ impl Bench {
                 bar.add(1);
             }
             rates.sort_by(f64::total_cmp);
-            let mut measured = self.measured(phase, &rates);
+            let read = self.engine.traffic().since(&before);
+            let mut measured = self.measured(phase, &rates, &read);
             if plan.profile {
                 let run = self.run(phase, true)?;
                 let parts = run.profile.map(|p| profile::parts(&p, run.time));
@@ -211,7 +213,7 @@ impl Bench {
         }
     }
 
-    fn measured(&self, phase: Phase, rates: &[f64]) -> Measured {
+    fn measured(&self, phase: Phase, rates: &[f64], read: &Traffic) -> Measured {
         let (name, prompt, generate, batch) = match phase {
             Phase::Prefill { prompt } => ("prefill", prompt, 0, 1),
             Phase::Decode {
@@ -229,7 +231,7 @@ impl Bench {
             tok_s: report::median(rates),
             tok_s_min: rates.first().copied().unwrap_or(0.0),
             tok_s_max: rates.last().copied().unwrap_or(0.0),
-            bytes_per_token: self.bytes_per_token(phase),
+            bytes_per_token: self.bytes_per_token(phase, read),
             bandwidth_share: 0.0,
             compute_share: 0.0,
             operations_per_token: 2.0 * self.engine.config().n_ternary_weights() as f64,
@@ -238,8 +240,9 @@ impl Bench {
     }
 
     /// What has to be read for a token: a pass reads the layers once for all its rows, the head once if it draws a
-    /// token, and the keys and values of every position that its sequences have.
-    fn bytes_per_token(&self, phase: Phase) -> f64 {
+    /// token, and the keys and values of every position that its sequences have. Passes of one row may leave out what is
+    /// exactly 0: they have counted what they `read`.
+    fn bytes_per_token(&self, phase: Phase, read: &Traffic) -> f64 {
         let info = self.engine.info();
         let kv = info.kv_position_bytes as f64;
         match phase {
@@ -259,7 +262,9 @@ impl Bench {
             } => {
                 // The passes that are timed run at positions `depth` to `depth + generate - 2`, each attends to its own.
                 let positions = depth as f64 + generate as f64 / 2.0;
-                info.bytes_per_token as f64 / batch as f64 + positions * kv
+                let counted = read.ternary_bytes_per_pass().filter(|_| batch == 1);
+                let layers = counted.unwrap_or(info.layer_bytes as f64);
+                (layers + info.head_bytes as f64) / batch as f64 + positions * kv
             }
         }
     }

@@ -19,10 +19,17 @@
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
+pub mod avx2_sparse;
+#[cfg(target_arch = "x86_64")]
 pub mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512_sparse;
+pub mod columns;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+pub mod rows;
 pub mod scalar;
+pub mod scalar_sparse;
 
 use std::sync::{Mutex, PoisonError};
 

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Isa, LANES, Op};
 use crate::cpu::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
+use crate::cpu::i2s::rows::RowQuads;
 use crate::cpu::i2s::{self, Tile};
 
 /// Proof that this CPU has AVX2 and F16C.
@@ -228,6 +229,20 @@ impl Isa for Avx2 {
     ) {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::avx2::dot(self, tiles, quads, acc) }
+    }
+
+    const SPARSE: bool = true;
+
+    #[inline(always)]
+    fn ternary_rows(self, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::avx2_sparse::rows(self, vectors, list, quads, out) }
+    }
+
+    #[inline(always)]
+    fn ternary_columns(self, vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::avx2_sparse::columns(self, vectors, list, q, sums) }
     }
 
     #[inline(always)]

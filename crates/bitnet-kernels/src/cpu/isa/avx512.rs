@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 
 use super::{Isa, LANES, Op};
 use crate::cpu::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
+use crate::cpu::i2s::rows::RowQuads;
 use crate::cpu::i2s::{self, Tile};
 use crate::cpu::t5;
 
@@ -201,6 +202,26 @@ impl Isa for Avx512 {
     ) {
         // SAFETY: `self` proves the features that the function is compiled for.
         unsafe { i2s::avx512::dot(self, tiles, quads, acc) }
+    }
+
+    const SPARSE: bool = true;
+
+    #[inline(always)]
+    fn ternary_rows(self, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::avx512_sparse::rows(self, vectors, list, quads, out) }
+    }
+
+    #[inline(always)]
+    fn ternary_columns(self, vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::avx512_sparse::columns(self, vectors, list, q, sums) }
+    }
+
+    #[inline(always)]
+    fn strip_of_rows(self, rows: &[Tile], tiles: &mut [Tile]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::avx512_sparse::strip_of_rows(rows, tiles) }
     }
 
     #[inline(always)]

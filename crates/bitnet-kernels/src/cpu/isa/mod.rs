@@ -17,6 +17,7 @@ pub mod portable;
 
 use super::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
 use super::i2s::Tile;
+use super::i2s::rows::RowQuads;
 use super::layout::Layout;
 use super::t5;
 use crate::error::KernelError;
@@ -156,6 +157,32 @@ pub trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn crumb_dot(self, crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
         head::scalar::crumb_dot(crumbs, q)
+    }
+
+    /// Whether there are kernels for chosen rows and columns that are faster than reading everything. Without them the
+    /// methods below work and are not used.
+    const SPARSE: bool = false;
+
+    /// Exact integer products of chosen rows in [row layout](super::i2s::rows) with one token row:
+    /// `out[i] = sum over columns of code(row list[i], column) * q(column)`. `quads` are the activations in the order of
+    /// the layout, `vectors` is `[_, quads.len()]`. `list` may be longer than `out`: what follows is read ahead.
+    #[inline(always)]
+    fn ternary_rows(self, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
+        super::i2s::scalar_sparse::rows(vectors, list, quads, out);
+    }
+
+    /// Exact integer products of chosen columns in [column layout](super::i2s::columns) with one token row:
+    /// `sums[row] += sum over i of code(row, column list[i]) * q[i]`. `sums` are whole blocks of 256 rows; `list` and `q`
+    /// have one length, a multiple of 4.
+    #[inline(always)]
+    fn ternary_columns(self, vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]) {
+        super::i2s::scalar_sparse::columns(vectors, list, q, sums);
+    }
+
+    /// Makes the tiles of a strip from its 16 rows `[16, n_vectors]` in row layout.
+    #[inline(always)]
+    fn strip_of_rows(self, rows: &[Tile], tiles: &mut [Tile]) {
+        super::i2s::scalar_sparse::strip_of_rows(rows, tiles);
     }
 
     /// Runs `rounds` rounds of independent int8 multiply-adds in registers, with the widest instruction there is, and
@@ -302,6 +329,24 @@ impl Kernel {
     pub const fn panel(self) -> usize {
         const fn of<I: Isa>(_: I) -> usize {
             I::PANEL
+        }
+        match self {
+            Kernel::Scalar(isa) | Kernel::ScalarT5(isa) => of(isa),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(isa) => of(isa),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(isa) | Kernel::Avx512T5(isa) => of(isa),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon(isa) => of(isa),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonDot(isa) => of(isa),
+        }
+    }
+
+    /// Whether leaving out rows and columns pays, see [`Isa::SPARSE`].
+    pub const fn sparse(self) -> bool {
+        const fn of<I: Isa>(_: I) -> bool {
+            I::SPARSE
         }
         match self {
             Kernel::Scalar(isa) | Kernel::ScalarT5(isa) => of(isa),

@@ -131,6 +131,9 @@ impl Isa for Portable {
         i2s::scalar::dot(tiles, quads, acc);
     }
 
+    // Plain code is bound by arithmetic: what is left out is not computed either.
+    const SPARSE: bool = true;
+
     #[inline(always)]
     fn int8_rounds(self, rounds: usize) -> u64 {
         i2s::scalar::int8_rounds(rounds)

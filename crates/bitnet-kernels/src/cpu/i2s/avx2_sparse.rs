@@ -1,0 +1,155 @@
+//! Products with chosen rows or columns with `vpmaddubsw`, see the layouts in [`rows`](super::rows) and
+//! [`columns`](super::columns).
+//!
+//! Sums are 16-bit and flushed to 32 bits before they can overflow: a product of `vpmaddubsw` with codes of at most 2 is
+//! at most 512 in magnitude.
+
+use std::arch::x86_64::*;
+
+use super::columns::{BLOCK_ROWS, CHUNK};
+use super::rows::RowQuads;
+use super::{TILE, Tile};
+use crate::cpu::isa::Isa;
+use crate::cpu::isa::avx2::Avx2;
+
+/// Vectors of a row between two flushes: each adds four products to a 16-bit sum. 15 would be the most.
+const FLUSH: usize = 8;
+const _: () = assert!(FLUSH * 4 * 512 <= i16::MAX as usize);
+const _: () = assert!(CHUNK / 2 * 512 <= i16::MAX as usize);
+
+/// Rows between the one in work and the one that is fetched.
+const ROWS_AHEAD: usize = 16;
+
+/// See [`Isa::ternary_rows`].
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+pub(crate) fn rows(isa: Avx2, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
+    let n = quads.len();
+    for (i, out) in out.iter_mut().enumerate() {
+        let row = &vectors[list[i] as usize * n..][..n];
+        let ahead = &vectors[list[(i + ROWS_AHEAD).min(list.len() - 1)] as usize * n..][..n];
+        let mut total = _mm256_setzero_si256();
+        let chunks = row.chunks(FLUSH).zip(ahead.chunks(FLUSH));
+        for ((row, ahead), quads) in chunks.zip(quads.chunks(FLUSH)) {
+            let mut sums = [_mm256_setzero_si256(); 2];
+            for ((codes, ahead), quads) in row.iter().zip(ahead).zip(quads) {
+                isa.prefetch(ahead, 0);
+                for (half, sum) in sums.iter_mut().enumerate() {
+                    let crumbs = crumbs(half_of(codes, half));
+                    for (crumb, quads) in crumbs.iter().zip(quads) {
+                        let products = _mm256_maddubs_epi16(*crumb, half_q(quads, half));
+                        *sum = _mm256_add_epi16(*sum, products);
+                    }
+                }
+            }
+            let ones = _mm256_set1_epi16(1);
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(sums[0], ones));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(sums[1], ones));
+        }
+        let mut lanes = [0i32; 8];
+        // SAFETY: 32 bytes are writable.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), total) };
+        *out = lanes.iter().sum();
+    }
+}
+
+/// See [`Isa::ternary_columns`]. Two columns interleaved bytewise: a 16-bit lane is one row position of both.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+pub(crate) fn columns(isa: Avx2, vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]) {
+    let n_blocks = sums.len() / BLOCK_ROWS;
+    let (pairs, mut next) = (CHUNK / 2, CHUNK);
+    let chunks = list.as_chunks::<2>().0.chunks(pairs);
+    for (columns, q) in chunks.zip(q.as_chunks::<2>().0.chunks(pairs)) {
+        let ahead = &list[next.min(list.len())..];
+        let (mut fetched_column, mut fetched_line) = (0, 0);
+        next += CHUNK;
+        for (block, sums) in sums.chunks_exact_mut(BLOCK_ROWS).enumerate() {
+            for half in 0..2 {
+                let mut acc = [[_mm256_setzero_si256(); 4]; 2];
+                for (pair, q) in columns.iter().zip(q) {
+                    // One line a pair in each half: as many as there are columns.
+                    if let Some(&column) = ahead.get(fetched_column) {
+                        isa.prefetch(&vectors[column as usize * n_blocks + fetched_line], 0);
+                        fetched_line += 1;
+                        if fetched_line == n_blocks {
+                            (fetched_column, fetched_line) = (fetched_column + 1, 0);
+                        }
+                    }
+                    let q = _mm256_set1_epi16(i16::from_le_bytes(q.map(|q| q as u8)));
+                    let a = half_of(&vectors[pair[0] as usize * n_blocks + block], half);
+                    let b = half_of(&vectors[pair[1] as usize * n_blocks + block], half);
+                    let mixed = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
+                    for high in 0..2 {
+                        let crumbs = crumbs(mixed[high]);
+                        for crumb in 0..4 {
+                            let products = _mm256_maddubs_epi16(crumbs[crumb], q);
+                            acc[high][crumb] = _mm256_add_epi16(acc[high][crumb], products);
+                        }
+                    }
+                }
+                for (high, acc) in acc.into_iter().enumerate() {
+                    for (crumb, acc) in acc.into_iter().enumerate() {
+                        spread(acc, half, high, crumb, sums);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds 16-bit sums to where their rows are: lane `8k + j` is byte `32 half + 16k + 8 high + j` of the column's vector.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn spread(acc: __m256i, half: usize, high: usize, crumb: usize, sums: &mut [i32]) {
+    let sums = sums.as_chunks_mut::<4>().0;
+    let halves = [
+        _mm256_castsi256_si128(acc),
+        _mm256_extracti128_si256::<1>(acc),
+    ];
+    for (k, eight) in halves.into_iter().enumerate() {
+        let wide = _mm256_cvtepi16_epi32(eight);
+        let fours = [
+            _mm256_castsi256_si128(wide),
+            _mm256_extracti128_si256::<1>(wide),
+        ];
+        for (j, four) in fours.into_iter().enumerate() {
+            let v = 2 * high + j;
+            let to = &mut sums[(4 * v + crumb) * (TILE / 4) + 2 * half + k];
+            // SAFETY: 16 bytes are readable and writable.
+            unsafe {
+                let total = _mm_add_epi32(_mm_loadu_si128(to.as_ptr().cast()), four);
+                _mm_storeu_si128(to.as_mut_ptr().cast(), total);
+            }
+        }
+    }
+}
+
+/// Half of a vector of codes.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn half_of(vector: &Tile, half: usize) -> __m256i {
+    // SAFETY: 32 bytes are readable.
+    unsafe { _mm256_loadu_si256(vector.as_chunks::<32>().0[half].as_ptr().cast()) }
+}
+
+/// Half of a vector of activations.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn half_q(q: &[i8; 64], half: usize) -> __m256i {
+    // SAFETY: 32 bytes are readable.
+    unsafe { _mm256_loadu_si256(q.as_chunks::<32>().0[half].as_ptr().cast()) }
+}
+
+/// The four crumbs of every byte. Bits that a 16-bit shift carries over a byte border are masked off.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn crumbs(codes: __m256i) -> [__m256i; 4] {
+    let three = _mm256_set1_epi8(3);
+    [
+        _mm256_and_si256(codes, three),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(codes), three),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(codes), three),
+        _mm256_and_si256(_mm256_srli_epi16::<6>(codes), three),
+    ]
+}

@@ -1,0 +1,131 @@
+//! The row layout: every row of a ternary matrix contiguous, so that single rows can be left out.
+//!
+//! ```text
+//! row    = 64-byte vectors over 256 columns each, one after the other
+//! vector = lane i (4 bytes): what tile i of the strip layout holds for the row, columns 16i..16i+16 of the vector's 256:
+//!          byte 4i + j, bits 2c..2c+2 = code(column 16i + 4c + j)
+//! ```
+//!
+//! A row times one vector of activations is `and`, multiply, add over its vectors with activations in the same order
+//! ([`RowQuads`]), and one sum over lanes. Sixteen rows are a strip whose tiles are the columns of a 16 x 16 matrix of
+//! lanes: transposed into a buffer they feed the ordinary strip product, so batches need no second copy.
+
+use super::{PackedTernary, TILE, Tile};
+use crate::cpu::memory::{Arena, Disjoint, Memory};
+use crate::cpu::threads::Pool;
+use crate::error::KernelError;
+
+/// Columns of one vector.
+pub const VECTOR_COLS: usize = 256;
+
+/// The activations of 256 columns for the crumbs 0..4 of a vector: lane i of crumb c is the quad of columns
+/// `16i + 4c..16i + 4c + 4`.
+pub type RowQuads = [[i8; 64]; 4];
+
+/// A ternary weight in row layout, with one scale.
+#[derive(Debug)]
+pub struct RowTernary {
+    rows: usize,
+    cols: usize,
+    scale: f32,
+    vectors: Memory<Tile>, // [rows rounded up to strips, vectors_per_row]
+}
+
+impl RowTernary {
+    /// The same weight in row layout.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn of_tiles(
+        tiles: &PackedTernary,
+        scale: f32,
+        pool: &Pool,
+        arena: &mut Arena,
+    ) -> Result<RowTernary, KernelError> {
+        let (rows, cols, n_strips) = (tiles.rows(), tiles.cols(), tiles.n_strips());
+        let n_vectors = cols.div_ceil(VECTOR_COLS);
+        let mut vectors = arena.zeroed::<Tile>("ternary weights", n_strips * TILE * n_vectors)?;
+        let out = Disjoint::new(&mut vectors);
+        pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
+            for strip in strips {
+                // SAFETY: each strip is given to one thread, and its rows belong to no other strip.
+                let rows = unsafe { out.range(strip * TILE * n_vectors, TILE * n_vectors) };
+                for (t, tile) in tiles.strip(strip).iter().enumerate() {
+                    let (vector, lane) = (t / TILE, t % TILE);
+                    for (row, word) in tile.as_chunks::<4>().0.iter().enumerate() {
+                        rows[row * n_vectors + vector].as_chunks_mut::<4>().0[lane] = *word;
+                    }
+                }
+            }
+        });
+        Ok(RowTernary {
+            rows,
+            cols,
+            scale,
+            vectors,
+        })
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The one scale.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Strips of 16 rows.
+    pub fn n_strips(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    /// Tiles of a strip.
+    pub fn n_tiles(&self) -> usize {
+        self.cols.div_ceil(TILE)
+    }
+
+    /// Vectors of a row.
+    pub fn n_vectors(&self) -> usize {
+        self.cols.div_ceil(VECTOR_COLS)
+    }
+
+    /// All rows, `[rows rounded up to 16, n_vectors]`.
+    pub fn vectors(&self) -> &[Tile] {
+        &self.vectors
+    }
+
+    /// The vectors of the 16 rows of a strip.
+    #[inline(always)]
+    pub fn strip(&self, strip: usize) -> &[Tile] {
+        let len = TILE * self.n_vectors();
+        &self.vectors[strip * len..][..len]
+    }
+
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.n_vectors() * size_of::<Tile>()
+    }
+
+    /// Bytes of all rows and the scale.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.row_bytes() + size_of::<f32>()
+    }
+}
+
+/// Puts one token row's quads (columns `4k..4k + 4` each) in the order of the row layout: `out` `[n_vectors]`.
+pub fn row_quads(quads: &[[i8; 4]], out: &mut [RowQuads]) {
+    for (vector, quads) in out.iter_mut().zip(quads.chunks(VECTOR_COLS / 4)) {
+        for (crumb, lanes) in vector.iter_mut().enumerate() {
+            for (i, lane) in lanes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *lane = quads.get(4 * i + crumb).copied().unwrap_or([0; 4]);
+            }
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Exact sparsity for one token row: weights of channels that are exactly 0 are not read.
+//!
+//! ```text
+//! rows of up:       relu(gate)^2 = 0: the product is 0 whatever the row holds
+//! columns of down:  q = 0: the column adds 0 to every sum
+//! ```
+//!
+//! The bytes that come out are those of the dense product. Sums are integers, so leaving out zeros changes nothing, and
+//! the scaling afterwards is the same expression. A row of up that is left out gives +0 where the dense product may give
+//! -0: the sub-norm squares it, the int8 rounding compares and rounds it, and both make the same of either zero. The
+//! dense product would give NaN if the row's sum overflowed to infinity (a hostile scale, an infinite activation): rows
+//! are left out only where the largest sum possible times the scale is finite.
+//!
+//! Chosen rows and columns lie apart, and memory gives lines that lie apart more slowly than a stream: so they are
+//! chosen only below a share, see [`pays`].
+
+use super::bitlinear::corrected_dot;
+use super::i2s::columns::{BLOCK_ROWS, CHUNK, ColumnTernary};
+use super::i2s::rows::{RowQuads, RowTernary, row_quads};
+use super::i2s::{TILE, Tile};
+use super::isa::{Isa, Kernel, LANES, Op};
+use super::layout::Layout;
+use super::memory::{Disjoint, Memory};
+use super::quantize::{Panel, QuantizedRows};
+use super::threads::Pool;
+use crate::error::KernelError;
+
+/// Share of rows or columns below which reading only those is faster than reading everything as one stream, with one
+/// thread and with more. Measured on Zen 4: a thread streams 26 GB/s and gets 12 GB/s of chosen pieces of 640 bytes (the
+/// core's line buffers bound it); two threads together stream 34 and get 21.
+const PAYS_ALONE: f32 = 0.42;
+const PAYS_TOGETHER: f32 = 0.58;
+
+/// Parts of the list of columns for each thread, so that threads end together. Each part has sums of its own, which are
+/// added up in the end.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Rows of a range of one thread, at the least.
+const LEAST_ROWS: usize = 32;
+
+/// Whether reading `n` chosen of `all` rows or columns pays.
+pub fn pays(threads: usize, n: usize, all: usize) -> bool {
+    let share = if threads == 1 {
+        PAYS_ALONE
+    } else {
+        PAYS_TOGETHER
+    };
+    (n as f32) < share * all as f32
+}
+
+/// What the products need beside weights and activations; grows with the first use and stays.
+#[derive(Debug)]
+pub struct SparseScratch {
+    list: Memory<u32>,       // rows or columns to read, and padding
+    q: Memory<i8>,           // activations of the columns of the list
+    quads: Memory<RowQuads>, // activations in the order of the row layout
+    sums: Memory<i32>,       // [parts, rows rounded up to blocks]
+    strips: Memory<Tile>,    // [threads, tiles of a strip]
+}
+
+/// Where the products of rows go.
+#[derive(Clone, Copy)]
+pub enum RowSink<'a> {
+    /// `out[row] = y`.
+    Plain,
+    /// `out[row] = relu(gate[row])^2 * y`.
+    Relu2(&'a [f32]),
+}
+
+const WHAT: &str = "scratch of sparse products";
+
+impl SparseScratch {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// None in practice: no memory is asked for.
+    pub fn new() -> Result<SparseScratch, KernelError> {
+        Ok(SparseScratch {
+            list: Memory::zeroed(WHAT, 0)?,
+            q: Memory::zeroed(WHAT, 0)?,
+            quads: Memory::zeroed(WHAT, 0)?,
+            sums: Memory::zeroed(WHAT, 0)?,
+            strips: Memory::zeroed(WHAT, 0)?,
+        })
+    }
+
+    /// Lists the columns whose activation is not 0; returns how many there are.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn list_columns(&mut self, x: &QuantizedRows) -> Result<usize, KernelError> {
+        let all = x.quads::<1>(ONE_ROW).as_flattened().as_flattened();
+        self.list.reserve(WHAT, all.len() + 4)?;
+        self.q.reserve(WHAT, all.len() + 4)?;
+        let mut n = 0;
+        for (column, &q) in all.iter().enumerate() {
+            // Without a branch: whether an activation is 0 cannot be guessed.
+            (self.list[n], self.q[n]) = (column as u32, q);
+            n += usize::from(q != 0);
+        }
+        // Kernels take four columns at a time: any column with an activation of 0 fills up.
+        self.q[n..][..4].fill(0);
+        self.list[n..][..4].fill(0);
+        Ok(n)
+    }
+
+    /// Lists the rows whose gate is above 0; returns how many there are.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn list_open_rows(&mut self, gate: &[f32]) -> Result<usize, KernelError> {
+        self.list.reserve(WHAT, gate.len() + 1)?;
+        let mut n = 0;
+        for (row, &gate) in gate.iter().enumerate() {
+            self.list[n] = row as u32;
+            n += usize::from(gate > 0.0);
+        }
+        Ok(n)
+    }
+
+    /// Lists all rows.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn list_all_rows(&mut self, rows: usize) -> Result<usize, KernelError> {
+        self.list.reserve(WHAT, rows)?;
+        for (row, entry) in self.list[..rows].iter_mut().enumerate() {
+            *entry = row as u32;
+        }
+        Ok(rows)
+    }
+
+    /// The products of the first `n` listed rows with the one row of `x`; other elements of `out` stay as they are.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn row_products(
+        &mut self,
+        kernel: Kernel,
+        pool: &Pool,
+        x: &QuantizedRows,
+        (weight, sink): (&RowTernary, RowSink<'_>),
+        n: usize,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        assert_eq!(weight.cols(), x.cols(), "columns of the weight");
+        let n_vectors = weight.n_vectors();
+        self.quads.reserve(WHAT, n_vectors)?;
+        let quads = &mut self.quads[..n_vectors];
+        row_quads(x.quads::<1>(ONE_ROW).as_flattened(), quads);
+        let (quads, list, out) = (&*quads, &self.list[..n], Disjoint::new(out));
+        pool.for_ranges(n, pool.grain(n, LEAST_ROWS), |range, _| {
+            kernel.run(RowProducts {
+                vectors: weight.vectors(),
+                list: &list[range],
+                quads,
+                sum: x.sums(0)[0],
+                factor: weight.scale() / x.scales()[0],
+                sink,
+                out: &out,
+            });
+        });
+        Ok(())
+    }
+
+    /// The products of the first `n` listed columns with the one row of `x`, scaled: `out` `[rows]`.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn column_products(
+        &mut self,
+        kernel: Kernel,
+        pool: &Pool,
+        x: &QuantizedRows,
+        (columns, scale): (&ColumnTernary, f32),
+        n: usize,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let n = n.next_multiple_of(4);
+        let most = match pool.threads() {
+            1 => 1,
+            threads => PARTS_PER_THREAD * threads,
+        };
+        let part_len = n.div_ceil(most).max(1).next_multiple_of(CHUNK);
+        let n_parts = n.div_ceil(part_len);
+        let n_sums = columns.n_blocks() * BLOCK_ROWS;
+        self.sums.reserve(WHAT, n_parts * n_sums)?;
+        let (list, q) = (&self.list[..n], &self.q[..n]);
+        let sums = Disjoint::new(&mut self.sums[..n_parts * n_sums]);
+        pool.for_ranges(n_parts, 1, |parts, _| {
+            for part in parts {
+                // SAFETY: each part is given to one thread, and its sums belong to no other part.
+                let sums = unsafe { sums.range(part * n_sums, n_sums) };
+                let columns_of_part = part * part_len..n.min((part + 1) * part_len);
+                sums.fill(0);
+                kernel.run(ColumnProducts {
+                    vectors: columns.vectors(),
+                    list: &list[columns_of_part.clone()],
+                    q: &q[columns_of_part],
+                    sums,
+                });
+            }
+        });
+        kernel.run(AddParts {
+            parts: &self.sums[..n_parts * n_sums],
+            sum: x.sums(0)[0],
+            factor: scale / x.scales()[0],
+            out,
+        });
+        Ok(())
+    }
+
+    /// The products of all rows of a weight in row layout with every row of `x`: strips of tiles are put together one
+    /// by one and multiplied as any other; `out` is `[n, rows]`.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn strip_products(
+        &mut self,
+        kernel: Kernel,
+        pool: &Pool,
+        x: &QuantizedRows,
+        weight: &RowTernary,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        assert_eq!(weight.cols(), x.cols(), "columns of the weight");
+        let n_tiles = weight.n_tiles();
+        self.strips.reserve(WHAT, pool.threads() * n_tiles)?;
+        let (strips, out) = (Disjoint::new(&mut self.strips), Disjoint::new(out));
+        let n_strips = weight.n_strips();
+        pool.for_ranges(n_strips, pool.grain(n_strips, 1), |range, thread| {
+            // SAFETY: `thread` is this call's alone.
+            let tiles = unsafe { strips.range(thread * n_tiles, n_tiles) };
+            kernel.run(StripProducts {
+                x,
+                weight,
+                tiles,
+                first: range.start,
+                end: range.end,
+                out: &out,
+            });
+        });
+        Ok(())
+    }
+}
+
+/// The panel of the only token row.
+const ONE_ROW: Panel = Panel { first: 0, width: 1 };
+
+/// Listed rows of one thread.
+struct RowProducts<'a> {
+    vectors: &'a [Tile],
+    list: &'a [u32],
+    quads: &'a [RowQuads],
+    sum: i32, // of all activations: codes are trits plus one
+    factor: f32,
+    sink: RowSink<'a>,
+    out: &'a Disjoint<'a, f32>,
+}
+
+impl Op for RowProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let mut dots = [0; LANES];
+        let mut rest = self.list;
+        while !rest.is_empty() {
+            let n = rest.len().min(LANES);
+            isa.ternary_rows(self.vectors, rest, self.quads, &mut dots[..n]);
+            for (&row, dot) in rest[..n].iter().zip(&dots) {
+                let y = (dot - self.sum) as f32 * self.factor;
+                // SAFETY: a row is listed once.
+                let out = unsafe { &mut self.out.range(row as usize, 1)[0] };
+                *out = match self.sink {
+                    RowSink::Plain => y,
+                    RowSink::Relu2(gate) => {
+                        let gate = gate[row as usize];
+                        let relu = if gate > 0.0 { gate } else { 0.0 };
+                        relu * relu * y
+                    }
+                };
+            }
+            rest = &rest[n..];
+        }
+    }
+}
+
+/// Listed columns of one part.
+struct ColumnProducts<'a> {
+    vectors: &'a [Tile],
+    list: &'a [u32],
+    q: &'a [i8],
+    sums: &'a mut [i32],
+}
+
+impl Op for ColumnProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        isa.ternary_columns(self.vectors, self.list, self.q, self.sums);
+    }
+}
+
+/// Adds the sums of all parts and scales them.
+struct AddParts<'a> {
+    parts: &'a [i32], // [parts, sums]
+    sum: i32,
+    factor: f32,
+    out: &'a mut [f32], // [rows], rows <= sums
+}
+
+impl Op for AddParts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let n_sums = self.out.len().next_multiple_of(BLOCK_ROWS);
+        for (group, out) in self.out.chunks_mut(LANES).enumerate() {
+            let mut acc = [-self.sum; LANES];
+            for part in self.parts.chunks_exact(n_sums) {
+                for (acc, sum) in acc.iter_mut().zip(&part[group * LANES..][..LANES]) {
+                    *acc += sum;
+                }
+            }
+            let mut y = [0.0; LANES];
+            isa.store(isa.mul(isa.load_i32(&acc), isa.splat(self.factor)), &mut y);
+            out.copy_from_slice(&y[..out.len()]);
+        }
+    }
+}
+
+/// Strips `first..end` of a weight in row layout with all token rows.
+struct StripProducts<'a> {
+    x: &'a QuantizedRows,
+    weight: &'a RowTernary,
+    tiles: &'a mut [Tile],
+    first: usize,
+    end: usize,
+    out: &'a Disjoint<'a, f32>,
+}
+
+impl Op for StripProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for strip in self.first..self.end {
+            isa.strip_of_rows(self.weight.strip(strip), self.tiles);
+            for panel in self.x.panels() {
+                match panel.width {
+                    16 => self.panel::<I, 16>(isa, strip, panel),
+                    8 => self.panel::<I, 8>(isa, strip, panel),
+                    4 => self.panel::<I, 4>(isa, strip, panel),
+                    2 => self.panel::<I, 2>(isa, strip, panel),
+                    _ => self.panel::<I, 1>(isa, strip, panel),
+                }
+            }
+        }
+    }
+}
+
+impl StripProducts<'_> {
+    #[inline(always)]
+    fn panel<I: Isa, const T: usize>(&self, isa: I, strip: usize, panel: Panel) {
+        let quads = self.x.quads::<T>(panel);
+        let acc = corrected_dot(isa, Layout::I2s, self.tiles, quads, self.x, panel, 0);
+        let rows = self.weight.rows();
+        let here = TILE.min(rows - strip * TILE);
+        for (t, acc) in acc.iter().enumerate() {
+            let a = self.x.scales()[panel.first + t];
+            let mut y = [0.0; LANES];
+            let scaled = isa.mul(isa.load_i32(acc), isa.splat(self.weight.scale() / a));
+            isa.store(scaled, &mut y);
+            // SAFETY: a strip is given to one thread, and these are its rows' outputs for one token row.
+            let out = unsafe {
+                self.out
+                    .range((panel.first + t) * rows + strip * TILE, here)
+            };
+            out.copy_from_slice(&y[..here]);
+        }
+    }
+}
