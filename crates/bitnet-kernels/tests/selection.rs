@@ -32,6 +32,24 @@ fn the_first_available_kernel_is_the_default() {
 }
 
 #[test]
+fn small_models_keep_two_bits_and_large_ones_take_the_winner_of_the_race() {
+    let mut backend = CpuBackend::new(CpuOptions::default()).unwrap();
+    backend.choose_layout(1 << 20).unwrap();
+    assert_eq!(
+        (backend.kernel_name(), backend.probe()),
+        (available_kernels()[0], None)
+    );
+    backend.choose_layout(1 << 30).unwrap();
+    let Some(probe) = backend.probe() else {
+        assert_eq!(backend.kernel_name(), available_kernels()[0]);
+        return;
+    };
+    assert!(probe.i2s > 0.0 && probe.t5 > 0.0, "{probe:?}");
+    let layout = backend.kernel_name().split('-').nth(1);
+    assert_eq!(layout, Some(probe.fastest().name()));
+}
+
+#[test]
 fn a_kernel_that_is_asked_for_gives_no_warning() {
     for kernel in ["scalar-i2s", "scalar-t5"] {
         assert!(choose(kernel).unwrap().warnings().is_empty());
