@@ -164,9 +164,10 @@ impl RunMetrics {
         }
         let layouts = self.layouts.map_or_else(String::new, |speeds| {
             format!(
-                "layouts: {} G weights/s at 2 bits, {} at 1.6\n",
+                "layouts: {} G weights/s at 2 bits, {} at 1.6, in pairs {} times as fast\n",
                 units::three_digits(speeds.i2s),
-                units::three_digits(speeds.t5)
+                units::three_digits(speeds.t5),
+                units::three_digits(speeds.gain)
             )
         });
         let end = finish.map_or_else(|| "interrupted".to_string(), |reason| reason.to_string());

@@ -192,9 +192,10 @@ pub fn text(report: &Report) -> String {
             chosen.kernel,
             chosen.threads,
             chosen.layouts.map_or_else(String::new, |speeds| format!(
-                ": {} G weights/s at 2 bits, {} at 1.6",
+                ": {} G weights/s at 2 bits, {} at 1.6, in pairs {} times as fast",
                 units::three_digits(speeds.i2s),
-                units::three_digits(speeds.t5)
+                units::three_digits(speeds.t5),
+                units::three_digits(speeds.gain)
             )),
         ));
     }
