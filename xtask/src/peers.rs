@@ -39,7 +39,7 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
     let rows = plan::rows(&options);
     let engines = Engines::build(root, &options, &rows)?;
     let folder = models::folder(&engines, &options)?;
-    models::make(&engines, &folder, &rows)?;
+    models::make(&engines, &folder, &rows, options.quick)?;
     models::warm(&folder, &rows)?;
 
     let mut samples = Samples::new();

@@ -10,7 +10,7 @@ use super::statistics::Sample;
 use crate::process::{cargo, output, run};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -21,7 +21,7 @@ const AVX2_FLAGS: &str = "-C target-feature=+avx2,+fma,+f16c,+bmi2";
 /// Our kernel for AVX2.
 const AVX2_KERNEL: &str = "x86-i2s-avx2";
 
-/// What the prompt of the first-token phase is made of; how many of it make a token each is asked of the tokenizer.
+/// What the prompt of the first-token phase is made of; how many of them make its tokens is asked of the tokenizer.
 const PROMPT_WORD: &str = "a ";
 
 /// The programs.
@@ -141,21 +141,37 @@ impl Engines {
 
     /// A text of `n` tokens. Generated vocabularies cut as they like, so it is looked for.
     fn prompt_of(&self, model: &Path, n: usize) -> Result<String> {
-        for words in 1..=4 * n {
-            let text = PROMPT_WORD.repeat(words);
-            let mut tokenize = self.bitnet();
-            tokenize.args(["tokenize", "--format", "json", "--bos", "--tokenizer"]);
-            let ids: Value = serde_json::from_str(&output(tokenize.arg(model).arg(&text))?)?;
-            let len = ids["ids"].as_array().map_or(0, Vec::len);
-            if len == n {
-                return Ok(text);
-            }
-            if len > n {
-                break;
-            }
-        }
-        bail!("found no prompt of {n} tokens for {}", model.display())
+        let texts: Vec<String> = (1..=4 * n).map(|words| PROMPT_WORD.repeat(words)).collect();
+        let mut tokenize = self.bitnet();
+        tokenize.args(["tokenize", "--jsonl", "--bos", "--model"]);
+        let lines = output_of_lines(tokenize.arg(model), &texts)?;
+        let of_length =
+            |ids: &str| serde_json::from_str::<Vec<u32>>(ids).is_ok_and(|ids| ids.len() == n);
+        let found = texts
+            .into_iter()
+            .zip(lines.lines())
+            .find(|(_, ids)| of_length(ids));
+        let (text, _) = found
+            .with_context(|| format!("found no prompt of {n} tokens for {}", model.display()))?;
+        Ok(text)
     }
+}
+
+/// What a program prints that reads the texts as JSON strings, one a line.
+fn output_of_lines(command: &mut Command, texts: &[String]) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("the input is piped")?;
+    // Few enough lines to fit into a pipe, whoever reads first.
+    for text in texts {
+        writeln!(stdin, "{}", Value::from(text.as_str()))?;
+    }
+    drop(stdin);
+    let done = child.wait_with_output()?;
+    ensure!(done.status.success(), "{}: bitnet tokenize", done.status);
+    Ok(String::from_utf8(done.stdout)?)
 }
 
 fn target_folder(root: &Path) -> Result<PathBuf> {

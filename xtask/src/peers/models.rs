@@ -33,7 +33,7 @@ pub fn folder(engines: &Engines, options: &Options) -> Result<PathBuf> {
 ///
 /// # Errors
 /// When `bitnet synth` fails.
-pub fn make(engines: &Engines, folder: &Path, rows: &[Row]) -> Result<()> {
+pub fn make(engines: &Engines, folder: &Path, rows: &[Row], quick: bool) -> Result<()> {
     for model in models(rows) {
         let file = folder.join(file_name(model));
         if file.is_file() {
@@ -43,7 +43,7 @@ pub fn make(engines: &Engines, folder: &Path, rows: &[Row]) -> Result<()> {
         synth.args(["synth", "--shape", model.shape.name()]);
         synth.args(["--arch", model.arch, "--type", model.ternary]);
         synth.args(["--head-type", model.head]);
-        if folder.ends_with("quick") {
+        if quick {
             synth.args(["--layers", QUICK_LAYERS]);
         }
         run(synth.arg(&file))?;
