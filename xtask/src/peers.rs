@@ -43,22 +43,36 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
     models::warm(&folder, &rows)?;
 
     let mut samples = Samples::new();
-    for round in 0..options.rounds {
-        for row in &rows {
+    let measured = measure_all(&engines, &folder, options.rounds, &rows, &mut samples);
+    // An hour's figures are not thrown away because the last process failed.
+    report::print(&options, &engines, &rows, &samples)?;
+    measured
+}
+
+/// What was measured, a sample for each round.
+type Samples = BTreeMap<Job, Vec<Sample>>;
+
+/// Runs all rows, round by round, the two sides of each right after each other.
+fn measure_all(
+    engines: &Engines,
+    folder: &Path,
+    rounds: usize,
+    rows: &[Row],
+    samples: &mut Samples,
+) -> Result<()> {
+    for round in 0..rounds {
+        for row in rows {
             let mut jobs: Vec<&Job> = std::iter::once(&row.ours).chain(&row.peers).collect();
             if round % 2 == 1 {
                 jobs.reverse();
             }
             for job in jobs {
-                measure(&engines, &folder, round, row, job, &mut samples)?;
+                measure(engines, folder, round, row, job, samples)?;
             }
         }
     }
-    report::print(&options, &engines, &rows, &samples)
+    Ok(())
 }
-
-/// What was measured, a sample for each round.
-type Samples = BTreeMap<Job, Vec<Sample>>;
 
 /// Runs a job unless another row has had it run in this round already.
 fn measure(

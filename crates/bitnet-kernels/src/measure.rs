@@ -3,7 +3,7 @@
 //! Decode is bound by the first, prefill by the second; a speed without them says nothing. Both take the best of
 //! several short runs: on a shared machine everything else only makes them slower.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cpu::isa::{Isa, Kernel, Op};
 use crate::cpu::memory::{Disjoint, Memory};
@@ -19,8 +19,13 @@ const READ_BYTES: usize = 1 << 30;
 /// Lines that one thread reads at a time: 4 MiB, long enough to stream.
 const LINES_AT_ONCE: usize = (4 << 20) / size_of::<Line>();
 
-/// Runs of each measurement.
-const RUNS: usize = 7;
+/// Reads of all the bytes: a quarter of a second at 30 GB/s.
+const READ_RUNS: usize = 7;
+
+/// Runs of int8 products, and how long one takes at least: longer than threads take to start together, shorter than a
+/// time slice of the system, so that some run is not interrupted even on a busy machine.
+const INT8_RUNS: usize = 60;
+const INT8_RUN: Duration = Duration::from_millis(3);
 
 /// Lines ahead that are prefetched, as in the kernels: 4 KiB.
 const AHEAD: usize = 4096;
@@ -46,7 +51,7 @@ pub fn read_bandwidth(threads: usize) -> Result<f64, KernelError> {
         });
     }
     let mut best = f64::INFINITY;
-    for _ in 0..RUNS {
+    for _ in 0..READ_RUNS {
         let start = Instant::now();
         pool.for_ranges(n, LINES_AT_ONCE, |range, _| {
             std::hint::black_box(kernel.run(Read {
@@ -69,7 +74,7 @@ pub fn int8_peak(threads: usize) -> Result<f64, KernelError> {
     let mut rounds = 1 << 12;
     let mut best = 0.0f64;
     let mut runs = 0;
-    while runs < RUNS {
+    while runs < INT8_RUNS {
         let products = std::sync::atomic::AtomicU64::new(0);
         let start = Instant::now();
         pool.for_ranges(n, 1, |range, _| {
@@ -78,14 +83,14 @@ pub fn int8_peak(threads: usize) -> Result<f64, KernelError> {
                 products.fetch_add(done, std::sync::atomic::Ordering::Relaxed);
             }
         });
-        let seconds = start.elapsed().as_secs_f64();
-        if seconds < 0.02 {
+        let time = start.elapsed();
+        if time < INT8_RUN {
             // Too short to tell from the noise of starting: not a run yet.
             rounds *= 2;
             continue;
         }
         runs += 1;
-        best = best.max(2.0 * products.into_inner() as f64 / seconds / 1e9);
+        best = best.max(2.0 * products.into_inner() as f64 / time.as_secs_f64() / 1e9);
     }
     Ok(best)
 }
