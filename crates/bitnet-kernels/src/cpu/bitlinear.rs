@@ -6,6 +6,7 @@
 
 use super::i2s::{PackedTernary, Scales, TILE, Tile};
 use super::isa::{Isa, Kernel, LANES, Op};
+use super::lanes::store_tail;
 use super::layout::Layout;
 use super::memory::{Disjoint, Memory};
 use super::quantize::{Panel, QuantizedRows, padded};
@@ -163,22 +164,30 @@ fn strip_panel<I: Isa, const T: usize>(
 ) {
     let weight = output.weight;
     let (tiles, quads) = (weight.strip(strip), x.quads::<T>(panel));
-    let a = &x.scales()[panel.first..][..T];
-    let mut y = [[0.0f32; LANES]; T];
+    let a: &[f32; T] = x.scales()[panel.first..]
+        .first_chunk()
+        .expect("a scale for each row");
+    for t in 0..T {
+        // Outputs of 16 token rows are 16 lines far apart; they arrive while the products are summed.
+        let (start, len) = place(output, strip, panel.first + t);
+        // SAFETY: as in `store`.
+        let out = unsafe { output.out.range(start, len) };
+        isa.prefetch(&out[0], 0);
+    }
     match weight.scales() {
         Scales::PerTensor(scale) => {
             let acc = corrected_dot(isa, weight.layout(), tiles, quads, x, panel, 0);
+            let factors = a.map(|a| scale / a);
             for t in 0..T {
-                isa.store(
-                    isa.mul(isa.load_i32(&acc[t]), isa.splat(scale / a[t])),
-                    &mut y[t],
-                );
+                let y = isa.mul(isa.load_i32(&acc[t]), isa.splat(factors[t]));
+                store(isa, y, output, strip, panel.first + t);
             }
         }
         Scales::PerBlock { block_len, scales } => {
             let tiles_per_block = block_len / TILE;
             let n_blocks = tiles.len() / tiles_per_block;
             let scales = &scales[strip * n_blocks..][..n_blocks];
+            let mut y = [[0.0f32; LANES]; T];
             for (block, scales) in scales.iter().enumerate() {
                 let first = block * tiles_per_block;
                 let (tiles, quads) = (
@@ -192,24 +201,32 @@ fn strip_panel<I: Isa, const T: usize>(
                     isa.store(isa.add(isa.load(&y[t]), term), &mut y[t]);
                 }
             }
+            let factors = a.map(|a| 1.0 / a);
             for t in 0..T {
-                isa.store(isa.mul(isa.load(&y[t]), isa.splat(1.0 / a[t])), &mut y[t]);
+                let y = isa.mul(isa.load(&y[t]), isa.splat(factors[t]));
+                store(isa, y, output, strip, panel.first + t);
             }
         }
     }
-    let rows = TILE.min(weight.rows() - strip * TILE);
-    for (t, y) in y.iter().enumerate() {
-        // SAFETY: a strip is given to one thread, and these are its rows' outputs for one token row.
-        let out = unsafe {
-            output
-                .out
-                .range((panel.first + t) * weight.rows() + strip * TILE, rows)
-        };
-        match out.as_mut_array::<LANES>() {
-            Some(out) => *out = *y,
-            None => out.copy_from_slice(&y[..rows]),
-        }
+}
+
+/// Stores the outputs of a strip for one token row.
+#[inline(always)]
+fn store<I: Isa>(isa: I, y: I::F32x16, output: &Output<'_>, strip: usize, row: usize) {
+    let (start, len) = place(output, strip, row);
+    // SAFETY: a strip is given to one thread, and these are its rows' outputs for one token row.
+    let out = unsafe { output.out.range(start, len) };
+    match out.as_mut_array::<LANES>() {
+        Some(out) => isa.store(y, out),
+        None => store_tail(isa, y, out),
     }
+}
+
+/// Start and length of the outputs of a strip for one token row.
+#[inline(always)]
+fn place(output: &Output<'_>, strip: usize, row: usize) -> (usize, usize) {
+    let all = output.weight.rows();
+    (row * all + strip * TILE, TILE.min(all - strip * TILE))
 }
 
 /// Sums of trit * q over run `run` of the columns, whose tiles and quads these are.
@@ -224,10 +241,7 @@ pub(super) fn corrected_dot<I: Isa, const T: usize>(
     run: usize,
 ) -> [[i32; LANES]; T] {
     // Codes are trits plus one, so the sum of q is one too many; integers do not mind where it is taken off.
-    let mut acc = [[0i32; LANES]; T];
-    for (t, acc) in acc.iter_mut().enumerate() {
-        *acc = [-x.sums(panel.first + t)[run]; LANES];
-    }
+    let mut acc = x.sums::<T>(panel, run).map(|sum| [-sum; LANES]);
     match layout {
         Layout::I2s => isa.ternary_dot(tiles, quads, &mut acc),
         Layout::T5 => isa.t5_dot(tiles, quads, &mut acc),

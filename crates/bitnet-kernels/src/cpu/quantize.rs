@@ -38,6 +38,7 @@ pub struct QuantizedRows {
     quads: Memory<[i8; 4]>, // [n_rows, padded / 4], in panels
     scales: Memory<f32>,    // a of each row, [n_rows]
     sum_len: usize,         // columns of a sum, a multiple of 16
+    n_sums: usize,          // sums of a row
     sums: Memory<i32>,      // sums of q over runs of `sum_len` columns, [n_rows, padded / sum_len]
     rows: Memory<i8>,       // one row per thread while it is quantised, [threads, padded]
 }
@@ -72,6 +73,7 @@ impl QuantizedRows {
             cols: 0,
             widest: 1,
             sum_len: TILE,
+            n_sums: 0,
             quads: Memory::zeroed("int8 activations", 0)?,
             scales: Memory::zeroed("int8 activations", 0)?,
             sums: Memory::zeroed("int8 activations", 0)?,
@@ -99,7 +101,8 @@ impl QuantizedRows {
         let widest = kernel.panel();
         let sum_len = block_len.unwrap_or(padded);
         let n_sums = padded.checked_div(sum_len).unwrap_or(0);
-        (self.n_rows, self.cols, self.widest, self.sum_len) = (n_rows, cols, widest, sum_len);
+        (self.n_rows, self.cols, self.widest) = (n_rows, cols, widest);
+        (self.sum_len, self.n_sums) = (sum_len, n_sums);
         self.quads.reserve(WHAT, n_rows * padded / 4)?;
         self.scales.reserve(WHAT, n_rows)?;
         self.sums.reserve(WHAT, n_rows * n_sums)?;
@@ -172,11 +175,11 @@ impl QuantizedRows {
         self.sum_len
     }
 
-    /// Sums of one row's activations over runs of `sum_len` columns.
+    /// Sums of the activations of a panel's rows over run `run` of `sum_len` columns.
     #[inline(always)]
-    pub fn sums(&self, row: usize) -> &[i32] {
-        let n_sums = padded(self.cols) / self.sum_len;
-        &self.sums[row * n_sums..][..n_sums]
+    pub fn sums<const T: usize>(&self, panel: Panel, run: usize) -> [i32; T] {
+        let sums = &self.sums[panel.first * self.n_sums..][..T * self.n_sums];
+        std::array::from_fn(|t| sums[t * self.n_sums + run])
     }
 
     /// One row's activations, `[cols]`, in column order.

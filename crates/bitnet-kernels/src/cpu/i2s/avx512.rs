@@ -50,6 +50,7 @@ pub(crate) fn dot<const T: usize>(
         let three = _mm512_set1_epi8(3);
         let mut sums = [_mm512_setzero_si512(); T];
         for (tile, quads) in tiles.iter().zip(quads) {
+            isa.prefetch(tile, AHEAD);
             let codes = load(tile);
             // Bits that a 16-bit shift carries over a byte border are masked off.
             let crumbs = [
