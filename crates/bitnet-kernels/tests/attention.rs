@@ -6,7 +6,7 @@ use bitnet_kernels::{Backend, BatchView, CpuBackend, KV_BLOCK, KvShape, KvType};
 use support::{Random, backend, backends, bits, buffer};
 
 const LAYERS: usize = 2;
-const BLOCKS: usize = 24;
+const BLOCKS: usize = 35;
 
 /// Heads, their length and the storage of one model.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,13 @@ impl Heads {
             v: random.floats(kv),
             blocks: blocks.to_vec(),
         }
+    }
+}
+
+impl Heads {
+    /// f32 scores of up to some tens: their rounding moves the weights by 1e-6.
+    fn tolerance(self) -> f64 {
+        1e-5
     }
 }
 
@@ -138,7 +145,7 @@ fn reference(heads: Heads, sequence: &Sequence, position: usize) -> Vec<f64> {
     out
 }
 
-const HEADS: [Heads; 6] = [
+const HEADS: [Heads; 8] = [
     Heads {
         n_heads: 1,
         n_kv_heads: 1,
@@ -175,6 +182,19 @@ const HEADS: [Heads; 6] = [
         head_dim: 128,
         kv_type: KvType::F32,
     },
+    // More query heads to a KV head than an item of work takes.
+    Heads {
+        n_heads: 71,
+        n_kv_heads: 1,
+        head_dim: 4,
+        kv_type: KvType::F32,
+    },
+    Heads {
+        n_heads: 2,
+        n_kv_heads: 2,
+        head_dim: 40,
+        kv_type: KvType::F32,
+    },
 ];
 
 #[test]
@@ -189,10 +209,9 @@ fn attention_is_right_at_odd_lengths() {
             let row_len = heads.n_heads * heads.head_dim;
             for (position, found) in found.chunks(row_len).enumerate() {
                 for (found, expected) in found.iter().zip(reference(heads, &sequence, position)) {
-                    // f32 scores of up to some tens: their rounding moves the weights by 1e-6.
                     let error = (f64::from(*found) - expected).abs();
                     assert!(
-                        error < 1e-5,
+                        error < heads.tolerance(),
                         "{} {heads:?} position {position}: {found} {expected}",
                         backend.kernel_name()
                     );
@@ -242,6 +261,53 @@ fn batches_chunks_kernels_and_threads_change_nothing() {
                     backend.kernel_name(),
                     backend.threads()
                 );
+            }
+        }
+    }
+}
+
+/// Contexts of several spans of 256 positions: chunks of many rows, single rows, and both with few and many threads.
+#[test]
+fn long_contexts_are_right_however_they_are_cut() {
+    const LEN: usize = 550;
+    let mut random = Random::new(4);
+    for heads in [HEADS[1], HEADS[2], HEADS[4], HEADS[7]] {
+        let blocks: Vec<u32> = (0..35).map(|b| (b * 11 + 3) % 35).collect();
+        let sequence = heads.sequence(LEN, &blocks, &mut random);
+        let mut expected: Option<Vec<u32>> = None;
+        for backend in [1, 3].into_iter().flat_map(backends) {
+            for chunks in [vec![LEN], vec![300, 1, 1, 5, 210, 33]] {
+                let mut cache = heads.cache(&backend);
+                let mut next = 0;
+                let mut found = vec![];
+                for chunk in chunks {
+                    let rows: Vec<(usize, usize)> = (next..next + chunk).map(|p| (0, p)).collect();
+                    found.extend(run(&backend, heads, &mut cache, &[&sequence], &rows));
+                    next += chunk;
+                }
+                let found_bits = bits(&found);
+                if let Some(expected) = &expected {
+                    assert_eq!(
+                        &found_bits,
+                        expected,
+                        "{} {} threads {heads:?}",
+                        backend.kernel_name(),
+                        backend.threads()
+                    );
+                    continue;
+                }
+                for position in [255, 256, 300, 511, 512, LEN - 1] {
+                    let row_len = heads.n_heads * heads.head_dim;
+                    let row = &found[position * row_len..][..row_len];
+                    for (found, expected) in row.iter().zip(reference(heads, &sequence, position)) {
+                        let error = (f64::from(*found) - expected).abs();
+                        assert!(
+                            error < heads.tolerance(),
+                            "{heads:?} position {position}: {found} {expected}"
+                        );
+                    }
+                }
+                expected = Some(found_bits);
             }
         }
     }

@@ -11,6 +11,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::attention::Scratch;
 use super::isa::{Isa, LANES};
 use super::memory::{Disjoint, Memory, Plain};
 use super::threads::Pool;
@@ -20,14 +21,11 @@ use crate::error::KernelError;
 /// Numbers written below which one thread is faster than a barrier.
 const PARALLEL_FROM: usize = 1 << 14;
 
-/// Query heads whose scores one thread holds at once: they share every key they read.
-pub const HEADS_AT_ONCE: usize = 4;
-
-/// Keys, values and the room for scores.
+/// Keys, values and the room that attention to them takes.
 pub struct KvBlocks {
     shape: KvShape,
     numbers: Numbers,
-    scores: Mutex<Memory<f32>>, // [threads, HEADS_AT_ONCE, n_blocks * 16]; untouched pages cost nothing
+    scratch: Mutex<Scratch>,
 }
 
 /// The stored keys and values.
@@ -137,19 +135,15 @@ impl KvBlocks {
                 usize::checked_mul,
             )
             .ok_or_else(too_large)?;
-        let n_scores = [KV_BLOCK, HEADS_AT_ONCE, threads]
-            .into_iter()
-            .try_fold(n_blocks, usize::checked_mul);
         let what = "KV cache";
         let numbers = match kv_type {
             KvType::F32 => Numbers::F32(Memory::zeroed(what, len)?),
             KvType::F16 => Numbers::F16(Memory::zeroed(what, len)?),
         };
-        let scores = Memory::zeroed("attention scores", n_scores.ok_or_else(too_large)?)?;
         Ok(KvBlocks {
             shape,
             numbers,
-            scores: Mutex::new(scores),
+            scratch: Mutex::new(Scratch::new(shape, threads)?),
         })
     }
 
@@ -186,10 +180,10 @@ impl KvBlocks {
         }
     }
 
-    /// Room for the scores of [`HEADS_AT_ONCE`] heads over every position, `[threads]` times.
-    pub(super) fn scores(&self) -> MutexGuard<'_, Memory<f32>> {
-        // Scores of an op that panicked are as good as any: they are written before they are read.
-        self.scores.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What attention needs beside keys and values.
+    pub(super) fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        // What an op that panicked left is as good as any: it is written before it is read.
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores keys and values `[n, n_kv_heads * head_dim]` at the positions of the batch.
