@@ -57,7 +57,7 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", value_parser = parse_ctx)]
     pub ctx: Option<usize>,
 
-    /// Type of the KV cache: f32 (the reference's numbers) or f16 (half the memory) [default: f32]
+    /// Type of the KV cache: f32 (the reference's numbers), f16 (half the memory) or i8 (a quarter) [default: f32]
     #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
     pub kv_type: Option<KvType>,
 
@@ -250,12 +250,10 @@ fn parse_ctx(value: &str) -> Result<usize, String> {
 /// # Errors
 /// What is expected instead.
 pub fn parse_kv_type(value: &str) -> Result<KvType, String> {
-    match value {
-        "f32" => Ok(KvType::F32),
-        "f16" => Ok(KvType::F16),
-        "i8" => Err("this version has no i8 cache; use f32 or f16".into()),
-        _ => Err("expected f32 or f16".into()),
-    }
+    KvType::ALL
+        .into_iter()
+        .find(|kv_type| kv_type.name() == value)
+        .ok_or_else(|| "expected f32, f16 or i8".into())
 }
 
 /// Parses a layout of I2_S tensors.

@@ -175,8 +175,8 @@ mod tests {
                 "--help",
             ),
             (
-                &["bitnet", "run", "--kv-type", "i8"],
-                "this version has no i8 cache",
+                &["bitnet", "run", "--kv-type", "q8_0"],
+                "expected f32, f16 or i8",
                 "--help",
             ),
             (

@@ -165,10 +165,7 @@ impl Engine {
             layouts: loaded.layouts.map(LayoutSpeeds::from),
             threads: loaded.threads,
             context: loaded.context,
-            kv_type: match options.kv_type {
-                KvType::F32 => "f32",
-                KvType::F16 => "f16",
-            },
+            kv_type: options.kv_type.name(),
             kv_cache_bytes: loaded.kv_cache_bytes,
             layer_bytes: loaded.weight_bytes.layers,
             head_bytes: loaded.weight_bytes.head,

@@ -53,7 +53,7 @@ fn main() {
         number("sequences", 1),
     );
     let kv_type = option("kv").map_or(KvType::F32, |name| {
-        [KvType::F32, KvType::F16]
+        KvType::ALL
             .into_iter()
             .find(|kv| kv.name() == name)
             .expect("f32, f16 or i8")

@@ -30,22 +30,31 @@ pub enum KvType {
     F32,
     /// 16-bit floats: half the memory and traffic; keys and values are rounded once, when written.
     F16,
+    /// Signed bytes and a scale for each position's key and value of a head: a quarter. Queries and attention weights
+    /// are rounded too (to 8 and 15 bits), so that products are integer.
+    I8,
 }
 
 impl KvType {
-    /// Bytes of one stored number.
-    pub const fn bytes(self) -> usize {
-        match self {
-            KvType::F32 => 4,
-            KvType::F16 => 2,
-        }
+    /// Every type.
+    pub const ALL: [KvType; 3] = [KvType::F32, KvType::F16, KvType::I8];
+
+    /// Bytes of one position's keys and values in one layer.
+    pub const fn position_bytes(self, n_kv_heads: usize, head_dim: usize) -> usize {
+        let (number, scale) = match self {
+            KvType::F32 => (4, 0),
+            KvType::F16 => (2, 0),
+            KvType::I8 => (1, 4),
+        };
+        2 * n_kv_heads * (head_dim * number + scale)
     }
 
-    /// The name that options use: `f32` or `f16`.
+    /// The name that options use: `f32`, `f16` or `i8`.
     pub const fn name(self) -> &'static str {
         match self {
             KvType::F32 => "f32",
             KvType::F16 => "f16",
+            KvType::I8 => "i8",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The keys and values of every position seen, in blocks of 16 positions that sequences own.
 //!
 //! Who owns which block is the caller's bookkeeping (a batch brings block tables along); this is only the room.
-//! f32 is the default because it keeps the reference's numbers exactly; f16 halves memory and traffic, on request.
+//! f32 is the default because it keeps the reference's numbers exactly; f16 halves memory and traffic, i8 quarters
+//! them, on request.
 
 use crate::config::ModelConfig;
 use bitnet_kernels::{Backend, KV_BLOCK, KernelError, KvShape, KvType};
@@ -49,5 +50,5 @@ impl<B: Backend> KvCache<B> {
 
 /// Bytes that one block of 16 positions takes over all layers, keys and values together.
 pub fn kv_block_bytes(config: &ModelConfig, kv_type: KvType) -> usize {
-    2 * config.n_layers * KV_BLOCK * config.kv_size() * kv_type.bytes()
+    config.n_layers * KV_BLOCK * kv_type.position_bytes(config.n_kv_heads, config.head_dim)
 }

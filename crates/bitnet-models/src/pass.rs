@@ -146,7 +146,7 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
                     read += u64::from(position) + 1;
                 }
             }
-            let of_position = 2 * pass.config.kv_size() * kv_type.bytes();
+            let of_position = kv_type.position_bytes(pass.config.n_kv_heads, pass.config.head_dim);
             Work {
                 bytes: read * of_position as u64,
                 operations: seen * 4 * pass.config.query_size() as u64,

@@ -87,7 +87,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t = BenchFormat::Text)]
     pub format: BenchFormat,
 
-    /// Type of the KV cache: f32 or f16 [default: f32]
+    /// Type of the KV cache: f32, f16 or i8 [default: f32]
     #[arg(long, value_name = "TYPE", value_parser = crate::args::parse_kv_type)]
     pub kv_type: Option<KvType>,
 

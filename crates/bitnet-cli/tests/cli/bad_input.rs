@@ -129,7 +129,7 @@ fn options_of_later_versions_and_invalid_values() {
             &["run", "--device", "cuda:0"],
             "this version runs on the CPU only",
         ),
-        (&["run", "--kv-type", "i8"], "this version has no i8 cache"),
+        (&["run", "--kv-type", "q8_0"], "expected f32, f16 or i8"),
         (
             &["run", "--speculate", "4"],
             "unexpected argument '--speculate'",

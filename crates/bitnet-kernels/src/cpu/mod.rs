@@ -568,7 +568,7 @@ impl Backend for CpuBackend {
         batch: &BatchView<'_>,
     ) {
         let len = batch.len() * cache.shape().n_kv_heads * cache.shape().head_dim;
-        cache.write(&self.pool, layer, &k[..len], &v[..len], batch);
+        cache.write(self.kernel, &self.pool, layer, &k[..len], &v[..len], batch);
     }
 
     fn attention(

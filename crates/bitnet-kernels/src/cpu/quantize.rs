@@ -261,30 +261,36 @@ impl Op for QuantizePanels<'_> {
 
 /// Quantises one row into `q` `[padded]` (zeros beyond the columns) and returns `a`.
 #[inline(always)]
-fn quantize_row<I: Isa>(isa: I, x: &[f32], q: &mut [i8]) -> f32 {
+pub fn quantize_row<I: Isa>(isa: I, x: &[f32], q: &mut [i8]) -> f32 {
+    let a = factor(isa, x);
     let (whole, tail) = chunks(x);
-    let mut absmax = isa.splat(0.0);
-    for v in whole {
-        absmax = isa.max(isa.abs(isa.load(v)), absmax);
-    }
-    let last = load_tail(isa, tail);
-    absmax = isa.max(isa.abs(last), absmax);
-    let a = activation_factor(isa.max_lane(absmax));
     let q = q.as_chunks_mut::<LANES>().0;
     for (v, q) in whole.iter().zip(q.iter_mut()) {
         to_i8(isa, isa.load(v), a, q);
     }
     let rest = &mut q[whole.len()..];
     if let Some((q, padding)) = rest.split_first_mut() {
-        to_i8(isa, last, a, q);
+        to_i8(isa, load_tail(isa, tail), a, q);
         padding.fill([0; LANES]);
     }
     a
 }
 
+/// `a` of a row.
+#[inline(always)]
+pub fn factor<I: Isa>(isa: I, x: &[f32]) -> f32 {
+    let (whole, tail) = chunks(x);
+    let mut absmax = isa.splat(0.0);
+    for v in whole {
+        absmax = isa.max(isa.abs(isa.load(v)), absmax);
+    }
+    absmax = isa.max(isa.abs(load_tail(isa, tail)), absmax);
+    activation_factor(isa.max_lane(absmax))
+}
+
 /// 16 activations.
 #[inline(always)]
-fn to_i8<I: Isa>(isa: I, x: I::F32x16, a: f32, q: &mut [i8; LANES]) {
+pub fn to_i8<I: Isa>(isa: I, x: I::F32x16, a: f32, q: &mut [i8; LANES]) {
     // |x * a| is at most 127 and a rounding error, so no clamp is needed; what is not below 128 is NaN: 0, as in the
     // reference.
     let scaled = isa.mul(x, isa.splat(a));

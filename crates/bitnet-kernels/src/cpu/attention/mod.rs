@@ -15,6 +15,7 @@
 //! 2205.14135), and 2023, "Flash-Decoding", for items of one span.
 
 mod floats;
+mod int8;
 mod queries;
 mod softmax;
 
@@ -183,6 +184,9 @@ impl Op for Item<'_> {
         let n = tile.n_rows * group;
         for first in (0..n).step_by(MOST_QUERIES) {
             let queries = Queries::new(call, tile, kv_head, first, MOST_QUERIES.min(n - first));
+            if let Numbers::I8(_) = call.cache.numbers() {
+                int8::prepare(isa, &queries, &mut room.bytes);
+            }
             let blocks = call.batch.blocks_of(tile.first_row);
             let n_spans = queries.most_seen().div_ceil(SPAN);
             let spans = match span {
@@ -201,6 +205,10 @@ impl Op for Item<'_> {
                     Numbers::F16(numbers) => {
                         let head = floats::Head::new(call, numbers, kv_head);
                         floats::span(isa, &head, blocks, &queries, start, &mut room);
+                    }
+                    Numbers::I8(numbers) => {
+                        let head = int8::Head::new(call, numbers, kv_head);
+                        int8::span(isa, &head, blocks, &queries, start, &mut room);
                     }
                 }
                 for i in (0..queries.len()).filter(|&i| queries.seen(i, start) > 0) {

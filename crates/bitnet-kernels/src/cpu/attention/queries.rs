@@ -1,5 +1,6 @@
 //! Which queries are computed together, and the room that takes.
 
+use super::int8::{ByteRoom, ByteRooms, Bytes};
 use super::{Attention, ITEMS_PER_THREAD, SPAN, softmax};
 use crate::backend::KvShape;
 use crate::cpu::isa::LANES;
@@ -29,6 +30,7 @@ pub struct Scratch {
     tiles: Vec<Tile>,
     rooms: Memory<f32>, // [threads] of `room_len`
     kept: Memory<f32>, // sums of spans that are merged afterwards, `[n, n_heads, n_spans, sums_len]`
+    bytes: Bytes,
     shape: KvShape,
 }
 
@@ -45,6 +47,7 @@ pub struct Plan<'a> {
     sums_len: usize,
     rooms: Disjoint<'a, f32>,
     kept: Disjoint<'a, f32>,
+    bytes: ByteRooms<'a>,
 }
 
 /// One thread's part of the scratch.
@@ -54,6 +57,8 @@ pub struct Room<'a> {
     parts: &'a mut [f32],  // [MOST_QUERIES, sums_len], of the span at hand
     wholes: &'a mut [f32], // [MOST_QUERIES, sums_len], of all spans so far
     sums_len: usize,
+    /// For a cache of bytes.
+    pub bytes: ByteRoom<'a>,
 }
 
 impl Scratch {
@@ -67,6 +72,7 @@ impl Scratch {
             tiles: Vec::new(),
             rooms: Memory::zeroed(WHAT, threads * room)?,
             kept: Memory::zeroed(WHAT, 0)?,
+            bytes: Bytes::new(WHAT, shape.head_dim, threads)?,
             shape,
         })
     }
@@ -124,6 +130,7 @@ impl Scratch {
             sums_len,
             rooms: Disjoint::new(&mut self.rooms),
             kept: Disjoint::new(&mut self.kept),
+            bytes: self.bytes.rooms(),
         }
     }
 }
@@ -137,7 +144,8 @@ impl Plan<'_> {
     pub unsafe fn room(&self, thread: usize) -> Room<'_> {
         let len = room_len(self.sums_len);
         // SAFETY: the caller's.
-        let room = unsafe { self.rooms.range(thread * len, len) };
+        let (room, bytes) =
+            unsafe { (self.rooms.range(thread * len, len), self.bytes.room(thread)) };
         let (scores, sums) = room.split_at_mut(MOST_QUERIES * SPAN);
         let (parts, wholes) = sums.split_at_mut(MOST_QUERIES * self.sums_len);
         Room {
@@ -145,6 +153,7 @@ impl Plan<'_> {
             parts,
             wholes,
             sums_len: self.sums_len,
+            bytes,
         }
     }
 

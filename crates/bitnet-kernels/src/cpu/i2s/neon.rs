@@ -64,6 +64,38 @@ fn dot_one_by_sdot(tiles: &[Tile], quads: &[[i8; 4]], acc: &mut [i32; LANES]) {
     }
 }
 
+/// See [`Isa::dot4`](crate::cpu::isa::Isa::dot4).
+#[target_feature(enable = "neon,dotprod")]
+#[inline]
+pub(crate) fn dot4_by_sdot(
+    mut acc: [int32x4_t; 4],
+    bytes: [int8x16_t; 4],
+    q: [i8; 4],
+) -> [int32x4_t; 4] {
+    let q = broadcast(q);
+    for (acc, bytes) in acc.iter_mut().zip(bytes) {
+        *acc = sdot(*acc, bytes, q);
+    }
+    acc
+}
+
+/// See [`Isa::dot4`](crate::cpu::isa::Isa::dot4). Two products are at most 2 * 127 * 127, which 16 bits hold.
+#[target_feature(enable = "neon")]
+#[inline]
+pub(crate) fn dot4_by_smull(
+    mut acc: [int32x4_t; 4],
+    bytes: [int8x16_t; 4],
+    q: [i8; 4],
+) -> [int32x4_t; 4] {
+    let q = broadcast(q);
+    for (acc, bytes) in acc.iter_mut().zip(bytes) {
+        let low = vmull_s8(vget_low_s8(bytes), vget_low_s8(q));
+        let high = vmull_high_s8(bytes, q);
+        *acc = vpadalq_s16(*acc, vpaddq_s16(low, high));
+    }
+    acc
+}
+
 /// `acc[t][r] += sum of code * q` without `sdot`, see [`Isa::ternary_dot`](crate::cpu::isa::Isa::ternary_dot).
 #[target_feature(enable = "neon")]
 #[inline]

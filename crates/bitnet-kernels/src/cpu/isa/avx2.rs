@@ -44,6 +44,10 @@ type Halves = [__m256; 2];
 
 impl Isa for Avx2 {
     type F32x16 = Halves;
+    type I32x16 = [__m256i; 2];
+    type I8x64 = [__m256i; 2];
+
+    const BIAS: i32 = 0;
 
     // 8 16-bit sums, 4 registers of unpacked codes, a broadcast and a product: 14 of the 16 registers.
     const PANEL: usize = 8;
@@ -108,6 +112,47 @@ impl Isa for Avx2 {
             ];
             both!(halves, |half| _mm256_cvtepi32_ps(half))
         }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+
+    #[inline(always)]
+    fn load_i8x64(self, from: &[i8; 4 * LANES]) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2; 64 bytes are readable.
+        unsafe {
+            [
+                _mm256_loadu_si256(from.as_ptr().cast()),
+                _mm256_loadu_si256(from.as_ptr().add(32).cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn dot4(self, acc: [__m256i; 2], bytes: [__m256i; 2], q: [i8; 4]) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2. |q| times a byte with the sign of q: two products are at most 2 * 127 * 127, which
+        // 16 bits hold.
+        unsafe {
+            let q = _mm256_set1_epi32(i32::from_le_bytes(q.map(|q| q as u8)));
+            let (size, ones) = (_mm256_abs_epi8(q), _mm256_set1_epi16(1));
+            let four = both!(bytes, |half| _mm256_madd_epi16(
+                _mm256_maddubs_epi16(size, _mm256_sign_epi8(half, q)),
+                ones
+            ));
+            [
+                _mm256_add_epi32(acc[0], four[0]),
+                _mm256_add_epi32(acc[1], four[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn i32_to_f32(self, v: [__m256i; 2]) -> Halves {
+        // SAFETY: `self` proves AVX2.
+        unsafe { both!(v, |half| _mm256_cvtepi32_ps(half)) }
     }
 
     #[inline(always)]

@@ -47,6 +47,10 @@ impl Avx512 {
 
 impl Isa for Avx512 {
     type F32x16 = __m512;
+    type I32x16 = __m512i;
+    type I8x64 = __m512i;
+
+    const BIAS: i32 = 128;
 
     // 16 sums, 4 registers of unpacked codes, a broadcast: 21 of the 32 registers, and enough independent chains for
     // two vpdpbusd of latency 5 per cycle.
@@ -95,6 +99,36 @@ impl Isa for Avx512 {
     fn load_i32(self, from: &[i32; LANES]) -> __m512 {
         // SAFETY: `self` proves AVX-512F; 64 bytes are readable.
         unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> __m512i {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
+    #[inline(always)]
+    fn load_i8x64(self, from: &[i8; 4 * LANES]) -> __m512i {
+        // SAFETY: `self` proves AVX-512F; 64 bytes are readable. Turning the sign bit over adds 128.
+        unsafe {
+            _mm512_xor_si512(
+                _mm512_loadu_si512(from.as_ptr().cast()),
+                _mm512_set1_epi8(i8::MIN),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn dot4(self, acc: __m512i, bytes: __m512i, q: [i8; 4]) -> __m512i {
+        let q = i32::from_le_bytes(q.map(|q| q as u8));
+        // SAFETY: `self` proves AVX-512 VNNI.
+        unsafe { _mm512_dpbusd_epi32(acc, bytes, _mm512_set1_epi32(q)) }
+    }
+
+    #[inline(always)]
+    fn i32_to_f32(self, v: __m512i) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_cvtepi32_ps(v) }
     }
 
     #[inline(always)]

@@ -32,6 +32,13 @@ pub const LANES: usize = 16;
 pub trait Isa: Copy + Send + Sync + 'static {
     /// Sixteen f32 lanes.
     type F32x16: Copy;
+    /// Sixteen i32 lanes.
+    type I32x16: Copy;
+    /// 64 signed bytes in the form that [`dot4`](Isa::dot4) takes: four to a lane.
+    type I8x64: Copy;
+
+    /// What [`load_i8x64`](Isa::load_i8x64) adds to every byte: 128 where the dot product wants them unsigned, else 0.
+    const BIAS: i32;
 
     /// Token rows that share one unpacking of a ternary tile: as many as there are registers for their sums.
     const PANEL: usize;
@@ -50,6 +57,14 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn load_i8(self, from: &[i8; LANES]) -> Self::F32x16;
     /// Loads 16 integers and converts them, rounding half to even.
     fn load_i32(self, from: &[i32; LANES]) -> Self::F32x16;
+    /// All lanes `v`.
+    fn splat_i32(self, v: i32) -> Self::I32x16;
+    /// Loads 64 bytes of -127..=127, each plus [`BIAS`](Isa::BIAS).
+    fn load_i8x64(self, from: &[i8; 4 * LANES]) -> Self::I8x64;
+    /// `acc[l] += sum over j < 4 of bytes[4 l + j] * q[j]`, exact, for q of -127..=127.
+    fn dot4(self, acc: Self::I32x16, bytes: Self::I8x64, q: [i8; 4]) -> Self::I32x16;
+    /// Integers as floats, rounding half to even.
+    fn i32_to_f32(self, v: Self::I32x16) -> Self::F32x16;
     /// Stores 16 floats.
     fn store(self, v: Self::F32x16, to: &mut [f32; LANES]);
     /// Rounds each lane half to even and stores it as a byte. Lanes are within -128..=127.

@@ -73,6 +73,10 @@ macro_rules! lanewise {
 
 impl Isa for Neon {
     type F32x16 = Quarters;
+    type I32x16 = [int32x4_t; 4];
+    type I8x64 = [int8x16_t; 4];
+
+    const BIAS: i32 = 0;
 
     // 8 sums, 4 registers of unpacked codes, a broadcast and products, of 32.
     const PANEL: usize = 8;
@@ -144,6 +148,44 @@ impl Isa for Neon {
     fn load_i32(self, from: &[i32; LANES]) -> Quarters {
         // SAFETY: `self` proves NEON; 16 integers are readable.
         unsafe { [0, 4, 8, 12].map(|i| vcvtq_f32_s32(vld1q_s32(from.as_ptr().add(i)))) }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> [int32x4_t; 4] {
+        // SAFETY: `self` proves NEON.
+        unsafe { [vdupq_n_s32(v); 4] }
+    }
+
+    #[inline(always)]
+    fn load_i8x64(self, from: &[i8; 4 * LANES]) -> [int8x16_t; 4] {
+        // SAFETY: `self` proves NEON; 64 bytes are readable.
+        unsafe {
+            [
+                vld1q_s8(from.as_ptr()),
+                vld1q_s8(from.as_ptr().add(16)),
+                vld1q_s8(from.as_ptr().add(32)),
+                vld1q_s8(from.as_ptr().add(48)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn dot4(self, acc: [int32x4_t; 4], bytes: [int8x16_t; 4], q: [i8; 4]) -> [int32x4_t; 4] {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::neon::dot4_by_smull(acc, bytes, q) }
+    }
+
+    #[inline(always)]
+    fn i32_to_f32(self, v: [int32x4_t; 4]) -> Quarters {
+        // SAFETY: `self` proves NEON.
+        unsafe {
+            [
+                vcvtq_f32_s32(v[0]),
+                vcvtq_f32_s32(v[1]),
+                vcvtq_f32_s32(v[2]),
+                vcvtq_f32_s32(v[3]),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -281,6 +323,10 @@ macro_rules! as_neon {
 
 impl Isa for NeonDot {
     type F32x16 = Quarters;
+    type I32x16 = [int32x4_t; 4];
+    type I8x64 = [int8x16_t; 4];
+
+    const BIAS: i32 = 0;
 
     // 8 sums and 4 registers of unpacked codes; a quarter of the rows at a time, as without `sdot`.
     const PANEL: usize = 8;
@@ -293,6 +339,9 @@ impl Isa for NeonDot {
         load_bf16(from: &[u8; 2 * LANES]) -> Quarters;
         load_i8(from: &[i8; LANES]) -> Quarters;
         load_i32(from: &[i32; LANES]) -> Quarters;
+        splat_i32(v: i32) -> [int32x4_t; 4];
+        load_i8x64(from: &[i8; 4 * LANES]) -> [int8x16_t; 4];
+        i32_to_f32(v: [int32x4_t; 4]) -> Quarters;
         store(v: Quarters, to: &mut [f32; LANES]) -> ();
         store_i8(v: Quarters, to: &mut [i8; LANES]) -> ();
         add(a: Quarters, b: Quarters) -> Quarters;
@@ -305,6 +354,12 @@ impl Isa for NeonDot {
         select_lt(a: Quarters, b: Quarters, x: Quarters, y: Quarters) -> Quarters;
         pow2(n: Quarters) -> Quarters;
         sum(v: Quarters) -> f32;
+    }
+
+    #[inline(always)]
+    fn dot4(self, acc: [int32x4_t; 4], bytes: [int8x16_t; 4], q: [i8; 4]) -> [int32x4_t; 4] {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::neon::dot4_by_sdot(acc, bytes, q) }
     }
 
     #[inline(always)]

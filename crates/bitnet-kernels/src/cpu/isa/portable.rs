@@ -20,6 +20,10 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 
 impl Isa for Portable {
     type F32x16 = [f32; LANES];
+    type I32x16 = [i32; LANES];
+    type I8x64 = [i8; 4 * LANES];
+
+    const BIAS: i32 = 0;
 
     // Sums of four token rows are what a plain loop keeps at hand.
     const PANEL: usize = 4;
@@ -57,6 +61,29 @@ impl Isa for Portable {
     #[inline(always)]
     fn load_i32(self, from: &[i32; LANES]) -> [f32; LANES] {
         std::array::from_fn(|i| from[i] as f32)
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> [i32; LANES] {
+        [v; LANES]
+    }
+
+    #[inline(always)]
+    fn load_i8x64(self, from: &[i8; 4 * LANES]) -> [i8; 4 * LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn dot4(self, acc: [i32; LANES], bytes: [i8; 4 * LANES], q: [i8; 4]) -> [i32; LANES] {
+        let product = |i: usize, j: usize| i32::from(bytes[4 * i + j]) * i32::from(q[j]);
+        std::array::from_fn(|i| {
+            acc[i] + product(i, 0) + product(i, 1) + product(i, 2) + product(i, 3)
+        })
+    }
+
+    #[inline(always)]
+    fn i32_to_f32(self, v: [i32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| v[i] as f32)
     }
 
     #[inline(always)]

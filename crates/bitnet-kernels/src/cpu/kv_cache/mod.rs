@@ -6,17 +6,20 @@
 //!                                   value [16 positions][head_dim rounded up to 16]
 //! ```
 //!
-//! Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
+//! Or as bytes with scales, see [`int8`]. Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
+
+pub mod int8;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::attention::Scratch;
-use super::isa::{Isa, LANES};
+use super::isa::{Isa, Kernel, LANES};
 use super::memory::{Disjoint, Memory, Plain};
 use super::threads::Pool;
 use crate::backend::{BatchView, KV_BLOCK, KvShape, KvType};
 use crate::error::KernelError;
+use int8::{Int8Blocks, WriteHead};
 
 /// Numbers written below which one thread is faster than a barrier.
 const PARALLEL_FROM: usize = 1 << 14;
@@ -34,6 +37,8 @@ pub enum Numbers {
     F32(Memory<f32>),
     /// As little-endian f16.
     F16(Memory<[u8; 2]>),
+    /// As bytes and scales.
+    I8(Int8Blocks),
 }
 
 /// A type that keys and values are stored in.
@@ -139,6 +144,7 @@ impl KvBlocks {
         let numbers = match kv_type {
             KvType::F32 => Numbers::F32(Memory::zeroed(what, len)?),
             KvType::F16 => Numbers::F16(Memory::zeroed(what, len)?),
+            KvType::I8 => Numbers::I8(Int8Blocks::new(what, shape)?),
         };
         Ok(KvBlocks {
             shape,
@@ -157,6 +163,7 @@ impl KvBlocks {
         match &self.numbers {
             Numbers::F32(numbers) => size_of_val(&numbers[..]),
             Numbers::F16(numbers) => size_of_val(&numbers[..]),
+            Numbers::I8(blocks) => blocks.bytes(),
         }
     }
 
@@ -192,6 +199,7 @@ impl KvBlocks {
     /// If a layer, position or block is outside of the cache.
     pub(super) fn write(
         &mut self,
+        kernel: Kernel,
         pool: &Pool,
         layer: usize,
         k: &[f32],
@@ -214,6 +222,16 @@ impl KvBlocks {
         match &mut self.numbers {
             Numbers::F32(numbers) => write.all(pool, numbers, n_kv_heads),
             Numbers::F16(numbers) => write.all(pool, numbers, n_kv_heads),
+            Numbers::I8(blocks) => {
+                let to = blocks.writer();
+                write.over_heads(pool, n_kv_heads, |head| {
+                    kernel.run(WriteHead {
+                        write: &write,
+                        to: &to,
+                        head,
+                    });
+                });
+            }
         }
     }
 }
@@ -228,46 +246,59 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
-    fn all<T: Stored>(&self, pool: &Pool, numbers: &mut [T], n_kv_heads: usize) {
-        let numbers = Disjoint::new(numbers);
+    /// Calls `work` for every KV head.
+    fn over_heads(&self, pool: &Pool, n_kv_heads: usize, work: impl Fn(usize) + Sync) {
         let grain = if self.k.len() < PARALLEL_FROM {
             n_kv_heads
         } else {
             1
         };
-        pool.for_ranges(n_kv_heads, grain, |heads, _| {
-            for head in heads {
-                self.head(&numbers, head, n_kv_heads);
-            }
-        });
+        pool.for_ranges(n_kv_heads, grain, |heads, _| heads.for_each(&work));
     }
 
-    fn head<T: Stored>(&self, numbers: &Disjoint<'_, T>, head: usize, n_kv_heads: usize) {
+    /// The physical block of a row and its place there.
+    #[inline(always)]
+    fn place(&self, row: usize) -> (u32, usize) {
+        let position = self.batch.positions[row] as usize;
+        let block = self.batch.blocks_of(row)[position / KV_BLOCK];
+        let n_blocks = self.layout.n_blocks;
+        assert!(
+            (block as usize) < n_blocks,
+            "KV block {block} of {n_blocks}"
+        );
+        (block, position % KV_BLOCK)
+    }
+
+    /// One head's key and value of a row.
+    #[inline(always)]
+    fn key_and_value(&self, row: usize, head: usize) -> (&[f32], &[f32]) {
         let HeadLayout {
-            head_dim, n_blocks, ..
+            head_dim,
+            n_kv_heads,
+            ..
         } = self.layout;
-        for (row, &position) in self.batch.positions.iter().enumerate() {
-            let (block, slot) = (position as usize / KV_BLOCK, position as usize % KV_BLOCK);
-            let block = self.batch.blocks_of(row)[block];
-            assert!(
-                (block as usize) < n_blocks,
-                "KV block {block} of {n_blocks}"
-            );
+        let from = (row * n_kv_heads + head) * head_dim;
+        (&self.k[from..][..head_dim], &self.v[from..][..head_dim])
+    }
+
+    fn all<T: Stored>(&self, pool: &Pool, numbers: &mut [T], n_kv_heads: usize) {
+        let numbers = Disjoint::new(numbers);
+        self.over_heads(pool, n_kv_heads, |head| self.head(&numbers, head));
+    }
+
+    fn head<T: Stored>(&self, numbers: &Disjoint<'_, T>, head: usize) {
+        for row in 0..self.batch.len() {
+            let (block, slot) = self.place(row);
             let range = self.layout.head(self.layer, block, head);
             // SAFETY: a head is given to one thread, and no other head's numbers lie in this range.
             let stored = unsafe { numbers.range(range.start, range.len()) };
-            let (keys, values) = stored.split_at_mut(KV_BLOCK * head_dim);
-            let from = (row * n_kv_heads + head) * head_dim;
-            for (key, &k) in keys
-                .chunks_exact_mut(KV_BLOCK)
-                .zip(&self.k[from..][..head_dim])
-            {
+            let (keys, values) = stored.split_at_mut(KV_BLOCK * self.layout.head_dim);
+            let (k, v) = self.key_and_value(row, head);
+            for (key, &k) in keys.chunks_exact_mut(KV_BLOCK).zip(k) {
                 key[slot] = T::from_f32(k);
             }
-            for (value, &v) in values[slot * self.layout.value_len()..]
-                .iter_mut()
-                .zip(&self.v[from..][..head_dim])
-            {
+            let value = &mut values[slot * self.layout.value_len()..];
+            for (value, &v) in value.iter_mut().zip(v) {
                 *value = T::from_f32(v);
             }
         }
