@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use bitnet_kernels::{
     Activation, Backend, BatchView, CpuBackend, CpuOptions, KV_BLOCK, KvShape, KvType, RopeParams,
-    RopeStyle, RopeTable, measure,
+    RopeStyle, RopeTable, TernaryUse, measure,
 };
 use support::{Random, Trits};
 
@@ -61,6 +61,7 @@ fn main() {
     let backend = CpuBackend::new(CpuOptions {
         threads: option("threads").map(|v| v.parse().expect("a number")),
         kernel: option("kernel"),
+        ..CpuOptions::default()
     })
     .expect("a kernel of this CPU");
     let threads = backend.threads();
@@ -138,7 +139,10 @@ impl Bench {
                         rows.iter()
                             .map(|&rows| {
                                 backend
-                                    .upload_ternary(&Trits::random(rows, *cols, None, &mut random))
+                                    .upload_ternary(
+                                        &Trits::random(rows, *cols, None, &mut random),
+                                        TernaryUse::Dense,
+                                    )
                                     .expect("memory")
                             })
                             .collect()

@@ -154,7 +154,7 @@ impl SparseScratch {
                 vectors: weight.vectors(),
                 list: &list[range],
                 quads,
-                sum: x.sums(0)[0],
+                sum: x.sums::<1>(ONE_ROW, 0)[0],
                 factor: weight.scale() / x.scales()[0],
                 sink,
                 out: &out,
@@ -203,7 +203,7 @@ impl SparseScratch {
         });
         kernel.run(AddParts {
             parts: &self.sums[..n_parts * n_sums],
-            sum: x.sums(0)[0],
+            sum: x.sums::<1>(ONE_ROW, 0)[0],
             factor: scale / x.scales()[0],
             out,
         });
