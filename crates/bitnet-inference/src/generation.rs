@@ -10,6 +10,7 @@ use crate::metrics::{Clock, Timings};
 use crate::request::{FinishReason, GenerateOptions, Prompt, Token};
 use crate::sampler::Sampler;
 use crate::sequence::{RequestId, Sequence, SequenceParts, TextDecoder};
+use crate::speculative::Drafter;
 use crate::step::Event;
 use crate::stop::StopMatcher;
 
@@ -71,6 +72,7 @@ impl Engine {
                 stop: StopMatcher::new(options.stop.clone()),
                 decoder,
                 logprobs: options.logprobs,
+                drafter: Drafter::new(options.speculate),
                 timings,
             })
         })?);

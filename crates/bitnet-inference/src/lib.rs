@@ -30,8 +30,8 @@
 //! [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`error`].
 //!
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`] and [`block_manager`] choose
-//! which tokens of which [`sequence`] run; [`runner`] is the seam to the model; [`sampler`] draws through the filters
-//! of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together.
+//! which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`] is the seam to the model;
+//! [`sampler`] draws through the filters of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together.
 //!
 //! Deliberately absent: threads, channels, an async runtime, environment variables.
 
@@ -49,6 +49,7 @@ pub mod sampler;
 pub mod scheduler;
 pub mod score;
 pub mod sequence;
+pub mod speculative;
 pub mod step;
 pub mod stop;
 

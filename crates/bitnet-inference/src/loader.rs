@@ -19,6 +19,7 @@ use crate::block_manager::BlockManager;
 use crate::error::Error;
 use crate::runner::{ModelRunner, Runner, RunnerSizes};
 use crate::scheduler::ScheduleLimits;
+use crate::speculative::MAX_DRAFT;
 
 /// The largest context that is made room for when the caller names none: as in llama.cpp, a laptop's worth of cache
 /// and long enough for any chat. Ask for more with [`LoadOptions::context`].
@@ -125,6 +126,7 @@ pub(crate) fn load(
     // A prompt is never longer than the context, so neither is a useful chunk.
     let limits = ScheduleLimits {
         max_running: options.max_sequences,
+        max_drafted: MAX_DRAFT,
         prefill_chunk: options.prefill_chunk.min(context),
     };
     // The tokenizer first: it is refused in milliseconds, weights take seconds.
@@ -165,8 +167,8 @@ pub(crate) fn load(
         RunnerSizes {
             n_blocks,
             kv_type: options.kv_type,
-            max_batch_tokens: limits.max_running + limits.prefill_chunk,
-            max_logit_rows: limits.max_running.max(EVALUATION_ROWS),
+            max_batch_tokens: limits.max_running + limits.max_drafted + limits.prefill_chunk,
+            max_logit_rows: (limits.max_running + limits.max_drafted).max(EVALUATION_ROWS),
         },
     )?;
     let chat_template = options

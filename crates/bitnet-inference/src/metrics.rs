@@ -50,7 +50,7 @@ pub struct Timings {
     pub tokenize: Duration,
     /// Forward passes over prompt tokens; the last of them yields the first token.
     pub prefill: Duration,
-    /// Forward passes over generated tokens, one token each.
+    /// Forward passes over generated tokens: one token each, and more where drafts proved right.
     pub decode: Duration,
     /// Filters, draw, text decoding and stop strings.
     pub sample: Duration,
@@ -60,6 +60,10 @@ pub struct Timings {
     pub n_generated: usize,
     /// Forward passes that `decode` is made of.
     pub n_decode_steps: usize,
+    /// Tokens guessed ahead, see [`speculative`](crate::speculative).
+    pub n_drafted: usize,
+    /// Those of them that were then drawn.
+    pub n_accepted: usize,
 }
 
 impl Timings {
@@ -68,9 +72,14 @@ impl Timings {
         rate(self.n_prompt, self.prefill)
     }
 
+    /// Tokens drawn after the first: one of each decode pass, and those that were guessed rightly.
+    pub fn n_decoded(&self) -> usize {
+        self.n_decode_steps + self.n_accepted
+    }
+
     /// Generated tokens per second of decode passes (sampling not included); `None` before any time has passed.
     pub fn decode_tok_s(&self) -> Option<f64> {
-        rate(self.n_decode_steps, self.decode)
+        rate(self.n_decoded(), self.decode)
     }
 }
 
@@ -93,6 +102,8 @@ mod tests {
         timings.n_decode_steps = 10;
         timings.decode = Duration::from_secs(4);
         assert_eq!(timings.decode_tok_s(), Some(2.5));
+        (timings.n_drafted, timings.n_accepted) = (20, 10);
+        assert_eq!(timings.decode_tok_s(), Some(5.0));
     }
 
     #[test]

@@ -92,6 +92,9 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on past end-of-text tokens.
     pub ignore_eos: bool,
+    /// Most tokens to guess ahead in a pass, 0 none, at most [`MAX_DRAFT`](crate::speculative::MAX_DRAFT). Changes the
+    /// speed, never a token.
+    pub speculate: usize,
     /// Report the log probability of every drawn token (before filters; costs a pass over the vocabulary).
     pub logprobs: bool,
 }

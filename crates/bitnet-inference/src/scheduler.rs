@@ -5,6 +5,9 @@
 //! there is a place and the cache has every block it can ever need; nobody overtakes it. So a running sequence never
 //! stalls, a long prompt never holds up those who already read their answers, and nobody starves.
 //!
+//! Decode rows may bring guesses of what follows them (see [`crate::speculative`]); what the pass has room for is
+//! shared evenly, so one sequence alone guesses far and a full batch, which has no time to spare, hardly at all.
+//!
 //! What a sequence yields never depends on these choices: they decide only when its rows run.
 //!
 //! Source of chunked prefill: "Sarathi-Serve" (Agrawal et al. 2024).
@@ -18,8 +21,10 @@ use crate::sequence::{RequestId, Sequence};
 /// How much one forward pass may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScheduleLimits {
-    /// Sequences that run at once, at least 1; each of them yields at most one row of logits a pass.
+    /// Sequences that run at once, at least 1; each of them yields one row of logits a pass, and one for each guess.
     pub max_running: usize,
+    /// Guessed tokens a pass, of all sequences together.
+    pub max_drafted: usize,
     /// Prompt tokens a pass, at least 1.
     pub prefill_chunk: usize,
 }
@@ -31,6 +36,8 @@ pub struct Chunk {
     pub index: usize,
     /// How many of its pending tokens run.
     pub n_tokens: usize,
+    /// How many guesses run behind them; only behind the last pending token.
+    pub n_drafted: usize,
     /// Whether these are its last pending tokens, so that the next one is drawn from the last row.
     pub draws: bool,
 }
@@ -81,18 +88,22 @@ impl Scheduler {
     pub fn schedule(&mut self, blocks: &mut BlockManager, plan: &mut Vec<Chunk>) {
         self.admit(blocks);
         plan.clear();
-        let numbered = || self.running.iter().enumerate();
+        let n_decoding = self.running.iter().filter(|s| !s.is_prefilling()).count();
+        let room = self.limits.max_drafted.checked_div(n_decoding).unwrap_or(0);
+        let numbered = self.running.iter_mut().enumerate();
         plan.extend(
-            numbered()
+            numbered
                 .filter(|(_, s)| !s.is_prefilling())
-                .map(|(index, _)| Chunk {
+                .map(|(index, sequence)| Chunk {
                     index,
                     n_tokens: 1,
+                    n_drafted: sequence.draft(room),
                     draws: true,
                 }),
         );
         let mut budget = self.limits.prefill_chunk;
-        for (index, sequence) in numbered().filter(|(_, s)| s.is_prefilling()) {
+        let numbered = self.running.iter().enumerate();
+        for (index, sequence) in numbered.filter(|(_, s)| s.is_prefilling()) {
             let pending = sequence.pending().len();
             let n_tokens = pending.min(budget);
             if n_tokens == 0 {
@@ -102,6 +113,7 @@ impl Scheduler {
             plan.push(Chunk {
                 index,
                 n_tokens,
+                n_drafted: 0,
                 draws: n_tokens == pending,
             });
         }

@@ -13,6 +13,7 @@ use crate::logits::{self, Row};
 use crate::metrics::Timings;
 use crate::request::{FinishReason, Token};
 use crate::sampler::Sampler;
+use crate::speculative::{Drafter, MAX_DRAFT};
 use crate::stop::{StopMatcher, StopOutcome};
 
 /// Names a request for as long as its engine lives.
@@ -77,6 +78,8 @@ pub struct SequenceParts {
     pub decoder: Option<TextDecoder>,
     /// Report log probabilities.
     pub logprobs: bool,
+    /// Guesses tokens ahead.
+    pub drafter: Drafter,
     /// Times known so far: load and tokenize.
     pub timings: Timings,
 }
@@ -85,6 +88,7 @@ pub struct SequenceParts {
 pub struct Sequence {
     parts: SequenceParts,
     tokens: Vec<u32>, // prompt, then generated
+    rows: Vec<u32>,   // the last token and its draft, while they run
     n_prompt: usize,
     n_cached: usize, // leading tokens whose keys and values are in the cache
     block_table: Vec<u32>,
@@ -100,6 +104,7 @@ impl Sequence {
             n_prompt: tokens.len(),
             tokens,
             parts,
+            rows: Vec::with_capacity(1 + MAX_DRAFT),
             n_cached: 0,
             block_table: Vec::new(),
             finished: false,
@@ -143,6 +148,25 @@ impl Sequence {
         &self.tokens[self.n_cached..]
     }
 
+    /// Guesses up to `room` tokens behind the last one, which must be the only one pending. Returns how many.
+    pub fn draft(&mut self, room: usize) -> usize {
+        // The last drawn token is never run, so the last position that may be is the one before.
+        let room = room.min(self.positions_needed().saturating_sub(self.tokens.len()));
+        let draft = self.parts.drafter.propose(&self.tokens, room);
+        self.rows.clear();
+        self.rows.extend(self.tokens.last());
+        self.rows.extend_from_slice(draft);
+        draft.len()
+    }
+
+    /// The tokens of its next `n_tokens` rows: pending ones, then drafted ones.
+    pub fn rows(&self, n_tokens: usize) -> &[u32] {
+        match self.parts.drafter.draft() {
+            [] => &self.pending()[..n_tokens],
+            _ => &self.rows[..n_tokens],
+        }
+    }
+
     /// Whether prompt tokens are still to be run.
     pub fn is_prefilling(&self) -> bool {
         self.n_cached < self.n_prompt
@@ -184,13 +208,29 @@ impl Sequence {
         self.parts.sampler.keep()
     }
 
-    /// The tokens whose logits drawing changes.
+    /// The tokens whose logits drawing may change, be it behind the last token or behind any part of its draft.
     pub fn named(&self) -> impl Iterator<Item = u32> + '_ {
-        self.parts.sampler.named(&self.tokens)
+        let parts = &self.parts;
+        // A guess that is not in the text yet is named too early: that costs a row and changes nothing.
+        let guesses = parts.drafter.draft().iter().copied();
+        parts.sampler.named(&self.tokens).chain(guesses)
     }
 
-    /// Draws the next token from its row of logits, or from the candidates of what [`keep`](Sequence::keep) said, decides whether the text ends with it, and turns
-    /// it into text.
+    /// Tells that `drawn` came of a row, and whether the row behind it, that of a drafted token, belongs to this text.
+    pub fn confirms(&mut self, drawn: &Token) -> bool {
+        !self.finished && self.parts.drafter.accept(drawn.id)
+    }
+
+    /// Ends the check of a draft: what was drafted rightly is in the cache.
+    pub fn finish_draft(&mut self) {
+        let (drafted, accepted) = self.parts.drafter.finish();
+        self.n_cached += accepted;
+        self.parts.timings.n_drafted += drafted;
+        self.parts.timings.n_accepted += accepted;
+    }
+
+    /// Draws the next token from its row of logits, or from the candidates of what [`keep`](Sequence::keep) said, decides
+    /// whether the text ends with it, and turns it into text.
     ///
     /// # Errors
     /// What [`Sampler::sample`] and the text decoder report; the sequence cannot go on then.

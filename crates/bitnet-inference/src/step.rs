@@ -53,8 +53,9 @@ impl Step {
     pub fn new(runner: Box<dyn Runner>, limits: ScheduleLimits) -> Step {
         let shape = runner.shape();
         assert!(
-            limits.max_running + limits.prefill_chunk <= shape.max_batch_tokens
-                && limits.max_running <= shape.max_logit_rows,
+            limits.max_running + limits.max_drafted + limits.prefill_chunk
+                <= shape.max_batch_tokens
+                && limits.max_running + limits.max_drafted <= shape.max_logit_rows,
             "the runner's buffers hold the largest step"
         );
         Step {
@@ -121,18 +122,21 @@ impl Step {
         for chunk in &self.plan {
             let sequence = &self.scheduler.running()[chunk.index];
             self.batch.push_sequence(
-                &sequence.pending()[..chunk.n_tokens],
+                sequence.rows(chunk.n_tokens + chunk.n_drafted),
                 sequence.start_position(),
                 sequence.block_table(),
-                if chunk.draws {
-                    LogitRows::Last
-                } else {
-                    LogitRows::None
+                match chunk {
+                    Chunk { draws: false, .. } => LogitRows::None,
+                    Chunk { n_drafted: 0, .. } => LogitRows::Last,
+                    // A single pending token and its guesses: a draw from each.
+                    _ => LogitRows::All,
                 },
             );
             if let Some(keep) = sequence.keep().filter(|_| chunk.draws) {
-                let row = self.batch.logit_rows().len() - 1;
-                self.batch.keep(row, keep, sequence.named());
+                let end = self.batch.logit_rows().len();
+                for row in end - 1 - chunk.n_drafted..end {
+                    self.batch.keep(row, keep, sequence.named());
+                }
             }
         }
         let started = clock.now();
@@ -140,31 +144,58 @@ impl Step {
         let ran = self.runner.run(&self.batch, observer);
         let run_time = clock.now() - started;
 
-        let mut rows = 0..;
+        let mut n_rows_done = 0;
         for chunk in &self.plan {
             let sequence = &mut self.scheduler.running_mut()[chunk.index];
             sequence.advance(chunk.n_tokens, run_time);
-            let outcome = match &ran {
-                Err(error) => Err(error.clone()),
-                Ok(()) if !chunk.draws => continue,
-                Ok(()) => {
-                    let drawing = clock.now();
-                    let row = rows.next().expect("there is no end of rows");
-                    let drawn = sequence.draw(self.runner.row(row));
-                    sequence.add_sample_time(clock.now() - drawing);
-                    drawn.map(|(token, finish)| Drawn { token, finish })
+            let n_rows = match &ran {
+                Err(error) => {
+                    events.push(failed(sequence, error.clone()));
+                    continue;
                 }
+                Ok(()) if chunk.draws => 1 + chunk.n_drafted,
+                Ok(()) => 0,
             };
-            if outcome.is_err() {
-                sequence.end();
+            let first_event = events.len();
+            let rows_of_chunk = n_rows_done..n_rows_done + n_rows;
+            n_rows_done += n_rows;
+            for row in rows_of_chunk {
+                let drawing = clock.now();
+                let drawn = sequence.draw(self.runner.row(row));
+                sequence.add_sample_time(clock.now() - drawing);
+                let (token, finish) = match drawn {
+                    Ok(drawn) => drawn,
+                    Err(error) => {
+                        events.push(failed(sequence, error));
+                        break;
+                    }
+                };
+                let goes_on = sequence.confirms(&token);
+                events.push(Event {
+                    request: sequence.id(),
+                    outcome: Ok(Drawn { token, finish }),
+                    timings: sequence.timings(),
+                });
+                if !goes_on {
+                    break;
+                }
             }
-            events.push(Event {
-                request: sequence.id(),
-                outcome,
-                timings: sequence.timings(),
-            });
+            sequence.finish_draft();
+            for event in &mut events[first_event..] {
+                event.timings = sequence.timings();
+            }
         }
         self.scheduler.retire(&mut self.blocks);
         true
+    }
+}
+
+/// Ends a sequence that cannot go on.
+fn failed(sequence: &mut Sequence, error: Error) -> Event {
+    sequence.end();
+    Event {
+        request: sequence.id(),
+        outcome: Err(error),
+        timings: sequence.timings(),
     }
 }

@@ -3,6 +3,7 @@ use crate::logits::Penalties;
 use crate::metrics::Timings;
 use crate::sampler::{Sampler, SamplingParams};
 use crate::sequence::SequenceParts;
+use crate::speculative::Drafter;
 use crate::stop::StopMatcher;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ fn sequence(id: u64, n_prompt: usize, max_tokens: usize) -> Sequence {
         stop: StopMatcher::default(),
         decoder: None,
         logprobs: false,
+        drafter: Drafter::new(0),
         timings: Timings::default(),
     })
 }
@@ -33,6 +35,7 @@ fn sequence(id: u64, n_prompt: usize, max_tokens: usize) -> Sequence {
 fn scheduler(max_running: usize, prefill_chunk: usize) -> Scheduler {
     Scheduler::new(ScheduleLimits {
         max_running,
+        max_drafted: 0,
         prefill_chunk,
     })
 }
