@@ -26,6 +26,10 @@ pub struct RunMetrics {
     pub prompt_tokens: usize,
     /// Tokens drawn, the one that ended the text included.
     pub generated_tokens: usize,
+    /// Tokens guessed ahead (`--speculate`).
+    pub drafted_tokens: usize,
+    /// Those of them that were then drawn.
+    pub accepted_tokens: usize,
     /// Loading the model.
     pub load_s: f64,
     /// Text to ids.
@@ -104,6 +108,8 @@ impl RunMetrics {
             kv_type: info.kv_type,
             prompt_tokens: generation.prompt_ids().len(),
             generated_tokens: timings.n_generated,
+            drafted_tokens: timings.n_drafted,
+            accepted_tokens: timings.n_accepted,
             load_s: timings.load.as_secs_f64(),
             tokenize_s: timings.tokenize.as_secs_f64(),
             prefill_s: timings.prefill.as_secs_f64(),
@@ -170,6 +176,13 @@ impl RunMetrics {
                 units::three_digits(speeds.gain)
             )
         });
+        let guesses = match self.drafted_tokens {
+            0 => String::new(),
+            drafted => format!(
+                "{} of {drafted} guessed tokens were right\n",
+                self.accepted_tokens
+            ),
+        };
         let end = finish.map_or_else(|| "interrupted".to_string(), |reason| reason.to_string());
         let sparsity = match (self.up_rows_read, self.down_columns_read) {
             (None, None) => String::new(),
@@ -185,7 +198,7 @@ impl RunMetrics {
         });
         format!(
             "{}{} a token, {} GB/s while decoding; {}, {} threads, {} cache\n\
-             memory: {} layers, {} head, {} set aside for the cache{peak}\n{layouts}{sparsity}end: {end}; seed {seed}",
+             memory: {} layers, {} head, {} set aside for the cache{peak}\n{layouts}{sparsity}{guesses}end: {end}; seed {seed}",
             table.text(),
             units::bytes(self.bytes_per_token as u64),
             units::three_digits(self.read_gb_s),

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bitnet_kernels::{HeadWork, KvType, LayoutProbe, Traffic};
+use bitnet_kernels::{HeadWork, LayoutProbe, Traffic};
 use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, Profile};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;

@@ -61,8 +61,14 @@ impl Drafter {
         if wanted > 0
             && let Some(from) = continuation(history)
         {
-            let end = history.len().min(from + wanted);
-            self.draft.extend_from_slice(&history[from..end]);
+            // As in LZ77 the copy may run into itself: what repeats with a short period goes on repeating.
+            for at in from..from + wanted {
+                let token = match at.checked_sub(history.len()) {
+                    None => history[at],
+                    Some(drafted) => self.draft[drafted],
+                };
+                self.draft.push(token);
+            }
         }
         &self.draft
     }
@@ -148,9 +154,10 @@ mod tests {
         assert_eq!(drafter.propose(&history, 0), [0; 0]);
         assert_eq!(
             drafter.propose(&[7, 8, 7, 8], 10),
-            [7, 8],
-            "no more text than there is"
+            [7, 8, 7, 8],
+            "the copy runs into itself"
         );
+        assert_eq!(drafter.propose(&[5, 5, 5], 10), [5; 4]);
         assert_eq!(drafter.propose(&[1, 2, 3], 10), [0; 0]);
         assert_eq!(Drafter::new(0).propose(&history, 10), [0; 0]);
         assert_eq!(Drafter::new(1000).most, MAX_DRAFT);

@@ -276,3 +276,24 @@ fn escape_sequences_of_the_model_are_removed_unless_raw() {
     assert!(!json.ok().contains('\x1b'), "JSON escapes it");
     assert_eq!(json.json()["text"], "\x1b\x1b\x1b\x1b");
 }
+
+#[test]
+fn guessing_ahead_prints_the_same_text() {
+    let prompt = "The cat sat. The cat sat. The cat sat. The cat";
+    let arguments = [
+        "run", "--prompt", prompt, "-n", "40", "--seed", "5", "--format", "json",
+    ];
+    let plain = run(&arguments).json();
+    for option in ["--speculate", "--speculate=3"] {
+        let guessed = run(&[&arguments[..], &[option]].concat()).json();
+        assert_eq!(guessed["token_ids"], plain["token_ids"], "{option}");
+        let metrics = &guessed["metrics"];
+        let (drafted, accepted) = (&metrics["drafted_tokens"], &metrics["accepted_tokens"]);
+        assert!(drafted.as_u64().unwrap() > 0, "{metrics}");
+        assert!(
+            accepted.as_u64().unwrap() <= drafted.as_u64().unwrap(),
+            "{metrics}"
+        );
+    }
+    assert_eq!(plain["metrics"]["drafted_tokens"], 0);
+}

@@ -59,7 +59,7 @@ fn speculating(options: &GenerateOptions, most: usize) -> GenerateOptions {
 fn tokens_are_those_of_decoding_one_by_one() {
     for (i, (prompt, options)) in requests().into_iter().enumerate() {
         let one_by_one = tokens(stories(), prompt.clone(), &options);
-        for most in [1, 3, DEFAULT_DRAFT, MAX_DRAFT, 1000] {
+        for most in [1, DEFAULT_DRAFT, 1000] {
             let guessed = tokens(stories(), prompt.clone(), &speculating(&options, most));
             assert_eq!(guessed, one_by_one, "request {i}, up to {most} guesses");
         }
