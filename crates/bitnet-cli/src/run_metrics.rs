@@ -61,6 +61,8 @@ pub struct RunMetrics {
 pub struct MemoryUse {
     /// Ternary matrices in the layout that they run in.
     pub layer_bytes: usize,
+    /// Second copies of some of them, which leave out zeros.
+    pub layer_copy_bytes: usize,
     /// The matrix that turns hidden states into logits.
     pub head_bytes: usize,
     /// Its small copy, which is searched for candidates; 0 without one.
@@ -123,6 +125,7 @@ impl RunMetrics {
             read_gb_s: decode_tok_s * bytes_per_token as f64 / 1e9,
             memory: MemoryUse {
                 layer_bytes: info.layer_bytes,
+                layer_copy_bytes: info.layer_copy_bytes,
                 head_bytes: info.head_bytes,
                 head_copy_bytes: info.head_copy_bytes,
                 kv_cache_bytes: info.kv_cache_bytes,
@@ -205,7 +208,7 @@ impl RunMetrics {
             self.kernel,
             self.threads,
             self.kv_type,
-            units::bytes(memory.layer_bytes as u64),
+            units::bytes((memory.layer_bytes + memory.layer_copy_bytes) as u64),
             units::bytes((memory.head_bytes + memory.head_copy_bytes) as u64),
             units::bytes(memory.kv_cache_bytes as u64),
         )

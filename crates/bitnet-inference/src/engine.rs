@@ -51,6 +51,8 @@ pub struct EngineInfo {
     pub kv_cache_bytes: usize,
     /// Bytes of the ternary matrices of all layers, in the layout that they run in.
     pub layer_bytes: usize,
+    /// Bytes of second copies of some of them, which leave out zeros in passes of one row.
+    pub layer_copy_bytes: usize,
     /// Bytes of the matrix that turns hidden states into logits.
     pub head_bytes: usize,
     /// Bytes of the head's small copy, 0 without one.
@@ -168,6 +170,7 @@ impl Engine {
             kv_type: options.kv_type.name(),
             kv_cache_bytes: loaded.kv_cache_bytes,
             layer_bytes: loaded.weight_bytes.layers,
+            layer_copy_bytes: loaded.weight_bytes.layer_copies,
             head_bytes: loaded.weight_bytes.head,
             head_copy_bytes: loaded.weight_bytes.head_copy,
             bytes_per_token: loaded.weight_bytes.per_token(),

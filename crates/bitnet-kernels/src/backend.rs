@@ -352,6 +352,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Bytes of a ternary weight in run layout, codes and scales: what a product reads of it when nothing is skipped.
     fn ternary_bytes(&self, weight: &Self::Ternary) -> usize;
 
+    /// Bytes of a ternary weight's second copy in a layout that can leave out zeros; 0 without one.
+    fn ternary_copy_bytes(&self, weight: &Self::Ternary) -> usize;
+
     /// Bytes of a dense matrix: what a product reads of it.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
 

@@ -71,6 +71,8 @@ pub(crate) struct FeedForwardWeights<B: Backend> {
 pub struct WeightBytes {
     /// The ternary matrices of all layers.
     pub layers: usize,
+    /// Second copies of some of them, which a pass of one row reads instead where that leaves out zeros.
+    pub layer_copies: usize,
     /// The matrix that turns hidden states into logits, which may be the embedding too.
     pub head: usize,
     /// The head's small copy; 0 without one.
@@ -147,14 +149,18 @@ impl<B: Backend> Weights<B> {
 
     /// What they take in memory.
     pub fn bytes(&self, backend: &B) -> WeightBytes {
-        let layers = self.layers.iter().flat_map(LayerWeights::matrices);
+        let of_layers = |bytes: fn(&B, &B::Ternary) -> usize| {
+            let matrices = self.layers.iter().flat_map(LayerWeights::matrices);
+            matrices.map(|weight| bytes(backend, weight)).sum()
+        };
         let of_copy = |bytes: fn(&B, &B::HeadCopy) -> usize| {
             self.head_copy
                 .as_ref()
                 .map_or(0, |copy| bytes(backend, copy))
         };
         WeightBytes {
-            layers: layers.map(|weight| backend.ternary_bytes(weight)).sum(),
+            layers: of_layers(B::ternary_bytes),
+            layer_copies: of_layers(B::ternary_copy_bytes),
             head: backend.matrix_bytes(self.head()),
             head_copy: of_copy(B::head_copy_bytes),
             head_scan: of_copy(B::head_scan_bytes),

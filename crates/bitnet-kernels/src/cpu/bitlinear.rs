@@ -231,7 +231,7 @@ fn place(output: &Output<'_>, strip: usize, row: usize) -> (usize, usize) {
 
 /// Sums of trit * q over run `run` of the columns, whose tiles and quads these are.
 #[inline(always)]
-pub(super) fn corrected_dot<I: Isa, const T: usize>(
+fn corrected_dot<I: Isa, const T: usize>(
     isa: I,
     layout: Layout,
     tiles: &[Tile],

@@ -58,7 +58,7 @@ use probe::LayoutProbe;
 use quantize::QuantizedRows;
 use rms_norm::{RmsNorm, RmsNormInPlace};
 use rope::Rope;
-use sparse::{RowSink, SparseScratch};
+use sparse::SparseScratch;
 use ternary::Ternary;
 use threads::Pool;
 use traffic::TrafficCounters;
@@ -180,10 +180,9 @@ impl CpuBackend {
     /// The exact integer products `[n, weight.rows]` of a weight with quantised rows.
     ///
     /// # Panics
-    /// If the shapes do not match, or the weight was uploaded for [`TernaryUse::GatedUp`].
+    /// If the shapes do not match.
     pub fn bitlinear_acc(&self, weight: &Ternary, x: &QuantizedRows, out: &mut [i32]) {
-        let tiles = weight.tiles().expect("a weight that is kept in tiles");
-        bitlinear::bitlinear_acc(self.kernel, &self.pool, x, tiles, out);
+        bitlinear::bitlinear_acc(self.kernel, &self.pool, x, weight.tiles(), out);
     }
 
     /// Multiplies quantised rows with weights of their columns and block length.
@@ -205,9 +204,8 @@ impl CpuBackend {
         let sparse = sparse::pays(pool.threads(), columns, x.cols());
         let dense = weights.iter().zip(outs.iter_mut());
         let dense = dense.filter_map(|(weight, out)| match weight {
-            Ternary::Tiles(tiles) => Some((tiles, &mut **out)),
-            Ternary::Columns { tiles, .. } if !sparse => Some((tiles, &mut **out)),
-            _ => None,
+            Ternary::Columns { .. } if sparse => None,
+            _ => Some((weight.tiles(), &mut **out)),
         });
         bitlinear::with_outputs(dense, x.n_rows(), |outputs| {
             bitlinear::bitlinear(kernel, pool, x, outputs);
@@ -228,13 +226,10 @@ impl CpuBackend {
                     traffic.down_columns += all as u64;
                     traffic.down_columns_read += n as u64;
                 }
-                Ternary::Rows(rows) if alone => {
-                    let n = scratch.list_all_rows(rows.rows())?;
-                    scratch.row_products(kernel, pool, x, (rows, RowSink::Plain), n, out)?;
-                    traffic.up_rows += n as u64;
-                    traffic.up_rows_read += n as u64;
+                Ternary::Rows { .. } => {
+                    traffic.up_rows += weight.rows() as u64;
+                    traffic.up_rows_read += weight.rows() as u64;
                 }
-                Ternary::Rows(rows) => scratch.strip_products(kernel, pool, x, rows, out)?,
                 Ternary::Tiles(_) => {}
             }
             traffic.ternary_bytes += read as u64;
@@ -246,36 +241,39 @@ impl CpuBackend {
         Ok(())
     }
 
-    /// `out = relu(x gate)^2 * (x up)` for one token row, without the rows of `up` whose gate is closed.
+    /// `out = relu(x gate)^2 * (x up)` for one token row, without the rows of `up` whose gate is closed where that pays.
     fn gated_rows(
         &self,
         x: &[f32],
-        gate_weight: &Ternary,
-        up: &RowTernary,
-        gate: &mut Memory<f32>,
-        out: &mut [f32],
+        [gate_weight, up_weight]: [&Ternary; 2],
+        rows: &RowTernary,
+        [gate, up]: [&mut Memory<f32>; 2],
+        out: &mut Memory<f32>,
     ) -> Result<(), KernelError> {
-        let (kernel, pool, cols) = (self.kernel, &self.pool, up.cols());
+        let (kernel, pool, cols) = (self.kernel, &self.pool, rows.cols());
         let mut q = self.activations();
         q.quantize(kernel, pool, x, 1, cols, None)?;
-        self.multiply(&q, &[gate_weight], &mut [gate])?;
-        let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
-        let (gate, rows) = (&gate[..up.rows()], up.rows());
-        let mut n = scratch.list_open_rows(gate)?;
+        self.multiply(&q, &[gate_weight], &mut [&mut *gate])?;
+        let all = rows.rows();
         // No product of a row can be infinite or NaN, so that 0 times it is 0.
-        let largest = (128 * cols) as f32 * (up.scale() / q.scales()[0]);
-        if largest.is_finite() && sparse::pays(pool.threads(), n, rows) {
-            out.fill(0.0);
-        } else {
-            n = scratch.list_all_rows(rows)?;
+        let largest = (128 * cols) as f32 * (rows.scale() / q.scales()[0]);
+        let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = scratch.list_open_rows(&gate[..all])?;
+        if !largest.is_finite() || !sparse::pays(pool.threads(), n, all) {
+            drop(scratch);
+            self.multiply(&q, &[up_weight], &mut [&mut *up])?;
+            self.gate(Activation::Relu2, gate, up, all, out);
+            return Ok(());
         }
-        scratch.row_products(kernel, pool, &q, (up, RowSink::Relu2(gate)), n, out)?;
-        let skipped = (rows - n) * up.row_bytes();
+        let out = &mut out[..all];
+        out.fill(0.0);
+        scratch.row_products(kernel, pool, &q, (rows, &gate[..all]), n, out)?;
+        let read = n * rows.row_bytes();
         self.traffic.add(Traffic {
-            ternary_bytes: (up.bytes() - skipped) as u64,
-            skipped_bytes: skipped as u64,
+            ternary_bytes: read as u64,
+            skipped_bytes: up_weight.bytes().saturating_sub(read) as u64,
             up_rows_read: n as u64,
-            up_rows: rows as u64,
+            up_rows: all as u64,
             ..Traffic::default()
         });
         Ok(())
@@ -363,6 +361,10 @@ impl Backend for CpuBackend {
 
     fn ternary_bytes(&self, weight: &Ternary) -> usize {
         weight.bytes()
+    }
+
+    fn ternary_copy_bytes(&self, weight: &Ternary) -> usize {
+        weight.copy_bytes()
     }
 
     fn matrix_bytes(&self, matrix: &Matrix) -> usize {
@@ -487,20 +489,20 @@ impl Backend for CpuBackend {
         [gate, up]: [&mut Memory<f32>; 2],
         out: &mut Memory<f32>,
     ) {
-        let rows = weights[0].rows();
         match weights[1] {
-            Ternary::Rows(up)
+            Ternary::Rows { rows, .. }
                 if n_rows == 1
                     && activation == Activation::Relu2
                     && weights[0].block_len().is_none() =>
             {
-                let x = &x[..up.cols()];
-                self.gated_rows(x, weights[0], up, gate, &mut out[..rows])
+                let x = &x[..rows.cols()];
+                self.gated_rows(x, weights, rows, [gate, up], out)
                     .unwrap_or_else(|error| panic!("{error}"));
             }
             _ => {
+                let n = n_rows * weights[0].rows();
                 self.bitlinear(x, n_rows, &weights, &mut [&mut *gate, &mut *up]);
-                self.gate(activation, gate, up, n_rows * rows, out);
+                self.gate(activation, gate, up, n, out);
             }
         }
     }

@@ -14,12 +14,10 @@
 //! Chosen rows and columns lie apart, and memory gives lines that lie apart more slowly than a stream: so they are
 //! chosen only below a share, see [`pays`].
 
-use super::bitlinear::corrected_dot;
+use super::i2s::Tile;
 use super::i2s::columns::{BLOCK_ROWS, CHUNK, ColumnTernary};
 use super::i2s::rows::{RowQuads, RowTernary, row_quads};
-use super::i2s::{TILE, Tile};
 use super::isa::{Isa, Kernel, LANES, Op};
-use super::layout::Layout;
 use super::memory::{Disjoint, Memory};
 use super::quantize::{Panel, QuantizedRows};
 use super::threads::Pool;
@@ -27,9 +25,9 @@ use crate::error::KernelError;
 
 /// Share of rows or columns below which reading only those is faster than reading everything as one stream, with one
 /// thread and with more. Measured on Zen 4: a thread streams 26 GB/s and gets 12 GB/s of chosen pieces of 640 bytes (the
-/// core's line buffers bound it); two threads together stream 34 and get 21.
+/// core's line buffers bound it); two threads together stream 31 GB/s of 1.6-bit weights and get 17.
 const PAYS_ALONE: f32 = 0.42;
-const PAYS_TOGETHER: f32 = 0.58;
+const PAYS_TOGETHER: f32 = 0.45;
 
 /// Parts of the list of columns for each thread, so that threads end together. Each part has sums of its own, which are
 /// added up in the end.
@@ -55,16 +53,6 @@ pub struct SparseScratch {
     q: Memory<i8>,           // activations of the columns of the list
     quads: Memory<RowQuads>, // activations in the order of the row layout
     sums: Memory<i32>,       // [parts, rows rounded up to blocks]
-    strips: Memory<Tile>,    // [threads, tiles of a strip]
-}
-
-/// Where the products of rows go.
-#[derive(Clone, Copy)]
-pub enum RowSink<'a> {
-    /// `out[row] = y`.
-    Plain,
-    /// `out[row] = relu(gate[row])^2 * y`.
-    Relu2(&'a [f32]),
 }
 
 const WHAT: &str = "scratch of sparse products";
@@ -80,7 +68,6 @@ impl SparseScratch {
             q: Memory::zeroed(WHAT, 0)?,
             quads: Memory::zeroed(WHAT, 0)?,
             sums: Memory::zeroed(WHAT, 0)?,
-            strips: Memory::zeroed(WHAT, 0)?,
         })
     }
 
@@ -118,19 +105,8 @@ impl SparseScratch {
         Ok(n)
     }
 
-    /// Lists all rows.
-    ///
-    /// # Errors
-    /// [`KernelError::OutOfMemory`].
-    pub fn list_all_rows(&mut self, rows: usize) -> Result<usize, KernelError> {
-        self.list.reserve(WHAT, rows)?;
-        for (row, entry) in self.list[..rows].iter_mut().enumerate() {
-            *entry = row as u32;
-        }
-        Ok(rows)
-    }
-
-    /// The products of the first `n` listed rows with the one row of `x`; other elements of `out` stay as they are.
+    /// `out[row] = relu(gate[row])^2 * product` for the first `n` listed rows and the one row of `x`; other elements of
+    /// `out` stay as they are.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
@@ -139,7 +115,7 @@ impl SparseScratch {
         kernel: Kernel,
         pool: &Pool,
         x: &QuantizedRows,
-        (weight, sink): (&RowTernary, RowSink<'_>),
+        (weight, gate): (&RowTernary, &[f32]),
         n: usize,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
@@ -156,7 +132,7 @@ impl SparseScratch {
                 quads,
                 sum: x.sums::<1>(ONE_ROW, 0)[0],
                 factor: weight.scale() / x.scales()[0],
-                sink,
+                gate,
                 out: &out,
             });
         });
@@ -209,39 +185,6 @@ impl SparseScratch {
         });
         Ok(())
     }
-
-    /// The products of all rows of a weight in row layout with every row of `x`: strips of tiles are put together one
-    /// by one and multiplied as any other; `out` is `[n, rows]`.
-    ///
-    /// # Errors
-    /// [`KernelError::OutOfMemory`].
-    pub fn strip_products(
-        &mut self,
-        kernel: Kernel,
-        pool: &Pool,
-        x: &QuantizedRows,
-        weight: &RowTernary,
-        out: &mut [f32],
-    ) -> Result<(), KernelError> {
-        assert_eq!(weight.cols(), x.cols(), "columns of the weight");
-        let n_tiles = weight.n_tiles();
-        self.strips.reserve(WHAT, pool.threads() * n_tiles)?;
-        let (strips, out) = (Disjoint::new(&mut self.strips), Disjoint::new(out));
-        let n_strips = weight.n_strips();
-        pool.for_ranges(n_strips, pool.grain(n_strips, 1), |range, thread| {
-            // SAFETY: `thread` is this call's alone.
-            let tiles = unsafe { strips.range(thread * n_tiles, n_tiles) };
-            kernel.run(StripProducts {
-                x,
-                weight,
-                tiles,
-                first: range.start,
-                end: range.end,
-                out: &out,
-            });
-        });
-        Ok(())
-    }
 }
 
 /// The panel of the only token row.
@@ -254,7 +197,7 @@ struct RowProducts<'a> {
     quads: &'a [RowQuads],
     sum: i32, // of all activations: codes are trits plus one
     factor: f32,
-    sink: RowSink<'a>,
+    gate: &'a [f32], // [rows]
     out: &'a Disjoint<'a, f32>,
 }
 
@@ -272,14 +215,9 @@ impl Op for RowProducts<'_> {
                 let y = (dot - self.sum) as f32 * self.factor;
                 // SAFETY: a row is listed once.
                 let out = unsafe { &mut self.out.range(row as usize, 1)[0] };
-                *out = match self.sink {
-                    RowSink::Plain => y,
-                    RowSink::Relu2(gate) => {
-                        let gate = gate[row as usize];
-                        let relu = if gate > 0.0 { gate } else { 0.0 };
-                        relu * relu * y
-                    }
-                };
+                let gate = self.gate[row as usize];
+                let relu = if gate > 0.0 { gate } else { 0.0 };
+                *out = relu * relu * y;
             }
             rest = &rest[n..];
         }
@@ -327,58 +265,6 @@ impl Op for AddParts<'_> {
             let mut y = [0.0; LANES];
             isa.store(isa.mul(isa.load_i32(&acc), isa.splat(self.factor)), &mut y);
             out.copy_from_slice(&y[..out.len()]);
-        }
-    }
-}
-
-/// Strips `first..end` of a weight in row layout with all token rows.
-struct StripProducts<'a> {
-    x: &'a QuantizedRows,
-    weight: &'a RowTernary,
-    tiles: &'a mut [Tile],
-    first: usize,
-    end: usize,
-    out: &'a Disjoint<'a, f32>,
-}
-
-impl Op for StripProducts<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        for strip in self.first..self.end {
-            isa.strip_of_rows(self.weight.strip(strip), self.tiles);
-            for panel in self.x.panels() {
-                match panel.width {
-                    16 => self.panel::<I, 16>(isa, strip, panel),
-                    8 => self.panel::<I, 8>(isa, strip, panel),
-                    4 => self.panel::<I, 4>(isa, strip, panel),
-                    2 => self.panel::<I, 2>(isa, strip, panel),
-                    _ => self.panel::<I, 1>(isa, strip, panel),
-                }
-            }
-        }
-    }
-}
-
-impl StripProducts<'_> {
-    #[inline(always)]
-    fn panel<I: Isa, const T: usize>(&self, isa: I, strip: usize, panel: Panel) {
-        let quads = self.x.quads::<T>(panel);
-        let acc = corrected_dot(isa, Layout::I2s, self.tiles, quads, self.x, panel, 0);
-        let rows = self.weight.rows();
-        let here = TILE.min(rows - strip * TILE);
-        for (t, acc) in acc.iter().enumerate() {
-            let a = self.x.scales()[panel.first + t];
-            let mut y = [0.0; LANES];
-            let scaled = isa.mul(isa.load_i32(acc), isa.splat(self.weight.scale() / a));
-            isa.store(scaled, &mut y);
-            // SAFETY: a strip is given to one thread, and these are its rows' outputs for one token row.
-            let out = unsafe {
-                self.out
-                    .range((panel.first + t) * rows + strip * TILE, here)
-            };
-            out.copy_from_slice(&y[..here]);
         }
     }
 }

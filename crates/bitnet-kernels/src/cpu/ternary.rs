@@ -16,8 +16,13 @@ use crate::error::KernelError;
 pub enum Ternary {
     /// Tiles: every weight is read.
     Tiles(PackedTernary),
-    /// Rows, the only copy: single rows can be left out, and strips of tiles are put together for batches.
-    Rows(RowTernary),
+    /// Tiles, and a second copy for one token row whose closed gates leave out rows.
+    Rows {
+        /// For batches and for inputs that leave most gates open.
+        tiles: PackedTernary,
+        /// For inputs that leave few open.
+        rows: RowTernary,
+    },
     /// Tiles, and a second copy for one token row whose zeros leave out columns.
     Columns {
         /// For batches and for inputs with few zeros.
@@ -44,72 +49,68 @@ impl Ternary {
     ) -> Result<Ternary, KernelError> {
         let fits = |n: usize, unit: usize| 3 * n.next_multiple_of(unit) <= 4 * n;
         let two_bits = |arena: &mut _| PackedTernary::pack(weights, Layout::I2s, pool, arena);
-        if usage == TernaryUse::GatedUp && fits(weights.cols(), VECTOR_COLS) {
-            // The tiles are on the way only: their memory goes with this arena.
-            let tiles = two_bits(&mut Arena::default())?;
-            if let &Scales::PerTensor(scale) = tiles.scales() {
-                return RowTernary::of_tiles(&tiles, scale, pool, arena).map(Ternary::Rows);
-            }
-        }
         let tiles = PackedTernary::pack(weights, layout, pool, arena)?;
-        match *tiles.scales() {
-            Scales::PerTensor(scale)
-                if usage == TernaryUse::SparseInput && fits(weights.rows(), BLOCK_ROWS) =>
-            {
-                let columns = match layout {
-                    Layout::I2s => ColumnTernary::of_tiles(&tiles, pool, arena)?,
-                    Layout::T5 => {
-                        let tiles = two_bits(&mut Arena::default())?;
-                        ColumnTernary::of_tiles(&tiles, pool, arena)?
-                    }
-                };
-                Ok(Ternary::Columns {
-                    columns,
-                    tiles,
-                    scale,
-                })
-            }
-            _ => Ok(Ternary::Tiles(tiles)),
+        let &Scales::PerTensor(scale) = tiles.scales() else {
+            return Ok(Ternary::Tiles(tiles));
+        };
+        let by_rows = usage == TernaryUse::GatedUp && fits(weights.cols(), VECTOR_COLS);
+        let by_columns = usage == TernaryUse::SparseInput && fits(weights.rows(), BLOCK_ROWS);
+        if !by_rows && !by_columns {
+            return Ok(Ternary::Tiles(tiles));
+        }
+        // The second copy is made of 2-bit tiles; where those are on the way only, their memory goes with this arena.
+        let on_the_way = match layout {
+            Layout::I2s => None,
+            Layout::T5 => Some(two_bits(&mut Arena::default())?),
+        };
+        let source = on_the_way.as_ref().unwrap_or(&tiles);
+        if by_rows {
+            let rows = RowTernary::of_tiles(source, scale, pool, arena)?;
+            return Ok(Ternary::Rows { tiles, rows });
+        }
+        let columns = ColumnTernary::of_tiles(source, pool, arena)?;
+        Ok(Ternary::Columns {
+            columns,
+            tiles,
+            scale,
+        })
+    }
+
+    /// The tiles, which every weight has.
+    pub fn tiles(&self) -> &PackedTernary {
+        match self {
+            Ternary::Tiles(tiles)
+            | Ternary::Rows { tiles, .. }
+            | Ternary::Columns { tiles, .. } => tiles,
         }
     }
 
     /// Output features.
     pub fn rows(&self) -> usize {
-        match self {
-            Ternary::Tiles(tiles) | Ternary::Columns { tiles, .. } => tiles.rows(),
-            Ternary::Rows(rows) => rows.rows(),
-        }
+        self.tiles().rows()
     }
 
     /// Input features.
     pub fn cols(&self) -> usize {
-        match self {
-            Ternary::Tiles(tiles) | Ternary::Columns { tiles, .. } => tiles.cols(),
-            Ternary::Rows(rows) => rows.cols(),
-        }
+        self.tiles().cols()
     }
 
     /// Weights per scale along a row, `None` when there is one scale for the tensor.
     pub fn block_len(&self) -> Option<usize> {
-        match self {
-            Ternary::Tiles(tiles) => tiles.block_len(),
-            Ternary::Rows(_) | Ternary::Columns { .. } => None,
-        }
+        self.tiles().block_len()
     }
 
     /// Bytes of codes and scales: what a kernel reads for one token when nothing is left out.
     pub fn bytes(&self) -> usize {
-        match self {
-            Ternary::Tiles(tiles) | Ternary::Columns { tiles, .. } => tiles.bytes(),
-            Ternary::Rows(rows) => rows.bytes(),
-        }
+        self.tiles().bytes()
     }
 
-    /// The tiles, if they are kept.
-    pub fn tiles(&self) -> Option<&PackedTernary> {
+    /// Bytes of the second copy, 0 without one.
+    pub fn copy_bytes(&self) -> usize {
         match self {
-            Ternary::Tiles(tiles) | Ternary::Columns { tiles, .. } => Some(tiles),
-            Ternary::Rows(_) => None,
+            Ternary::Tiles(_) => 0,
+            Ternary::Rows { rows, .. } => rows.bytes(),
+            Ternary::Columns { columns, .. } => columns.bytes(),
         }
     }
 }

@@ -241,17 +241,17 @@ impl Bench {
 
     /// What has to be read for a token: a pass reads the layers once for all its rows, the head once if it draws a
     /// token, and the keys and values of every position that its sequences have. Passes of one row may leave out what is
-    /// exactly 0: they have counted what they `read`.
+    /// exactly 0: they have counted what they `read`. Rows of the head that a search looks at singly are not counted.
     fn bytes_per_token(&self, phase: Phase, read: &Traffic) -> f64 {
         let info = self.engine.info();
         let kv = info.kv_position_bytes as f64;
+        let head = info.bytes_per_token - info.layer_bytes;
         match phase {
             Phase::Prefill { prompt } => {
                 let passes = prompt.div_ceil(self.prefill_chunk);
                 let positions: usize = (1..=passes)
                     .map(|pass| prompt.min(pass * self.prefill_chunk))
                     .sum();
-                let head = info.bytes_per_token - info.layer_bytes;
                 let weights = passes * info.layer_bytes + head;
                 (weights as f64 + positions as f64 * kv) / prompt as f64
             }
@@ -264,7 +264,7 @@ impl Bench {
                 let positions = depth as f64 + generate as f64 / 2.0;
                 let counted = read.ternary_bytes_per_pass().filter(|_| batch == 1);
                 let layers = counted.unwrap_or(info.layer_bytes as f64);
-                (layers + info.head_bytes as f64) / batch as f64 + positions * kv
+                (layers + head as f64) / batch as f64 + positions * kv
             }
         }
     }

@@ -30,9 +30,7 @@ pub(crate) fn code_dot<const P: usize>(
     let mut sums = [[_mm512_setzero_si512(); P]; 2];
     let (nibbles, tops) = block.split_at(NIBBLE_LINES);
     for (group, top) in tops.iter().enumerate() {
-        if P <= 2 {
-            isa.prefetch(top, AHEAD);
-        }
+        isa.prefetch(top, AHEAD);
         // Bit p of every byte moved to bit 4; what a 16-bit shift carries over a byte border is masked off below.
         let t = load(top);
         let tops = [
@@ -47,9 +45,7 @@ pub(crate) fn code_dot<const P: usize>(
         ];
         for i in 0..4 {
             let line = &nibbles[4 * group + i];
-            if P <= 2 {
-                isa.prefetch(line, AHEAD);
-            }
+            isa.prefetch(line, AHEAD);
             let codes = load(line);
             let low = _mm512_or_si512(
                 _mm512_and_si512(codes, nibble),

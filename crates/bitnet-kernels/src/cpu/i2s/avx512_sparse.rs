@@ -138,47 +138,6 @@ pub(crate) fn columns(isa: Avx512, vectors: &[Tile], list: &[u32], q: &[i8], sum
     }
 }
 
-/// See [`Isa::strip_of_rows`]: 16 x 16 lanes transposed, by pairs of lanes, pairs of pairs, and quarters of registers.
-#[target_feature(enable = "avx512f")]
-#[inline]
-pub(crate) fn strip_of_rows(rows: &[Tile], tiles: &mut [Tile]) {
-    let n_vectors = rows.len() / TILE;
-    for (vector, tiles) in tiles.chunks_mut(TILE).enumerate() {
-        let mut a = [_mm512_setzero_si512(); 16];
-        for r in 0..16 {
-            a[r] = load(&rows[r * n_vectors + vector]);
-        }
-        let mut b = a;
-        for i in 0..8 {
-            b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-            b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-        }
-        // c[4i + j]: rows 4i..4i + 4 of lanes j, 4 + j, 8 + j, 12 + j, one in each quarter.
-        let mut c = a;
-        for i in 0..4 {
-            c[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
-            c[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
-            c[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
-            c[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
-        }
-        let mut d = a;
-        for j in 0..4 {
-            let ab_low = _mm512_shuffle_i32x4::<0x88>(c[j], c[4 + j]);
-            let ab_high = _mm512_shuffle_i32x4::<0xdd>(c[j], c[4 + j]);
-            let cd_low = _mm512_shuffle_i32x4::<0x88>(c[8 + j], c[12 + j]);
-            let cd_high = _mm512_shuffle_i32x4::<0xdd>(c[8 + j], c[12 + j]);
-            d[j] = _mm512_shuffle_i32x4::<0x88>(ab_low, cd_low);
-            d[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_low, cd_low);
-            d[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
-            d[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
-        }
-        for (tile, lanes) in tiles.iter_mut().zip(d) {
-            // SAFETY: 64 bytes are writable.
-            unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), lanes) }
-        }
-    }
-}
-
 /// Bits of each crumb in every byte.
 #[target_feature(enable = "avx512f")]
 #[inline]

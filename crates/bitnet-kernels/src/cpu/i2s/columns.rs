@@ -65,6 +65,11 @@ impl ColumnTernary {
         &self.vectors
     }
 
+    /// Bytes of all columns.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.vectors[..])
+    }
+
     /// Bytes of one column.
     pub fn column_bytes(&self) -> usize {
         self.n_blocks * size_of::<Tile>()

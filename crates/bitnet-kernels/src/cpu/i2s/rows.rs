@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A row times one vector of activations is `and`, multiply, add over its vectors with activations in the same order
-//! ([`RowQuads`]), and one sum over lanes. Sixteen rows are a strip whose tiles are the columns of a 16 x 16 matrix of
-//! lanes: transposed into a buffer they feed the ordinary strip product, so batches need no second copy.
+//! ([`RowQuads`]), and one sum over lanes. Sums over lanes make it slower than tiles where most rows are needed: it is a
+//! second copy beside them.
 
 use super::{PackedTernary, TILE, Tile};
 use crate::cpu::memory::{Arena, Disjoint, Memory};
@@ -81,16 +81,6 @@ impl RowTernary {
         self.scale
     }
 
-    /// Strips of 16 rows.
-    pub fn n_strips(&self) -> usize {
-        self.rows.div_ceil(TILE)
-    }
-
-    /// Tiles of a strip.
-    pub fn n_tiles(&self) -> usize {
-        self.cols.div_ceil(TILE)
-    }
-
     /// Vectors of a row.
     pub fn n_vectors(&self) -> usize {
         self.cols.div_ceil(VECTOR_COLS)
@@ -99,13 +89,6 @@ impl RowTernary {
     /// All rows, `[rows rounded up to 16, n_vectors]`.
     pub fn vectors(&self) -> &[Tile] {
         &self.vectors
-    }
-
-    /// The vectors of the 16 rows of a strip.
-    #[inline(always)]
-    pub fn strip(&self, strip: usize) -> &[Tile] {
-        let len = TILE * self.n_vectors();
-        &self.vectors[strip * len..][..len]
     }
 
     /// Bytes of one row.

@@ -38,16 +38,3 @@ pub(crate) fn columns(vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]
         }
     }
 }
-
-/// See [`Isa::strip_of_rows`](crate::cpu::isa::Isa::strip_of_rows).
-#[inline(always)]
-pub(crate) fn strip_of_rows(rows: &[Tile], tiles: &mut [Tile]) {
-    let n_vectors = rows.len() / TILE;
-    for (vector, tiles) in tiles.chunks_mut(TILE).enumerate() {
-        for (lane, tile) in tiles.iter_mut().enumerate() {
-            for (row, word) in tile.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                *word = rows[row * n_vectors + vector].as_chunks::<4>().0[lane];
-            }
-        }
-    }
-}

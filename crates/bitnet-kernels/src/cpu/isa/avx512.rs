@@ -253,12 +253,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn strip_of_rows(self, rows: &[Tile], tiles: &mut [Tile]) {
-        // SAFETY: `self` proves the features that the function is compiled for.
-        unsafe { i2s::avx512_sparse::strip_of_rows(rows, tiles) }
-    }
-
-    #[inline(always)]
     fn t5_dot<const T: usize>(
         self,
         tiles: &[Tile],

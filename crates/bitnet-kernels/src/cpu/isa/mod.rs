@@ -194,12 +194,6 @@ pub trait Isa: Copy + Send + Sync + 'static {
         super::i2s::scalar_sparse::columns(vectors, list, q, sums);
     }
 
-    /// Makes the tiles of a strip from its 16 rows `[16, n_vectors]` in row layout.
-    #[inline(always)]
-    fn strip_of_rows(self, rows: &[Tile], tiles: &mut [Tile]) {
-        super::i2s::scalar_sparse::strip_of_rows(rows, tiles);
-    }
-
     /// Runs `rounds` rounds of independent int8 multiply-adds in registers, with the widest instruction there is, and
     /// returns how many it did: the machine's limit, for [`measure`](crate::measure).
     fn int8_rounds(self, rounds: usize) -> u64;
