@@ -154,7 +154,7 @@ pub struct SamplingArgs {
 
     /// Guess up to N tokens ahead where the text repeats itself and check them in one pass: faster, and never another
     /// text [default: 0; without N: 7]
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_DRAFT_TEXT,
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = DEFAULT_DRAFT_TEXT,
           value_parser = parse_speculate)]
     pub speculate: Option<usize>,
 }
@@ -326,7 +326,6 @@ mod tests {
         for gpu in ["gpu", "cuda:0", "cuda", "wgpu"] {
             assert!(parse_device(gpu).unwrap_err().contains("CPU only"), "{gpu}");
         }
-        assert!(parse_kv_type("i8").unwrap_err().contains("no i8"));
     }
 
     #[test]

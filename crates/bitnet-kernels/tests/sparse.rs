@@ -178,10 +178,9 @@ fn rows_behind_a_closed_gate_are_left_out_and_change_nothing() {
                     90.. => assert_eq!(read.up_rows_read, inner as u64, "{what}"),
                     _ => {}
                 }
-                let row_bytes = cols.div_ceil(256) as u64 * 64;
                 assert_eq!(
-                    read.skipped_bytes,
-                    (inner as u64 - read.up_rows_read) * row_bytes,
+                    read.ternary_bytes + read.skipped_bytes,
+                    all.ternary_bytes,
                     "{what}"
                 );
             }

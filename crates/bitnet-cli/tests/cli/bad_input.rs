@@ -131,8 +131,8 @@ fn options_of_later_versions_and_invalid_values() {
         ),
         (&["run", "--kv-type", "q8_0"], "expected f32, f16 or i8"),
         (
-            &["run", "--speculate", "4"],
-            "unexpected argument '--speculate'",
+            &["run", "--speculate", "16"],
+            "expected a number of tokens, at most 15",
         ),
         (
             &["run", "--threads", "0"],

@@ -284,9 +284,9 @@ fn guessing_ahead_prints_the_same_text() {
         "run", "--prompt", prompt, "-n", "40", "--seed", "5", "--format", "json",
     ];
     let plain = run(&arguments).json();
-    for option in ["--speculate", "--speculate=3"] {
-        let guessed = run(&[&arguments[..], &[option]].concat()).json();
-        assert_eq!(guessed["token_ids"], plain["token_ids"], "{option}");
+    for option in [&["--speculate"][..], &["--speculate", "3"]] {
+        let guessed = run(&[&arguments[..], option].concat()).json();
+        assert_eq!(guessed["token_ids"], plain["token_ids"], "{option:?}");
         let metrics = &guessed["metrics"];
         let (drafted, accepted) = (&metrics["drafted_tokens"], &metrics["accepted_tokens"]);
         assert!(drafted.as_u64().unwrap() > 0, "{metrics}");
