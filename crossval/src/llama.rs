@@ -32,16 +32,16 @@ unsafe extern "C" fn log(
 }
 
 /// A loaded model.
-pub struct Model {
+pub struct LlamaModel {
     handle: NonNull<sys::llama_model>,
 }
 
-impl Model {
+impl LlamaModel {
     /// Loads a GGUF file the way llama.cpp does by default: mapped, repacked where it has a better layout.
     ///
     /// # Errors
     /// When llama.cpp refuses the file.
-    pub fn load(path: &Path) -> Result<Model> {
+    pub fn load(path: &Path) -> Result<LlamaModel> {
         let name = CString::new(path.to_str().context("the path is not UTF-8")?)?;
         // SAFETY: called before any other function of the library; the callback is a function and lives for ever; the
         // path ends with a zero.
@@ -52,7 +52,7 @@ impl Model {
         };
         let handle = NonNull::new(handle)
             .with_context(|| format!("llama.cpp could not load {}", path.display()))?;
-        Ok(Model { handle })
+        Ok(LlamaModel { handle })
     }
 
     /// Size and type in llama.cpp's words.
@@ -97,7 +97,7 @@ impl Model {
     }
 }
 
-impl Drop for Model {
+impl Drop for LlamaModel {
     fn drop(&mut self) {
         // SAFETY: freed once; contexts borrow the model and are gone.
         unsafe { sys::llama_model_free(self.handle.as_ptr()) }
@@ -107,7 +107,7 @@ impl Drop for Model {
 /// A KV cache and what computes with it.
 pub struct Context<'m> {
     handle: NonNull<sys::llama_context>,
-    model: PhantomData<&'m Model>,
+    model: PhantomData<&'m LlamaModel>,
 }
 
 impl Context<'_> {
@@ -121,7 +121,7 @@ impl Context<'_> {
     ///
     /// # Errors
     /// llama.cpp's code when the pass fails.
-    pub fn decode(&mut self, batch: &Batch) -> Result<()> {
+    pub fn decode(&mut self, batch: &LlamaBatch) -> Result<()> {
         // SAFETY: the batch holds as many tokens as it says, each with a position and one sequence; llama.cpp reads
         // it and keeps nothing of it.
         let code = unsafe {
@@ -198,19 +198,19 @@ impl Drop for Context<'_> {
 }
 
 /// Tokens of one pass, each of one sequence.
-pub struct Batch {
+pub struct LlamaBatch {
     inner: sys::llama_batch,
     capacity: usize,
 }
 
-impl Batch {
+impl LlamaBatch {
     /// Room for `capacity` tokens.
     ///
     /// # Panics
     /// For more than `i32::MAX`.
-    pub fn new(capacity: usize) -> Batch {
+    pub fn new(capacity: usize) -> LlamaBatch {
         let n = i32::try_from(capacity).expect("a batch is at most one pass");
-        Batch {
+        LlamaBatch {
             // SAFETY: no precondition; token ids, one sequence each.
             inner: unsafe { sys::llama_batch_init(n, 0, 1) },
             capacity,
@@ -241,7 +241,7 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for LlamaBatch {
     fn drop(&mut self) {
         // SAFETY: made by `llama_batch_init`, freed once.
         unsafe { sys::llama_batch_free(self.inner) }

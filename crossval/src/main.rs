@@ -16,7 +16,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use llama::Model;
+use llama::LlamaModel;
 use options::Options;
 use phase::{Outcome, Phase};
 
@@ -39,7 +39,7 @@ fn run(options: &Options, started: Instant) -> Result<()> {
         println!("{system_info}");
         return Ok(());
     }
-    let model = Model::load(&options.model)?;
+    let model = LlamaModel::load(&options.model)?;
     if !options.quiet {
         print(&json!({
             "engine": "llama.cpp",

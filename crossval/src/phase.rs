@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::llama::{Batch, Context, Model};
+use crate::llama::{Context, LlamaBatch, LlamaModel};
 use crate::options::{Options, number};
 
 /// One thing to time.
@@ -84,7 +84,7 @@ const KV_PADDING: usize = 256;
 ///
 /// # Errors
 /// When llama.cpp refuses the context or fails in a pass.
-pub fn rates(model: &Model, options: &Options, phase: Phase) -> Result<Vec<Outcome>> {
+pub fn rates(model: &LlamaModel, options: &Options, phase: Phase) -> Result<Vec<Outcome>> {
     let (n_ctx, n_seq) = match phase {
         Phase::Prefill { prompt } | Phase::First { prompt } => (prompt, 1),
         Phase::Decode {
@@ -134,7 +134,7 @@ pub fn rates(model: &Model, options: &Options, phase: Phase) -> Result<Vec<Outco
 ///
 /// # Errors
 /// When llama.cpp refuses the context or fails in the pass.
-pub fn first(model: &Model, threads: usize, prompt: usize) -> Result<Outcome> {
+pub fn first(model: &LlamaModel, threads: usize, prompt: usize) -> Result<Outcome> {
     let start = Instant::now();
     let mut bench = Bench {
         // What a chat program makes room for, as `bitnet run` does.
@@ -159,7 +159,7 @@ struct Bench<'m> {
 impl Bench<'_> {
     /// `n` tokens of sequence 0 from position `from` on, logits for the last.
     fn prefill(&mut self, from: usize, n: usize) -> Result<()> {
-        let mut batch = Batch::new(PASS.min(n));
+        let mut batch = LlamaBatch::new(PASS.min(n));
         for first in (0..n).step_by(PASS) {
             batch.clear();
             for i in first..n.min(first + PASS) {
@@ -176,7 +176,7 @@ impl Bench<'_> {
 
     /// `generate` passes of one token for each sequence, after `depth` tokens (a first one when there are none).
     fn decode_from(&mut self, depth: usize, generate: usize, n_seq: usize) -> Result<Outcome> {
-        let mut batch = Batch::new(n_seq);
+        let mut batch = LlamaBatch::new(n_seq);
         let mut seconds = 0.0;
         let first = usize::from(depth == 0);
         for step in 0..generate + first {

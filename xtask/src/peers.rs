@@ -24,8 +24,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use engine::Engines;
-use options::Options;
-use plan::{Job, Row};
+use options::PeersOptions;
+use plan::{Comparison, Job};
 use statistics::Sample;
 
 pub use options::USAGE;
@@ -35,7 +35,7 @@ pub use options::USAGE;
 /// # Errors
 /// Wrong arguments, a failed build, an engine that fails or was built without the CPU's instructions.
 pub fn run(root: &Path, args: &[&str]) -> Result<()> {
-    let options = Options::parse(args)?;
+    let options = PeersOptions::parse(args)?;
     let rows = plan::rows(&options);
     let engines = Engines::build(root, &options, &rows)?;
     let folder = models::folder(&engines, &options)?;
@@ -57,7 +57,7 @@ fn measure_all(
     engines: &Engines,
     folder: &Path,
     rounds: usize,
-    rows: &[Row],
+    rows: &[Comparison],
     samples: &mut Samples,
 ) -> Result<()> {
     for round in 0..rounds {
@@ -79,7 +79,7 @@ fn measure(
     engines: &Engines,
     folder: &Path,
     round: usize,
-    row: &Row,
+    row: &Comparison,
     job: &Job,
     samples: &mut Samples,
 ) -> Result<()> {

@@ -159,7 +159,7 @@ pub struct SamplingArgs {
     pub speculate: Option<usize>,
 }
 
-/// [`DEFAULT_DRAFT`] as an option's value.
+/// [`DEFAULT_DRAFT`](bitnet_inference::speculative::DEFAULT_DRAFT) as an option's value.
 const DEFAULT_DRAFT_TEXT: &str = "7";
 
 impl SamplingArgs {

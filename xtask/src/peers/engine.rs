@@ -4,8 +4,8 @@
 //! token is timed from outside, alike for both: from the start of the process to its first byte of output.
 
 use super::models;
-use super::options::Options;
-use super::plan::{Engine, Job, Phase, Row};
+use super::options::PeersOptions;
+use super::plan::{Comparison, Contender, Job, Timed};
 use super::statistics::Sample;
 use crate::process::{cargo, output, run};
 use anyhow::{Context, Result, bail, ensure};
@@ -32,7 +32,7 @@ pub struct Engines {
     llama_cpp_avx2: PathBuf,
     bitnet_cpp: Option<PathBuf>,
     /// What llama.cpp says it was built with, for each build that is used.
-    pub system_info: Vec<(Engine, String)>,
+    pub system_info: Vec<(Contender, String)>,
 }
 
 impl Engines {
@@ -40,7 +40,7 @@ impl Engines {
     ///
     /// # Errors
     /// A failed build; a build of llama.cpp without AVX2, or without AVX-512 where the CPU has it.
-    pub fn build(root: &Path, options: &Options, rows: &[Row]) -> Result<Engines> {
+    pub fn build(root: &Path, options: &PeersOptions, rows: &[Comparison]) -> Result<Engines> {
         ensure!(!rows.is_empty(), "no row has that name");
         let target = target_folder(root)?;
         run(cargo().current_dir(root).args([
@@ -65,10 +65,10 @@ impl Engines {
             target,
         };
         for (engine, build, flags) in [
-            (Engine::LlamaCpp, "native", "-C target-cpu=native"),
-            (Engine::LlamaCppAvx2, "avx2", AVX2_FLAGS),
+            (Contender::LlamaCpp, "native", "-C target-cpu=native"),
+            (Contender::LlamaCppAvx2, "avx2", AVX2_FLAGS),
         ] {
-            let used = |row: &Row| row.peers.iter().any(|job| job.engine == engine);
+            let used = |row: &Comparison| row.peers.iter().any(|job| job.engine == engine);
             if rows.iter().any(used) {
                 build_llama_cpp(root, &crossval.join(build), flags)?;
                 let info = output(engines.program(engine)?.args(["--isa", build, "--info"]))?;
@@ -97,8 +97,8 @@ impl Engines {
         let model = folder.join(models::file_name(job.model));
         let mut command = self.program(job.engine)?;
         match job.engine {
-            Engine::Bitnet | Engine::BitnetAvx2 => {
-                if let Phase::First(prompt) = job.phase {
+            Contender::Bitnet | Contender::BitnetAvx2 => {
+                if let Timed::First(prompt) = job.phase {
                     let text = self.prompt_of(&model, prompt)?;
                     command.args(["run", "--greedy", "--max-tokens", "1", "--ignore-eos"]);
                     command.arg("--threads").arg(job.threads.to_string());
@@ -108,32 +108,32 @@ impl Engines {
                 command.args(bench_args(job)).arg("--model").arg(&model);
                 bench_sample(&output(&mut command)?)
             }
-            Engine::LlamaCpp | Engine::LlamaCppAvx2 => {
+            Contender::LlamaCpp | Contender::LlamaCppAvx2 => {
                 command.arg(&model).args(crossval_args(job));
                 command.arg("--states").arg(folder);
-                if let Phase::First(_) = job.phase {
+                if let Timed::First(_) = job.phase {
                     return first_byte(command.arg("--quiet"));
                 }
                 crossval_sample(&output(&mut command)?)
             }
-            Engine::BitnetCpp => {
+            Contender::BitnetCpp => {
                 command.args(llama_bench_args(job)?).arg("-m").arg(&model);
                 llama_bench_sample(&output(&mut command)?)
             }
         }
     }
 
-    fn program(&self, engine: Engine) -> Result<Command> {
+    fn program(&self, engine: Contender) -> Result<Command> {
         Ok(match engine {
-            Engine::Bitnet => self.bitnet(),
-            Engine::BitnetAvx2 => {
+            Contender::Bitnet => self.bitnet(),
+            Contender::BitnetAvx2 => {
                 let mut command = self.bitnet();
                 command.env("BITNET_KERNEL", AVX2_KERNEL);
                 command
             }
-            Engine::LlamaCpp => Command::new(&self.llama_cpp),
-            Engine::LlamaCppAvx2 => Command::new(&self.llama_cpp_avx2),
-            Engine::BitnetCpp => {
+            Contender::LlamaCpp => Command::new(&self.llama_cpp),
+            Contender::LlamaCppAvx2 => Command::new(&self.llama_cpp_avx2),
+            Contender::BitnetCpp => {
                 Command::new(self.bitnet_cpp.as_deref().context("no --bitnet-cpp")?)
             }
         })
@@ -216,11 +216,11 @@ fn bench_args(job: &Job) -> Vec<String> {
     option("--repetitions", 1);
     option("-t", job.threads);
     match job.phase {
-        Phase::Prefill(prompt) | Phase::First(prompt) => {
+        Timed::Prefill(prompt) | Timed::First(prompt) => {
             option("-p", prompt);
             option("-n", 0);
         }
-        Phase::Decode {
+        Timed::Decode {
             generate,
             batch,
             depth,
@@ -251,23 +251,23 @@ fn bench_sample(text: &str) -> Result<Sample> {
 
 fn crossval_args(job: &Job) -> Vec<String> {
     let isa = match job.engine {
-        Engine::LlamaCppAvx2 => "avx2",
+        Contender::LlamaCppAvx2 => "avx2",
         _ => "native",
     };
     let phase = match job.phase {
-        Phase::Prefill(prompt) => format!("prefill:{prompt}"),
-        Phase::First(prompt) => format!("first:{prompt}"),
-        Phase::Decode {
+        Timed::Prefill(prompt) => format!("prefill:{prompt}"),
+        Timed::First(prompt) => format!("first:{prompt}"),
+        Timed::Decode {
             generate,
             batch: 1,
             depth: 0,
         } => format!("decode:{generate}"),
-        Phase::Decode {
+        Timed::Decode {
             generate,
             batch,
             depth: 0,
         } => format!("decode:{generate}x{batch}"),
-        Phase::Decode {
+        Timed::Decode {
             generate, depth, ..
         } => format!("decode:{generate}@{depth}"),
     };
@@ -289,8 +289,8 @@ fn crossval_sample(text: &str) -> Result<Sample> {
 
 fn llama_bench_args(job: &Job) -> Result<Vec<String>> {
     let (prompt, generate) = match job.phase {
-        Phase::Prefill(prompt) => (prompt, 0),
-        Phase::Decode {
+        Timed::Prefill(prompt) => (prompt, 0),
+        Timed::Decode {
             generate,
             batch: 1,
             depth: 0,

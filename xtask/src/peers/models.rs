@@ -1,8 +1,8 @@
 //! The models that both engines load: random ones of real shapes, made once.
 
 use super::engine::Engines;
-use super::options::Options;
-use super::plan::{Model, Row};
+use super::options::PeersOptions;
+use super::plan::{Comparison, RandomModel};
 use crate::process::run;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ const QUICK_LAYERS: &str = "2";
 ///
 /// # Errors
 /// When it cannot be made.
-pub fn folder(engines: &Engines, options: &Options) -> Result<PathBuf> {
+pub fn folder(engines: &Engines, options: &PeersOptions) -> Result<PathBuf> {
     let mut folder = match &options.models {
         Some(folder) => std::path::absolute(folder)?,
         None => engines.target().join("peers"),
@@ -33,7 +33,7 @@ pub fn folder(engines: &Engines, options: &Options) -> Result<PathBuf> {
 ///
 /// # Errors
 /// When `bitnet synth` fails.
-pub fn make(engines: &Engines, folder: &Path, rows: &[Row], quick: bool) -> Result<()> {
+pub fn make(engines: &Engines, folder: &Path, rows: &[Comparison], quick: bool) -> Result<()> {
     for model in models(rows) {
         let file = folder.join(file_name(model));
         if file.is_file() {
@@ -55,7 +55,7 @@ pub fn make(engines: &Engines, folder: &Path, rows: &[Row], quick: bool) -> Resu
 ///
 /// # Errors
 /// When a file cannot be read.
-pub fn warm(folder: &Path, rows: &[Row]) -> Result<()> {
+pub fn warm(folder: &Path, rows: &[Comparison]) -> Result<()> {
     for model in models(rows) {
         let path = folder.join(file_name(model));
         let mut file = fs::File::open(&path).with_context(|| path.display().to_string())?;
@@ -64,7 +64,7 @@ pub fn warm(folder: &Path, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-fn models(rows: &[Row]) -> BTreeSet<Model> {
+fn models(rows: &[Comparison]) -> BTreeSet<RandomModel> {
     let jobs = rows
         .iter()
         .flat_map(|row| std::iter::once(&row.ours).chain(&row.peers));
@@ -72,7 +72,7 @@ fn models(rows: &[Row]) -> BTreeSet<Model> {
 }
 
 /// The file of a model.
-pub fn file_name(model: Model) -> String {
+pub fn file_name(model: RandomModel) -> String {
     format!(
         "{}-{}-{}-{}.gguf",
         model.shape.name(),

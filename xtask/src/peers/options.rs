@@ -18,7 +18,7 @@ pub const USAGE: &str = "\
 
 /// The models that rows are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shape {
+pub enum ModelShape {
     /// BitNet-b1.58-2B-4T.
     B2b4t,
     /// Ternary-Bonsai-1.7B.
@@ -27,25 +27,29 @@ pub enum Shape {
     FalconE1b,
 }
 
-impl Shape {
+impl ModelShape {
     /// All, in the order of the report.
-    pub const ALL: [Shape; 3] = [Shape::B2b4t, Shape::Bonsai17b, Shape::FalconE1b];
+    pub const ALL: [ModelShape; 3] = [
+        ModelShape::B2b4t,
+        ModelShape::Bonsai17b,
+        ModelShape::FalconE1b,
+    ];
 
     /// As `bitnet synth --shape` names it.
     pub fn name(self) -> &'static str {
         match self {
-            Shape::B2b4t => "2b-4t",
-            Shape::Bonsai17b => "bonsai-1.7b",
-            Shape::FalconE1b => "falcon-e-1b",
+            ModelShape::B2b4t => "2b-4t",
+            ModelShape::Bonsai17b => "bonsai-1.7b",
+            ModelShape::FalconE1b => "falcon-e-1b",
         }
     }
 }
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct PeersOptions {
     /// In the order of the report.
-    pub shapes: Vec<Shape>,
+    pub shapes: Vec<ModelShape>,
     /// What a row's name has to contain.
     pub rows: String,
     /// Runs of each measurement.
@@ -64,14 +68,14 @@ pub struct Options {
     pub out: Option<PathBuf>,
 }
 
-impl Options {
+impl PeersOptions {
     /// Reads the arguments after `peers`.
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn parse(args: &[&str]) -> Result<Options> {
-        let mut options = Options {
-            shapes: Shape::ALL.to_vec(),
+    pub fn parse(args: &[&str]) -> Result<PeersOptions> {
+        let mut options = PeersOptions {
+            shapes: ModelShape::ALL.to_vec(),
             rows: String::new(),
             rounds: 5,
             threads: vec![1, 2],
@@ -125,8 +129,8 @@ fn number(text: &str) -> Result<usize> {
     }
 }
 
-fn shape(text: &str) -> Result<Shape> {
-    Shape::ALL
+fn shape(text: &str) -> Result<ModelShape> {
+    ModelShape::ALL
         .into_iter()
         .find(|shape| shape.name() == text)
         .with_context(|| format!("{text}: expected 2b-4t, bonsai-1.7b or falcon-e-1b"))
@@ -136,15 +140,15 @@ fn shape(text: &str) -> Result<Shape> {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Options> {
-        Options::parse(&line.split_whitespace().collect::<Vec<_>>())
+    fn parse(line: &str) -> Result<PeersOptions> {
+        PeersOptions::parse(&line.split_whitespace().collect::<Vec<_>>())
     }
 
     #[test]
     fn defaults_are_the_full_measurement() {
         let options = parse("").unwrap();
         assert_eq!((options.rounds, options.threads), (5, vec![1, 2]));
-        assert_eq!(options.shapes, Shape::ALL);
+        assert_eq!(options.shapes, ModelShape::ALL);
     }
 
     #[test]
@@ -157,7 +161,7 @@ mod tests {
     fn options_are_read() {
         let options = parse("--shape falcon-e-1b,2b-4t --threads 4 --format json --out x.json");
         let options = options.unwrap();
-        assert_eq!(options.shapes, [Shape::FalconE1b, Shape::B2b4t]);
+        assert_eq!(options.shapes, [ModelShape::FalconE1b, ModelShape::B2b4t]);
         assert_eq!(options.threads, [4]);
         assert!(options.json && options.out.is_some());
     }

@@ -4,11 +4,11 @@
 //! `bitnet-b1.58` (squared ReLU) in I2_S; the ternary work is the same. A row of its own has both on the same file.
 //! Where llama.cpp has several ternary types for a shape, all are measured and the fastest counts.
 
-use super::options::{Options, Shape};
+use super::options::{ModelShape, PeersOptions};
 
 /// Who computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Engine {
+pub enum Contender {
     /// Ours, with the best kernel of the CPU.
     Bitnet,
     /// Ours, held to AVX2.
@@ -21,22 +21,22 @@ pub enum Engine {
     BitnetCpp,
 }
 
-impl Engine {
+impl Contender {
     /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
-            Engine::Bitnet => "bitnet",
-            Engine::BitnetAvx2 => "bitnet (avx2)",
-            Engine::LlamaCpp => "llama.cpp",
-            Engine::LlamaCppAvx2 => "llama.cpp (avx2)",
-            Engine::BitnetCpp => "bitnet.cpp",
+            Contender::Bitnet => "bitnet",
+            Contender::BitnetAvx2 => "bitnet (avx2)",
+            Contender::LlamaCpp => "llama.cpp",
+            Contender::LlamaCppAvx2 => "llama.cpp (avx2)",
+            Contender::BitnetCpp => "bitnet.cpp",
         }
     }
 }
 
 /// What is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum Timed {
     /// A prompt of so many tokens.
     Prefill(usize),
     /// Token after token.
@@ -54,9 +54,9 @@ pub enum Phase {
 
 /// A random model: what `bitnet synth` is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Model {
+pub struct RandomModel {
     /// Whose shape.
-    pub shape: Shape,
+    pub shape: ModelShape,
     /// Architecture.
     pub arch: &'static str,
     /// Type of the ternary tensors.
@@ -69,11 +69,11 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Job {
     /// Who.
-    pub engine: Engine,
+    pub engine: Contender,
     /// On what.
-    pub model: Model,
+    pub model: RandomModel,
     /// What.
-    pub phase: Phase,
+    pub phase: Timed,
     /// With how many threads.
     pub threads: usize,
     /// Type of the KV cache, when it is not the engine's own choice (f32 here, f16 in llama.cpp).
@@ -82,7 +82,7 @@ pub struct Job {
 
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct Comparison {
     /// What it is about.
     pub name: String,
     /// Our side.
@@ -119,15 +119,17 @@ const QUICK: Sizes = Sizes {
 const FIRST_PROMPT: usize = 16;
 
 /// The rows that the options ask for, threads inside shapes.
-pub fn rows(options: &Options) -> Vec<Row> {
+pub fn rows(options: &PeersOptions) -> Vec<Comparison> {
     let sizes = if options.quick { QUICK } else { FULL };
     let mut rows = Vec::new();
     for &shape in &options.shapes {
         for &threads in &options.threads {
             match shape {
-                Shape::B2b4t => b2b4t(&sizes, threads, options.bitnet_cpp.is_some(), &mut rows),
-                Shape::Bonsai17b => bonsai(&sizes, threads, &mut rows),
-                Shape::FalconE1b => falcon(&sizes, threads, &mut rows),
+                ModelShape::B2b4t => {
+                    b2b4t(&sizes, threads, options.bitnet_cpp.is_some(), &mut rows)
+                }
+                ModelShape::Bonsai17b => bonsai(&sizes, threads, &mut rows),
+                ModelShape::FalconE1b => falcon(&sizes, threads, &mut rows),
             }
         }
     }
@@ -136,24 +138,24 @@ pub fn rows(options: &Options) -> Vec<Row> {
 }
 
 impl Sizes {
-    fn decode(&self) -> Phase {
+    fn decode(&self) -> Timed {
         self.batch_of(self.decode, 1)
     }
 
-    fn batch(&self, batch: usize) -> Phase {
+    fn batch(&self, batch: usize) -> Timed {
         self.batch_of(self.batched, batch)
     }
 
-    fn batch_of(&self, generate: usize, batch: usize) -> Phase {
-        Phase::Decode {
+    fn batch_of(&self, generate: usize, batch: usize) -> Timed {
+        Timed::Decode {
             generate,
             batch,
             depth: 0,
         }
     }
 
-    fn deep(&self) -> Phase {
-        Phase::Decode {
+    fn deep(&self) -> Timed {
+        Timed::Decode {
             generate: 2 * self.batched,
             batch: 1,
             depth: self.depth,
@@ -161,9 +163,9 @@ impl Sizes {
     }
 }
 
-fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Row>) {
-    let model = |arch, ternary, head| Model {
-        shape: Shape::B2b4t,
+fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Comparison>) {
+    let model = |arch, ternary, head| RandomModel {
+        shape: ModelShape::B2b4t,
         arch,
         ternary,
         head,
@@ -183,11 +185,11 @@ fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Row>) {
         threads,
         kv_type: None,
     };
-    let mut add = |name: &str, phase: Phase, ours: Model, peer: Model| {
-        rows.push(Row {
+    let mut add = |name: &str, phase: Timed, ours: RandomModel, peer: RandomModel| {
+        rows.push(Comparison {
             name: name.into(),
-            ours: job(Engine::Bitnet, ours, phase),
-            peers: vec![job(Engine::LlamaCpp, peer, phase)],
+            ours: job(Contender::Bitnet, ours, phase),
+            peers: vec![job(Contender::LlamaCpp, peer, phase)],
         });
     };
     add("2b-4t decode, q6_k head", sizes.decode(), q6, llama_q6);
@@ -198,7 +200,7 @@ fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Row>) {
         llama_q6,
         llama_q6,
     );
-    let prefill = Phase::Prefill(sizes.prompt);
+    let prefill = Timed::Prefill(sizes.prompt);
     add("2b-4t prefill", prefill, q6, llama_q6);
     add("2b-4t prefill, same file", prefill, llama_q6, llama_q6);
     add("2b-4t batch of 4", sizes.batch(4), q6, llama_q6);
@@ -206,7 +208,7 @@ fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Row>) {
     add("2b-4t deep in context", sizes.deep(), q6, llama_q6);
     add(
         "2b-4t first token",
-        Phase::First(FIRST_PROMPT),
+        Timed::First(FIRST_PROMPT),
         q6,
         llama_q6,
     );
@@ -225,10 +227,10 @@ fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Row>) {
             ("2b-4t decode, avx2", sizes.decode()),
             ("2b-4t prefill, avx2", prefill),
         ] {
-            rows.push(Row {
+            rows.push(Comparison {
                 name: name.into(),
-                ours: job(Engine::BitnetAvx2, q6, phase),
-                peers: vec![job(Engine::LlamaCppAvx2, llama_q6, phase)],
+                ours: job(Contender::BitnetAvx2, q6, phase),
+                peers: vec![job(Contender::LlamaCppAvx2, llama_q6, phase)],
             });
         }
     }
@@ -238,18 +240,18 @@ fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Row>) {
             ("2b-4t decode, q6_k bitnet.cpp", sizes.decode(), q6),
             ("2b-4t prefill, stock file", prefill, f16),
         ] {
-            rows.push(Row {
+            rows.push(Comparison {
                 name: name.into(),
-                ours: job(Engine::Bitnet, model, phase),
-                peers: vec![job(Engine::BitnetCpp, model, phase)],
+                ours: job(Contender::Bitnet, model, phase),
+                peers: vec![job(Contender::BitnetCpp, model, phase)],
             });
         }
     }
 }
 
-fn bonsai(sizes: &Sizes, threads: usize, rows: &mut Vec<Row>) {
-    let model = |ternary, head| Model {
-        shape: Shape::Bonsai17b,
+fn bonsai(sizes: &Sizes, threads: usize, rows: &mut Vec<Comparison>) {
+    let model = |ternary, head| RandomModel {
+        shape: ModelShape::Bonsai17b,
         arch: "qwen3",
         ternary,
         head,
@@ -259,9 +261,9 @@ fn bonsai(sizes: &Sizes, threads: usize, rows: &mut Vec<Row>) {
     others(sizes, threads, model("q2_0", "q2_0"), &peers, rows);
 }
 
-fn falcon(sizes: &Sizes, threads: usize, rows: &mut Vec<Row>) {
-    let model = |ternary| Model {
-        shape: Shape::FalconE1b,
+fn falcon(sizes: &Sizes, threads: usize, rows: &mut Vec<Comparison>) {
+    let model = |ternary| RandomModel {
+        shape: ModelShape::FalconE1b,
         arch: "llama",
         ternary,
         head: "q6_k",
@@ -271,10 +273,16 @@ fn falcon(sizes: &Sizes, threads: usize, rows: &mut Vec<Row>) {
 }
 
 /// Decode and prefill of a shape that llama.cpp runs in several types.
-fn others(sizes: &Sizes, threads: usize, ours: Model, peers: &[Model], rows: &mut Vec<Row>) {
+fn others(
+    sizes: &Sizes,
+    threads: usize,
+    ours: RandomModel,
+    peers: &[RandomModel],
+    rows: &mut Vec<Comparison>,
+) {
     for (what, phase) in [
         ("decode", sizes.decode()),
-        ("prefill", Phase::Prefill(sizes.prompt)),
+        ("prefill", Timed::Prefill(sizes.prompt)),
     ] {
         let job = |engine, model| Job {
             engine,
@@ -283,10 +291,10 @@ fn others(sizes: &Sizes, threads: usize, ours: Model, peers: &[Model], rows: &mu
             threads,
             kv_type: None,
         };
-        rows.push(Row {
+        rows.push(Comparison {
             name: format!("{} {what}", ours.shape.name()),
-            ours: job(Engine::Bitnet, ours),
-            peers: peers.iter().map(|&m| job(Engine::LlamaCpp, m)).collect(),
+            ours: job(Contender::Bitnet, ours),
+            peers: peers.iter().map(|&m| job(Contender::LlamaCpp, m)).collect(),
         });
     }
 }
@@ -295,8 +303,8 @@ fn others(sizes: &Sizes, threads: usize, ours: Model, peers: &[Model], rows: &mu
 mod tests {
     use super::*;
 
-    fn all() -> Vec<Row> {
-        rows(&Options::parse(&["--bitnet-cpp", "x"]).unwrap())
+    fn all() -> Vec<Comparison> {
+        rows(&PeersOptions::parse(&["--bitnet-cpp", "x"]).unwrap())
     }
 
     #[test]
@@ -321,15 +329,16 @@ mod tests {
                 "{}",
                 row.name
             );
-            let same =
-                |other: &Row| other.name == row.name && other.ours.threads == row.ours.threads;
+            let same = |other: &Comparison| {
+                other.name == row.name && other.ours.threads == row.ours.threads
+            };
             assert!(!rows[..i].iter().any(same), "{}", row.name);
         }
     }
 
     #[test]
     fn rows_are_chosen_by_name() {
-        let rows = rows(&Options::parse(&["--rows", "prefill"]).unwrap());
+        let rows = rows(&PeersOptions::parse(&["--rows", "prefill"]).unwrap());
         assert!(!rows.is_empty() && rows.iter().all(|row| row.name.contains("prefill")));
     }
 }

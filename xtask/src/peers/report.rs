@@ -3,8 +3,8 @@
 use super::Samples;
 use super::engine::Engines;
 use super::models;
-use super::options::Options;
-use super::plan::{Job, Phase, Row};
+use super::options::PeersOptions;
+use super::plan::{Comparison, Job, Timed};
 use super::statistics::{Sample, Spread, fastest, ratios, spread};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub const NAME_WIDTH: usize = 29;
 #[derive(Debug, Clone, PartialEq)]
 struct Compared {
     name: String,
-    phase: Phase,
+    phase: Timed,
     threads: usize,
     ours: Side,
     peer: Side,
@@ -40,7 +40,12 @@ struct Side {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn print(options: &Options, engines: &Engines, rows: &[Row], samples: &Samples) -> Result<()> {
+pub fn print(
+    options: &PeersOptions,
+    engines: &Engines,
+    rows: &[Comparison],
+    samples: &Samples,
+) -> Result<()> {
     let compared = compare(rows, samples);
     let document = document(options, engines, &compared);
     let text = format!("{document:#}\n");
@@ -52,19 +57,19 @@ pub fn print(options: &Options, engines: &Engines, rows: &[Row], samples: &Sampl
 }
 
 /// A figure with its unit.
-pub fn figure(phase: Phase, value: f64) -> String {
+pub fn figure(phase: Timed, value: f64) -> String {
     match phase {
-        Phase::First(_) => format!("{value:.2} s"),
+        Timed::First(_) => format!("{value:.2} s"),
         _ => format!("{value:.1} tok/s"),
     }
 }
 
-fn lower_is_better(phase: Phase) -> bool {
-    matches!(phase, Phase::First(_))
+fn lower_is_better(phase: Timed) -> bool {
+    matches!(phase, Timed::First(_))
 }
 
 /// Rows that have samples on both sides, against the fastest of their peers.
-fn compare(rows: &[Row], samples: &Samples) -> Vec<Compared> {
+fn compare(rows: &[Comparison], samples: &Samples) -> Vec<Compared> {
     let values = |job: &Job| -> Vec<f64> {
         let of_job = samples.get(job).into_iter().flatten();
         of_job.map(|sample| sample.value).collect()
@@ -111,7 +116,7 @@ fn table(rows: &[Compared]) -> String {
     );
     for row in rows {
         let number = |value: f64| match row.phase {
-            Phase::First(_) => format!("{:.0}", value * 1e3),
+            Timed::First(_) => format!("{:.0}", value * 1e3),
             _ if value >= 100.0 => format!("{value:.0}"),
             _ => format!("{value:.1}"),
         };
@@ -137,7 +142,7 @@ fn table(rows: &[Compared]) -> String {
     text
 }
 
-fn document(options: &Options, engines: &Engines, rows: &[Compared]) -> Value {
+fn document(options: &PeersOptions, engines: &Engines, rows: &[Compared]) -> Value {
     let builds = engines.system_info.iter();
     json!({
         "rounds": options.rounds,
@@ -151,9 +156,9 @@ fn document(options: &Options, engines: &Engines, rows: &[Compared]) -> Value {
 
 fn row_json(row: &Compared) -> Value {
     let (phase, prompt, generate, batch) = match row.phase {
-        Phase::Prefill(prompt) => ("prefill", prompt, 0, 1),
-        Phase::First(prompt) => ("first", prompt, 1, 1),
-        Phase::Decode {
+        Timed::Prefill(prompt) => ("prefill", prompt, 0, 1),
+        Timed::First(prompt) => ("first", prompt, 1, 1),
+        Timed::Decode {
             generate,
             batch,
             depth,
@@ -189,8 +194,8 @@ mod tests {
     use super::super::plan;
     use super::*;
 
-    fn sampled() -> (Vec<Row>, Samples) {
-        let rows = plan::rows(&Options::parse(&[]).unwrap());
+    fn sampled() -> (Vec<Comparison>, Samples) {
+        let rows = plan::rows(&PeersOptions::parse(&[]).unwrap());
         let mut samples = Samples::new();
         for (i, row) in rows.iter().enumerate() {
             for (j, job) in std::iter::once(&row.ours).chain(&row.peers).enumerate() {
@@ -242,7 +247,7 @@ mod tests {
     #[test]
     fn a_later_first_token_is_a_smaller_ratio() {
         let (rows, mut samples) = sampled();
-        let lower = |row: &&Row| lower_is_better(row.ours.phase);
+        let lower = |row: &&Comparison| lower_is_better(row.ours.phase);
         let row = rows.iter().find(lower).unwrap();
         for (job, value) in [(&row.ours, 2.0), (&row.peers[0], 1.0)] {
             let sample = Sample {

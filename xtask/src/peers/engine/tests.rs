@@ -1,12 +1,12 @@
-use super::super::options::Shape;
-use super::super::plan::Model;
+use super::super::options::ModelShape;
+use super::super::plan::RandomModel;
 use super::*;
 
-fn job(engine: Engine, phase: Phase) -> Job {
+fn job(engine: Contender, phase: Timed) -> Job {
     Job {
         engine,
-        model: Model {
-            shape: Shape::B2b4t,
+        model: RandomModel {
+            shape: ModelShape::B2b4t,
             arch: "bitnet",
             ternary: "tq2_0",
             head: "q6_k",
@@ -17,8 +17,8 @@ fn job(engine: Engine, phase: Phase) -> Job {
     }
 }
 
-fn decode(generate: usize, batch: usize, depth: usize) -> Phase {
-    Phase::Decode {
+fn decode(generate: usize, batch: usize, depth: usize) -> Timed {
+    Timed::Decode {
         generate,
         batch,
         depth,
@@ -28,7 +28,7 @@ fn decode(generate: usize, batch: usize, depth: usize) -> Phase {
 #[test]
 fn both_engines_are_asked_for_the_same_phase() {
     for (phase, bitnet, llama) in [
-        (Phase::Prefill(512), "-p 512 -n 0", "prefill:512"),
+        (Timed::Prefill(512), "-p 512 -n 0", "prefill:512"),
         (decode(128, 1, 0), "-p 0 -n 129 -b 1 -d 1", "decode:128"),
         (decode(32, 16, 0), "-p 0 -n 33 -b 16 -d 1", "decode:32x16"),
         (
@@ -37,17 +37,17 @@ fn both_engines_are_asked_for_the_same_phase() {
             "decode:64@4031",
         ),
     ] {
-        let ours = bench_args(&job(Engine::Bitnet, phase)).join(" ");
+        let ours = bench_args(&job(Contender::Bitnet, phase)).join(" ");
         assert!(ours.ends_with(&format!("-t 2 {bitnet}")), "{ours}");
-        let theirs = crossval_args(&job(Engine::LlamaCpp, phase)).join(" ");
+        let theirs = crossval_args(&job(Contender::LlamaCpp, phase)).join(" ");
         assert_eq!(theirs, format!("--isa native --threads 2 --phases {llama}"));
     }
     let half = Job {
         kv_type: Some("f16"),
-        ..job(Engine::Bitnet, Phase::Prefill(8))
+        ..job(Contender::Bitnet, Timed::Prefill(8))
     };
     assert!(bench_args(&half).join(" ").ends_with("--kv-type f16"));
-    let avx2 = crossval_args(&job(Engine::LlamaCppAvx2, Phase::Prefill(8)));
+    let avx2 = crossval_args(&job(Contender::LlamaCppAvx2, Timed::Prefill(8)));
     assert_eq!(avx2[1], "avx2");
 }
 
@@ -62,7 +62,7 @@ fn results_of_every_engine_are_read() {
 
     let bitnet_cpp = "loading model\n[{\"n_gen\": 128, \"avg_ts\": 11.8}]\n";
     assert_eq!(llama_bench_sample(bitnet_cpp).unwrap().value, 11.8);
-    let args = llama_bench_args(&job(Engine::BitnetCpp, decode(128, 1, 0))).unwrap();
+    let args = llama_bench_args(&job(Contender::BitnetCpp, decode(128, 1, 0))).unwrap();
     assert_eq!(args.join(" "), "-o json -r 1 -t 2 -p 0 -n 128");
 }
 
@@ -72,5 +72,5 @@ fn nothing_is_read_out_of_failures() {
     assert!(crossval_sample("").is_err());
     assert!(crossval_sample("{\"tok_s\": 0.0}").is_err());
     assert!(llama_bench_sample("no such file").is_err());
-    assert!(llama_bench_args(&job(Engine::BitnetCpp, decode(8, 4, 0))).is_err());
+    assert!(llama_bench_args(&job(Contender::BitnetCpp, decode(8, 4, 0))).is_err());
 }

@@ -10,18 +10,18 @@ use crate::cpu::isa::{Isa, LANES};
 use crate::cpu::kv_cache::{HeadLayout, Stored};
 
 /// Keys and values of one KV head of one layer.
-pub struct Head<'a, T> {
+pub struct FloatHead<'a, T> {
     numbers: &'a [T],
     layout: HeadLayout,
     layer: usize,
     kv_head: usize,
 }
 
-impl<'a, T: Stored> Head<'a, T> {
+impl<'a, T: Stored> FloatHead<'a, T> {
     /// Those of the call's layer.
     #[inline(always)]
     pub fn new(call: &Attention<'a>, numbers: &'a [T], kv_head: usize) -> Self {
-        Head {
+        FloatHead {
             numbers,
             layout: call.cache.layout(),
             layer: call.layer,
@@ -41,7 +41,7 @@ impl<'a, T: Stored> Head<'a, T> {
 #[inline(always)]
 pub fn span<I: Isa, T: Stored>(
     isa: I,
-    head: &Head<'_, T>,
+    head: &FloatHead<'_, T>,
     blocks: &[u32],
     queries: &Queries<'_>,
     start: usize,
@@ -129,7 +129,7 @@ struct Place {
 #[inline(always)]
 fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const PREFETCH: bool>(
     isa: I,
-    head: &Head<'_, T>,
+    head: &FloatHead<'_, T>,
     blocks: &[u32],
     queries: &Queries<'_>,
     at: Place,
@@ -200,7 +200,7 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const PREFETCH: boo
 #[inline(always)]
 fn values<I: Isa, T: Stored, const G: usize>(
     isa: I,
-    head: &Head<'_, T>,
+    head: &FloatHead<'_, T>,
     block: &[T],
     n: usize,
     at: Place,

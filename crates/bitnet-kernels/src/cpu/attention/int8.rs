@@ -112,17 +112,17 @@ impl ByteRooms<'_> {
 }
 
 /// Keys and values of one KV head of one layer.
-pub struct Head<'a> {
+pub struct QuantizedHead<'a> {
     blocks: &'a Int8Blocks,
     layer: usize,
     kv_head: usize,
 }
 
-impl<'a> Head<'a> {
+impl<'a> QuantizedHead<'a> {
     /// Those of the call's layer.
     #[inline(always)]
     pub fn new(call: &Attention<'a>, blocks: &'a Int8Blocks, kv_head: usize) -> Self {
-        Head {
+        QuantizedHead {
             blocks,
             layer: call.layer,
             kv_head,
@@ -151,7 +151,7 @@ pub fn prepare<I: Isa>(isa: I, queries: &Queries<'_>, bytes: &mut ByteRoom<'_>) 
 #[inline(always)]
 pub fn span<I: Isa>(
     isa: I,
-    head: &Head<'_>,
+    head: &QuantizedHead<'_>,
     blocks: &[u32],
     queries: &Queries<'_>,
     start: usize,
@@ -223,7 +223,7 @@ struct Place {
 #[inline(always)]
 fn scores<I: Isa, const G: usize, const B: usize, const PREFETCH: bool>(
     isa: I,
-    head: &Head<'_>,
+    head: &QuantizedHead<'_>,
     blocks: &[u32],
     at: Place,
     room: &mut Room<'_>,
@@ -282,7 +282,7 @@ fn scores<I: Isa, const G: usize, const B: usize, const PREFETCH: bool>(
 #[inline(always)]
 fn weights<I: Isa>(
     isa: I,
-    head: &Head<'_>,
+    head: &QuantizedHead<'_>,
     blocks: &[u32],
     n: usize,
     i: usize,
@@ -334,7 +334,7 @@ fn weights<I: Isa>(
 #[inline(always)]
 fn values<I: Isa, const G: usize>(
     isa: I,
-    head: &Head<'_>,
+    head: &QuantizedHead<'_>,
     blocks: &[u32],
     i: usize,
     room: &mut Room<'_>,
@@ -352,7 +352,7 @@ fn values<I: Isa, const G: usize>(
 #[inline(always)]
 fn some_values<I: Isa, const G: usize, const V: usize>(
     isa: I,
-    head: &Head<'_>,
+    head: &QuantizedHead<'_>,
     blocks: &[u32],
     i: usize,
     chunk: usize,

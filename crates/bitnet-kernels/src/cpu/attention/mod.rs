@@ -199,15 +199,15 @@ impl Op for Item<'_> {
                 let blocks = &blocks[start / KV_BLOCK..][..len.div_ceil(KV_BLOCK)];
                 match call.cache.numbers() {
                     Numbers::F32(numbers) => {
-                        let head = floats::Head::new(call, numbers, kv_head);
+                        let head = floats::FloatHead::new(call, numbers, kv_head);
                         floats::span(isa, &head, blocks, &queries, start, &mut room);
                     }
                     Numbers::F16(numbers) => {
-                        let head = floats::Head::new(call, numbers, kv_head);
+                        let head = floats::FloatHead::new(call, numbers, kv_head);
                         floats::span(isa, &head, blocks, &queries, start, &mut room);
                     }
                     Numbers::I8(numbers) => {
-                        let head = int8::Head::new(call, numbers, kv_head);
+                        let head = int8::QuantizedHead::new(call, numbers, kv_head);
                         int8::span(isa, &head, blocks, &queries, start, &mut room);
                     }
                 }

@@ -1,7 +1,7 @@
 //! Making the small copy: every row is widened once, scaled by blocks, rounded, and measured.
 //!
 //! All figures that enter the bound are rounded up: sums of squares in f32 have a relative error far below
-//! [`SUM_SLACK`], and the residues themselves are exact up to a rounding (a bf16 scale times a small code has few bits).
+//! `SUM_SLACK`, and the residues themselves are exact up to a rounding (a bf16 scale times a small code has few bits).
 
 use super::*;
 use crate::cpu::dense::{Matrix, with_codec};

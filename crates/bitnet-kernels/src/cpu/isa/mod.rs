@@ -156,7 +156,7 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// acc[p][r] += sum over columns of code(row r, column) * q(p, column)
     /// ```
     ///
-    /// The layout is drawn in [`head`](super::head); `quads[k][p]` are columns `4k..4k+4` of row p. Stored codes are 0 to
+    /// The layout is drawn in [`head`]; `quads[k][p]` are columns `4k..4k+4` of row p. Stored codes are 0 to
     /// 31.
     #[inline(always)]
     fn code_dot<const P: usize>(

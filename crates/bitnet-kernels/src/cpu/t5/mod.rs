@@ -24,7 +24,7 @@
 //! ```
 //!
 //! A flip of bit 2d turns digit d from 0 to 1, so a byte below 128 and the one 128 above it, which have the same digit
-//! 4, are a pair that differs in one digit. [`Code::new`] shows that 243 values fit. Plain base 3 (TQ1_0) would take a
+//! 4, are a pair that differs in one digit. `Code::new` shows that 243 values fit. Plain base 3 (TQ1_0) would take a
 //! multiplication and two instructions for each digit.
 
 #[cfg(target_arch = "x86_64")]
