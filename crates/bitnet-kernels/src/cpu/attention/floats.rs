@@ -4,7 +4,7 @@
 //! both. A vector of values is 16 dimensions of one position; they are added in the order of positions.
 
 use super::queries::{Queries, Room};
-use super::{Attention, SPAN, softmax};
+use super::{Attention, Place, SPAN, softmax};
 use crate::backend::KV_BLOCK;
 use crate::cpu::isa::{Isa, LANES};
 use crate::cpu::kv_cache::{HeadLayout, Stored};
@@ -116,13 +116,6 @@ pub fn span<I: Isa, T: Stored>(
             i += together;
         }
     }
-}
-
-/// The first block of the span and the first query that a step is about.
-#[derive(Clone, Copy)]
-struct Place {
-    first: usize,
-    i: usize,
 }
 
 /// Scores of G queries with B blocks; with PREFETCH these blocks' values and the next blocks' keys are asked for.

@@ -10,7 +10,7 @@
 //! a span stay below 2^23, so they are exact as floats too.
 
 use super::queries::{MOST_QUERIES, Queries, Room};
-use super::{Attention, SPAN, softmax};
+use super::{Attention, Place, SPAN, softmax};
 use crate::backend::KV_BLOCK;
 use crate::cpu::isa::{Isa, LANES};
 use crate::cpu::kv_cache::int8::{Int8Blocks, Int8Head, vectors};
@@ -210,13 +210,6 @@ pub fn span<I: Isa>(
         }
         i += together;
     }
-}
-
-/// The first block of the span and the first query that a step is about.
-#[derive(Clone, Copy)]
-struct Place {
-    first: usize,
-    i: usize,
 }
 
 /// Scores of G queries with B blocks; returns B. With PREFETCH these blocks' values and the next keys are asked for.

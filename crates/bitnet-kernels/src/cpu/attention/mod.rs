@@ -236,6 +236,13 @@ impl Op for Item<'_> {
     }
 }
 
+/// The first block of the span and the first query that a step is about.
+#[derive(Clone, Copy)]
+struct Place {
+    first: usize,
+    i: usize,
+}
+
 /// Merges the spans of heads `first..end` of `[n, n_heads]`, kept apart.
 struct Merge<'a> {
     call: &'a Attention<'a>,
