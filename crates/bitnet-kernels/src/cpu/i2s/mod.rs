@@ -27,6 +27,8 @@ pub mod avx512_sparse;
 pub mod columns;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+#[cfg(target_arch = "aarch64")]
+pub mod neon_sparse;
 pub mod rows;
 pub mod scalar;
 pub mod scalar_sparse;

@@ -89,11 +89,18 @@ pub(crate) fn dot4_by_smull(
 ) -> [int32x4_t; 4] {
     let q = broadcast(q);
     for (acc, bytes) in acc.iter_mut().zip(bytes) {
-        let low = vmull_s8(vget_low_s8(bytes), vget_low_s8(q));
-        let high = vmull_high_s8(bytes, q);
-        *acc = vpadalq_s16(*acc, vpaddq_s16(low, high));
+        *acc = smull_dot(*acc, bytes, q);
     }
     acc
+}
+
+/// `sum[i] + bytes[4i..4i + 4] . q[4i..4i + 4]` without `sdot`; sums of two products must fit in 16 bits.
+#[target_feature(enable = "neon")]
+#[inline]
+pub(super) fn smull_dot(sum: int32x4_t, bytes: int8x16_t, q: int8x16_t) -> int32x4_t {
+    let low = vmull_s8(vget_low_s8(bytes), vget_low_s8(q));
+    let high = vmull_high_s8(bytes, q);
+    vpadalq_s16(sum, vpaddq_s16(low, high))
 }
 
 /// `acc[t][r] += sum of code * q` without `sdot`, see [`Isa::ternary_dot`](crate::cpu::isa::Isa::ternary_dot).
@@ -132,7 +139,7 @@ pub(crate) fn dot_by_smull<const T: usize>(
 /// `sum[i] += code[4i..4i + 4] . q[4i..4i + 4]`.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn sdot(mut sum: int32x4_t, codes: int8x16_t, q: int8x16_t) -> int32x4_t {
+pub(super) fn sdot(mut sum: int32x4_t, codes: int8x16_t, q: int8x16_t) -> int32x4_t {
     // SAFETY: the caller's features include the instruction; registers only.
     unsafe {
         asm!("sdot {sum:v}.4s, {codes:v}.16b, {q:v}.16b",
@@ -145,7 +152,7 @@ fn sdot(mut sum: int32x4_t, codes: int8x16_t, q: int8x16_t) -> int32x4_t {
 /// Four rows of a tile.
 #[target_feature(enable = "neon")]
 #[inline]
-fn quarter_of(tile: &Tile, quarter: usize) -> uint8x16_t {
+pub(super) fn quarter_of(tile: &Tile, quarter: usize) -> uint8x16_t {
     let bytes = &tile.as_chunks::<16>().0[quarter];
     // SAFETY: 16 bytes are readable.
     unsafe { vld1q_u8(bytes.as_ptr()) }
@@ -154,7 +161,7 @@ fn quarter_of(tile: &Tile, quarter: usize) -> uint8x16_t {
 /// The four crumbs of every byte; at most 2, so they are the same numbers signed.
 #[target_feature(enable = "neon")]
 #[inline]
-fn crumbs(codes: uint8x16_t) -> [int8x16_t; 4] {
+pub(super) fn crumbs(codes: uint8x16_t) -> [int8x16_t; 4] {
     let three = vdupq_n_u8(3);
     [
         vreinterpretq_s8_u8(vandq_u8(codes, three)),
@@ -167,14 +174,14 @@ fn crumbs(codes: uint8x16_t) -> [int8x16_t; 4] {
 /// Four activations in every lane.
 #[target_feature(enable = "neon")]
 #[inline]
-fn broadcast(quad: [i8; 4]) -> int8x16_t {
+pub(super) fn broadcast(quad: [i8; 4]) -> int8x16_t {
     vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(quad.map(|q| q as u8))))
 }
 
 /// Adds the sums of four rows.
 #[target_feature(enable = "neon")]
 #[inline]
-fn add_to(acc: &mut [i32; LANES], quarter: usize, sums: int32x4_t) {
+pub(super) fn add_to(acc: &mut [i32; LANES], quarter: usize, sums: int32x4_t) {
     let rows = &mut acc.as_chunks_mut::<4>().0[quarter];
     // SAFETY: 4 integers are readable and writable.
     unsafe { vst1q_s32(rows.as_mut_ptr(), vaddq_s32(vld1q_s32(rows.as_ptr()), sums)) }

@@ -5,6 +5,7 @@ use std::arch::asm;
 
 use super::{Isa, LANES, Op};
 use crate::cpu::head::{self, BLOCK, CodeBlock, Crumbs, QUADS};
+use crate::cpu::i2s::rows::RowQuads;
 use crate::cpu::i2s::{self, Tile};
 
 /// Proof that this CPU has NEON.
@@ -304,6 +305,20 @@ impl Isa for Neon {
         unsafe { head::neon::crumb_dot(crumbs, q) }
     }
 
+    const SPARSE: bool = true;
+
+    #[inline(always)]
+    fn ternary_rows(self, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::neon_sparse::rows_by_smull(vectors, list, quads, out) }
+    }
+
+    #[inline(always)]
+    fn ternary_columns(self, vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::neon_sparse::columns_by_smull(vectors, list, q, sums) }
+    }
+
     #[inline(always)]
     fn int8_rounds(self, rounds: usize) -> u64 {
         // SAFETY: `self` proves the features that the function is compiled for.
@@ -388,6 +403,20 @@ impl Isa for NeonDot {
     fn crumb_dot(self, crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
         // SAFETY: `self` proves NEON.
         unsafe { head::neon::crumb_dot(crumbs, q) }
+    }
+
+    const SPARSE: bool = true;
+
+    #[inline(always)]
+    fn ternary_rows(self, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::neon_sparse::rows_by_sdot(vectors, list, quads, out) }
+    }
+
+    #[inline(always)]
+    fn ternary_columns(self, vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]) {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::neon_sparse::columns_by_sdot(vectors, list, q, sums) }
     }
 
     #[inline(always)]
