@@ -18,8 +18,9 @@ use crate::error::Error;
 use crate::loader::{self, LoadOptions, Loaded};
 use crate::metrics::{Clock, SystemClock};
 use crate::request::Prompt;
-use crate::sequence::{RequestId, Sequence};
+use crate::sequence::RequestId;
 use crate::step::{Event, Step};
+use crate::valid_request::ValidRequest;
 
 /// A loaded model.
 pub struct Engine {
@@ -91,16 +92,25 @@ pub(crate) struct Shared {
     pub step: Step,
     last_id: u64,
     mailboxes: HashMap<RequestId, VecDeque<Event>>,
-    events: Vec<Event>, // scratch of `turn`
+    unclaimed: Vec<Event>, // of requests without a mailbox
+    events: Vec<Event>,    // scratch of `turn`
 }
 
 impl Shared {
+    fn enqueue(&mut self, request: ValidRequest) -> Result<RequestId, Error> {
+        self.last_id += 1;
+        let id = RequestId(self.last_id);
+        self.step.submit(request.into_sequence(id))?;
+        Ok(id)
+    }
+
     /// Runs a step for everybody and puts what came of it into the mailboxes; `false` when there was nothing to do.
     pub(crate) fn turn(&mut self, clock: &dyn Clock) -> bool {
         let worked = self.step.step(clock, &mut self.events);
         for event in self.events.drain(..) {
-            if let Some(mailbox) = self.mailboxes.get_mut(&event.request) {
-                mailbox.push_back(event);
+            match self.mailboxes.get_mut(&event.request) {
+                Some(mailbox) => mailbox.push_back(event),
+                None => self.unclaimed.push(event),
             }
         }
         worked
@@ -200,6 +210,7 @@ impl Engine {
                 step: Step::new(loaded.runner, loaded.limits),
                 last_id: 0,
                 mailboxes: HashMap::new(),
+                unclaimed: Vec::new(),
                 events: Vec::new(),
             }),
         })
@@ -350,17 +361,37 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a sequence in the queue under a name of its own.
-    pub(crate) fn submit(
-        &self,
-        make: impl FnOnce(RequestId) -> Sequence,
-    ) -> Result<RequestId, Error> {
+    /// Puts a request in the queue under a name of its own, with a mailbox for what comes of it.
+    pub(crate) fn submit(&self, request: ValidRequest) -> Result<RequestId, Error> {
         let mut shared = self.lock();
-        shared.last_id += 1;
-        let id = RequestId(shared.last_id);
-        shared.step.submit(make(id))?;
+        let id = shared.enqueue(request)?;
         shared.mailboxes.insert(id, VecDeque::new());
         Ok(id)
+    }
+
+    /// Puts a request in the queue; what comes of it is among the events of [`Engine::turn`]. For whoever drives the
+    /// engine from a loop of its own: like every method that waits for the step under way, it should be called by the
+    /// thread that takes the turns.
+    ///
+    /// # Errors
+    /// [`Error::NeverFits`].
+    pub fn enqueue(&self, request: ValidRequest) -> Result<RequestId, Error> {
+        self.lock().enqueue(request)
+    }
+
+    /// Runs one step for everybody under way and appends what came of requests of [`Engine::enqueue`] to `events`;
+    /// `false` when there was nothing to do.
+    pub fn turn(&self, events: &mut Vec<Event>) -> bool {
+        let mut shared = self.lock();
+        let worked = shared.turn(&self.clock);
+        events.append(&mut shared.unclaimed);
+        worked
+    }
+
+    /// Ends a request of [`Engine::enqueue`] wherever it is; its KV blocks are free afterwards. One that has ended is
+    /// ignored.
+    pub fn cancel(&self, request: RequestId) {
+        self.lock().step.cancel(request);
     }
 
     /// The next event of any of `requests`, in the order given; `None` when nothing more can come.

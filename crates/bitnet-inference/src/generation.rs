@@ -6,13 +6,10 @@ use std::collections::HashMap;
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::metrics::{Clock, Timings};
+use crate::metrics::Timings;
 use crate::request::{FinishReason, GenerateOptions, Prompt, Token};
-use crate::sampler::Sampler;
-use crate::sequence::{RequestId, Sequence, SequenceParts, TextDecoder};
-use crate::speculative::Drafter;
+use crate::sequence::RequestId;
 use crate::step::Event;
-use crate::stop::StopMatcher;
 
 impl Engine {
     /// Continues a prompt; the result yields tokens as they are drawn.
@@ -25,57 +22,20 @@ impl Engine {
         prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Generation<'_>, Error> {
-        let started = self.clock().now();
-        let mut prompt_ids = self.encode_prompt(&prompt.into())?;
-        if prompt_ids.is_empty() {
-            prompt_ids.extend(self.bos());
-        }
-        let tokenize = self.clock().now() - started;
-        self.check_ids(&prompt_ids)?;
-        let params = options.resolve(self.generation_defaults(), self.config().vocab_size)?;
-        let seed = params.seed;
-        let timings = Timings {
-            load: self.info().load,
-            tokenize,
-            ..Timings::default()
-        };
+        let request = self.check(prompt, options)?;
         let mut generation = Generation {
             engine: self,
             request: None,
-            prompt_ids,
-            seed,
-            timings,
+            prompt_ids: request.prompt_ids().to_vec(),
+            seed: request.seed(),
+            timings: request.timings(),
             finish_reason: None,
         };
         if options.max_tokens == Some(0) {
             generation.finish_reason = Some(FinishReason::Length);
             return Ok(generation);
         }
-        let prompt = generation.prompt_ids.clone();
-        let decoder = match self.tokenizer_handle() {
-            Some(tokenizer) => Some(TextDecoder::new(tokenizer, &prompt)?),
-            None if options.stop.is_empty() => None,
-            None => return Err(self.tokenizer().expect_err("there is none")),
-        };
-        generation.request = Some(self.submit(|id| {
-            Sequence::new(SequenceParts {
-                id,
-                prompt,
-                max_tokens: options.max_tokens.unwrap_or(usize::MAX),
-                context: self.context(),
-                sampler: Sampler::new(params),
-                end_of_generation: if options.ignore_eos {
-                    [].into()
-                } else {
-                    self.end_of_generation_handle()
-                },
-                stop: StopMatcher::new(options.stop.clone()),
-                decoder,
-                logprobs: options.logprobs,
-                drafter: Drafter::new(options.speculate),
-                timings,
-            })
-        })?);
+        generation.request = Some(self.submit(request)?);
         Ok(generation)
     }
 

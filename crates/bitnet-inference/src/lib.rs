@@ -27,6 +27,7 @@
 //! # Layout
 //!
 //! What callers see: [`engine`] (load), [`generation`] (tokens, text, batches), [`request`] (prompt and options),
+//! [`valid_request`] (checked ones, for whoever drives the engine from a loop of its own),
 //! [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`error`].
 //!
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`] and [`block_manager`] choose
@@ -52,6 +53,7 @@ pub mod sequence;
 pub mod speculative;
 pub mod step;
 pub mod stop;
+pub mod valid_request;
 
 pub use engine::{Engine, EngineInfo, LayoutSpeeds};
 pub use error::Error;
@@ -61,6 +63,9 @@ pub use loader::{HeadMode, LoadOptions, checkpoint_tokenizer, open_tokenizer};
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
 pub use score::{Score, ScoreOptions, ScoreProgress};
+pub use sequence::RequestId;
+pub use step::{Drawn, Event};
+pub use valid_request::ValidRequest;
 
 // The types of lower crates that appear in the signatures above.
 pub use bitnet_kernels::{HeadWork, KvType, Traffic};

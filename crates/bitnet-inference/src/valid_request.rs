@@ -1,0 +1,98 @@
+//! A request that was checked once: from here on nothing can be wrong with it.
+//!
+//! Checking needs the tokenizer and the model's shape but not the model: any thread may do it while a forward pass
+//! runs, and refuse a bad request without a place in the queue.
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::metrics::{Clock, Timings};
+use crate::request::{GenerateOptions, Prompt};
+use crate::sampler::Sampler;
+use crate::sequence::{RequestId, Sequence, SequenceParts, TextDecoder};
+use crate::speculative::Drafter;
+use crate::stop::StopMatcher;
+
+/// What [`Engine::check`] made of a prompt and its options, ready for [`Engine::enqueue`] of the same engine.
+pub struct ValidRequest {
+    parts: SequenceParts, // under a name that is given when it is put in the queue
+    seed: u64,
+}
+
+impl ValidRequest {
+    /// The prompt as the model sees it.
+    pub fn prompt_ids(&self) -> &[u32] {
+        &self.parts.prompt
+    }
+
+    /// Most tokens that can be drawn: the caller's limit, or what is left of the context.
+    pub fn max_tokens(&self) -> usize {
+        let room = self.parts.context + 1 - self.parts.prompt.len();
+        self.parts.max_tokens.min(room)
+    }
+
+    /// The seed of its random stream: the caller's, or the one that was drawn for it.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Times known so far: load and tokenize.
+    pub fn timings(&self) -> Timings {
+        self.parts.timings
+    }
+
+    pub(crate) fn into_sequence(self, id: RequestId) -> Sequence {
+        Sequence::new(SequenceParts { id, ..self.parts })
+    }
+}
+
+impl Engine {
+    /// Checks a prompt and its options, without waiting for a forward pass. A request for 0 tokens is checked too, but
+    /// draws one when it is put in the queue.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`], [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::InvalidOption`], and what
+    /// the tokenizer reports.
+    pub fn check(
+        &self,
+        prompt: impl Into<Prompt>,
+        options: &GenerateOptions,
+    ) -> Result<ValidRequest, Error> {
+        let started = self.clock().now();
+        let mut prompt = self.encode_prompt(&prompt.into())?;
+        if prompt.is_empty() {
+            prompt.extend(self.bos());
+        }
+        let tokenize = self.clock().now() - started;
+        self.check_ids(&prompt)?;
+        let params = options.resolve(self.generation_defaults(), self.config().vocab_size)?;
+        let decoder = match self.tokenizer_handle() {
+            Some(tokenizer) => Some(TextDecoder::new(tokenizer, &prompt)?),
+            None if options.stop.is_empty() => None,
+            None => return Err(self.tokenizer().expect_err("there is none")),
+        };
+        Ok(ValidRequest {
+            seed: params.seed,
+            parts: SequenceParts {
+                id: RequestId(0),
+                prompt,
+                max_tokens: options.max_tokens.unwrap_or(usize::MAX).max(1),
+                context: self.context(),
+                sampler: Sampler::new(params),
+                end_of_generation: if options.ignore_eos {
+                    [].into()
+                } else {
+                    self.end_of_generation_handle()
+                },
+                stop: StopMatcher::new(options.stop.clone()),
+                decoder,
+                logprobs: options.logprobs,
+                drafter: Drafter::new(options.speculate),
+                timings: Timings {
+                    load: self.info().load,
+                    tokenize,
+                    ..Timings::default()
+                },
+            },
+        })
+    }
+}
