@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, CodeBlock, Crumbs, NIBBLE_LINES, QUADS};
+use super::{BLOCK, CodeBlock, Crumbs, QUADS};
 use crate::cpu::isa::avx2::Avx2;
 use crate::cpu::isa::{Isa, LANES};
 
@@ -25,43 +25,40 @@ pub(crate) fn code_dot<const P: usize>(
     quads: &[[[i8; 4]; P]; QUADS],
     acc: &mut [[i32; LANES]; P],
 ) {
-    let (nibble, bit) = (_mm256_set1_epi8(15), _mm256_set1_epi8(16));
-    let ones = _mm256_set1_epi16(1);
-    let (nibbles, tops) = block.split_at(NIBBLE_LINES);
+    let nibble = _mm256_set1_epi8(0x0f);
+    let (low_fifth, high_fifth) = (_mm256_set1_epi8(0x10), _mm256_set1_epi8(0x08));
+    let (code, ones) = (_mm256_set1_epi8(0x1f), _mm256_set1_epi16(1));
     for half in 0..2 {
         let mut totals = [_mm256_setzero_si256(); P];
-        for (group, top) in tops.iter().enumerate() {
+        for (group, [fifths, nibbles @ ..]) in block.iter().enumerate() {
             if P <= 2 && half == 0 {
-                isa.prefetch(top, AHEAD);
+                isa.prefetch(fifths, AHEAD);
             }
-            let t = half_of(top, half);
-            // Bit p of every byte moved to bit 4; what a 16-bit shift carries over a byte border is masked off below.
-            let tops = [
-                _mm256_slli_epi16::<4>(t),
-                _mm256_slli_epi16::<3>(t),
-                _mm256_slli_epi16::<2>(t),
-                _mm256_slli_epi16::<1>(t),
-                t,
-                _mm256_srli_epi16::<1>(t),
-                _mm256_srli_epi16::<2>(t),
-                _mm256_srli_epi16::<3>(t),
+            // In bits 4 and 3; what a 16-bit shift carries over a byte border is masked off below.
+            let bits = half_of(fifths, half);
+            let fifths = [
+                [bits; 2],
+                [_mm256_srli_epi16::<2>(bits); 2],
+                [_mm256_slli_epi16::<2>(bits); 2],
+                [_mm256_srli_epi16::<3>(bits), _mm256_slli_epi16::<3>(bits)],
             ];
             for pair in 0..2 {
                 let mut sums = [_mm256_setzero_si256(); P];
                 for i in 2 * pair..2 * pair + 2 {
-                    let line = &nibbles[4 * group + i];
+                    let line = &nibbles[i];
                     if P <= 2 && half == 0 {
                         isa.prefetch(line, AHEAD);
                     }
                     let codes = half_of(line, half);
                     let low = _mm256_or_si256(
                         _mm256_and_si256(codes, nibble),
-                        _mm256_and_si256(tops[2 * i], bit),
+                        _mm256_and_si256(fifths[i][0], low_fifth),
                     );
                     let high = _mm256_or_si256(
-                        _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble),
-                        _mm256_and_si256(tops[2 * i + 1], bit),
+                        _mm256_andnot_si256(nibble, codes),
+                        _mm256_and_si256(fifths[i][1], high_fifth),
                     );
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<3>(high), code);
                     let quads = &quads[8 * group + 2 * i..][..2];
                     for p in 0..P {
                         let low = _mm256_maddubs_epi16(low, broadcast(quads[0][p]));

@@ -1,21 +1,26 @@
 //! The scan's product with `vpdpbusd`: u8 codes times s8 activations, four products to a 32-bit lane.
 //!
-//! A nibble and the top bit of its code are put together in a register (a shift, a mask and one `vpternlog` for 64 codes)
-//! and used by all token rows. Sums are exact: 31 * 128 * 128 is far from 2^31.
+//! One `vpternlog` puts a nibble and its fifth bit together for 64 codes, which all token rows use. Codes from high nibbles
+//! stay where they are, eight times too large, and have a sum of their own that is shifted in the end: a register
+//! operation is what time goes by, about one of 64 bytes a cycle on Zen 4. Sums are exact: 8 * 31 * 128 * 128 is far from
+//! 2^31.
 
 use std::arch::x86_64::*;
 
-use super::{CodeBlock, NIBBLE_LINES, QUADS};
+use super::{CodeBlock, QUADS};
 use crate::cpu::isa::avx512::Avx512;
 use crate::cpu::isa::{Isa, LANES};
 
 /// How far ahead of the line in work the stream is prefetched, as for ternary weights.
 const AHEAD: usize = 8192;
 
-/// Token rows up to which two chains of sums a row fit into the registers beside codes and masks.
-const TWO_CHAINS: usize = 8;
+/// Token rows up to which the processor itself reads far enough ahead: hints would only take its time.
+const UNHINTED: usize = 2;
 
-/// `acc[p][r] += sum of code * q`, see [`Isa::code_dot`].
+/// Token rows up to which two sums a row fit into the registers beside codes and masks.
+const TWO_SUMS: usize = 8;
+
+/// `acc[p][r] += sum of code * q`, see [`Isa::code_dot`](crate::cpu::isa::Isa::code_dot).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline]
 pub(crate) fn code_dot<const P: usize>(
@@ -24,52 +29,46 @@ pub(crate) fn code_dot<const P: usize>(
     quads: &[[[i8; 4]; P]; QUADS],
     acc: &mut [[i32; LANES]; P],
 ) {
-    let (nibble, bit) = (_mm512_set1_epi8(15), _mm512_set1_epi8(16));
-    // With few token rows the latency of one chain would be the limit.
-    let odd = usize::from(P <= TWO_CHAINS);
+    let (nibble, code) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x1f));
+    let (low_fifth, high_fifth) = (_mm512_set1_epi8(0x10), _mm512_set1_epi8(0x08));
+    let both = _mm512_set1_epi8(0x18);
     let mut sums = [[_mm512_setzero_si512(); P]; 2];
-    let (nibbles, tops) = block.split_at(NIBBLE_LINES);
-    for (group, top) in tops.iter().enumerate() {
-        isa.prefetch(top, AHEAD);
-        // Bit p of every byte moved to bit 4; what a 16-bit shift carries over a byte border is masked off below.
-        let t = load(top);
-        let tops = [
-            _mm512_slli_epi16::<4>(t),
-            _mm512_slli_epi16::<3>(t),
-            _mm512_slli_epi16::<2>(t),
-            _mm512_slli_epi16::<1>(t),
-            t,
-            _mm512_srli_epi16::<1>(t),
-            _mm512_srli_epi16::<2>(t),
-            _mm512_srli_epi16::<3>(t),
+    for ([fifths, nibbles @ ..], quads) in block.iter().zip(quads.as_chunks::<8>().0) {
+        if P > UNHINTED {
+            isa.prefetch(fifths, AHEAD);
+        }
+        let bits = load(fifths);
+        // What a 16-bit shift carries over a byte border is masked off.
+        let last = _mm512_and_si512(_mm512_srli_epi16::<3>(bits), low_fifth);
+        let fifths = [
+            _mm512_and_si512(bits, both),
+            _mm512_and_si512(_mm512_srli_epi16::<2>(bits), both),
+            _mm512_and_si512(_mm512_slli_epi16::<2>(bits), both),
+            _mm512_ternarylogic_epi32::<OR_AND>(last, _mm512_slli_epi16::<3>(bits), high_fifth),
         ];
-        for i in 0..4 {
-            let line = &nibbles[4 * group + i];
-            isa.prefetch(line, AHEAD);
+        for (i, (line, fifths)) in nibbles.iter().zip(fifths).enumerate() {
+            if P > UNHINTED {
+                isa.prefetch(line, AHEAD);
+            }
             let codes = load(line);
-            let low = _mm512_or_si512(
-                _mm512_and_si512(codes, nibble),
-                _mm512_and_si512(tops[2 * i], bit),
-            );
-            let high = _mm512_or_si512(
-                _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble),
-                _mm512_and_si512(tops[2 * i + 1], bit),
-            );
-            let quads = &quads[8 * group + 2 * i..][..2];
-            for p in 0..P {
-                sums[0][p] = _mm512_dpbusd_epi32(sums[0][p], low, broadcast(quads[0][p]));
+            let low = _mm512_ternarylogic_epi32::<SELECT>(nibble, codes, fifths);
+            let mut high = _mm512_ternarylogic_epi32::<SELECT>(nibble, fifths, codes);
+            if P > TWO_SUMS {
+                high = _mm512_and_si512(_mm512_srli_epi16::<3>(high), code);
             }
             for p in 0..P {
-                sums[odd][p] = _mm512_dpbusd_epi32(sums[odd][p], high, broadcast(quads[1][p]));
+                sums[0][p] = _mm512_dpbusd_epi32(sums[0][p], low, broadcast(quads[2 * i][p]));
+            }
+            let of_high = usize::from(P <= TWO_SUMS);
+            for p in 0..P {
+                let q = broadcast(quads[2 * i + 1][p]);
+                sums[of_high][p] = _mm512_dpbusd_epi32(sums[of_high][p], high, q);
             }
         }
     }
     for (p, acc) in acc.iter_mut().enumerate() {
-        let sum = if odd == 1 {
-            _mm512_add_epi32(sums[0][p], sums[1][p])
-        } else {
-            sums[0][p]
-        };
+        let of_high = _mm512_srai_epi32::<3>(sums[1][p]);
+        let sum = _mm512_add_epi32(sums[0][p], of_high);
         // SAFETY: 64 bytes are readable and writable.
         unsafe {
             let total = _mm512_add_epi32(_mm512_loadu_si512(acc.as_ptr().cast()), sum);
@@ -77,6 +76,12 @@ pub(crate) fn code_dot<const P: usize>(
         }
     }
 }
+
+/// `a | (b & c)` of `vpternlog`.
+const OR_AND: i32 = 0xf8;
+
+/// `(a & b) | (!a & c)` of `vpternlog`.
+const SELECT: i32 = 0xca;
 
 /// A line in a register.
 #[target_feature(enable = "avx512f")]

@@ -16,9 +16,6 @@ use crate::error::KernelError;
 /// Token rows that take two digits. With five, ten products a block outweigh the reading on AVX-512.
 const TWO_DIGITS: usize = 4;
 
-/// The longest crumbs of a block over its shortest codes: 3/8 of the scale in each column over half of it.
-const CRUMB_SHARE: f64 = 0.75;
-
 /// Steps of the second digit in one of the first.
 const FINE: f32 = 254.0;
 
@@ -119,11 +116,10 @@ impl Hidden {
         let spread = |length: f64, lost: f64| {
             length * (1.0 + (CODE_SHARE + 1.0) * rounding) + CODE_SHARE * lost
         };
-        // Refined rows: the crumbs, which meet the first digits alone, are never longer than CRUMB_SHARE times the codes: no
-        // code is nearer to zero than half the scale.
+        // Refined rows: the crumbs meet the first digits alone.
         let refined_spread = |length: f64, lost: f64, lost_by_one: f64| {
-            length * (1.0 + (REFINED_SHARE * (1.0 + CRUMB_SHARE) + 1.0) * rounding)
-                + REFINED_SHARE * (lost + CRUMB_SHARE * lost_by_one)
+            let shares = REFINED_SHARE + CRUMB_SHARE + 1.0;
+            length * (1.0 + shares * rounding) + REFINED_SHARE * lost + CRUMB_SHARE * lost_by_one
         };
         let mut squares = [0.0; 3]; // of h, of what is lost as scanned and by one digit
         let mut floor = 0.0;

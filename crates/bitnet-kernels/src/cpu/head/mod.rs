@@ -9,14 +9,16 @@
 //! w  = s_b * (code - 15.5) + e        code in 0..=31, one scale s_b for 128 columns of a row
 //! e  = s_b * (2 crumb - 3) / 8 + e2        crumb in 0..=3
 //!
-//! block = 16 rows by 128 columns, 20 lines of 64 bytes; in each line bytes 4r..4r+4 belong to row r
-//! line m < 16      byte 4r + j: low nibble  = low four bits of code(row r, column 8m + j)
-//!                               high nibble =              of code(row r, column 8m + 4 + j)
-//! line 16 + l      byte 4r + j, bit p: top bit of code(row r, column 32l + 4p + j)
-//! crumbs           of one row and 128 columns, 32 bytes: byte i, bits 2p..2p+2 = crumb(column 32p + i)
+//! block = 16 rows by 128 columns, 4 groups of 32 columns; a group is 5 lines of 64 bytes, bytes 4r..4r+4 of each row r's
+//! line 1 + m   byte 4r + j: low nibble  = low four bits of code(row r, column 8m + j of the group)
+//!                           high nibble = top four bits of code(row r, column 8m + 4 + j)
+//! line 0       byte 4r + j, bits FIFTH_BITS[m]: the bits that these two codes lack
+//! crumbs       of one row and 128 columns, 32 bytes: byte i, bits 2p..2p+2 = crumb(column 32p + i)
 //! ```
 //!
-//! As in [`i2s`](super::i2s) a 32-bit lane is a row and a strip of 16 rows is one linear stream.
+//! As in [`i2s`](super::i2s) a 32-bit lane is a row and a strip of 16 rows is one linear stream, read in the order in
+//! which it lies. The fifth bits lie so that one shift of their line brings both of a byte to where they are needed: the
+//! low code at the bottom of a byte, the high one at its top, eight times as large, which a sum of its own undoes.
 //!
 //! # Layout
 //! - [`pack`]: making the copy. [`hidden`]: hidden states as int8, with what that costs the bound.
@@ -46,11 +48,15 @@ pub const BLOCK: usize = 128;
 /// Quads of columns in a block.
 pub const QUADS: usize = BLOCK / 4;
 
-/// Lines of a block that hold nibbles; the rest hold the top bits.
-pub const NIBBLE_LINES: usize = 16;
+/// Five-bit codes of 16 rows by 32 columns: a line of fifth bits, then four of nibbles.
+pub type CodeGroup = [[u8; 64]; 5];
+
+/// Where the fifth bits of the codes in the low and in the high nibbles of each line of a [`CodeGroup`] are: shifted by
+/// 0, -2, 2, and 3 either way, they come to bits 4 and 3.
+pub const FIFTH_BITS: [[u32; 2]; 4] = [[4, 3], [6, 5], [2, 1], [7, 0]];
 
 /// Five-bit codes of 16 rows by [`BLOCK`] columns.
-pub type CodeBlock = [[u8; 64]; 20];
+pub type CodeBlock = [CodeGroup; 4];
 
 /// Two-bit residues of one row's block.
 pub type Crumbs = [u8; BLOCK / 4];
@@ -79,6 +85,13 @@ pub const CODE_SHARE: f64 = 20.0;
 
 /// The same for the refined rows, whose error is a quarter.
 pub const REFINED_SHARE: f64 = 80.0;
+
+/// The longest that the crumbs of a block can be, in units of the scale: 3/8 in each of 128 columns, rounded up.
+pub const LONGEST_CRUMBS: f64 = 4.243;
+
+/// The same again for the crumbs, which meet less of a hidden state: a refined row's constant is `max(|e2_b|, |w^_b| /
+/// REFINED_SHARE, |crumbs_b| / CRUMB_SHARE) / s_b`. With 8 the last is rarely the largest.
+pub const CRUMB_SHARE: f64 = 8.0;
 
 /// Blocks whose figures are taken at once when a row is refined: scales of a row are padded to as many.
 pub const BLOCKS_AT_ONCE: usize = LANES;

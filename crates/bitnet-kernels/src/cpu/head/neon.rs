@@ -1,14 +1,14 @@
 //! The two integer products on NEON, four rows of a block to a register.
 //!
 //! Products are summed in 16 bits (8 of 31 * 128 = 3968 fit) and flushed to 32. The codes of eight quads are put together
-//! from four nibble lines and one line of top bits.
+//! from four nibble lines and one line of fifth bits.
 
 use std::arch::aarch64::*;
 
-use super::{BLOCK, CodeBlock, Crumbs, NIBBLE_LINES, QUADS};
+use super::{BLOCK, CodeBlock, Crumbs, QUADS};
 use crate::cpu::isa::LANES;
 
-/// Quads between two flushes: those of one line of top bits.
+/// Quads between two flushes: those of one line of fifth bits.
 const FLUSH: usize = 8;
 const _: () = assert!(FLUSH * 31 * 128 <= i16::MAX as usize);
 
@@ -20,15 +20,19 @@ pub(crate) fn code_dot<const P: usize>(
     quads: &[[[i8; 4]; P]; QUADS],
     acc: &mut [[i32; LANES]; P],
 ) {
-    let (nibbles, tops) = block.split_at(NIBBLE_LINES);
     for quarter in 0..4 {
-        for (group, top) in tops.iter().enumerate() {
-            let top = quarter_of(top, quarter);
+        for (group, [fifths, nibbles @ ..]) in block.iter().enumerate() {
+            let bits = quarter_of(fifths, quarter);
+            let (low_fifth, high_fifth) = (vdupq_n_u8(0x10), vdupq_n_u8(0x08));
+            let last = vbslq_u8(low_fifth, vshrq_n_u8::<3>(bits), vshlq_n_u8::<3>(bits));
+            let fifths = [bits, vshrq_n_u8::<2>(bits), vshlq_n_u8::<2>(bits), last];
             let mut codes = [vdupq_n_s8(0); FLUSH];
-            for i in 0..4 {
-                let line = quarter_of(&nibbles[4 * group + i], quarter);
-                codes[2 * i] = with_top(vandq_u8(line, vdupq_n_u8(15)), top, 2 * i);
-                codes[2 * i + 1] = with_top(vshrq_n_u8::<4>(line), top, 2 * i + 1);
+            for (i, (line, fifths)) in nibbles.iter().zip(fifths).enumerate() {
+                let (line, nibble) = (quarter_of(line, quarter), vdupq_n_u8(0x0f));
+                let low = vbslq_u8(nibble, line, vandq_u8(fifths, low_fifth));
+                let high = vbslq_u8(nibble, vandq_u8(fifths, high_fifth), line);
+                codes[2 * i] = vreinterpretq_s8_u8(low);
+                codes[2 * i + 1] = vreinterpretq_s8_u8(vshrq_n_u8::<3>(high));
             }
             for p in 0..P {
                 let mut sums = [vdupq_n_s16(0); 2];
@@ -71,14 +75,6 @@ pub(crate) fn crumb_dot(crumbs: &Crumbs, q: &[i8; BLOCK]) -> i32 {
         }
     }
     vaddlvq_s16(sums)
-}
-
-/// Nibbles with bit `p` of `top` as their bit 4.
-#[target_feature(enable = "neon")]
-#[inline]
-fn with_top(nibbles: uint8x16_t, top: uint8x16_t, p: usize) -> int8x16_t {
-    let moved = vshlq_u8(top, vdupq_n_s8(4 - p as i8));
-    vreinterpretq_s8_u8(vorrq_u8(nibbles, vandq_u8(moved, vdupq_n_u8(16))))
 }
 
 /// Four rows of a line.

@@ -211,18 +211,16 @@ impl Rounded {
     fn store_codes(&self, block: &mut CodeBlock, lane: usize) {
         let codes = self.codes.as_flattened().as_chunks::<4>().0;
         let quad = |k: usize| u32::from_le_bytes(codes[k].map(|code| code as u8));
-        let (nibbles, tops) = block.split_at_mut(NIBBLE_LINES);
-        for (m, line) in nibbles.iter_mut().enumerate() {
-            let low = quad(2 * m) & 0x0f0f_0f0f;
-            let high = quad(2 * m + 1) & 0x0f0f_0f0f;
-            line[4 * lane..][..4].copy_from_slice(&(low | (high << 4)).to_le_bytes());
-        }
-        for (l, line) in tops.iter_mut().enumerate() {
+        for (group, [fifths, nibbles @ ..]) in block.iter_mut().enumerate() {
             let mut bits = 0;
-            for p in 0..8 {
-                bits |= ((quad(8 * l + p) >> 4) & 0x0101_0101) << p;
+            for (m, (line, [of_low, of_high])) in nibbles.iter_mut().zip(FIFTH_BITS).enumerate() {
+                let (low, high) = (quad(8 * group + 2 * m), quad(8 * group + 2 * m + 1));
+                let both = (low & 0x0f0f_0f0f) | ((high >> 1) & 0x0f0f_0f0f) << 4;
+                line[4 * lane..][..4].copy_from_slice(&both.to_le_bytes());
+                bits |= ((low >> 4) & 0x0101_0101) << of_low;
+                bits |= (high & 0x0101_0101) << of_high;
             }
-            line[4 * lane..][..4].copy_from_slice(&bits.to_le_bytes());
+            fifths[4 * lane..][..4].copy_from_slice(&bits.to_le_bytes());
         }
     }
 
@@ -254,6 +252,7 @@ struct Lengths {
     codes: f64,    // w^
     residues: f64, // e
     last: f64,     // e2
+    crumbs: f64,   // e - e2, at the most
 }
 
 impl Constants {
@@ -274,9 +273,11 @@ impl Constants {
         of_blocks.codes = of_blocks.codes.max(codes);
         of_blocks.residues = of_blocks.residues.max(residues);
         of_blocks.last = of_blocks.last.max(last);
+        of_blocks.crumbs = LONGEST_CRUMBS;
         squares.codes += (codes * scale) * (codes * scale);
         squares.residues += (residues * scale) * (residues * scale);
         squares.last += (last * scale) * (last * scale);
+        squares.crumbs += (LONGEST_CRUMBS * scale) * (LONGEST_CRUMBS * scale);
     }
 
     /// Whether the row is so small (and finite) that nothing can overflow.
@@ -286,20 +287,29 @@ impl Constants {
 
     /// By blocks, in units of the scales; of the whole row.
     fn scan(&self) -> [f32; 2] {
-        let (b, s) = (&self.of_blocks, &self.squares);
-        [
-            above(b.residues.max(b.codes / CODE_SHARE)),
-            above(s.residues.sqrt().max(s.codes.sqrt() / CODE_SHARE) * (1.0 + SUM_SLACK)),
-        ]
+        let of = |l: &Lengths| l.residues.max(l.codes / CODE_SHARE);
+        [above(of(&self.of_blocks)), above(of(&self.of_row()))]
     }
 
     /// The same of what refining leaves.
     fn refined(&self) -> [f32; 2] {
-        let (b, s) = (&self.of_blocks, &self.squares);
-        [
-            above(b.last.max(b.codes / REFINED_SHARE)),
-            above(s.last.sqrt().max(s.codes.sqrt() / REFINED_SHARE) * (1.0 + SUM_SLACK)),
-        ]
+        let of = |l: &Lengths| {
+            l.last
+                .max(l.codes / REFINED_SHARE)
+                .max(l.crumbs / CRUMB_SHARE)
+        };
+        [above(of(&self.of_blocks)), above(of(&self.of_row()))]
+    }
+
+    /// Lengths of the whole row.
+    fn of_row(&self) -> Lengths {
+        let length = |squares: f64| squares.sqrt() * (1.0 + SUM_SLACK);
+        Lengths {
+            codes: length(self.squares.codes),
+            residues: length(self.squares.residues),
+            last: length(self.squares.last),
+            crumbs: length(self.squares.crumbs),
+        }
     }
 }
 

@@ -9,6 +9,25 @@ use super::hidden::Hidden;
 use super::*;
 use crate::cpu::isa::{Isa, Op};
 
+/// Rows between the one in work and the one that is fetched: they lie apart, so no hardware prefetcher finds them.
+const ROWS_AHEAD: usize = 4;
+
+impl HeadCopy {
+    /// Hints that what is read of `row` when it is looked at again will be read soon.
+    #[inline(always)]
+    fn fetch_refinement<I: Isa>(&self, isa: I, row: usize) {
+        let (n_blocks, n_scales) = (self.n_blocks, self.n_scales());
+        let crumbs = self.crumbs[row * n_blocks..][..n_blocks].as_flattened();
+        for line in crumbs.chunks(64) {
+            isa.prefetch(&line[0], 0);
+        }
+        for line in self.row_scales[row * n_scales..][..n_scales].chunks(2) {
+            isa.prefetch(&line[0], 0);
+        }
+        isa.prefetch(&self.row_bounds[row], 0);
+    }
+}
+
 /// The sharper upper bounds of `rows` for token row `index`.
 pub struct Refine<'a> {
     /// The copy.
@@ -33,8 +52,11 @@ impl Op for Refine<'_> {
         let (n_blocks, n_scales) = (self.copy.n_blocks, self.copy.n_scales());
         let (digits, figures) = self.hidden.blocks(self.index);
         let known = self.hidden.row(self.index);
-        for (row, upper) in self.rows.iter().zip(self.uppers) {
+        for (i, (row, upper)) in self.rows.iter().zip(self.uppers).enumerate() {
             let row = *row as usize;
+            if let Some(ahead) = self.rows.get(i + ROWS_AHEAD) {
+                self.copy.fetch_refinement(isa, *ahead as usize);
+            }
             let crumbs = &self.copy.crumbs[row * n_blocks..][..n_blocks];
             let scales = &self.copy.row_scales[row * n_scales..][..n_scales];
             let (mut estimates, mut spreads) = (isa.splat(0.0), isa.splat(0.0));

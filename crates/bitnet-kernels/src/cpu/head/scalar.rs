@@ -1,6 +1,6 @@
 //! The two integer products in plain Rust: the meaning that the vector kernels copy.
 
-use super::{BLOCK, CodeBlock, Crumbs, NIBBLE_LINES, QUADS};
+use super::{BLOCK, CodeBlock, Crumbs, FIFTH_BITS, QUADS};
 use crate::cpu::isa::LANES;
 
 /// `acc[p][r] += sum of code * q`, see [`Isa::code_dot`](crate::cpu::isa::Isa::code_dot).
@@ -11,12 +11,16 @@ pub(crate) fn code_dot<const P: usize>(
     acc: &mut [[i32; LANES]; P],
 ) {
     for (k, quads) in quads.iter().enumerate() {
-        let (nibbles, bits) = (&block[k / 2], &block[NIBBLE_LINES + k / 8]);
+        let [fifths, nibbles @ ..] = &block[k / 8];
+        let line = k % 8 / 2;
         for r in 0..LANES {
             for j in 0..4 {
-                let low = (nibbles[4 * r + j] >> (4 * (k % 2))) & 15;
-                let top = (bits[4 * r + j] >> (k % 8)) & 1;
-                let code = i32::from(low | (top << 4));
+                let (nibbles, fifths) = (nibbles[line][4 * r + j], fifths[4 * r + j]);
+                let fifth = (fifths >> FIFTH_BITS[line][k % 2]) & 1;
+                let code = i32::from(match k % 2 {
+                    0 => (nibbles & 15) | (fifth << 4),
+                    _ => ((nibbles >> 4) << 1) | fifth,
+                });
                 for (acc, quad) in acc.iter_mut().zip(quads) {
                     acc[r] += code * i32::from(quad[j]);
                 }
