@@ -48,27 +48,18 @@ impl Ternary {
         arena: &mut Arena,
     ) -> Result<Ternary, KernelError> {
         let fits = |n: usize, unit: usize| 3 * n.next_multiple_of(unit) <= 4 * n;
-        let two_bits = |arena: &mut _| PackedTernary::pack(weights, Layout::I2s, pool, arena);
         let tiles = PackedTernary::pack(weights, layout, pool, arena)?;
         let &Scales::PerTensor(scale) = tiles.scales() else {
             return Ok(Ternary::Tiles(tiles));
         };
-        let by_rows = usage == TernaryUse::GatedUp && fits(weights.cols(), VECTOR_COLS);
-        let by_columns = usage == TernaryUse::SparseInput && fits(weights.rows(), BLOCK_ROWS);
-        if !by_rows && !by_columns {
-            return Ok(Ternary::Tiles(tiles));
-        }
-        // The second copy is made of 2-bit tiles; where those are on the way only, their memory goes with this arena.
-        let on_the_way = match layout {
-            Layout::I2s => None,
-            Layout::T5 => Some(two_bits(&mut Arena::default())?),
-        };
-        let source = on_the_way.as_ref().unwrap_or(&tiles);
-        if by_rows {
-            let rows = RowTernary::of_tiles(source, scale, pool, arena)?;
+        if usage == TernaryUse::GatedUp && fits(weights.cols(), VECTOR_COLS) {
+            let rows = RowTernary::pack(weights, scale, pool, arena)?;
             return Ok(Ternary::Rows { tiles, rows });
         }
-        let columns = ColumnTernary::of_tiles(source, pool, arena)?;
+        if usage != TernaryUse::SparseInput || !fits(weights.rows(), BLOCK_ROWS) {
+            return Ok(Ternary::Tiles(tiles));
+        }
+        let columns = ColumnTernary::pack(weights, pool, arena)?;
         Ok(Ternary::Columns {
             columns,
             tiles,

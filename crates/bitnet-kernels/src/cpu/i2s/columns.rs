@@ -10,7 +10,10 @@
 //! drawn, register v and crumb c are then rows `16 (4v + c)..` in order. Threads split the columns and each has sums of
 //! its own for all rows; they are added in the end, exactly, for they are integers.
 
-use super::{PackedTernary, TILE, Tile};
+use bitnet_quantization::TernaryRows;
+
+use super::{TILE, Tile, for_rows_of, pack_row};
+use crate::cpu::layout::Layout;
 use crate::cpu::memory::{Arena, Disjoint, Memory};
 use crate::cpu::threads::Pool;
 use crate::error::KernelError;
@@ -33,25 +36,36 @@ impl ColumnTernary {
     /// The same weight in column layout.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
-    pub fn of_tiles(
-        tiles: &PackedTernary,
+    /// Those of [`TernaryRows::read_row`], for the first bad row; [`KernelError::OutOfMemory`].
+    pub fn pack(
+        weights: &dyn TernaryRows,
         pool: &Pool,
         arena: &mut Arena,
     ) -> Result<ColumnTernary, KernelError> {
-        let n_blocks = tiles.rows().div_ceil(BLOCK_ROWS);
-        let n_tiles = tiles.cols().div_ceil(TILE);
+        let (n_blocks, n_tiles) = (
+            weights.rows().div_ceil(BLOCK_ROWS),
+            weights.cols().div_ceil(TILE),
+        );
         let mut vectors = arena.zeroed::<Tile>("ternary weights", n_tiles * TILE * n_blocks)?;
         let out = Disjoint::new(&mut vectors);
-        pool.for_ranges(n_tiles, pool.grain(n_tiles, 1), |range, _| {
-            for t in range {
-                // SAFETY: each tile column is given to one thread, and its 16 columns belong to no other.
-                let columns = unsafe { out.range(t * TILE * n_blocks, TILE * n_blocks) };
-                for strip in 0..tiles.n_strips() {
-                    transpose(&tiles.strip(strip)[t], strip, n_blocks, columns);
+        for_rows_of(weights, pool, n_blocks, n_tiles * TILE, 0, |block, rows| {
+            // Rows 16m..16m + 16 of the block at a time, as tiles of two bits.
+            let mut strip = vec![[0; 64]; n_tiles];
+            for m in 0..TILE {
+                for lane in 0..TILE {
+                    rows.read(block * BLOCK_ROWS + m * TILE + lane)?;
+                    pack_row(Layout::I2s, lane, &rows.codes, &mut strip);
+                }
+                for (t, tile) in strip.iter().enumerate() {
+                    for (col, codes) in columns_of(tile).into_iter().enumerate() {
+                        let at = (t * TILE + col) * n_blocks + block;
+                        // SAFETY: each block is given to one thread, and this is its vector of one column.
+                        add(codes, m, unsafe { &mut out.range(at, 1)[0] });
+                    }
                 }
             }
-        });
+            Ok(())
+        })?;
         Ok(ColumnTernary { n_blocks, vectors })
     }
 
@@ -76,15 +90,24 @@ impl ColumnTernary {
     }
 }
 
-/// Adds the 16 rows of a tile to its 16 columns `[16, n_blocks]`.
-fn transpose(tile: &Tile, strip: usize, n_blocks: usize, columns: &mut [Tile]) {
-    let (block, m) = (strip / TILE, strip % TILE);
-    let (v, crumb) = (m / 4, m % 4);
-    for (col, column) in columns.chunks_exact_mut(n_blocks).enumerate() {
-        let (byte, shift) = (col % 4, 2 * (col / 4));
-        for row in 0..TILE {
-            let code = (tile[4 * row + byte] >> shift) & 3;
-            column[block][16 * (row / 4) + 4 * v + row % 4] |= code << (2 * crumb);
+/// The 16 columns of a tile: byte r of each is the code of row r.
+fn columns_of(tile: &Tile) -> [u128; TILE] {
+    let mut bytes = [[0; TILE]; 4];
+    for (row, word) in tile.as_chunks::<4>().0.iter().enumerate() {
+        for (bytes, byte) in bytes.iter_mut().zip(word) {
+            bytes[row] = *byte;
         }
+    }
+    const CRUMB: u128 = u128::MAX / 0xff * 3;
+    std::array::from_fn(|col| (u128::from_le_bytes(bytes[col % 4]) >> (2 * (col / 4))) & CRUMB)
+}
+
+/// Puts the codes of rows `16m..16m + 16` of a block into their places of a column's vector.
+fn add(codes: u128, m: usize, vector: &mut Tile) {
+    let (v, crumb) = (m / 4, m % 4);
+    let words = (codes << (2 * crumb)).to_le_bytes();
+    let places = vector.as_chunks_mut::<4>().0.iter_mut().skip(v).step_by(4);
+    for (place, word) in places.zip(words.as_chunks::<4>().0) {
+        *place = (u32::from_ne_bytes(*place) | u32::from_ne_bytes(*word)).to_ne_bytes();
     }
 }

@@ -180,97 +180,113 @@ impl PackedTernary {
             Scales::PerTensor(_) => &mut [],
             Scales::PerBlock { scales, .. } => &mut scales[..],
         });
-        let first_error = Mutex::new(None::<(usize, KernelError)>);
-        pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
-            let mut buffers = RowBuffers {
-                trits: vec![0; cols],
-                codes: vec![ZERO_TRIT; n_tiles * layout.tile_cols()],
-                scales: vec![0.0; n_blocks],
+        let padded = n_tiles * layout.tile_cols();
+        for_rows_of(weights, pool, n_strips, padded, n_blocks, |strip, rows| {
+            // SAFETY: each strip is given to one thread, and its tiles and scales belong to no other strip.
+            let (tiles, scales) = unsafe {
+                (
+                    tiles_out.range(strip * n_tiles, n_tiles),
+                    scales_out.range(strip * n_blocks, n_blocks),
+                )
             };
-            for strip in strips {
-                // SAFETY: each strip is given to one thread, and its tiles and scales belong to no other strip.
-                let (tiles, scales) = unsafe {
-                    (
-                        tiles_out.range(strip * n_tiles, n_tiles),
-                        scales_out.range(strip * n_blocks, n_blocks),
-                    )
-                };
-                if let Err(error) =
-                    pack_strip(weights, layout, strip * TILE, tiles, scales, &mut buffers)
-                {
-                    let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
-                    if first.as_ref().is_none_or(|(first, _)| strip < *first) {
-                        *first = Some((strip, error));
-                    }
-                    return;
+            for lane in 0..TILE {
+                rows.read(strip * TILE + lane)?;
+                pack_row(layout, lane, &rows.codes, tiles);
+                for (block, scale) in scales.iter_mut().zip(&rows.scales) {
+                    block[lane] = *scale;
                 }
             }
-        });
-        match first_error
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
-            Some((_, error)) => Err(error),
-            None => Ok(PackedTernary {
-                rows,
-                cols,
-                layout,
-                tiles,
-                scales,
-            }),
-        }
+            Ok(())
+        })?;
+        Ok(PackedTernary {
+            rows,
+            cols,
+            layout,
+            tiles,
+            scales,
+        })
     }
 }
 
-/// One row while it is repacked.
-struct RowBuffers {
-    trits: Vec<i8>,   // [cols]
-    codes: Vec<u8>,   // [n_tiles * columns of a tile], 1 beyond the columns
-    scales: Vec<f32>, // [n_blocks]
+/// Calls `work(item, rows)` for items `0..n`, on all threads, each with a reader of rows of its own, whose codes are padded
+/// to `padded` columns.
+///
+/// # Errors
+/// The first failing item's.
+fn for_rows_of(
+    weights: &dyn TernaryRows,
+    pool: &Pool,
+    n: usize,
+    padded: usize,
+    n_scales: usize,
+    work: impl Fn(usize, &mut CodeReader<'_>) -> Result<(), KernelError> + Sync,
+) -> Result<(), KernelError> {
+    let first_error = Mutex::new(None::<(usize, KernelError)>);
+    pool.for_ranges(n, pool.grain(n, 1), |items, _| {
+        let mut rows = CodeReader {
+            weights,
+            trits: vec![0; weights.cols()],
+            codes: vec![ZERO_TRIT; padded],
+            scales: vec![0.0; n_scales],
+        };
+        for item in items {
+            if let Err(error) = work(item, &mut rows) {
+                let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
+                if first.as_ref().is_none_or(|(first, _)| item < *first) {
+                    *first = Some((item, error));
+                }
+                return;
+            }
+        }
+    });
+    let first_error = first_error.into_inner();
+    match first_error.unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
 }
 
-/// Packs rows `first_row..first_row + 16`.
-fn pack_strip(
-    weights: &dyn TernaryRows,
-    layout: Layout,
-    first_row: usize,
-    tiles: &mut [Tile],
-    scales: &mut [[f32; TILE]],
-    row_buffers: &mut RowBuffers,
-) -> Result<(), KernelError> {
-    let RowBuffers {
-        trits,
-        codes,
-        scales: row_scales,
-    } = row_buffers;
-    for lane in 0..TILE {
-        let row = first_row + lane;
-        if row >= weights.rows() {
-            codes.fill(ZERO_TRIT);
-            pack_row(layout, lane, codes, tiles);
-            continue;
+/// Reads rows of a weight as codes.
+struct CodeReader<'a> {
+    weights: &'a dyn TernaryRows,
+    trits: Vec<i8>,   // [cols]
+    codes: Vec<u8>,   // [padded], those of trit 0 beyond the columns
+    scales: Vec<f32>, // [n_scales]
+}
+
+impl CodeReader<'_> {
+    /// Reads a row into `codes` and `scales`; a row behind the last has codes of trit 0 and leaves the scales.
+    fn read(&mut self, row: usize) -> Result<(), KernelError> {
+        if row >= self.weights.rows() {
+            self.codes.fill(ZERO_TRIT);
+            return Ok(());
         }
-        weights.read_row(row, trits, row_scales)?;
+        self.weights
+            .read_row(row, &mut self.trits, &mut self.scales)?;
         let mut largest = 0;
-        for (code, trit) in codes.iter_mut().zip(&*trits) {
+        for (code, trit) in self.codes.iter_mut().zip(&self.trits) {
             *code = trit.wrapping_add(1) as u8;
             largest = largest.max(*code);
         }
         if largest > 2 {
             // The overflow proofs of the kernels rest on codes of at most 2.
-            let col = codes.iter().position(|&code| code > 2).unwrap_or(0);
+            let col = self.codes.iter().position(|&code| code > 2).unwrap_or(0);
             return Err(KernelError::NotATrit {
                 row,
                 col,
-                value: trits[col],
+                value: self.trits[col],
             });
         }
-        pack_row(layout, lane, codes, tiles);
-        for (block, scale) in scales.iter_mut().zip(&*row_scales) {
-            block[lane] = *scale;
-        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// What a tile of two bits holds for one of its rows: bits `8j + 2c..` are the code of column `4c + j`.
+fn word_of(codes: &[u8; TILE]) -> [u8; 4] {
+    // Four codes of a crumb side by side: shifting the word shifts all four, and two bits never meet.
+    let quads = codes.as_chunks::<4>().0;
+    let word = |crumb: usize| u32::from_le_bytes(quads[crumb]) << (2 * crumb);
+    (word(0) | word(1) | word(2) | word(3)).to_le_bytes()
 }
 
 /// Packs the codes of one row into its lane of each tile.
@@ -279,11 +295,7 @@ fn pack_row(layout: Layout, lane: usize, codes: &[u8], tiles: &mut [Tile]) {
         return t5::pack_row(lane, codes, tiles);
     }
     for (tile, codes) in tiles.iter_mut().zip(codes.as_chunks::<TILE>().0) {
-        // Four codes of a crumb side by side: shifting the word shifts all four, and two bits never meet.
-        let quads = codes.as_chunks::<4>().0;
-        let word = |crumb: usize| u32::from_le_bytes(quads[crumb]) << (2 * crumb);
-        let packed = word(0) | word(1) | word(2) | word(3);
-        tile[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
+        tile[4 * lane..][..4].copy_from_slice(&word_of(codes));
     }
 }
 

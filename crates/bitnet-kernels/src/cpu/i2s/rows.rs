@@ -10,7 +10,9 @@
 //! ([`RowQuads`]), and one sum over lanes. Sums over lanes make it slower than tiles where most rows are needed: it is a
 //! second copy beside them.
 
-use super::{PackedTernary, TILE, Tile};
+use bitnet_quantization::TernaryRows;
+
+use super::{TILE, Tile, for_rows_of, word_of};
 use crate::cpu::memory::{Arena, Disjoint, Memory};
 use crate::cpu::threads::Pool;
 use crate::error::KernelError;
@@ -35,29 +37,30 @@ impl RowTernary {
     /// The same weight in row layout.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
-    pub fn of_tiles(
-        tiles: &PackedTernary,
+    /// Those of [`TernaryRows::read_row`], for the first bad row; [`KernelError::OutOfMemory`].
+    pub fn pack(
+        weights: &dyn TernaryRows,
         scale: f32,
         pool: &Pool,
         arena: &mut Arena,
     ) -> Result<RowTernary, KernelError> {
-        let (rows, cols, n_strips) = (tiles.rows(), tiles.cols(), tiles.n_strips());
-        let n_vectors = cols.div_ceil(VECTOR_COLS);
+        let (rows, cols) = (weights.rows(), weights.cols());
+        let (n_strips, n_vectors) = (rows.div_ceil(TILE), cols.div_ceil(VECTOR_COLS));
         let mut vectors = arena.zeroed::<Tile>("ternary weights", n_strips * TILE * n_vectors)?;
         let out = Disjoint::new(&mut vectors);
-        pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
-            for strip in strips {
-                // SAFETY: each strip is given to one thread, and its rows belong to no other strip.
-                let rows = unsafe { out.range(strip * TILE * n_vectors, TILE * n_vectors) };
-                for (t, tile) in tiles.strip(strip).iter().enumerate() {
-                    let (vector, lane) = (t / TILE, t % TILE);
-                    for (row, word) in tile.as_chunks::<4>().0.iter().enumerate() {
-                        rows[row * n_vectors + vector].as_chunks_mut::<4>().0[lane] = *word;
-                    }
+        let padded = n_vectors * VECTOR_COLS;
+        for_rows_of(weights, pool, n_strips, padded, 0, |strip, rows| {
+            // SAFETY: each strip is given to one thread, and its rows belong to no other strip.
+            let out = unsafe { out.range(strip * TILE * n_vectors, TILE * n_vectors) };
+            for (lane, vectors) in out.chunks_exact_mut(n_vectors).enumerate() {
+                rows.read(strip * TILE + lane)?;
+                let words = vectors.as_flattened_mut().as_chunks_mut::<4>().0;
+                for (word, codes) in words.iter_mut().zip(rows.codes.as_chunks::<TILE>().0) {
+                    *word = word_of(codes);
                 }
             }
-        });
+            Ok(())
+        })?;
         Ok(RowTernary {
             rows,
             cols,
