@@ -24,9 +24,9 @@ struct Counts {
     seconds: f64, // of a request, smoothed
 }
 
-/// A request that was taken. Its places are free when this is dropped.
+/// A request that was taken. Its room is free when this is dropped.
 #[derive(Debug)]
-pub struct Permit {
+pub struct Place {
     admission: Arc<Admission>,
     choices: usize,
     tokens: usize,
@@ -55,7 +55,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`ErrorCode::QueueFull`].
-    pub fn admit(self: &Arc<Self>, choices: usize) -> Result<Permit, ApiError> {
+    pub fn admit(self: &Arc<Self>, choices: usize) -> Result<Place, ApiError> {
         let mut counts = self.counts();
         if counts.choices + choices > self.max_choices {
             return Err(self.full(&counts, "requests"));
@@ -64,7 +64,7 @@ impl Admission {
             return Err(self.full(&counts, "prompt tokens"));
         }
         counts.choices += choices;
-        Ok(Permit {
+        Ok(Place {
             admission: self.clone(),
             choices,
             tokens: 0,
@@ -99,7 +99,7 @@ impl Admission {
     }
 }
 
-impl Permit {
+impl Place {
     /// Counts the prompt tokens of the request, known now.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.admission.counts();
         counts.choices -= self.choices;

@@ -6,7 +6,7 @@
 //! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it, [`routes`] finds its
 //! handler, [`body`] and [`fields`] read it, [`sampling`] says how tokens are drawn; [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
-//! write the answer.
+//! write the answer. [`process`] is the program around it: runtime, signals, health check.
 //!
 //! What they share: [`app`] the state, [`model`] the loaded models, [`limits`] every bound, [`error`] every error.
 //!
@@ -22,6 +22,7 @@ pub mod error;
 pub mod fields;
 pub mod limits;
 pub mod model;
+pub mod process;
 pub mod request_id;
 pub mod routes;
 pub mod running;

@@ -12,7 +12,7 @@ use bitnet_inference::{
 };
 use tokio::sync::mpsc;
 
-use crate::admission::Permit;
+use crate::admission::Place;
 use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;
@@ -61,7 +61,7 @@ pub struct Running {
     updates: mpsc::Receiver<Update>,
     n_open: usize,
     draws_nothing: bool,
-    permit: Permit,
+    place: Place,
     _tickets: Vec<Ticket>,
 }
 
@@ -112,13 +112,13 @@ impl Running {
             terms,
         } = work;
         let draws_nothing = options.max_tokens == Some(0);
-        let mut permit = model.admission.admit(prompts.len() * n)?;
+        let mut place = model.admission.admit(prompts.len() * n)?;
         let checker = model.clone();
         let checked = tokio::task::spawn_blocking(move || check(&checker, prompts, n, &options));
         let (prompts, requests) = checked.await.map_err(|_| {
             ApiError::new(ErrorCode::InternalError, "checking the request failed")
         })??;
-        permit.add_tokens(
+        place.add_tokens(
             requests
                 .iter()
                 .map(|request| request.prompt_ids().len())
@@ -156,7 +156,7 @@ impl Running {
             first_token: None,
             model,
             updates,
-            permit,
+            place,
             _tickets: tickets,
         })
     }
@@ -177,7 +177,7 @@ impl Running {
         choice.timings = update.timings;
         if !choice.has_begun {
             choice.has_begun = true;
-            self.permit.tokens_ran(self.prompts[choice.prompt].len());
+            self.place.tokens_ran(self.prompts[choice.prompt].len());
             self.first_token
                 .get_or_insert_with(|| self.started.elapsed());
         }
@@ -246,21 +246,34 @@ fn check(
     n: usize,
     options: &GenerateOptions,
 ) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
+    match prompts {
+        Prompts::Plain(prompts) => check_all(model, prompts, n, options),
+        Prompts::Chat(messages) => model
+            .chat_prompt(&messages)
+            .map_err(ApiError::from)
+            .and_then(|prompt| check_all(model, vec![prompt], n, options))
+            // The prompt was made of them.
+            .map_err(|error| match error.param.as_deref() {
+                None | Some("prompt") => ApiError {
+                    param: Some("messages".into()),
+                    ..error
+                },
+                _ => error,
+            }),
+    }
+}
+
+fn check_all(
+    model: &LoadedModel,
+    prompts: Vec<Prompt>,
+    n: usize,
+    options: &GenerateOptions,
+) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
     let engine = &model.engine;
-    let prompts = match prompts {
-        Prompts::Chat(messages) => vec![model.chat_prompt(&messages).map_err(|error| {
-            let error = ApiError::from(error);
-            ApiError {
-                param: Some("messages".into()),
-                ..error
-            }
-        })?],
-        Prompts::Plain(prompts) => prompts,
-    };
     let mut ids = Vec::with_capacity(prompts.len());
     let mut requests = Vec::with_capacity(prompts.len() * n);
     for prompt in prompts {
-        let encoded = engine.encode_prompt(&prompt)?;
+        let mut encoded = engine.encode_prompt(&prompt)?;
         for choice in 0..n {
             let options = GenerateOptions {
                 // Choices of one seed differ from each other and are the same again next time.
@@ -277,9 +290,12 @@ fn check(
                     engine.context(),
                 ));
             }
+            if encoded.is_empty() {
+                encoded = request.prompt_ids().to_vec(); // the engine begins with something
+            }
             requests.push(request);
         }
-        ids.push(requests[requests.len() - 1].prompt_ids().to_vec());
+        ids.push(encoded);
     }
     Ok((ids, requests))
 }
