@@ -26,7 +26,7 @@ struct Counts {
 
 /// A request that was taken. Its room is free when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Admitted {
     admission: Arc<Admission>,
     choices: usize,
     tokens: usize,
@@ -55,7 +55,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`ErrorCode::QueueFull`].
-    pub fn admit(self: &Arc<Self>, choices: usize) -> Result<Place, ApiError> {
+    pub fn admit(self: &Arc<Self>, choices: usize) -> Result<Admitted, ApiError> {
         let mut counts = self.counts();
         if counts.choices + choices > self.max_choices {
             return Err(self.full(&counts, "requests"));
@@ -64,7 +64,7 @@ impl Admission {
             return Err(self.full(&counts, "prompt tokens"));
         }
         counts.choices += choices;
-        Ok(Place {
+        Ok(Admitted {
             admission: self.clone(),
             choices,
             tokens: 0,
@@ -99,7 +99,7 @@ impl Admission {
     }
 }
 
-impl Place {
+impl Admitted {
     /// Counts the prompt tokens of the request, known now.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Admitted {
     fn drop(&mut self) {
         let mut counts = self.admission.counts();
         counts.choices -= self.choices;

@@ -10,16 +10,16 @@ use bitnet_inference::Terms;
 
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
-use crate::limits::Limits;
+use crate::limits::ServerLimits;
 use crate::model::{LoadedModel, ModelRegistry};
-use crate::running::{Running, Work};
+use crate::running::{Job, Running};
 
 /// The state that routes share.
 pub struct App {
     /// The models.
     pub models: ModelRegistry,
     /// What requests may ask for.
-    pub limits: Limits,
+    pub limits: ServerLimits,
     /// When the server started.
     pub started: Instant,
     draining: AtomicBool,
@@ -32,7 +32,7 @@ pub const TIMEOUT_HEADER: &str = "x-request-timeout";
 
 impl App {
     /// A server without models.
-    pub fn new(limits: Limits) -> App {
+    pub fn new(limits: ServerLimits) -> App {
         App {
             models: ModelRegistry::default(),
             limits,
@@ -63,7 +63,7 @@ impl App {
     ///
     /// # Errors
     /// [`ErrorCode::ShuttingDown`], and as [`Running::start`].
-    pub async fn start(&self, model: Arc<LoadedModel>, work: Work) -> Result<Running, ApiError> {
+    pub async fn start(&self, model: Arc<LoadedModel>, work: Job) -> Result<Running, ApiError> {
         if self.is_draining() {
             let message =
                 "the server is shutting down: try again, at another server if there is one";

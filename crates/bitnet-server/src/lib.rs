@@ -33,6 +33,6 @@ pub mod token_text;
 pub mod usage;
 
 pub use app::App;
-pub use limits::Limits;
+pub use limits::ServerLimits;
 pub use model::LoadedModel;
 pub use server::{Server, Stopped};

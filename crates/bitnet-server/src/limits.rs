@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The limits of a server. `Default` has the documented values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Largest body of a request, in bytes. A prompt of 128 Ki tokens is about half a megabyte of text; parsing numbers
     /// takes some sixteen times the memory that they take as text.
     pub max_body: usize,
@@ -40,9 +40,9 @@ pub struct Limits {
     pub request_timeout: Option<Duration>,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for ServerLimits {
+    fn default() -> ServerLimits {
+        ServerLimits {
             max_body: 2 << 20,
             max_queued_requests: 256,
             max_queued_tokens: 256 << 10,

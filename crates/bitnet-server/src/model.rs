@@ -10,7 +10,7 @@ use bitnet_inference::{Engine, Error, Message, Prompt};
 use crate::admission::Admission;
 use crate::engine_thread::{EngineHandle, Turns};
 use crate::error::{ApiError, ErrorCode};
-use crate::limits::Limits;
+use crate::limits::ServerLimits;
 
 /// The name that always stands for the default model.
 pub const DEFAULT_ALIAS: &str = "default";
@@ -40,7 +40,7 @@ impl LoadedModel {
         id: impl Into<String>,
         engine: Arc<Engine>,
         version: Option<&str>,
-        limits: &Limits,
+        limits: &ServerLimits,
     ) -> io::Result<LoadedModel> {
         LoadedModel::start_with(id, engine.clone(), engine, version, limits)
     }
@@ -54,7 +54,7 @@ impl LoadedModel {
         engine: Arc<Engine>,
         turns: Arc<impl Turns>,
         version: Option<&str>,
-        limits: &Limits,
+        limits: &ServerLimits,
     ) -> io::Result<LoadedModel> {
         let max_running = engine.current_load().max_running;
         let kernel = &engine.info().kernel;

@@ -12,13 +12,13 @@ use bitnet_inference::{
 };
 use tokio::sync::mpsc;
 
-use crate::admission::Place;
+use crate::admission::Admitted;
 use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;
 
 /// What a request asks the engine for.
-pub struct Work {
+pub struct Job {
     /// What to continue; each prompt has `n` choices.
     pub prompts: Prompts,
     /// Choices of each prompt.
@@ -61,7 +61,7 @@ pub struct Running {
     updates: mpsc::Receiver<Update>,
     n_open: usize,
     draws_nothing: bool,
-    place: Place,
+    place: Admitted,
     _tickets: Vec<Ticket>,
 }
 
@@ -100,12 +100,12 @@ impl Running {
     /// # Errors
     /// [`ErrorCode::QueueFull`], [`ErrorCode::ContextLengthExceeded`], [`ErrorCode::NotReady`], and what
     /// [`bitnet_inference::Engine::check`] reports.
-    pub async fn start(model: Arc<LoadedModel>, work: Work) -> Result<Running, ApiError> {
+    pub async fn start(model: Arc<LoadedModel>, work: Job) -> Result<Running, ApiError> {
         let started = Instant::now();
         if model.handle.health().failed {
             return Err(engine_failed());
         }
-        let Work {
+        let Job {
             prompts,
             n,
             options,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::limits::Limits;
+use crate::limits::ServerLimits;
 
 /// Reads them; `max_tokens`, logprobs and the number of choices are each route's own.
 ///
@@ -16,7 +16,7 @@ use crate::limits::Limits;
 /// A value out of range, named by its field.
 pub fn read(
     fields: &mut Fields,
-    limits: &Limits,
+    limits: &ServerLimits,
     engine: &Engine,
 ) -> Result<GenerateOptions, ApiError> {
     let model = engine.generation_defaults();
@@ -115,7 +115,7 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
     }
 }
 
-fn stops(fields: &mut Fields, limits: &Limits) -> Result<Vec<String>, ApiError> {
+fn stops(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<String>, ApiError> {
     let (name, value) = match fields.take("stop") {
         Some(value) => ("stop", value),
         None => match fields.take("stop_sequences") {
@@ -160,7 +160,7 @@ fn stops(fields: &mut Fields, limits: &Limits) -> Result<Vec<String>, ApiError> 
 }
 
 /// `{"token id": bias}`, biases from -100 (as good as never) to 100 (as good as always).
-fn logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
+fn logit_bias(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<(u32, f32)>, ApiError> {
     const NAME: &str = "logit_bias";
     let Some(value) = fields.take(NAME) else {
         return Ok(Vec::new());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitnet_server::process::{self, DEFAULT_HOST, DEFAULT_PORT};
-use bitnet_server::{App, Limits, LoadedModel, Stopped};
+use bitnet_server::{App, LoadedModel, ServerLimits, Stopped};
 use clap::Args;
 
 use crate::args::{EngineArgs, ModelArgs};
@@ -110,7 +110,7 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
     if loaded.engine.chat_template().is_none() {
         notice("this model has no chat template: chats are continued as plain text");
     }
-    let mut limits = Limits::default();
+    let mut limits = ServerLimits::default();
     if let Some(seconds) = args.drain_timeout {
         limits.drain_timeout = Duration::from_secs(seconds);
     }

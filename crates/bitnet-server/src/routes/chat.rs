@@ -16,9 +16,9 @@ use crate::app::App;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::{Fields, missing};
-use crate::limits::Limits;
+use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
-use crate::running::{Piece, Prompts, Running, Work};
+use crate::running::{Job, Piece, Prompts, Running};
 use crate::sampling;
 use crate::sse::{self, Events, Wire};
 use crate::token_text::{TokenLogprob, chat_logprob};
@@ -59,7 +59,7 @@ pub async fn create(
         options.top_logprobs = top;
     }
     refuse_unsupported(&mut fields)?;
-    let work = Work {
+    let work = Job {
         prompts: Prompts::Chat(messages),
         n,
         options,
@@ -140,7 +140,7 @@ fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// Whatever is wrong, by the path to it.
-pub fn messages(value: Value, limits: &Limits) -> Result<Vec<Message>, ApiError> {
+pub fn messages(value: Value, limits: &ServerLimits) -> Result<Vec<Message>, ApiError> {
     let Value::Array(values) = value else {
         return Err(ApiError::invalid("messages", &value, "a list of messages"));
     };

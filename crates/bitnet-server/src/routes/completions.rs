@@ -16,10 +16,10 @@ use crate::app::App;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
-use crate::limits::Limits;
+use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
 use crate::routes::chat::include_usage;
-use crate::running::{Piece, Prompts, Running, Work};
+use crate::running::{Job, Piece, Prompts, Running};
 use crate::sampling;
 use crate::sse::{self, Events, Wire};
 use crate::token_text::CompletionLogprobs;
@@ -61,7 +61,7 @@ pub async fn create(
         value["type"] == "text"
     })?;
     let echoed = echo.then(|| prompts.clone());
-    let work = Work {
+    let work = Job {
         prompts: Prompts::Plain(prompts),
         n,
         options,
@@ -82,7 +82,7 @@ pub async fn create(
 }
 
 /// A text, ids, or a list of either.
-fn prompts(value: Value, limits: &Limits) -> Result<Vec<Prompt>, ApiError> {
+fn prompts(value: Value, limits: &ServerLimits) -> Result<Vec<Prompt>, ApiError> {
     let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
     let values = match value {
         // Names of special tokens are read as such: whoever uses this route lays out the text themselves.
@@ -123,7 +123,7 @@ fn ids(path: &str, values: &[Value]) -> Result<Vec<u32>, ApiError> {
 fn choices_of_each(
     fields: &mut Fields,
     n_prompts: usize,
-    limits: &Limits,
+    limits: &ServerLimits,
 ) -> Result<usize, ApiError> {
     let n = fields.count("n", 1..=limits.max_choices)?.unwrap_or(1);
     if n * n_prompts > limits.max_choices {

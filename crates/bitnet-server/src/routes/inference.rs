@@ -17,7 +17,7 @@ use crate::body::JsonBody;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::routes::models::layout;
-use crate::running::{Piece, Prompts, Running, Work};
+use crate::running::{Job, Piece, Prompts, Running};
 use crate::sampling;
 use crate::sse::{self, Events, Wire};
 use crate::usage::{TimingReport, Usage, finish_reason, milliseconds};
@@ -78,7 +78,7 @@ async fn start(app: &App, headers: &HeaderMap, fields: &mut Fields) -> Result<Ru
     let mut options = sampling::read(fields, &app.limits, &model.engine)?;
     options.max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
     sampling::refuse_unsupported(fields)?;
-    let work = Work {
+    let work = Job {
         prompts: Prompts::Plain(vec![prompt]),
         n: 1,
         options,

@@ -1,6 +1,6 @@
 //! A client that leaves takes its request with it, wherever that is.
 
-use bitnet_server::Limits;
+use bitnet_server::ServerLimits;
 use serde_json::json;
 
 use crate::client::Connection;
@@ -19,7 +19,7 @@ enum Moment {
 fn leave(moment: Moment, stream: bool) {
     let engine = engine();
     let gated = Gated::new(engine.clone());
-    let server = TestServer::with_turns(engine, gated.clone(), Limits::default());
+    let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
     let model = server.model();
     let body = json!({
         "messages": [{"role": "user", "content": "once upon a time ".repeat(25)}],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bitnet_server::Limits;
+use bitnet_server::ServerLimits;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Connection};
@@ -298,10 +298,10 @@ fn unknown_models_routes_and_methods_have_the_same_shape() {
 
 #[test]
 fn bodies_of_another_kind_or_size_or_pace_are_refused() {
-    let limits = Limits {
+    let limits = ServerLimits {
         max_body: 1000,
         body_timeout: Duration::from_millis(30),
-        ..Limits::default()
+        ..ServerLimits::default()
     };
     let server = TestServer::with_limits(limits);
     let mut form = Connection::open(server.address);
@@ -334,9 +334,9 @@ fn bodies_of_another_kind_or_size_or_pace_are_refused() {
 fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     let engine = engine();
     let gated = Gated::new(engine.clone());
-    let limits = Limits {
+    let limits = ServerLimits {
         max_queued_requests: 0,
-        ..Limits::default()
+        ..ServerLimits::default()
     };
     let server = TestServer::with_turns(engine, gated.clone(), limits);
     let body = json!({"prompt": "Once", "max_tokens": 1, "n": 4});
@@ -373,7 +373,7 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
 fn a_request_past_its_time_ends() {
     let engine = engine();
     let gated = Gated::new(engine.clone());
-    let server = TestServer::with_turns(engine, gated.clone(), Limits::default());
+    let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
     let body = json!({"prompt": "Once"}).to_string();
     let mut late = Connection::open(server.address);
     late.send(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bitnet_inference::{Engine, EngineLoad, Error, Event, RequestId, ValidRequest};
-use bitnet_server::Limits;
+use bitnet_server::ServerLimits;
 use bitnet_server::engine_thread::Turns;
 use serde_json::json;
 
@@ -46,7 +46,7 @@ fn a_panic_of_the_engine_ends_its_requests_and_not_the_process() {
         engine: engine.clone(),
         turns_left: AtomicUsize::new(5),
     });
-    let server = TestServer::with_turns(engine, turns, Limits::default());
+    let server = TestServer::with_turns(engine, turns, ServerLimits::default());
     assert_eq!(server.get("/health/live").status, 200);
 
     let body = json!({"prompt": "Once", "max_tokens": 50, "ignore_eos": true, "stream": true});
@@ -68,9 +68,9 @@ fn a_panic_of_the_engine_ends_its_requests_and_not_the_process() {
 fn a_step_that_hangs_is_seen_by_the_liveness_probe_and_by_no_other_request() {
     let engine = engine();
     let gated = Gated::new(engine.clone());
-    let limits = Limits {
+    let limits = ServerLimits {
         stall_timeout: Duration::from_millis(20),
-        ..Limits::default()
+        ..ServerLimits::default()
     };
     let server = TestServer::with_turns(engine, gated.clone(), limits);
     let mut connection = Connection::open(server.address);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_inference::{Engine, EngineLoad, Error, Event, LoadOptions, RequestId, ValidRequest};
 use bitnet_server::engine_thread::Turns;
-use bitnet_server::{App, Limits, LoadedModel, Server, Stopped};
+use bitnet_server::{App, LoadedModel, Server, ServerLimits, Stopped};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -46,10 +46,10 @@ pub fn engine() -> Arc<Engine> {
 
 impl TestServer {
     pub fn start() -> TestServer {
-        TestServer::with_limits(Limits::default())
+        TestServer::with_limits(ServerLimits::default())
     }
 
-    pub fn with_limits(limits: Limits) -> TestServer {
+    pub fn with_limits(limits: ServerLimits) -> TestServer {
         let engine = engine();
         TestServer::of(
             LoadedModel::start("stories", engine, Some("test"), &limits).unwrap(),
@@ -57,12 +57,16 @@ impl TestServer {
         )
     }
 
-    pub fn with_turns(engine: Arc<Engine>, turns: Arc<impl Turns>, limits: Limits) -> TestServer {
+    pub fn with_turns(
+        engine: Arc<Engine>,
+        turns: Arc<impl Turns>,
+        limits: ServerLimits,
+    ) -> TestServer {
         let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &limits);
         TestServer::of(model.unwrap(), limits)
     }
 
-    fn of(model: LoadedModel, limits: Limits) -> TestServer {
+    fn of(model: LoadedModel, limits: ServerLimits) -> TestServer {
         let app = Arc::new(App::new(limits));
         app.models.insert(model);
         let (stop, hurry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

@@ -1,6 +1,6 @@
 //! Probes and models.
 
-use bitnet_server::{App, Limits};
+use bitnet_server::{App, ServerLimits};
 
 use crate::fixture::TestServer;
 
@@ -40,7 +40,7 @@ fn models_are_listed_for_both_kinds_of_clients() {
 
 #[test]
 fn ids_are_never_given_twice() {
-    let app = App::new(Limits::default());
+    let app = App::new(ServerLimits::default());
     let mut ids: Vec<String> = (0..1000).map(|_| app.new_id("x-")).collect();
     ids.sort();
     ids.dedup();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bitnet_server::{Limits, Stopped};
+use bitnet_server::{ServerLimits, Stopped};
 use serde_json::json;
 
 use crate::client::Connection;
@@ -14,7 +14,7 @@ const JSON: &str = "Content-Type: application/json\r\n";
 fn requests_under_way_are_answered_before_the_server_ends() {
     let engine = engine();
     let gated = Gated::new(engine.clone());
-    let server = TestServer::with_turns(engine, gated.clone(), Limits::default());
+    let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
     let body = json!({"prompt": "Once", "max_tokens": 20, "ignore_eos": true}).to_string();
     let mut whole = Connection::open(server.address);
     whole.send("POST", "/v1/completions", JSON, &body);
@@ -48,13 +48,13 @@ fn who_is_not_done_in_time_is_cut_off() {
     for hurry in [false, true] {
         let engine = engine();
         let gated = Gated::new(engine.clone());
-        let limits = Limits {
+        let limits = ServerLimits {
             drain_timeout: if hurry {
                 Duration::from_secs(3600)
             } else {
                 Duration::from_millis(1)
             },
-            ..Limits::default()
+            ..ServerLimits::default()
         };
         let server = TestServer::with_turns(engine, gated.clone(), limits);
         let mut connection = Connection::open(server.address);
