@@ -16,6 +16,7 @@
 pub mod admission;
 pub mod app;
 pub mod body;
+pub mod config;
 pub mod connection;
 pub mod engine_thread;
 pub mod error;
