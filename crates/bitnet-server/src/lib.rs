@@ -15,6 +15,7 @@
 
 pub mod admission;
 pub mod app;
+pub mod auth;
 pub mod body;
 pub mod config;
 pub mod connection;
