@@ -23,6 +23,7 @@ pub mod engine_thread;
 pub mod error;
 pub mod fields;
 pub mod limits;
+pub mod metrics;
 pub mod model;
 pub mod request_id;
 pub mod routes;
