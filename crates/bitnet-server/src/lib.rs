@@ -15,12 +15,15 @@
 
 pub mod admission;
 pub mod app;
+pub mod auth;
 pub mod body;
+pub mod config;
 pub mod connection;
 pub mod engine_thread;
 pub mod error;
 pub mod fields;
 pub mod limits;
+pub mod metrics;
 pub mod model;
 pub mod process;
 pub mod request_id;
