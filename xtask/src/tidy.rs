@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Which of our crates a crate may depend on (tests included). Imports point down this list only.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("bitnet-quantization", &[]),
     ("bitnet-tokenizers", &[]),
     ("bitnet-kernels", &["bitnet-quantization"]),
@@ -30,9 +30,11 @@ const EDGES: [(&str, &[&str]); 7] = [
             "bitnet-tokenizers",
         ],
     ),
+    ("bitnet-server", &["bitnet-inference"]),
     (
         "bitnet-cli",
         &[
+            "bitnet-server",
             "bitnet-inference",
             "bitnet-models",
             "bitnet-kernels",

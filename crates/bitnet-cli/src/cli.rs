@@ -28,6 +28,10 @@ pub enum Command {
     Run(commands::run::RunArgs),
     /// Talk with a model, with history
     Chat(commands::chat::ChatArgs),
+    /// Serve a model over HTTP, for OpenAI's clients
+    Serve(commands::serve::ServeArgs),
+    /// Ask a server whether it is ready
+    Healthcheck(commands::serve::HealthcheckArgs),
     /// Perplexity of a text, by llama-perplexity's method
     Score(commands::score::ScoreArgs),
     /// Write the logits of a token sequence to a safetensors file

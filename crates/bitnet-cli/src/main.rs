@@ -72,6 +72,8 @@ fn run() -> Result<Exit, CliError> {
     match &*command {
         Command::Run(args) => commands::run::run(args, &env),
         Command::Chat(args) => commands::chat::run(args, &env),
+        Command::Serve(args) => commands::serve::run(args, &env),
+        Command::Healthcheck(args) => commands::serve::healthcheck(args),
         Command::Score(args) => commands::score::run(args, &env),
         Command::Logits(args) => commands::logits::run(args, &env),
         Command::Tokenize(args) => commands::tokenize::run(args, &env),

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod logits;
 pub mod run;
 pub mod score;
+pub mod serve;
 pub mod synth;
 pub mod tokenize;
 pub mod version;

@@ -10,5 +10,6 @@ mod files;
 mod help;
 mod numbers;
 mod run;
+mod serve;
 mod signals;
 mod tokens;

@@ -1,0 +1,168 @@
+//! Who may wait: a request is taken or refused before anything expensive is done for it.
+//!
+//! Two caps, on choices under way and on prompt tokens that nobody has run yet, bound both the memory of the queue and
+//! the time to a first token. A refusal says when to come back, from how long requests took lately.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{ApiError, ErrorCode};
+
+/// Decides who may wait.
+#[derive(Debug)]
+pub struct Admission {
+    max_choices: usize,
+    max_running: usize,
+    max_tokens: usize,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    choices: usize,
+    tokens: usize,
+    seconds: f64, // of a request, smoothed
+}
+
+/// A request that was taken. Its room is free when this is dropped.
+#[derive(Debug)]
+pub struct Admitted {
+    admission: Arc<Admission>,
+    choices: usize,
+    tokens: usize,
+    since: Instant,
+}
+
+/// Weight of the newest request in the smoothed time that requests take.
+const SMOOTHING: f64 = 0.2;
+
+/// Longest time that a refused client is told to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+impl Admission {
+    /// Room for `max_queued` choices beside the `max_running` that the engine runs at once, and for `max_tokens` prompt
+    /// tokens.
+    pub fn new(max_running: usize, max_queued: usize, max_tokens: usize) -> Admission {
+        Admission {
+            max_choices: max_running.saturating_add(max_queued),
+            max_running,
+            max_tokens,
+            counts: Mutex::default(),
+        }
+    }
+
+    /// Takes a request of `choices` choices.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueFull`].
+    pub fn admit(self: &Arc<Self>, choices: usize) -> Result<Admitted, ApiError> {
+        let mut counts = self.counts();
+        if counts.choices + choices > self.max_choices {
+            return Err(self.full(&counts, "requests"));
+        }
+        if counts.tokens >= self.max_tokens {
+            return Err(self.full(&counts, "prompt tokens"));
+        }
+        counts.choices += choices;
+        Ok(Admitted {
+            admission: self.clone(),
+            choices,
+            tokens: 0,
+            since: Instant::now(),
+        })
+    }
+
+    /// Choices taken and prompt tokens that wait.
+    pub fn waiting(&self) -> (usize, usize) {
+        let counts = self.counts();
+        (counts.choices, counts.tokens)
+    }
+
+    /// Whether the next request would be taken.
+    pub fn has_room(&self) -> bool {
+        let counts = self.counts();
+        counts.choices < self.max_choices && counts.tokens < self.max_tokens
+    }
+
+    fn full(&self, counts: &Counts, of: &str) -> ApiError {
+        let turns = (counts.choices / self.max_running.max(1)).max(1);
+        let wait = Duration::try_from_secs_f64(counts.seconds * turns as f64)
+            .unwrap_or(LONGEST_WAIT)
+            .clamp(Duration::from_secs(1), LONGEST_WAIT);
+        let message = format!("the queue is full of {of}: try again later");
+        ApiError::new(ErrorCode::QueueFull, message).retry_after(wait)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Plain numbers, changed in one go.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admitted {
+    /// Counts the prompt tokens of the request, known now.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueFull`].
+    pub fn add_tokens(&mut self, tokens: usize) -> Result<(), ApiError> {
+        let mut counts = self.admission.counts();
+        if counts.tokens > 0 && counts.tokens + tokens > self.admission.max_tokens {
+            return Err(self.admission.full(&counts, "prompt tokens"));
+        }
+        counts.tokens += tokens;
+        self.tokens += tokens;
+        Ok(())
+    }
+
+    /// `tokens` of them have been run.
+    pub fn tokens_ran(&mut self, tokens: usize) {
+        let tokens = tokens.min(self.tokens);
+        self.tokens -= tokens;
+        self.admission.counts().tokens -= tokens;
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut counts = self.admission.counts();
+        counts.choices -= self.choices;
+        counts.tokens -= self.tokens;
+        let took = self.since.elapsed().as_secs_f64();
+        counts.seconds += SMOOTHING * (took - counts.seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let admission = Arc::new(Admission::new(1, 2, 100));
+        let first = admission.admit(2).unwrap();
+        let second = admission.admit(1).unwrap();
+        let refused = admission.admit(1).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::QueueFull);
+        assert!(refused.retry_after.unwrap() >= Duration::from_secs(1));
+        assert!(!admission.has_room());
+        drop(first);
+        assert_eq!(admission.waiting(), (1, 0));
+        drop((admission.admit(2).unwrap(), second));
+        assert_eq!(admission.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn a_long_prompt_is_taken_alone_and_refused_behind_another() {
+        let admission = Arc::new(Admission::new(1, 9, 100));
+        let mut long = admission.admit(1).unwrap();
+        let mut late = admission.admit(1).unwrap();
+        long.add_tokens(500).unwrap();
+        assert_eq!(late.add_tokens(1).unwrap_err().code, ErrorCode::QueueFull);
+        assert_eq!(admission.admit(1).unwrap_err().code, ErrorCode::QueueFull);
+        long.tokens_ran(450);
+        late.add_tokens(50).unwrap();
+        assert!(late.add_tokens(1).is_err());
+        drop(long);
+        assert_eq!(admission.waiting(), (1, 50));
+    }
+}

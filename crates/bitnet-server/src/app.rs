@@ -1,0 +1,104 @@
+//! What every route sees: the models, the limits, and whether the server is ending.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use bitnet_inference::Terms;
+
+use crate::error::{ApiError, ErrorCode};
+use crate::fields::Fields;
+use crate::limits::ServerLimits;
+use crate::model::{LoadedModel, ModelRegistry};
+use crate::running::{Job, Running};
+
+/// The state that routes share.
+pub struct App {
+    /// The models.
+    pub models: ModelRegistry,
+    /// What requests may ask for.
+    pub limits: ServerLimits,
+    /// When the server started.
+    pub started: Instant,
+    draining: AtomicBool,
+    id_key: RandomState,
+    last_id: AtomicU64,
+}
+
+/// A header by which a client says how many seconds its request may take.
+pub const TIMEOUT_HEADER: &str = "x-request-timeout";
+
+impl App {
+    /// A server without models.
+    pub fn new(limits: ServerLimits) -> App {
+        App {
+            models: ModelRegistry::default(),
+            limits,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            id_key: RandomState::new(),
+            last_id: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on no request is taken; those under way go on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it is so.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// A name that no other answer has: `prefix` and 16 hexadecimal digits.
+    pub fn new_id(&self, prefix: &str) -> String {
+        let number = self.last_id.fetch_add(1, Ordering::Relaxed);
+        format!("{prefix}{:016x}", self.id_key.hash_one(number))
+    }
+
+    /// Starts a request, unless the server is ending.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ShuttingDown`], and as [`Running::start`].
+    pub async fn start(&self, model: Arc<LoadedModel>, work: Job) -> Result<Running, ApiError> {
+        if self.is_draining() {
+            let message =
+                "the server is shutting down: try again, at another server if there is one";
+            return Err(
+                ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
+            );
+        }
+        Running::start(model, work).await
+    }
+
+    /// On which terms a request waits and runs.
+    ///
+    /// # Errors
+    /// A bad `priority`, or a bad [`TIMEOUT_HEADER`].
+    pub fn terms(&self, fields: &mut Fields, headers: &HeaderMap) -> Result<Terms, ApiError> {
+        let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
+        let asked = headers.get(TIMEOUT_HEADER).map(|value| {
+            let seconds = value
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse::<f64>().ok());
+            let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            time.ok_or_else(|| {
+                let message = format!("the header {TIMEOUT_HEADER} must be a number of seconds");
+                ApiError::about(TIMEOUT_HEADER, ErrorCode::InvalidValue, message)
+            })
+        });
+        let deadline = match (asked.transpose()?, self.limits.request_timeout) {
+            (Some(asked), Some(longest)) => Some(asked.min(longest)),
+            (asked, longest) => asked.or(longest),
+        };
+        Ok(Terms {
+            priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
+            deadline,
+            ..Terms::default()
+        })
+    }
+}

@@ -1,0 +1,28 @@
+//! Who may do what: one layer over every route, which refuses what nobody allowed.
+//!
+//! A route that is not in the [`access::AccessTable`] is for administrators, a method that is not in it does not exist,
+//! so forgetting a route closes it. Probes alone answer everybody. Where nobody has credentials, inference is open on
+//! loopback addresses only, and management is closed.
+//!
+//! # Layout
+//! - [`access`]: roles, and which route needs which; [`bind`]: which addresses may be listened on
+//! - [`key`], [`key_file`], [`key_store`]: API keys, their file, and the copy that follows it
+//! - [`jwt`]: tokens that somebody else signs
+//! - [`rate`]: what one principal may take
+//! - [`host`]: against pages of a browser that talk to loopback
+//! - [`guard`]: the layer
+
+pub mod access;
+pub mod bind;
+pub mod guard;
+pub mod host;
+pub mod jwt;
+pub mod key;
+pub mod key_file;
+pub mod key_store;
+pub mod rate;
+#[cfg(test)]
+mod tests;
+
+pub use access::{Access, AccessTable, Role};
+pub use guard::{Guard, Principal, Refusal};

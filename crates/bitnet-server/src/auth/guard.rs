@@ -1,0 +1,427 @@
+//! The layer that every request passes: host, credentials, role, limits, in this order.
+//!
+//! It knows no shape of errors: whoever mounts it says how a [`Refusal`] is told. A request's [`Permit`] lives as long as
+//! the body of its answer, so a stream counts as one of its principal's requests until its end.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
+use sha2::{Digest, Sha256};
+
+use super::access::{Access, AccessTable, Role};
+use super::bind::{BindRefused, Exposure, exposure};
+use super::host;
+use super::jwt::{JwtKeyError, JwtVerifier};
+use super::key_file::KeyFileError;
+use super::key_store::KeyStore;
+use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
+use crate::config::ServerConfig;
+use crate::config::settings::LimitSettings;
+
+/// Longest credential that is looked at; longer ones are not good ones.
+const MAX_CREDENTIAL_LEN: usize = 8192;
+
+/// Who asks. Handlers find it, and the [`Permit`] in an `Arc`, in the request's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// `key:ID`, `jwt:SUB` or, without credentials, `address:IP`.
+    pub id: String,
+    /// What it may do; `None` without credentials.
+    pub role: Option<Role>,
+    /// A number that stands for it in the scheduler.
+    pub tenant: u64,
+    /// What its cached prompts are found by: not to be guessed, and another one after a restart.
+    pub cache_salt: u64,
+}
+
+/// Why a request goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The host that it names is not this machine.
+    #[error(
+        "this server listens on a loopback address and the request's host is none; server.allowed_hosts adds names"
+    )]
+    HostNotAllowed,
+    /// A page of another origin sent it.
+    #[error("a web page of another origin sent this request without a key")]
+    CrossSite,
+    /// It has no credentials and needs some.
+    #[error("this route needs an API key: send it as 'Authorization: Bearer KEY'")]
+    MissingCredentials,
+    /// Its credentials are not good.
+    #[error("the API key or token is not valid")]
+    InvalidCredentials,
+    /// Its credentials are not good for this.
+    #[error("this route needs a key of the role admin")]
+    InsufficientRole,
+    /// The route has no such method.
+    #[error("this route does not take this method")]
+    MethodNotAllowed,
+    /// A limit of its principal is reached.
+    #[error("a limit of this key is reached: {:?}; try again in {:.1} s", .0.exceeded, .0.retry_after.as_secs_f64())]
+    TooMuch(TooMuch),
+}
+
+/// Nobody could be let in rightly, so the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// The address needs credentials.
+    #[error(transparent)]
+    Bind(#[from] BindRefused),
+    /// The keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
+    /// The key of tokens cannot be read.
+    #[error(transparent)]
+    Jwt(#[from] JwtKeyError),
+    /// The system has no random numbers.
+    #[error("no random numbers for the salt of the cache: {0}")]
+    Random(getrandom::Error),
+}
+
+/// What is looked at of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestHead<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its URI.
+    pub uri: &'a Uri,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The route that it matched, as the router has it.
+    pub route: Option<&'a str>,
+    /// Where it comes from.
+    pub peer: Option<IpAddr>,
+}
+
+/// The rules of one server.
+pub struct Guard {
+    table: AccessTable,
+    exposure: Exposure,
+    open_metrics: bool,
+    allowed_hosts: Vec<String>,
+    keys: Option<KeyStore>,
+    jwt: Option<JwtVerifier>,
+    limiter: RateLimiter,
+    default_limits: ArcSwap<RateLimits>,
+    salt_key: [u8; 32],
+}
+
+impl Guard {
+    /// Reads keys, and holds the address against the rules.
+    ///
+    /// # Errors
+    /// When the address needs credentials and there are none, or what they are checked by cannot be read.
+    pub fn new(config: &ServerConfig, table: AccessTable) -> Result<Guard, GuardError> {
+        let mut salt_key = [0; 32];
+        getrandom::fill(&mut salt_key).map_err(GuardError::Random)?;
+        Ok(Guard {
+            table,
+            exposure: exposure(&config.server, &config.auth)?,
+            open_metrics: config.auth.open_metrics,
+            allowed_hosts: config.server.allowed_hosts.clone(),
+            keys: config
+                .auth
+                .keys_file
+                .as_deref()
+                .map(KeyStore::open)
+                .transpose()?,
+            jwt: JwtVerifier::open(&config.auth)?,
+            limiter: RateLimiter::default(),
+            default_limits: ArcSwap::from_pointee(limits_of(&config.limits)),
+            salt_key,
+        })
+    }
+
+    /// What is open without credentials.
+    pub fn exposure(&self) -> Exposure {
+        self.exposure
+    }
+
+    /// Takes over changed limits.
+    pub fn set_limits(&self, limits: &LimitSettings) {
+        self.default_limits.store(limits_of(limits).into());
+    }
+
+    /// Reads the keys again, on SIGHUP; `None` when there are none.
+    pub fn reload_keys(&self) -> Option<Result<usize, KeyFileError>> {
+        self.keys.as_ref().map(KeyStore::reload)
+    }
+
+    /// Reads the keys again if their file has changed.
+    pub fn poll_keys(&self) -> Option<Result<usize, KeyFileError>> {
+        self.keys.as_ref()?.poll()
+    }
+
+    /// Lets a request through, or says why not. Probes have no principal.
+    ///
+    /// # Errors
+    /// The first rule that refuses it.
+    pub fn admit(
+        &self,
+        head: RequestHead<'_>,
+        now: Instant,
+    ) -> Result<Option<(Principal, Permit)>, Refusal> {
+        if self.exposure.loopback && !host::is_allowed(head.headers, head.uri, &self.allowed_hosts)
+        {
+            return Err(Refusal::HostNotAllowed);
+        }
+        let listed = match head.route {
+            Some(route) => self.table.access(head.method, route),
+            // No route: whoever may infer is told so.
+            None => Some(Access::Infer),
+        };
+        if listed == Some(Access::Probe) {
+            return Ok(None);
+        }
+        let need = listed.unwrap_or(Access::Infer);
+        let (id, role, limits) = self.identify(head, need)?;
+        if need == Access::Admin && role != Some(Role::Admin) {
+            return Err(Refusal::InsufficientRole);
+        }
+        if listed.is_none() {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        let limits = limits.or(**self.default_limits.load());
+        let permit = self
+            .limiter
+            .enter(&id, limits, now)
+            .map_err(Refusal::TooMuch)?;
+        let principal = Principal {
+            role,
+            tenant: self.number("tenant", &id),
+            cache_salt: self.number("cache", &id),
+            id,
+        };
+        Ok(Some((principal, permit)))
+    }
+
+    /// Who asks, as `id`, role, and limits of its own.
+    fn identify(
+        &self,
+        head: RequestHead<'_>,
+        need: Access,
+    ) -> Result<(String, Option<Role>, RateLimits), Refusal> {
+        let is_open = match need {
+            Access::Probe => true,
+            Access::Metrics => self.open_metrics || self.exposure.open_inference,
+            Access::Infer => self.exposure.open_inference,
+            Access::Admin => false,
+        };
+        let checks_credentials = self.keys.is_some() || self.jwt.is_some();
+        // Clients send some key always; where nobody has one, it means nothing.
+        if let Some(credential) = credential(head.headers)
+            && (checks_credentials || !is_open)
+        {
+            return credential
+                .and_then(|text| self.recognise(text))
+                .ok_or(Refusal::InvalidCredentials);
+        }
+        if !is_open {
+            return Err(Refusal::MissingCredentials);
+        }
+        if self.exposure.loopback && host::is_cross_site(head.headers, &self.allowed_hosts) {
+            return Err(Refusal::CrossSite);
+        }
+        let address = head
+            .peer
+            .map_or("unknown".into(), |peer| peer.to_canonical().to_string());
+        Ok((format!("address:{address}"), None, RateLimits::default()))
+    }
+
+    fn recognise(&self, text: &str) -> Option<(String, Option<Role>, RateLimits)> {
+        if let Some(entry) = self.keys.as_ref().and_then(|keys| keys.find(text)) {
+            return Some((format!("key:{}", entry.id), Some(entry.role), entry.limits));
+        }
+        let subject = self.jwt.as_ref()?.verify(text)?;
+        Some((
+            format!("jwt:{}", subject.id),
+            Some(subject.role),
+            RateLimits::default(),
+        ))
+    }
+
+    /// A number that nobody outside can compute from a principal's name.
+    fn number(&self, purpose: &str, id: &str) -> u64 {
+        let digest = Sha256::new()
+            .chain_update(self.salt_key)
+            .chain_update(purpose)
+            .chain_update(id)
+            .finalize();
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&digest[..8]);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+/// What the layer needs: the rules, and how a refusal is told.
+#[derive(Clone)]
+pub struct Gate {
+    /// The rules.
+    pub guard: Arc<Guard>,
+    /// Status and body of a refusal; the layer adds the headers.
+    pub tell: fn(&Refusal) -> Response,
+}
+
+/// The layer, for `axum::middleware::from_fn_with_state`. It must be the router's, so that it runs for every route, and
+/// needs `ConnectInfo<SocketAddr>` to tell those without credentials apart.
+pub async fn layer(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|info| info.0.ip());
+    let head = RequestHead {
+        method: request.method(),
+        uri: request.uri(),
+        headers: request.headers(),
+        route: route.as_ref().map(MatchedPath::as_str),
+        peer,
+    };
+    match gate.guard.admit(head, Instant::now()) {
+        Err(refusal) => {
+            let mut response = (gate.tell)(&refusal);
+            refusal_headers(&refusal, response.headers_mut());
+            response
+        }
+        Ok(None) => next.run(request).await,
+        Ok(Some((principal, permit))) => {
+            let permit = Arc::new(permit);
+            let remaining = permit.remaining;
+            request.extensions_mut().insert(principal);
+            request.extensions_mut().insert(permit.clone());
+            let mut response = next.run(request).await;
+            rate_headers(&remaining, response.headers_mut());
+            response.map(|body| {
+                Body::new(Held {
+                    body,
+                    _permit: permit,
+                })
+            })
+        }
+    }
+}
+
+/// Looks at the file of keys every `interval`, for as long as the server runs.
+pub async fn follow_keys(guard: Arc<Guard>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let guard = guard.clone();
+        match tokio::task::spawn_blocking(move || guard.poll_keys()).await {
+            Ok(None) => {}
+            Ok(Some(Ok(n_keys))) => tracing::info!(n_keys, "read the changed file of keys"),
+            Ok(Some(Err(e))) => tracing::error!("{e}; the keys stay as they were"),
+            Err(e) => {
+                tracing::error!("reading the file of keys failed: {e}; the keys stay as they were")
+            }
+        }
+    }
+}
+
+/// A body that keeps its request's permit.
+struct Held {
+    body: Body,
+    _permit: Arc<Permit>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn limits_of(limits: &LimitSettings) -> RateLimits {
+    RateLimits {
+        requests_per_minute: limits.requests_per_minute,
+        tokens_per_minute: limits.tokens_per_minute,
+        concurrent_requests: limits.concurrent_requests,
+    }
+}
+
+/// The credential of a request: `None` when there is none, `Some(None)` when it is none that could be good.
+fn credential(headers: &HeaderMap) -> Option<Option<&str>> {
+    let mut given = headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .chain(headers.get_all("x-api-key"));
+    let first = given.next()?;
+    // Two credentials: whoever stands in front may have checked the other one.
+    let text = match given.next() {
+        None => first
+            .to_str()
+            .ok()
+            .filter(|text| text.len() <= MAX_CREDENTIAL_LEN),
+        Some(_) => None,
+    };
+    let is_authorization = headers.contains_key(header::AUTHORIZATION);
+    Some(text.and_then(|text| match text.split_once(' ') {
+        Some((scheme, rest)) if is_authorization => {
+            scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
+        }
+        Some(_) => None,
+        None => (!is_authorization).then_some(text),
+    }))
+}
+
+fn refusal_headers(refusal: &Refusal, headers: &mut HeaderMap) {
+    match refusal {
+        Refusal::MissingCredentials | Refusal::InvalidCredentials => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        Refusal::TooMuch(too_much) => {
+            let seconds = too_much.retry_after.as_secs_f64().ceil().max(1.0) as u64;
+            headers.insert(header::RETRY_AFTER, seconds.into());
+            rate_headers(&too_much.remaining, headers);
+        }
+        _ => {}
+    }
+}
+
+/// `x-ratelimit-*`, in OpenAI's notation.
+fn rate_headers(remaining: &Remaining, headers: &mut HeaderMap) {
+    const REQUESTS: [HeaderName; 3] = [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ];
+    const TOKENS: [HeaderName; 3] = [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ];
+    for (names, left) in [(REQUESTS, remaining.requests), (TOKENS, remaining.tokens)] {
+        let Some((limit, left, reset)) = left else {
+            continue;
+        };
+        let [limit_name, remaining_name, reset_name] = names;
+        headers.insert(limit_name, limit.into());
+        headers.insert(remaining_name, left.into());
+        if let Ok(reset) = HeaderValue::try_from(format!("{}ms", reset.as_millis())) {
+            headers.insert(reset_name, reset);
+        }
+    }
+}

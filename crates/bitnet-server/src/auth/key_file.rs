@@ -1,0 +1,260 @@
+//! The file of API keys: JSON, hashes only, replaced as a whole.
+//!
+//! JSON because a file that was cut off anywhere is no JSON: a half-written file can be told from one with fewer keys.
+//! Writers hold a lock on a file beside it and rename a finished copy over it, so that readers see the old keys or the
+//! new ones.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Role;
+use super::key::{ApiKey, KeyHash, is_id};
+use super::rate::RateLimits;
+
+/// Largest file: about 10 000 keys.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+/// Longest name of a key.
+const MAX_NAME_LEN: usize = 64;
+/// What is written; another number is a file of another time.
+const VERSION: u32 = 1;
+
+/// A key as the file keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyEntry {
+    /// The key's public part.
+    pub id: String,
+    /// Whose it is, for people: letters, digits and `._-`.
+    pub name: String,
+    /// What it opens.
+    pub role: Role,
+    /// SHA-256 of the key, in hexadecimal digits.
+    pub sha256: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// Limits of its own.
+    #[serde(default)]
+    pub limits: RateLimits,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    version: u32,
+    keys: Vec<KeyEntry>,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The system refuses.
+    #[error("cannot use the file of keys {path}: {source}")]
+    Io {
+        /// Its name.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is not a file of keys, or cut off.
+    #[error("{path} is no complete file of keys: {reason}")]
+    Invalid {
+        /// Its name.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A name that cannot be a name.
+    #[error("a key's name has 1 to {MAX_NAME_LEN} letters, digits and ._- only")]
+    Name,
+    /// Nothing to revoke.
+    #[error("{path} has no key with the id '{id}'; `bitnet keys list` lists them")]
+    NoSuchKey {
+        /// The file.
+        path: String,
+        /// What was asked for.
+        id: String,
+    },
+}
+
+/// What `add` is asked for.
+#[derive(Debug, Clone)]
+pub struct NewKey<'a> {
+    /// Whose it is.
+    pub name: &'a str,
+    /// What it opens.
+    pub role: Role,
+    /// Limits of its own.
+    pub limits: RateLimits,
+}
+
+/// All keys of a file.
+///
+/// # Errors
+/// When it cannot be read, is cut off, or has an entry that is no key.
+pub fn read(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
+        .map_err(io(path))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(invalid(
+            path,
+            format!("it is larger than {MAX_FILE_BYTES} bytes"),
+        ));
+    }
+    let contents: Contents =
+        serde_json::from_slice(&text).map_err(|e| invalid(path, e.to_string()))?;
+    if contents.version != VERSION {
+        return Err(invalid(
+            path,
+            format!("its version is {}, expected {VERSION}", contents.version),
+        ));
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    for (i, entry) in contents.keys.iter().enumerate() {
+        let place = format!("keys[{i}]");
+        if !is_id(&entry.id) || !ids.insert(&entry.id) {
+            return Err(invalid(
+                path,
+                format!("{place}.id is no id, or the id of two keys"),
+            ));
+        }
+        if !is_name(&entry.name) {
+            return Err(invalid(
+                path,
+                format!("{place}.name: {}", KeyFileError::Name),
+            ));
+        }
+        if KeyHash::parse(&entry.sha256).is_none() {
+            return Err(invalid(
+                path,
+                format!("{place}.sha256 is not 64 hexadecimal digits"),
+            ));
+        }
+    }
+    Ok(contents.keys)
+}
+
+/// Makes a key and adds its hash; the file is made when there is none.
+///
+/// # Errors
+/// When the name is none, there are no random numbers, or the file cannot be read or replaced.
+pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
+    if !is_name(new.name) {
+        return Err(KeyFileError::Name);
+    }
+    let _lock = lock(path)?;
+    let mut keys = match read(path) {
+        Err(KeyFileError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
+        read => read?,
+    };
+    // 32 bits of id: two keys of one file may draw the same, one in 400 000 for 10 000 keys, so it is drawn again.
+    let key = loop {
+        let key = ApiKey::generate().map_err(|e| io(path)(std::io::Error::other(e.to_string())))?;
+        if keys.iter().all(|entry| entry.id != key.id()) {
+            break key;
+        }
+    };
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    keys.push(KeyEntry {
+        id: key.id().to_owned(),
+        name: new.name.to_owned(),
+        role: new.role,
+        sha256: key.hash().to_hex(),
+        created: since_1970.map_or(0, |time| time.as_secs()),
+        limits: new.limits,
+    });
+    replace(path, keys)?;
+    Ok(key)
+}
+
+/// Takes the key with this id out of the file, and returns what was there.
+///
+/// # Errors
+/// When there is no such key, or the file cannot be read or replaced.
+pub fn revoke(path: &Path, id: &str) -> Result<KeyEntry, KeyFileError> {
+    let _lock = lock(path)?;
+    let mut keys = read(path)?;
+    let Some(i) = keys.iter().position(|entry| entry.id == id) else {
+        return Err(KeyFileError::NoSuchKey {
+            path: path.display().to_string(),
+            id: id.chars().filter(|c| !c.is_control()).take(80).collect(),
+        });
+    };
+    let revoked = keys.remove(i);
+    replace(path, keys)?;
+    Ok(revoked)
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME_LEN).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// Holds off other writers until it is dropped.
+fn lock(path: &Path) -> Result<File, KeyFileError> {
+    let lock = beside(path, ".lock");
+    let file = private(OpenOptions::new().create(true).truncate(false))
+        .open(&lock)
+        .map_err(io(&lock))?;
+    file.lock().map_err(io(&lock))?;
+    Ok(file)
+}
+
+/// Replaces the file as a whole. Called with the lock held, so the name of the copy is free.
+fn replace(path: &Path, keys: Vec<KeyEntry>) -> Result<(), KeyFileError> {
+    let contents = Contents {
+        version: VERSION,
+        keys,
+    };
+    let mut text =
+        serde_json::to_vec_pretty(&contents).map_err(|e| invalid(path, e.to_string()))?;
+    text.push(b'\n');
+    let copy = beside(path, ".new");
+    let written = private(OpenOptions::new().create(true).truncate(true))
+        .open(&copy)
+        .and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&copy, path)
+        });
+    written.map_err(|e| {
+        // The copy has no secrets and the next writer truncates it, so a failure to remove it is no second error.
+        let _ = std::fs::remove_file(&copy);
+        io(path)(e)
+    })
+}
+
+/// Files that only their owner may read, where the system knows owners.
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> KeyFileError {
+    let path = path.display().to_string();
+    move |source| KeyFileError::Io {
+        path: path.clone(),
+        source,
+    }
+}
+
+fn invalid(path: &Path, reason: String) -> KeyFileError {
+    KeyFileError::Invalid {
+        path: path.display().to_string(),
+        reason,
+    }
+}

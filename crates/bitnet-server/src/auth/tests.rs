@@ -1,0 +1,581 @@
+//! Every route through the layer, with every kind of credentials; keys and tokens good and bad.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::access::{Access, AccessTable, Role};
+use super::guard::{Gate, Guard, GuardError, Refusal, layer};
+use super::key::{ApiKey, KeyHash};
+use super::key_file::{self, KeyFileError, NewKey};
+use super::key_store::KeyStore;
+use super::rate::{Exceeded, RateLimiter, RateLimits};
+use crate::config::{ServerConfig, Sources};
+
+const ROUTES: [(Method, &str, Access); 6] = [
+    (Method::GET, "/health", Access::Probe),
+    (Method::GET, "/metrics", Access::Metrics),
+    (Method::POST, "/v1/chat/completions", Access::Infer),
+    (Method::GET, "/v1/models/{id}", Access::Infer),
+    (Method::DELETE, "/v1/models/{id}", Access::Admin),
+    (Method::POST, "/v1/models/swap", Access::Admin),
+];
+
+/// A route that the router has and the table has not.
+const FORGOTTEN: &str = "/forgotten";
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn config(flags: &[(&str, &str)]) -> ServerConfig {
+    ServerConfig::load(&Sources {
+        flags: flags
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
+        ..Sources::default()
+    })
+    .unwrap()
+}
+
+fn tell(refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::MissingCredentials | Refusal::InvalidCredentials => StatusCode::UNAUTHORIZED,
+        Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Refusal::TooMuch(_) => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::FORBIDDEN,
+    };
+    (status, refusal.to_string()).into_response()
+}
+
+/// A server whose routes answer every method with 200.
+fn server(flags: &[(&str, &str)]) -> Router {
+    let guard = Arc::new(Guard::new(&config(flags), AccessTable::new(&ROUTES)).unwrap());
+    let mut router = Router::new().route(FORGOTTEN, any(|| async { "open" }));
+    let mut paths: Vec<&str> = ROUTES.iter().map(|(_, path, _)| *path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    for path in paths {
+        router = router.route(path, any(|| async { "open" }));
+    }
+    router.layer(axum::middleware::from_fn_with_state(
+        Gate { guard, tell },
+        layer,
+    ))
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn ask(router: &Router, method: &Method, path: &str, headers: &[(&str, &str)]) -> Response {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path.replace("{id}", "m"));
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "127.0.0.1:8080");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    runtime().block_on(router.clone().oneshot(request)).unwrap()
+}
+
+fn status(router: &Router, method: &Method, path: &str, headers: &[(&str, &str)]) -> u16 {
+    ask(router, method, path, headers).status().as_u16()
+}
+
+fn new_key(path: &Path, role: Role) -> String {
+    let new = NewKey {
+        name: "test",
+        role,
+        limits: RateLimits::default(),
+    };
+    key_file::add(path, &new).unwrap().reveal().to_owned()
+}
+
+fn keys() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    (folder, path)
+}
+
+fn all_methods() -> [Method; 7] {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ]
+}
+
+#[test]
+fn nothing_but_probes_answers_without_credentials() {
+    let (_folder, path) = keys();
+    new_key(&path, Role::Infer);
+    let file = path.to_str().unwrap();
+    for host in ["127.0.0.1", "0.0.0.0"] {
+        let router = server(&[("host", host), ("keys-file", file)]);
+        for method in all_methods() {
+            for path in ROUTES
+                .iter()
+                .map(|(_, path, _)| *path)
+                .chain([FORGOTTEN, "/no/such/route"])
+            {
+                let is_probe =
+                    path == "/health" && (method == Method::GET || method == Method::HEAD);
+                let expected = if is_probe { 200 } else { 401 };
+                assert_eq!(
+                    status(&router, &method, path, &[]),
+                    expected,
+                    "{host} {method} {path}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn roles_open_what_is_theirs_and_a_forgotten_route_is_for_admins() {
+    let (_folder, path) = keys();
+    let infer = format!("Bearer {}", new_key(&path, Role::Infer));
+    let admin = format!("bearer {}", new_key(&path, Role::Admin));
+    let router = server(&[("keys-file", path.to_str().unwrap())]);
+    let get = |key: &str, method: Method, path: &str| {
+        status(&router, &method, path, &[("authorization", key)])
+    };
+    for (method, path, access) in ROUTES {
+        let expected = if access == Access::Admin { 403 } else { 200 };
+        assert_eq!(
+            get(&infer, method.clone(), path),
+            expected,
+            "{method} {path}"
+        );
+        assert_eq!(get(&admin, method.clone(), path), 200, "{method} {path}");
+    }
+    assert_eq!(
+        (
+            get(&infer, Method::GET, FORGOTTEN),
+            get(&admin, Method::GET, FORGOTTEN)
+        ),
+        (403, 200)
+    );
+    assert_eq!(
+        get(&admin, Method::PUT, "/v1/models/{id}"),
+        405,
+        "a method that is not listed does not exist"
+    );
+    assert_eq!(get(&infer, Method::GET, "/no/such/route"), 404);
+}
+
+#[test]
+fn credentials_are_taken_one_at_a_time_and_whole() {
+    let (_folder, path) = keys();
+    let key = new_key(&path, Role::Infer);
+    let router = server(&[
+        ("keys-file", path.to_str().unwrap()),
+        ("loopback-inference", "open"),
+    ]);
+    let bearer = format!("Bearer {key}");
+    let flipped = format!(
+        "Bearer {}{}",
+        &key[..key.len() - 1],
+        if key.ends_with('0') { '1' } else { '0' }
+    );
+    let long = format!("Bearer {}", "a".repeat(20_000));
+    let cases: [(&[(&str, &str)], u16); 10] = [
+        (&[], 200),
+        (&[("authorization", &bearer)], 200),
+        (&[("x-api-key", &key)], 200),
+        (&[("authorization", &flipped)], 401),
+        (&[("authorization", &key)], 401),
+        (&[("authorization", &bearer[..20])], 401),
+        (&[("authorization", "Basic YTpi")], 401),
+        (&[("authorization", "")], 401),
+        (&[("authorization", &bearer), ("x-api-key", &key)], 401),
+        (&[("authorization", &long)], 401),
+    ];
+    for (headers, expected) in cases {
+        assert_eq!(
+            status(&router, &Method::POST, "/v1/chat/completions", headers),
+            expected,
+            "{headers:?}"
+        );
+    }
+}
+
+#[test]
+fn without_credentials_configured_loopback_infers_and_nobody_manages() {
+    let router = server(&[]);
+    let some_key = [("authorization", "Bearer sk-anything")];
+    for (method, path, access) in ROUTES {
+        let expected = if access == Access::Admin { 401 } else { 200 };
+        assert_eq!(
+            status(&router, &method, path, &[]),
+            expected,
+            "{method} {path}"
+        );
+        assert_eq!(
+            status(&router, &method, path, &some_key),
+            expected,
+            "{method} {path}"
+        );
+    }
+    assert_eq!(status(&router, &Method::GET, FORGOTTEN, &[]), 401);
+    let closed = server(&[("loopback-inference", "key")]);
+    assert_eq!(
+        status(&closed, &Method::POST, "/v1/chat/completions", &[]),
+        401
+    );
+}
+
+#[test]
+fn a_public_address_without_credentials_is_refused_unless_told() {
+    let table = AccessTable::new(&ROUTES);
+    for host in ["0.0.0.0", "::", "192.0.2.1", "::ffff:10.0.0.1"] {
+        let refused = Guard::new(&config(&[("host", host)]), table.clone());
+        assert!(matches!(refused, Err(GuardError::Bind(_))), "{host}");
+        let router = server(&[("host", host), ("insecure-no-auth", "true")]);
+        assert_eq!(
+            status(
+                &router,
+                &Method::POST,
+                "/v1/chat/completions",
+                &[("host", "any.example")]
+            ),
+            200
+        );
+        assert_eq!(
+            status(&router, &Method::POST, "/v1/models/swap", &[]),
+            401,
+            "management stays closed"
+        );
+    }
+    for host in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+        assert!(
+            Guard::new(&config(&[("host", host)]), table.clone()).is_ok(),
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn pages_of_a_browser_cannot_use_a_server_on_loopback() {
+    let router = server(&[("allowed-hosts", "box.example")]);
+    let cases: [(&[(&str, &str)], u16); 14] = [
+        (&[("host", "localhost:8080")], 200),
+        (&[("host", "LOCALHOST")], 200),
+        (&[("host", "[::1]:8080")], 200),
+        (&[("host", "box.example:1")], 200),
+        (&[("host", "evil.example")], 403),
+        (&[("host", "127.0.0.1.evil.example")], 403),
+        (&[("host", "localhost"), ("host", "evil.example")], 403),
+        (&[("host", "")], 403),
+        (&[("origin", "http://127.0.0.1:8080")], 200),
+        (&[("origin", "https://evil.example")], 403),
+        (&[("origin", "null")], 403),
+        (&[("sec-fetch-site", "cross-site")], 403),
+        (&[("sec-fetch-site", "same-site")], 403),
+        (&[("sec-fetch-site", "same-origin")], 200),
+    ];
+    for (headers, expected) in cases {
+        let response = ask(&router, &Method::POST, "/v1/chat/completions", headers);
+        assert_eq!(response.status().as_u16(), expected, "{headers:?}");
+        assert!(
+            !response
+                .headers()
+                .keys()
+                .any(|name| name.as_str().starts_with("access-control"))
+        );
+    }
+}
+
+#[test]
+fn keys_are_added_revoked_and_followed() {
+    let (_folder, path) = keys();
+    let first = new_key(&path, Role::Infer);
+    let store = KeyStore::open(&path).unwrap();
+    assert!(store.poll().is_none(), "nothing has changed");
+    let second = new_key(&path, Role::Admin);
+    assert_eq!(store.find(&second), None);
+    assert_eq!(store.poll().unwrap().unwrap(), 2);
+    assert_eq!(store.find(&second).unwrap().role, Role::Admin);
+    let id = store.find(&first).unwrap().id;
+    assert_eq!(key_file::revoke(&path, &id).unwrap().id, id);
+    assert_eq!(store.poll().unwrap().unwrap(), 1);
+    assert_eq!(store.find(&first), None, "a revoked key is no key");
+    assert!(matches!(
+        key_file::revoke(&path, &id),
+        Err(KeyFileError::NoSuchKey { .. })
+    ));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(!text.contains(&second), "keys are kept as hashes only");
+}
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_keeps_the_old_keys_and_is_told_once() {
+    let (_folder, path) = keys();
+    let key = new_key(&path, Role::Infer);
+    new_key(&path, Role::Admin);
+    let store = KeyStore::open(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for len in 0..whole.trim_ascii_end().len() {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        assert!(store.reload().is_err(), "cut after {len} bytes");
+        assert!(store.find(&key).is_some());
+    }
+    assert!(store.poll().is_none(), "the same failure is not told again");
+    std::fs::remove_file(&path).unwrap();
+    assert!(store.poll().unwrap().is_err() && store.find(&key).is_some());
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(store.poll().unwrap().unwrap(), 2);
+}
+
+#[test]
+fn hostile_files_of_keys_are_errors() {
+    let (_folder, path) = keys();
+    let hash = ApiKey::generate().unwrap().hash().to_hex();
+    let entry = |id: &str, name: &str, hash: &str| json!({"id": id, "name": name, "role": "infer", "sha256": hash, "created": 0});
+    let cases: [Value; 8] = [
+        json!([]),
+        json!({"version": 2, "keys": []}),
+        json!({"version": 1, "keys": [], "more": 1}),
+        json!({"version": 1, "keys": [entry("short", "n", &hash)]}),
+        json!({"version": 1, "keys": [entry("0123abcd", "a\u{1b}[2J", &hash)]}),
+        json!({"version": 1, "keys": [entry("0123abcd", "n", "00")]}),
+        json!({"version": 1, "keys": [entry("0123abcd", "n", &hash), entry("0123abcd", "m", &hash)]}),
+        json!({"version": 1, "keys": [{"id": "0123abcd", "name": "n", "role": "root", "sha256": hash, "created": 0}]}),
+    ];
+    for case in cases {
+        std::fs::write(&path, case.to_string()).unwrap();
+        assert!(key_file::read(&path).is_err(), "{case}");
+    }
+    assert!(matches!(
+        key_file::add(
+            &path,
+            &NewKey {
+                name: "a b",
+                role: Role::Infer,
+                limits: RateLimits::default()
+            }
+        ),
+        Err(KeyFileError::Name)
+    ));
+}
+
+#[test]
+fn keys_do_not_show_in_debug_output() {
+    let key = ApiKey::generate().unwrap();
+    let shown = format!("{key:?} {:?}", key.hash());
+    assert!(
+        !shown.contains(&key.reveal()[12..]) && !shown.contains(&key.hash().to_hex()),
+        "{shown}"
+    );
+    assert!(
+        KeyHash::parse(&key.hash().to_hex())
+            .unwrap()
+            .is(&key.hash())
+    );
+    assert!(!key.hash().is(&ApiKey::generate().unwrap().hash()));
+}
+
+#[test]
+fn tokens_need_everything_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    std::fs::write(&path, format!("{SECRET}\n")).unwrap();
+    let router = server(&[
+        ("jwt-algorithm", "HS256"),
+        ("jwt-key-file", path.to_str().unwrap()),
+        ("jwt-issuer", "issuer"),
+        ("jwt-audience", "bitnet"),
+    ]);
+    let far = 4_000_000_000u64;
+    let good = json!({"sub": "u", "iss": "issuer", "aud": "bitnet", "exp": far, "role": "admin"});
+    let without = |name: &str| {
+        let mut claims = good.clone();
+        claims.as_object_mut().unwrap().remove(name);
+        claims
+    };
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        claims
+    };
+    let sign = |algorithm: Algorithm, secret: &str, claims: &Value| {
+        encode(
+            &Header::new(algorithm),
+            claims,
+            &EncodingKey::from_secret(secret.as_bytes()),
+        )
+        .unwrap()
+    };
+    let manage = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        status(
+            &router,
+            &Method::POST,
+            "/v1/models/swap",
+            &[("authorization", &bearer)],
+        )
+    };
+    assert_eq!(manage(&sign(Algorithm::HS256, SECRET, &good)), 200);
+    assert_eq!(
+        manage(&sign(Algorithm::HS256, SECRET, &without("role"))),
+        403,
+        "no role is the lesser one"
+    );
+    let bad = [
+        without("exp"),
+        without("iss"),
+        without("aud"),
+        without("sub"),
+        with("exp", json!(1)),
+        with("nbf", json!(far)),
+        with("iss", json!("another")),
+        with("aud", json!("another")),
+        with("sub", json!("")),
+        with("role", json!("root")),
+    ];
+    for claims in bad {
+        assert_eq!(
+            manage(&sign(Algorithm::HS256, SECRET, &claims)),
+            401,
+            "{claims}"
+        );
+    }
+    assert_eq!(
+        manage(&sign(Algorithm::HS512, SECRET, &good)),
+        401,
+        "another algorithm"
+    );
+    assert_eq!(
+        manage(&sign(
+            Algorithm::HS256,
+            "another secret of the same length",
+            &good
+        )),
+        401
+    );
+    // {"alg":"none","typ":"JWT"} in front of good claims, with and without a signature.
+    let signed = sign(Algorithm::HS256, SECRET, &good);
+    let parts: Vec<&str> = signed.split('.').collect();
+    let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    assert_eq!(manage(&format!("{none}.{}.", parts[1])), 401);
+    assert_eq!(manage(&format!("{none}.{}.{}", parts[1], parts[2])), 401);
+    assert_eq!(manage("a.b.c"), 401);
+    std::fs::write(&path, "short").unwrap();
+    let short = Guard::new(
+        &config(&[
+            ("jwt-algorithm", "HS256"),
+            ("jwt-key-file", path.to_str().unwrap()),
+            ("jwt-issuer", "i"),
+            ("jwt-audience", "a"),
+        ]),
+        AccessTable::default(),
+    );
+    assert!(matches!(short, Err(GuardError::Jwt(_))));
+}
+
+#[test]
+fn a_limit_is_told_with_headers_and_ends_by_itself() {
+    let router = server(&[("requests-per-minute", "2")]);
+    let post = || ask(&router, &Method::POST, "/v1/chat/completions", &[]);
+    let first = post();
+    assert_eq!(first.headers()["x-ratelimit-limit-requests"], "2");
+    assert_eq!(first.headers()["x-ratelimit-remaining-requests"], "1");
+    assert_eq!(post().status(), 200);
+    let third = post();
+    assert_eq!(third.status(), 429);
+    assert_eq!(third.headers()["x-ratelimit-remaining-requests"], "0");
+    assert!(
+        third.headers()["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            <= 30
+    );
+    assert_eq!(
+        status(&router, &Method::GET, "/health", &[]),
+        200,
+        "probes are not counted"
+    );
+}
+
+#[test]
+fn buckets_fill_evenly_and_tokens_may_leave_a_debt() {
+    let limiter = RateLimiter::default();
+    let limits = RateLimits {
+        requests_per_minute: 60,
+        tokens_per_minute: 600,
+        concurrent_requests: 0,
+    };
+    let start = Instant::now();
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let permit = limiter.enter("a", limits, at(0)).unwrap();
+    permit.charge(700, at(0));
+    let refused = limiter.enter("a", limits, at(9)).unwrap_err();
+    assert_eq!(refused.exceeded, Exceeded::Tokens);
+    assert!(
+        (refused.retry_after.as_secs_f64() - 1.1).abs() < 1e-6,
+        "{refused:?}"
+    );
+    assert!(limiter.enter("a", limits, at(11)).is_ok());
+    assert!(
+        limiter.enter("b", limits, at(9)).is_ok(),
+        "principals do not share"
+    );
+    let none = RateLimits::default();
+    for _ in 0..1000 {
+        assert!(limiter.enter("c", none, at(0)).is_ok(), "0 is no limit");
+    }
+}
+
+#[test]
+fn requests_at_once_are_counted_until_their_permits_go() {
+    let limiter = RateLimiter::default();
+    let limits = RateLimits {
+        concurrent_requests: 2,
+        ..RateLimits::default()
+    };
+    let now = Instant::now();
+    let first = limiter.enter("a", limits, now).unwrap();
+    let _second = limiter.enter("a", limits, now).unwrap();
+    assert_eq!(
+        limiter.enter("a", limits, now).unwrap_err().exceeded,
+        Exceeded::Concurrency
+    );
+    drop(first);
+    assert!(limiter.enter("a", limits, now).is_ok());
+}
+
+#[test]
+fn a_stream_counts_until_its_body_is_dropped() {
+    let router = server(&[("concurrent-requests", "1")]);
+    let open = ask(&router, &Method::POST, "/v1/chat/completions", &[]);
+    assert_eq!(open.status(), 200);
+    assert_eq!(
+        status(&router, &Method::POST, "/v1/chat/completions", &[]),
+        429
+    );
+    drop(open);
+    assert_eq!(
+        status(&router, &Method::POST, "/v1/chat/completions", &[]),
+        200
+    );
+}

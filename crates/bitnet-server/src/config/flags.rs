@@ -1,0 +1,94 @@
+//! A flag for every setting, made from the table, to be flattened into a command's arguments.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+
+use super::settings::{SETTINGS, Setting};
+use super::{ServerConfig, Sources};
+
+/// Names the configuration file.
+const FILE: &str = "config";
+/// Prints the configuration.
+const PRINT: &str = "print-config";
+
+/// The flag of each setting: clap keeps names for the life of the process.
+static FLAGS: LazyLock<Vec<String>> =
+    LazyLock::new(|| SETTINGS.iter().map(Setting::flag).collect());
+
+/// The settings that flags give.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigArgs {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// `--print-config`
+    pub print: bool,
+    /// Flags that were given, without hyphens, and their values.
+    pub flags: Vec<(String, String)>,
+}
+
+impl ConfigArgs {
+    /// The sources of this process: these flags and its environment.
+    pub fn sources(&self) -> Sources {
+        Sources {
+            flags: self.flags.clone(),
+            file: self.file.clone(),
+            ..Sources::of_process()
+        }
+    }
+}
+
+impl FromArgMatches for ConfigArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<ConfigArgs, clap::Error> {
+        let mut args = ConfigArgs::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.file = matches.get_one(FILE).cloned();
+        self.print = matches.get_flag(PRINT);
+        let given = |name: &String| Some((name.clone(), matches.get_one::<String>(name)?.clone()));
+        self.flags = FLAGS.iter().filter_map(given).collect();
+        Ok(())
+    }
+}
+
+impl Args for ConfigArgs {
+    fn augment_args(command: Command) -> Command {
+        let defaults = ServerConfig::default();
+        let file = Arg::new(FILE)
+            .long(FILE)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Configuration file, .yaml or .toml; flags and BITNET_SERVER__* variables win over it");
+        let print = Arg::new(PRINT)
+            .long(PRINT)
+            .action(ArgAction::SetTrue)
+            .help("Print the configuration, who set each value, and end");
+        let settings = SETTINGS.iter().zip(FLAGS.iter()).map(|(setting, flag)| {
+            let arg = Arg::new(flag.as_str())
+                .long(flag.as_str())
+                .value_name("VALUE")
+                .help(format!(
+                    "{} [default: {}]",
+                    setting.meaning(),
+                    setting.value(&defaults)
+                ))
+                .help_heading(setting.section);
+            if setting.is_switch {
+                arg.num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+            } else {
+                arg
+            }
+        });
+        command.arg(file).arg(print).args(settings)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}

@@ -1,0 +1,269 @@
+//! Every setting of the server: its type, default, limits and meaning, once.
+//!
+//! The table makes the typed sections, the defaults, the flags, the variables, `--print-config` and, by a test, the
+//! table of `docs/config.md`. `reload` settings follow the file while the server runs, `restart` settings do not.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::ServerConfig;
+use super::value::Limit::{Any, Within};
+use super::value::{
+    ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LogLevel, LoopbackInference,
+    SettingValue,
+};
+
+/// When a changed setting takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applies {
+    /// At the next start.
+    Restart,
+    /// On SIGHUP, or when the file is seen to have changed.
+    Reload,
+}
+
+/// One row of the table.
+pub struct Setting {
+    /// The section it is in: `server`.
+    pub section: &'static str,
+    /// Its own name, unique among all sections: `port`.
+    pub name: &'static str,
+    /// When a change of it takes effect.
+    pub applies: Applies,
+    /// What it does, a line each.
+    pub doc: &'static [&'static str],
+    /// Whether it is a switch, so that the flag alone means `true`.
+    pub is_switch: bool,
+    pub(super) expected: fn() -> String,
+    pub(super) write: fn(&ServerConfig) -> String,
+    pub(super) set: fn(&mut ServerConfig, Given<'_>) -> Result<(), String>,
+    pub(super) copy: fn(&ServerConfig, &mut ServerConfig),
+}
+
+impl Setting {
+    /// As a file nests it, with a point between: `server.port`.
+    pub fn key(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The flag that sets it, without the hyphens in front: `port`.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The variable that sets it: `BITNET_SERVER__PORT`, `BITNET_SERVER__AUTH__KEYS_FILE`.
+    pub fn variable(&self) -> String {
+        let section = match self.section {
+            "server" => String::new(),
+            section => format!("{section}__"),
+        };
+        format!("{}{section}{}", super::ENV_PREFIX, self.name).to_ascii_uppercase()
+    }
+
+    /// What may be given, with the limits.
+    pub fn expected(&self) -> String {
+        (self.expected)()
+    }
+
+    /// The value in `config`, in the notation of the file.
+    pub fn value(&self, config: &ServerConfig) -> String {
+        (self.write)(config)
+    }
+
+    /// What the documents say of it: `doc` in one line.
+    pub fn meaning(&self) -> String {
+        let lines: Vec<&str> = self.doc.iter().map(|line| line.trim()).collect();
+        lines.join(" ")
+    }
+}
+
+macro_rules! applies {
+    (restart) => {
+        Applies::Restart
+    };
+    (reload) => {
+        Applies::Reload
+    };
+}
+
+macro_rules! is_switch {
+    (bool) => {
+        true
+    };
+    ($other:ty) => {
+        false
+    };
+}
+
+macro_rules! settings {
+    ($(
+        $(#[$about:meta])*
+        $section:ident: $struct:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $applies:ident $name:ident: [$($type:tt)+] = $default:expr, $limit:expr;
+            )+
+        }
+    )+) => {
+        /// The sections of the configuration, and every setting in them.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Sections {
+            $($(#[$about])* pub $section: $struct,)+
+        }
+
+        $(
+            $(#[$about])*
+            #[derive(Debug, Clone, PartialEq)]
+            pub struct $struct {
+                $($(#[doc = $doc])+ pub $name: $($type)+,)+
+            }
+        )+
+
+        pub(super) fn defaults() -> Sections {
+            Sections {
+                $($section: $struct { $($name: $default,)+ },)+
+            }
+        }
+
+        /// Every setting, in the order of the documents.
+        pub static SETTINGS: &[Setting] = &[
+            $($(Setting {
+                section: stringify!($section),
+                name: stringify!($name),
+                applies: applies!($applies),
+                doc: &[$($doc),+],
+                is_switch: is_switch!($($type)+),
+                expected: || {
+                    let limit: Limit<$($type)+> = $limit;
+                    limit.expected()
+                },
+                write: |config| config.$section.$name.write(),
+                set: |config, given| {
+                    let limit: Limit<$($type)+> = $limit;
+                    config.sections.$section.$name = limit.read(given)?;
+                    Ok(())
+                },
+                copy: |from, to| to.sections.$section.$name.clone_from(&from.$section.$name),
+            },)+)+
+        ];
+    };
+}
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const fn mib(n: u64) -> ByteSize {
+    ByteSize(n << 20)
+}
+
+/// A day: longer waits are no waits.
+const DAY: Duration = seconds(86_400);
+
+settings! {
+    /// Where and how connections are taken.
+    server: ServerSettings {
+        /// Address to listen on. Another than a loopback address needs keys or tokens (`auth`).
+        restart host: [IpAddr] = IpAddr::V4(Ipv4Addr::LOCALHOST), Any;
+        /// Port to listen on; 0 lets the system choose one, which is printed.
+        restart port: [u16] = 8080, Any;
+        /// Connections open at once; more wait in the system's queue.
+        restart max_connections: [usize] = 4096, Within(1..=1_000_000);
+        /// Largest request body.
+        restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
+        /// Time a client has to send the head of a request, and for which a connection may be idle.
+        restart header_timeout: [Duration] = seconds(60), Within(Duration::from_millis(100)..=DAY);
+        /// Time a client has to send the body of a request.
+        restart body_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
+        /// Time a client may go without reading before its stream is ended.
+        restart write_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
+        /// Time a request may take, from being put in the queue to its last token. Without it, any.
+        restart request_timeout: [Option<Duration>] = None, Any;
+        /// Silence on a stream after which a comment is sent, so that proxies keep it open.
+        restart sse_ping_interval: [Duration] = seconds(15), Within(seconds(1)..=seconds(3600));
+        /// Time that running requests have to finish after SIGTERM; a second signal ends at once.
+        restart shutdown_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
+        /// Host names that are accepted on loopback besides `localhost` and loopback addresses.
+        restart allowed_hosts: [Vec<String>] = Vec::new(), Any;
+    }
+
+    /// Which models are served.
+    models: ModelSettings {
+        /// Model to load at start: a path. Without it, the model of the command line.
+        restart default_model: [Option<String>] = None, Any;
+        /// Name under which clients ask for the model; without it, the model's own.
+        restart served_model_name: [Option<String>] = None, Any;
+        /// Weights kept loaded; beyond it the model that was idle longest is unloaded. 0: as much as memory allows.
+        restart cache_size: [ByteSize] = ByteSize(0), Any;
+    }
+
+    /// How much is done at once.
+    performance: PerformanceSettings {
+        /// Requests that run at once, in one batch; more wait in the queue.
+        restart max_concurrent_requests: [usize] = 64, Within(1..=4096);
+        /// Requests that may wait; one more is answered 429.
+        restart max_queued_requests: [usize] = 256, Within(0..=1_000_000);
+        /// Prompt tokens that may wait; a request that would exceed them is answered 429.
+        restart max_queued_prompt_tokens: [usize] = 262_144, Within(1..=1_000_000_000);
+        /// Time a request may wait before it is answered 503.
+        restart queue_timeout: [Duration] = seconds(60), Within(Duration::from_millis(1)..=DAY);
+        /// Milliseconds that an idle engine may wait for more requests to start together. Batches are joined at every
+        /// step anyway, so 0 is best.
+        restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
+        /// Where models run.
+        restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
+        /// Threads that compute; 0 chooses by the cores and the quota of the container.
+        restart threads: [usize] = 0, Within(0..=1024);
+        /// Whether prompts that begin alike are computed once.
+        restart prefix_cache: [bool] = true, Any;
+    }
+
+    /// What can be seen of the server.
+    monitoring: MonitoringSettings {
+        /// Whether `/metrics` is served.
+        restart prometheus_enabled: [bool] = true, Any;
+        /// Whether traces are exported; needs a build with the feature `opentelemetry`.
+        restart opentelemetry_enabled: [bool] = false, Any;
+        /// How often the process's own figures (memory, processor) are measured.
+        restart metrics_interval: [Duration] = seconds(10), Within(seconds(1)..=seconds(3600));
+        /// The least grave event that is logged. Prompts and answers never are.
+        reload log_level: [LogLevel] = LogLevel::Info, Any;
+        /// Time that one step of the engine may take before the server calls itself hung.
+        restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
+    }
+
+    /// Who may ask.
+    auth: AuthSettings {
+        /// File of hashed API keys, made by `bitnet keys add`. Its changes are followed while the server runs.
+        restart keys_file: [Option<PathBuf>] = None, Any;
+        /// How often the file of keys is looked at.
+        restart keys_poll_interval: [Duration] = seconds(5), Within(seconds(1)..=seconds(3600));
+        /// Whether inference needs a key on loopback. Management always does.
+        restart loopback_inference: [LoopbackInference] = LoopbackInference::Auto, Any;
+        /// Whether `/metrics` is open to everybody who can connect.
+        restart open_metrics: [bool] = false, Any;
+        /// Listen on a public address though nobody has to show a key. Management stays closed.
+        restart insecure_no_auth: [bool] = false, Any;
+        /// The one algorithm by which JSON Web Tokens are signed.
+        restart jwt_algorithm: [JwtAlgorithm] = JwtAlgorithm::EdDsa, Any;
+        /// File with the public key (PEM), or for HS256 the secret, of at least 32 bytes. It turns tokens on.
+        restart jwt_key_file: [Option<PathBuf>] = None, Any;
+        /// Who must have made a token (`iss`).
+        restart jwt_issuer: [Option<String>] = None, Any;
+        /// For whom a token must be (`aud`).
+        restart jwt_audience: [Option<String>] = None, Any;
+        /// How far the clocks of the issuer and of this machine may be apart.
+        restart jwt_leeway: [Duration] = seconds(10), Within(seconds(0)..=seconds(30));
+    }
+
+    /// What one key, or one address where no key is needed, may take. 0 is no limit; a key's own limits win.
+    limits: LimitSettings {
+        /// Requests a minute.
+        reload requests_per_minute: [u32] = 0, Within(0..=10_000_000);
+        /// Tokens a minute, of prompts and answers together.
+        reload tokens_per_minute: [u32] = 0, Within(0..=1_000_000_000);
+        /// Requests at once, waiting ones included.
+        reload concurrent_requests: [u32] = 0, Within(0..=1_000_000);
+    }
+}

@@ -1,0 +1,400 @@
+//! Precedence, unknown names, hostile files, and the documents against the table.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{Args, Command, FromArgMatches};
+
+use super::value::{ByteSize, DevicePreference, LogLevel};
+use super::*;
+use crate::config::flags::ConfigArgs;
+
+fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn load_file(name: &str, text: &str) -> Result<ServerConfig, ConfigError> {
+    let (_folder, path) = file(name, text);
+    ServerConfig::load(&Sources {
+        file: Some(path),
+        ..Sources::default()
+    })
+}
+
+fn load_env(variables: &[(&str, &str)]) -> Result<ServerConfig, ConfigError> {
+    ServerConfig::load(&Sources {
+        environment: variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        ..Sources::default()
+    })
+}
+
+/// The keys that deployments were told to use.
+const REQUIRED_KEYS: &str = "
+server:
+  host: \"0.0.0.0\"
+  port: 9000
+monitoring:
+  prometheus_enabled: false
+  opentelemetry_enabled: true
+  metrics_interval: 15s
+models:
+  default_model: /models/bitnet-2b.gguf
+  cache_size: 8GB
+performance:
+  max_concurrent_requests: 100
+  batch_timeout_ms: 5
+  device_preference: cpu
+";
+
+#[test]
+fn the_required_keys_are_taken_from_yaml() {
+    let config = load_file("config.yaml", REQUIRED_KEYS).unwrap();
+    assert_eq!(config.server.host.to_string(), "0.0.0.0");
+    assert_eq!(config.server.port, 9000);
+    assert!(!config.monitoring.prometheus_enabled);
+    assert!(config.monitoring.opentelemetry_enabled);
+    assert_eq!(config.monitoring.metrics_interval, Duration::from_secs(15));
+    assert_eq!(
+        config.models.default_model.as_deref(),
+        Some("/models/bitnet-2b.gguf")
+    );
+    assert_eq!(config.models.cache_size, ByteSize(8_000_000_000));
+    assert_eq!(config.performance.max_concurrent_requests, 100);
+    assert_eq!(config.performance.batch_timeout_ms, 5);
+    assert_eq!(config.performance.device_preference, DevicePreference::Cpu);
+    assert!(
+        matches!(config.origin("server.port"), Some(Origin::File(place)) if place.ends_with("config.yaml:4"))
+    );
+}
+
+#[test]
+fn toml_says_the_same_as_yaml() {
+    let toml = "
+[server]
+host = \"0.0.0.0\"
+port = 9000
+[monitoring]
+prometheus_enabled = false
+opentelemetry_enabled = true
+metrics_interval = 15
+[models]
+default_model = \"/models/bitnet-2b.gguf\"
+cache_size = 8000000000
+[performance]
+max_concurrent_requests = 100
+batch_timeout_ms = 5
+device_preference = \"cpu\"
+";
+    let toml = load_file("config.toml", toml).unwrap();
+    let yaml = load_file("config.yaml", REQUIRED_KEYS).unwrap();
+    assert_eq!(toml.sections, yaml.sections);
+    assert!(
+        matches!(toml.origin("server.port"), Some(Origin::File(place)) if place.ends_with("config.toml:4"))
+    );
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
+    let (_folder, path) = file(
+        "c.yml",
+        "server:\n  port: 1\n  max_connections: 2\n  shutdown_timeout: 3\n",
+    );
+    let config = ServerConfig::load(&Sources {
+        flags: vec![("port".into(), "100".into())],
+        environment: [
+            ("BITNET_SERVER__PORT", "10"),
+            ("BITNET_SERVER__MAX_CONNECTIONS", "20"),
+            ("BITNET_SERVER__MONITORING__LOG_LEVEL", "debug"),
+            ("BITNET_SERVER__AUTH__KEYS_FILE", ""),
+            ("PATH", "/bin"),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .to_vec(),
+        file: Some(path),
+    })
+    .unwrap();
+    assert_eq!(config.server.port, 100);
+    assert_eq!(config.server.max_connections, 20);
+    assert_eq!(config.server.shutdown_timeout, Duration::from_secs(3));
+    assert_eq!(config.monitoring.log_level, LogLevel::Debug);
+    assert_eq!(config.auth.keys_file, None, "an empty variable is unset");
+    assert_eq!(
+        config.origin("server.port"),
+        Some(&Origin::Flag("port".into()))
+    );
+    assert_eq!(config.origin("server.host"), Some(&Origin::Default));
+}
+
+#[test]
+fn the_variable_names_the_file_where_no_flag_does() {
+    let (_folder, path) = file("c.toml", "server.port = 4711\n");
+    let config = load_env(&[("BITNET_SERVER__CONFIG", path.to_str().unwrap())]).unwrap();
+    assert_eq!(config.server.port, 4711);
+    assert_eq!(config.file(), Some(path.as_path()));
+}
+
+#[test]
+fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
+    let cases: [(Result<ServerConfig, ConfigError>, &str, &str); 7] = [
+        (
+            load_file("c.yaml", "server:\n  host: 127.0.0.1\n  prot: 1\n"),
+            "c.yaml:3",
+            "'server.port'",
+        ),
+        (
+            load_file("c.toml", "[server]\n\nprot = 1\n"),
+            "c.toml:3",
+            "'server.port'",
+        ),
+        (
+            load_file("c.yaml", "sever:\n  port: 1\n"),
+            "c.yaml:2",
+            "'server.port'",
+        ),
+        (
+            load_file("c.yaml", "monitorin:\n"),
+            "c.yaml:1",
+            "'monitoring'",
+        ),
+        (
+            load_file("c.yaml", "zebra:\n  stripes: 9\n"),
+            "c.yaml:2",
+            "--print-config",
+        ),
+        (
+            load_env(&[("BITNET_SERVER__PROT", "1")]),
+            "BITNET_SERVER__PROT",
+            "'BITNET_SERVER__PORT'",
+        ),
+        (
+            ServerConfig::load(&Sources {
+                flags: vec![("prt".into(), "1".into())],
+                ..Sources::default()
+            }),
+            "--prt",
+            "'port'",
+        ),
+    ];
+    for (loaded, place, nearest) in cases {
+        let text = loaded.unwrap_err().to_string();
+        assert!(text.contains(place) && text.contains(nearest), "{text}");
+    }
+}
+
+#[test]
+fn a_value_outside_its_limits_is_refused_with_the_limits() {
+    let cases = [
+        (
+            "server:\n  port: 65536\n",
+            "server.port is 65536, expected a whole number",
+        ),
+        ("server:\n  port: -1\n", "server.port is -1"),
+        ("server:\n  port: \"80\"\n", "server.port is \"80\""),
+        ("server:\n  port:\n", "server.port is not set to anything"),
+        (
+            "server:\n  host: localhost.example\n",
+            "expected an IP address",
+        ),
+        (
+            "server:\n  max_connections: 0\n",
+            "expected a whole number from 1 to 1000000",
+        ),
+        (
+            "server:\n  max_body_bytes: 10GiB\n",
+            "from 1024 to 268435456",
+        ),
+        ("server:\n  request_timeout: -5\n", "expected seconds"),
+        ("server:\n  request_timeout: .inf\n", "c.yaml:2: non-finite"),
+        (
+            "server:\n  request_timeout: 5 fortnights\n",
+            "expected seconds",
+        ),
+        ("server:\n  shutdown_timeout: 1e300\n", "expected seconds"),
+        (
+            "performance:\n  device_preference: toaster\n",
+            "expected one of auto, cpu, gpu",
+        ),
+        (
+            "performance:\n  prefix_cache: maybe\n",
+            "expected true or false",
+        ),
+        (
+            "auth:\n  jwt_algorithm: none\n",
+            "expected one of HS256, RS256, ES256, EdDSA",
+        ),
+        ("auth:\n  jwt_leeway: 31\n", "from \"0s\" to \"30s\""),
+        ("server:\n  allowed_hosts: a.example\n", "expected a list"),
+    ];
+    for (text, expected) in cases {
+        let error = load_file("c.yaml", text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn hostile_files_are_errors() {
+    let deep = format!("server: {}1{}", "[".repeat(20_000), "]".repeat(20_000));
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c]\n";
+    let large = format!(
+        "server:\n  port: 1\n#{}\n",
+        "x".repeat(MAX_FILE_BYTES as usize)
+    );
+    let cases = [
+        ("c.yaml", deep.as_str()),
+        ("c.toml", deep.as_str()),
+        ("c.yaml", bomb),
+        ("c.yaml", large.as_str()),
+        ("c.yaml", "server:\n  port: 1\n  port: 2\n"),
+        ("c.toml", "[server]\nport = 1\nport = 2\n"),
+        ("c.yaml", "server:\n  port: {a: 1}\n"),
+        ("c.toml", "[server.port]\na = 1\n"),
+        ("c.yaml", "server:\n  allowed_hosts: [[a]]\n"),
+        ("c.yaml", "- 1\n- 2\n"),
+        ("c.yaml", "server: 5\n"),
+        ("c.yaml", "just text"),
+        ("c.yaml", "server:\n  port: 1\n---\nserver:\n  port: 2\n"),
+        ("c.yaml", "server: {port: 1"),
+        ("c.toml", "[server\nport = 1"),
+        ("c.ini", "port = 1"),
+        ("c", ""),
+    ];
+    for (name, text) in cases {
+        let error = load_file(name, text)
+            .expect_err(&text[..text.len().min(40)])
+            .to_string();
+        assert!(
+            error.contains(name) && error.len() < 600 && !error.contains('\n'),
+            "{error}"
+        );
+    }
+    assert!(load_file("c.yaml", "").is_ok() && load_file("c.yaml", "# nothing\n").is_ok());
+    assert!(load_file("c.toml", "").is_ok());
+    let missing = ServerConfig::load(&Sources {
+        file: Some("/does/not/exist.yaml".into()),
+        ..Sources::default()
+    });
+    assert!(
+        missing
+            .unwrap_err()
+            .to_string()
+            .contains("/does/not/exist.yaml")
+    );
+}
+
+#[test]
+fn tokens_need_an_issuer_an_audience_and_a_key() {
+    let key_alone = load_file("c.yaml", "auth:\n  jwt_key_file: k.pem\n")
+        .unwrap_err()
+        .to_string();
+    assert!(key_alone.contains("auth.jwt_issuer"), "{key_alone}");
+    let no_key = load_file("c.yaml", "auth:\n  jwt_issuer: me\n  jwt_audience: you\n")
+        .unwrap_err()
+        .to_string();
+    assert!(no_key.contains("auth.jwt_key_file"), "{no_key}");
+    let all = "auth:\n  jwt_key_file: k.pem\n  jwt_issuer: me\n  jwt_audience: you\n";
+    assert_eq!(
+        load_file("c.yaml", all)
+            .unwrap()
+            .auth
+            .jwt_key_file
+            .as_deref(),
+        Some(Path::new("k.pem"))
+    );
+}
+
+#[test]
+fn the_printed_configuration_reads_back_as_the_same() {
+    let odd = load_file(
+        "c.yaml",
+        "server:\n  host: '::1'\n  request_timeout: 1500ms\n  allowed_hosts: [a.example, 'b\"c\\d']\nmodels:\n  \
+         served_model_name: 'true'\nlimits:\n  tokens_per_minute: 7\n",
+    )
+    .unwrap();
+    for config in [ServerConfig::default(), odd] {
+        let printed = print::to_yaml(&config);
+        let again =
+            load_file("printed.yaml", &printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        assert_eq!(again.sections, config.sections);
+    }
+}
+
+#[test]
+fn a_reload_takes_over_only_what_may_change() {
+    let mut running = ServerConfig::default();
+    let fresh = load_file(
+        "c.yaml",
+        "server:\n  port: 1\nlimits:\n  requests_per_minute: 5\nmonitoring:\n  log_level: warn\n",
+    )
+    .unwrap();
+    let reloaded = running.reload(&fresh);
+    assert_eq!(
+        reloaded.changed,
+        ["monitoring.log_level", "limits.requests_per_minute"]
+    );
+    assert_eq!(reloaded.needs_restart, ["server.port"]);
+    assert_eq!(running.server.port, ServerConfig::default().server.port);
+    assert_eq!(
+        (
+            running.monitoring.log_level,
+            running.limits.requests_per_minute
+        ),
+        (LogLevel::Warn, 5)
+    );
+    assert_eq!(
+        running.reload(&fresh).changed,
+        Vec::<String>::new(),
+        "twice changes nothing"
+    );
+}
+
+#[test]
+fn every_setting_has_its_own_flag_variable_and_meaning() {
+    let flags: BTreeSet<String> = SETTINGS.iter().map(Setting::flag).collect();
+    let variables: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
+    assert_eq!(
+        (flags.len(), variables.len()),
+        (SETTINGS.len(), SETTINGS.len())
+    );
+    assert!(!flags.contains("config") && !variables.contains(ENV_FILE));
+    for setting in SETTINGS {
+        assert!(setting.meaning().ends_with('.'), "{}", setting.key());
+    }
+}
+
+#[test]
+fn flags_reach_the_configuration() {
+    let command = ConfigArgs::augment_args(Command::new("serve"));
+    command.clone().debug_assert();
+    let parse = |args: &[&str]| {
+        let matches = command
+            .clone()
+            .try_get_matches_from([&["serve"], args].concat())
+            .unwrap();
+        ConfigArgs::from_arg_matches(&matches).unwrap()
+    };
+    let args = parse(&[
+        "--port",
+        "81",
+        "--insecure-no-auth",
+        "--prefix-cache=false",
+        "--print-config",
+        "--config",
+        "x.yaml",
+    ]);
+    assert!(args.print && args.file.as_deref() == Some(Path::new("x.yaml")));
+    let config = ServerConfig::load(&Sources {
+        flags: args.flags,
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(config.server.port, 81);
+    assert!(config.auth.insecure_no_auth && !config.performance.prefix_cache);
+    assert_eq!(parse(&[]), ConfigArgs::default());
+}

@@ -1,0 +1,348 @@
+//! The thread that takes the engine's turns.
+//!
+//! Requests are checked wherever they arrive; what takes the engine's lock happens here alone, so nobody else ever waits
+//! for a forward pass. Commands come in by a channel, tokens leave by one bounded channel for each request, and a thread
+//! without work sleeps on the command channel.
+//!
+//! A client that reads too slowly fills its channel: its request then ends, the others never notice. A panic inside a
+//! step ends every request under way with an error; the thread lives on to refuse new ones, and [`EngineHealth`] tells.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bitnet_inference::{Drawn, Engine, EngineLoad, Error, Event, RequestId, Timings, ValidRequest};
+use tokio::sync::mpsc;
+
+/// What the thread needs of an engine: [`Engine`], or one that fails on purpose around it.
+pub trait Turns: Send + Sync + 'static {
+    /// [`Engine::enqueue`].
+    ///
+    /// # Errors
+    /// As that.
+    fn enqueue(&self, request: ValidRequest) -> Result<RequestId, Error>;
+    /// [`Engine::turn`].
+    fn turn(&self, events: &mut Vec<Event>) -> bool;
+    /// [`Engine::cancel`].
+    fn cancel(&self, request: RequestId);
+    /// [`Engine::current_load`].
+    fn current_load(&self) -> EngineLoad;
+}
+
+impl Turns for Engine {
+    fn enqueue(&self, request: ValidRequest) -> Result<RequestId, Error> {
+        Engine::enqueue(self, request)
+    }
+
+    fn turn(&self, events: &mut Vec<Event>) -> bool {
+        Engine::turn(self, events)
+    }
+
+    fn cancel(&self, request: RequestId) {
+        Engine::cancel(self, request);
+    }
+
+    fn current_load(&self) -> EngineLoad {
+        Engine::current_load(self)
+    }
+}
+
+/// Something that happened to a choice of a request.
+#[derive(Debug)]
+pub struct Update {
+    /// Which choice of the request, from 0.
+    pub choice: usize,
+    /// What happened. An error is the last update of its choice.
+    pub outcome: Result<Drawn, Error>,
+    /// Where its time went so far.
+    pub timings: Timings,
+}
+
+/// Updates that a channel holds for each choice: some seconds of the fastest model, and a few hundred kilobytes.
+pub const CHANNEL_CAPACITY: usize = 4096;
+
+/// How long the thread waits for commands when the engine has requests and finds nothing to do for them.
+const RECHECK: Duration = Duration::from_millis(5);
+
+enum Command {
+    Submit {
+        ticket: u64,
+        choice: usize,
+        request: Box<ValidRequest>,
+        updates: mpsc::Sender<Update>,
+    },
+    Cancel(u64),
+}
+
+/// A way to the thread. It ends when the last handle and the last ticket are gone.
+#[derive(Clone)]
+pub struct EngineHandle {
+    commands: Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+/// A choice under way. Dropping it ends the choice wherever it is; one that has ended already is not disturbed.
+pub struct Ticket {
+    number: u64,
+    commands: Sender<Command>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // Without the thread there is nothing left to cancel.
+        let _ = self.commands.send(Command::Cancel(self.number));
+    }
+}
+
+/// How the thread is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineHealth {
+    /// A step panicked: nothing runs any more.
+    pub failed: bool,
+    /// How long the step under way has taken; `None` between steps.
+    pub in_step: Option<Duration>,
+    /// Turns taken.
+    pub turns: u64,
+}
+
+/// What the thread tells everybody.
+struct Shared {
+    start: Instant,
+    step_started: AtomicU64, // milliseconds since `start` and 1, 0 between steps
+    turns: AtomicU64,
+    failed: AtomicBool,
+    last_ticket: AtomicU64,
+    load: Mutex<EngineLoad>,
+}
+
+impl EngineHandle {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the operating system has no thread to give.
+    pub fn start(engine: Arc<impl Turns>) -> std::io::Result<EngineHandle> {
+        let (commands, inbox) = channel();
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            step_started: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            last_ticket: AtomicU64::new(0),
+            load: Mutex::new(engine.current_load()),
+        });
+        let worker = Worker {
+            engine,
+            inbox,
+            shared: shared.clone(),
+            active: HashMap::new(),
+            tickets: HashMap::new(),
+            events: Vec::new(),
+        };
+        thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker.run())?;
+        Ok(EngineHandle { commands, shared })
+    }
+
+    /// Puts a choice in the engine's queue; what comes of it goes to `updates`. When that channel closes before a last
+    /// update, the choice was given up: its reader was too slow, or the engine failed ([`EngineHealth::failed`]).
+    pub fn submit(
+        &self,
+        request: ValidRequest,
+        choice: usize,
+        updates: mpsc::Sender<Update>,
+    ) -> Ticket {
+        let number = self.shared.last_ticket.fetch_add(1, Ordering::Relaxed) + 1;
+        // A thread that is gone drops the command, and with it the sender: the reader finds the channel closed.
+        let _ = self.commands.send(Command::Submit {
+            ticket: number,
+            choice,
+            request: Box::new(request),
+            updates,
+        });
+        Ticket {
+            number,
+            commands: self.commands.clone(),
+        }
+    }
+
+    /// How the thread is, without waiting for it.
+    pub fn health(&self) -> EngineHealth {
+        let started = self.shared.step_started.load(Ordering::Acquire);
+        EngineHealth {
+            failed: self.shared.failed.load(Ordering::Acquire),
+            in_step: (started > 0).then(|| {
+                let started = Duration::from_millis(started - 1);
+                self.shared.start.elapsed().saturating_sub(started)
+            }),
+            turns: self.shared.turns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The engine's load after the last turn, without waiting for the one under way.
+    pub fn load(&self) -> EngineLoad {
+        *self.shared.load()
+    }
+}
+
+impl Shared {
+    fn load(&self) -> std::sync::MutexGuard<'_, EngineLoad> {
+        // A copy of plain numbers is never half written.
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A choice that the engine knows.
+struct Active {
+    ticket: u64,
+    choice: usize,
+    updates: mpsc::Sender<Update>,
+}
+
+struct Worker<T> {
+    engine: Arc<T>,
+    inbox: Receiver<Command>,
+    shared: Arc<Shared>,
+    active: HashMap<RequestId, Active>,
+    tickets: HashMap<u64, RequestId>,
+    events: Vec<Event>,
+}
+
+impl<T: Turns> Worker<T> {
+    fn run(mut self) {
+        let mut idle = true;
+        loop {
+            let next = if self.active.is_empty() {
+                self.inbox.recv().map_err(|_| TryRecvError::Disconnected)
+            } else if idle {
+                self.inbox
+                    .recv_timeout(RECHECK)
+                    .map_err(|error| match error {
+                        RecvTimeoutError::Timeout => TryRecvError::Empty,
+                        RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+                    })
+            } else {
+                self.inbox.try_recv()
+            };
+            match next {
+                Ok(command) => {
+                    idle = false;
+                    self.guarded(|worker| worker.obey(command));
+                    continue; // all that is there, before the next step
+                }
+                // Tickets hold senders too: nobody is left to read an answer.
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {}
+            }
+            if !self.active.is_empty() {
+                let mut worked = false;
+                self.guarded(|worker| worked = worker.turn());
+                idle = !worked;
+            }
+        }
+    }
+
+    /// Runs `work`; a panic in it ends every request and marks the engine as failed.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
+        if self.shared.failed.load(Ordering::Acquire) {
+            // Dropped unanswered; readers find the channel closed and ask for the reason.
+            self.active.clear();
+            self.tickets.clear();
+            return;
+        }
+        let panicked = catch_unwind(AssertUnwindSafe(|| work(self))).is_err();
+        self.shared.step_started.store(0, Ordering::Release);
+        if panicked {
+            tracing::error!("the engine panicked: every request ends, and no other is taken");
+            self.shared.failed.store(true, Ordering::Release);
+            self.active.clear();
+            self.tickets.clear();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit {
+                ticket,
+                choice,
+                request,
+                updates,
+            } => {
+                let timings = request.timings();
+                match self.engine.enqueue(*request) {
+                    Ok(id) => {
+                        self.tickets.insert(ticket, id);
+                        self.active.insert(
+                            id,
+                            Active {
+                                ticket,
+                                choice,
+                                updates,
+                            },
+                        );
+                    }
+                    Err(error) => {
+                        let refused = Update {
+                            choice,
+                            outcome: Err(error),
+                            timings,
+                        };
+                        // Full or closed: as in `deliver`, the closed channel tells.
+                        let _ = updates.try_send(refused);
+                    }
+                }
+            }
+            Command::Cancel(ticket) => {
+                if let Some(id) = self.tickets.remove(&ticket) {
+                    self.active.remove(&id);
+                    self.engine.cancel(id);
+                }
+            }
+        }
+        *self.shared.load() = self.engine.current_load();
+    }
+
+    fn turn(&mut self) -> bool {
+        let now = self.shared.start.elapsed().as_millis() as u64;
+        self.shared.step_started.store(now + 1, Ordering::Release);
+        let worked = self.engine.turn(&mut self.events);
+        self.shared.step_started.store(0, Ordering::Release);
+        self.shared.turns.fetch_add(1, Ordering::Relaxed);
+        // Before the tokens go out: whoever has seen its last token finds its blocks given back.
+        *self.shared.load() = self.engine.current_load();
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            self.deliver(event);
+        }
+        self.events = events;
+        worked
+    }
+
+    fn deliver(&mut self, event: Event) {
+        let id = event.request;
+        let Some(active) = self.active.get(&id) else {
+            return; // cancelled in the meantime
+        };
+        let ended = match &event.outcome {
+            Ok(drawn) => drawn.finish.is_some(),
+            Err(_) => true,
+        };
+        let sent = active.updates.try_send(Update {
+            choice: active.choice,
+            outcome: event.outcome,
+            timings: event.timings,
+        });
+        if !ended && sent.is_err() {
+            self.engine.cancel(id);
+        }
+        if (ended || sent.is_err())
+            && let Some(active) = self.active.remove(&id)
+        {
+            self.tickets.remove(&active.ticket);
+        }
+    }
+}

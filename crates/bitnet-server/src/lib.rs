@@ -1,0 +1,41 @@
+#![forbid(unsafe_code)]
+//! Serve loaded models over HTTP: OpenAI's routes on the engine of `bitnet-inference`.
+//!
+//! # Layout
+//!
+//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it, [`routes`] finds its
+//! handler, [`body`] and [`fields`] read it, [`sampling`] says how tokens are drawn; [`admission`] takes or refuses it;
+//! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
+//! write the answer. [`process`] is the program around it: runtime, signals, health check.
+//!
+//! What they share: [`app`] the state, [`model`] the loaded models, [`limits`] every bound, [`error`] every error.
+//!
+//! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
+//! `.await`, and work crosses threads by bounded channels.
+
+pub mod admission;
+pub mod app;
+pub mod auth;
+pub mod body;
+pub mod config;
+pub mod connection;
+pub mod engine_thread;
+pub mod error;
+pub mod fields;
+pub mod limits;
+pub mod metrics;
+pub mod model;
+pub mod process;
+pub mod request_id;
+pub mod routes;
+pub mod running;
+pub mod sampling;
+pub mod server;
+pub mod sse;
+pub mod token_text;
+pub mod usage;
+
+pub use app::App;
+pub use limits::ServerLimits;
+pub use model::LoadedModel;
+pub use server::{Server, Stopped};

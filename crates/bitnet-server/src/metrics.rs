@@ -1,0 +1,371 @@
+//! What a monitoring system sees of the server, under the names that others' dashboards use.
+//!
+//! Routes and the engine's thread report facts by typed functions; names, labels and buckets are in [`table`] alone.
+//! What was not measured is absent, never zero.
+//!
+//! # Layout
+//! - [`table`]: every metric
+//! - [`registry`]: values and their text
+//! - [`process`]: memory, processor time and files of this process
+
+pub mod process;
+pub mod registry;
+pub mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bitnet_inference::EngineLoad;
+
+use self::process::{CpuMeter, ProcessSample};
+use self::registry::Registry;
+use self::table::Id;
+
+pub use self::registry::Exposition;
+
+/// The label `engine` of vLLM's metrics: models have one engine each.
+const ENGINE: &str = "0";
+
+/// Gauges whose first label is a model.
+const MODEL_GAUGES: [Id; 11] = [
+    Id::TokensPerSecond,
+    Id::QuantizationAccuracy,
+    Id::ActiveRequests,
+    Id::LastStep,
+    Id::KvBlocks,
+    Id::WaitingTokens,
+    Id::ModelInfo,
+    Id::VllmRunning,
+    Id::VllmWaiting,
+    Id::VllmKvUsage,
+    Id::VllmCacheConfig,
+];
+
+/// The metrics of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    meter: Mutex<Meter>,
+}
+
+/// What rates are computed from.
+#[derive(Debug, Default)]
+struct Meter {
+    cpu: CpuMeter,
+    /// Tokens drawn by each model, and when that was looked at.
+    generated: BTreeMap<String, (Instant, f64)>,
+}
+
+/// A model that was loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadedInfo<'a> {
+    /// Its id.
+    pub model: &'a str,
+    /// The hash of its file.
+    pub hash: &'a str,
+    /// How its weights are stored.
+    pub quantization: &'a str,
+    /// The kernel that multiplies them.
+    pub kernel: &'a str,
+    /// Time to load it.
+    pub load: Duration,
+    /// Positions in a block of its KV cache.
+    pub kv_block_size: usize,
+    /// Blocks of its KV cache.
+    pub kv_blocks: usize,
+}
+
+/// How a request ended that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By a stop token or text.
+    Stop,
+    /// At its longest.
+    Length,
+    /// By its client or an error.
+    Abort,
+}
+
+/// Where a request was when its client left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting.
+    Queue,
+    /// Running its prompt.
+    Prefill,
+    /// Drawing.
+    Decode,
+}
+
+/// A request that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished<'a> {
+    /// Its model's id.
+    pub model: &'a str,
+    /// How it ended.
+    pub ended: Ended,
+    /// From its arrival to its end.
+    pub latency: Duration,
+    /// From its arrival to its first token, if it had one.
+    pub first_token: Option<Duration>,
+    /// Time that it waited.
+    pub queue: Duration,
+    /// Time of forward passes over its prompt.
+    pub prefill: Duration,
+    /// Time of forward passes over what it drew.
+    pub decode: Duration,
+    /// Tokens of its prompts.
+    pub n_prompt: usize,
+    /// Tokens drawn for all its choices.
+    pub n_generated: usize,
+    /// Tokens drawn for the longest choice.
+    pub n_generated_longest: usize,
+    /// Its `max_tokens`, if it gave one.
+    pub max_tokens: Option<usize>,
+    /// Its `n`.
+    pub n: usize,
+    /// Tokens guessed ahead.
+    pub n_drafted: usize,
+    /// Those of them that were drawn.
+    pub n_accepted: usize,
+}
+
+impl Metrics {
+    /// Without any request yet. `longest_context` bounds the buckets that count tokens.
+    pub fn new(longest_context: usize) -> Metrics {
+        let registry = Registry::new(longest_context);
+        registry.set(Id::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1.0);
+        registry.set(Id::StartTime, &[], unix_time());
+        Metrics {
+            registry,
+            meter: Mutex::default(),
+        }
+    }
+
+    /// The text of all metrics.
+    pub fn text(&self, exposition: Exposition) -> String {
+        self.registry.text(exposition)
+    }
+
+    /// The values, for `/v1/stats`: it must not count for itself.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// A model can be asked.
+    pub fn model_loaded(&self, info: &LoadedInfo<'_>) {
+        let LoadedInfo {
+            model,
+            hash,
+            quantization,
+            kernel,
+            ..
+        } = *info;
+        self.registry
+            .set(Id::ModelInfo, &[model, hash, quantization, kernel], 1.0);
+        self.registry
+            .observe(Id::ModelLoadDuration, &[model], info.load.as_secs_f64());
+        let (size, blocks) = (info.kv_block_size.to_string(), info.kv_blocks.to_string());
+        self.registry
+            .set(Id::VllmCacheConfig, &[model, ENGINE, &size, &blocks], 1.0);
+    }
+
+    /// A model is gone: what it is and does is no longer told, what it did stays counted.
+    pub fn model_unloaded(&self, model: &str) {
+        for id in MODEL_GAUGES {
+            self.registry.forget(id, model);
+        }
+    }
+
+    /// A model was compared with its reference: the share of equal tokens.
+    pub fn validated(&self, model: &str, accuracy: f64) {
+        self.registry
+            .set(Id::QuantizationAccuracy, &[model], accuracy);
+    }
+
+    /// The graphics processor's busy share was measured.
+    pub fn gpu_utilization(&self, share: f64) {
+        self.registry.set(Id::GpuUtilization, &[], share);
+    }
+
+    /// A request was answered with an error.
+    pub fn request_failed(&self, code: &str) {
+        self.registry.add(Id::RequestFailures, &[code], 1.0);
+    }
+
+    /// A request was refused before any work was done: `queue_full`, `rate_limit`, ...
+    pub fn request_rejected(&self, reason: &str) {
+        self.registry.add(Id::RequestsRejected, &[reason], 1.0);
+    }
+
+    /// A client left.
+    pub fn request_cancelled(&self, phase: Phase) {
+        let phase = match phase {
+            Phase::Queue => "queue",
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+        };
+        self.registry.add(Id::RequestsCancelled, &[phase], 1.0);
+    }
+
+    /// A token came this long after the one before it.
+    pub fn token_gap(&self, model: &str, gap: Duration) {
+        self.registry
+            .observe(Id::TokenGap, &[model], gap.as_secs_f64());
+        self.registry
+            .observe(Id::VllmTokenGap, &[model, ENGINE], gap.as_secs_f64());
+    }
+
+    /// A request has ended.
+    pub fn request_finished(&self, request: &Finished<'_>) {
+        let registry = &self.registry;
+        let own = &[request.model][..];
+        let vllm = &[request.model, ENGINE][..];
+        let reason = match request.ended {
+            Ended::Stop => "stop",
+            Ended::Length => "length",
+            Ended::Abort => "abort",
+        };
+        registry.add(Id::VllmSuccess, &[request.model, ENGINE, reason], 1.0);
+        registry.observe(Id::InferenceDuration, own, request.latency.as_secs_f64());
+        registry.observe(Id::QueueTime, own, request.queue.as_secs_f64());
+        if let Some(first) = request.first_token {
+            registry.observe(Id::FirstTokenTime, own, first.as_secs_f64());
+            registry.observe(Id::VllmFirstToken, vllm, first.as_secs_f64());
+            if request.n_generated_longest > 1 {
+                let gaps = (request.n_generated_longest - 1) as f64;
+                let mean = request.latency.saturating_sub(first).as_secs_f64() / gaps;
+                registry.observe(Id::VllmTimePerToken, vllm, mean);
+            }
+        }
+        for (id, time) in [
+            (Id::VllmLatency, request.latency),
+            (Id::VllmQueueTime, request.queue),
+            (Id::VllmInferenceTime, request.prefill + request.decode),
+            (Id::VllmPrefillTime, request.prefill),
+            (Id::VllmDecodeTime, request.decode),
+        ] {
+            registry.observe(id, vllm, time.as_secs_f64());
+        }
+        for (id, count) in [
+            (Id::VllmRequestPrompt, request.n_prompt),
+            (Id::VllmRequestGeneration, request.n_generated),
+            (Id::VllmMaxGeneration, request.n_generated_longest),
+            (Id::VllmN, request.n),
+        ] {
+            registry.observe(id, vllm, count as f64);
+        }
+        if let Some(max_tokens) = request.max_tokens {
+            registry.observe(Id::VllmMaxTokens, vllm, max_tokens as f64);
+        }
+        if request.n_drafted > 0 {
+            registry.add(Id::VllmDraftTokens, vllm, request.n_drafted as f64);
+            registry.add(Id::VllmAcceptedTokens, vllm, request.n_accepted as f64);
+        }
+    }
+
+    /// A forward pass of `rows` tokens has ended.
+    pub fn step(&self, model: &str, rows: u64, time: Duration) {
+        self.registry
+            .observe(Id::VllmIterationTokens, &[model, ENGINE], rows as f64);
+        self.registry
+            .observe(Id::StepTime, &[model], time.as_secs_f64());
+        self.registry.set(Id::LastStep, &[model], unix_time());
+    }
+
+    /// What an engine has to do and has done. It is to be told before and after each step, so that a hung step shows.
+    pub fn engine(&self, model: &str, load: &EngineLoad) {
+        let registry = &self.registry;
+        let own = &[model][..];
+        let vllm = &[model, ENGINE][..];
+        registry.set(
+            Id::ActiveRequests,
+            own,
+            (load.running + load.waiting) as f64,
+        );
+        registry.set(Id::WaitingTokens, own, load.waiting_prompt_tokens as f64);
+        registry.set(Id::VllmRunning, vllm, load.running as f64);
+        registry.set(Id::VllmWaiting, vllm, load.waiting as f64);
+        if load.kv_blocks > 0 {
+            registry.set(
+                Id::VllmKvUsage,
+                vllm,
+                load.kv_blocks_used as f64 / load.kv_blocks as f64,
+            );
+        }
+        let free = load
+            .kv_blocks
+            .saturating_sub(load.kv_blocks_used + load.kv_blocks_cached);
+        for (state, blocks) in [
+            ("used", load.kv_blocks_used),
+            ("cached", load.kv_blocks_cached),
+            ("free", free),
+        ] {
+            registry.set(Id::KvBlocks, &[model, state], blocks as f64);
+        }
+        for (id, total) in [
+            (Id::PromptTokens, load.prompt_tokens),
+            (Id::GeneratedTokens, load.generated_tokens),
+            (Id::EngineSteps, load.steps),
+            (Id::EngineRows, load.rows),
+            (Id::RecomputedTokens, load.recomputed_tokens),
+            (Id::DeadlinesExceeded, load.deadlines_exceeded),
+        ] {
+            registry.set_total(id, own, total as f64);
+        }
+        for (id, total) in [
+            (Id::VllmPrefixQueries, load.prefix_queries),
+            (Id::VllmPrefixHits, load.prefix_hits),
+            (Id::VllmPreemptions, load.preemptions),
+            (Id::VllmPromptTokens, load.prompt_tokens),
+            (Id::VllmGenerationTokens, load.generated_tokens),
+        ] {
+            registry.set_total(id, vllm, total as f64);
+        }
+    }
+
+    /// Measures the process and the models' rates. Call it every `monitoring.metrics_interval`.
+    pub fn measure(&self, models: &[&str], now: Instant) {
+        let sample = ProcessSample::take();
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = sample.resident_bytes {
+            self.registry.set(Id::ResidentMemory, &[], bytes as f64);
+        }
+        if let Some(files) = sample.open_files {
+            self.registry.set(Id::OpenFiles, &[], files as f64);
+        }
+        if let Some(seconds) = sample.cpu_seconds {
+            self.registry.set_total(Id::CpuSeconds, &[], seconds);
+            // The quota of a container is seen by it too.
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+            if let Some(share) = meter.cpu.share(now, seconds, cores) {
+                self.registry.set(Id::CpuUtilization, &[], share);
+            }
+        }
+        meter
+            .generated
+            .retain(|model, _| models.contains(&model.as_str()));
+        for model in models {
+            let Some(total) = self.registry.get(Id::GeneratedTokens, &[model]) else {
+                continue;
+            };
+            let before = meter.generated.insert((*model).to_owned(), (now, total));
+            let passed = before
+                .map(|(then, before)| (now.saturating_duration_since(then).as_secs_f64(), before));
+            if let Some((seconds, before)) = passed.filter(|(seconds, _)| *seconds > 0.0) {
+                self.registry
+                    .set(Id::TokensPerSecond, &[model], (total - before) / seconds);
+            }
+        }
+    }
+}
+
+fn unix_time() -> f64 {
+    // A clock before 1970 is a broken one, and 0 shows it.
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |time| time.as_secs_f64())
+}

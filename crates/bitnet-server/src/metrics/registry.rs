@@ -1,0 +1,261 @@
+//! The values of all metrics, and their text.
+//!
+//! Ours and small, because two texts are wanted that are right to the letter (Prometheus's classic one, which `promtool`
+//! reads, and OpenMetrics, where a counter's family is called without `_total`), from one table that documents can be
+//! checked against, and with a bound on labels: a client must not be able to fill the memory with names.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::table::{Id, Kind, METRICS};
+
+/// Most sets of label values of one metric; beyond them values are counted under [`OTHER`].
+const MAX_SERIES: usize = 64;
+/// Stands for label values that are too many.
+const OTHER: &str = "other";
+
+/// A text of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// Prometheus's own, version 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+/// All values. A metric that nobody set is absent.
+#[derive(Debug)]
+pub struct Registry {
+    families: Vec<Family>,
+}
+
+#[derive(Debug)]
+struct Family {
+    bounds: Vec<f64>,
+    series: Mutex<BTreeMap<Vec<String>, Series>>,
+}
+
+#[derive(Debug, Clone)]
+enum Series {
+    Value(f64),
+    /// One count a bound and one more above all bounds, not yet summed up.
+    Histogram {
+        counts: Vec<u64>,
+        sum: f64,
+    },
+}
+
+impl Exposition {
+    /// What a client that sends this `Accept` header wants.
+    pub fn negotiate(accept: Option<&str>) -> Exposition {
+        match accept {
+            Some(accept) if accept.contains("application/openmetrics-text") => {
+                Exposition::OpenMetrics
+            }
+            _ => Exposition::Text,
+        }
+    }
+
+    /// The `Content-Type` of the text.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Exposition::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Exposition::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+impl Registry {
+    /// Without any value. `longest_context` bounds the buckets that count tokens.
+    pub fn new(longest_context: usize) -> Registry {
+        let family = |kind| Family {
+            bounds: match kind {
+                Kind::Histogram(buckets) => buckets.bounds(longest_context),
+                _ => Vec::new(),
+            },
+            series: Mutex::default(),
+        };
+        Registry {
+            families: METRICS.iter().map(|metric| family(metric.kind)).collect(),
+        }
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, id: Id, labels: &[&str], value: f64) {
+        self.value(id, labels, |old| *old = value);
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, id: Id, labels: &[&str], amount: f64) {
+        self.value(id, labels, |old| *old += amount.max(0.0));
+    }
+
+    /// Sets a counter to a count that is kept elsewhere; it never goes down.
+    pub fn set_total(&self, id: Id, labels: &[&str], total: f64) {
+        self.value(id, labels, |old| *old = old.max(total));
+    }
+
+    /// Counts a value in a histogram.
+    pub fn observe(&self, id: Id, labels: &[&str], value: f64) {
+        let family = &self.families[id as usize];
+        let bucket = family.bounds.partition_point(|bound| *bound < value);
+        family.with(labels, |series| {
+            if let Series::Histogram { counts, sum } = series {
+                counts[bucket] += 1;
+                *sum += value;
+            }
+        });
+    }
+
+    /// Forgets all series of a gauge whose first label has this value: those of a model that is gone.
+    pub fn forget(&self, id: Id, first: &str) {
+        self.families[id as usize]
+            .lock()
+            .retain(|labels, _| labels.first().is_none_or(|label| label != first));
+    }
+
+    /// The value of a counter or gauge, if it was set.
+    pub fn get(&self, id: Id, labels: &[&str]) -> Option<f64> {
+        match self.families[id as usize].lock().get(&owned(labels)) {
+            Some(Series::Value(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// How often a histogram counted, and the sum of what it counted.
+    pub fn observed(&self, id: Id, labels: &[&str]) -> Option<(u64, f64)> {
+        match self.families[id as usize].lock().get(&owned(labels)) {
+            Some(Series::Histogram { counts, sum }) => Some((counts.iter().sum(), *sum)),
+            _ => None,
+        }
+    }
+
+    /// All values as text.
+    pub fn text(&self, exposition: Exposition) -> String {
+        let mut text = String::new();
+        for (metric, family) in METRICS.iter().zip(&self.families) {
+            let series = family.lock();
+            if series.is_empty() {
+                continue;
+            }
+            let family_name = match (exposition, metric.kind) {
+                (Exposition::OpenMetrics, Kind::Counter) => metric.name.trim_end_matches("_total"),
+                _ => metric.name,
+            };
+            // A String takes any text.
+            let _ = writeln!(text, "# HELP {family_name} {}", metric.help);
+            let _ = writeln!(text, "# TYPE {family_name} {}", metric.kind.name());
+            for (values, series) in series.iter() {
+                let labels = labels_text(metric.labels, values);
+                match series {
+                    Series::Value(value) => {
+                        write_sample(&mut text, metric.name, "", &labels, None, *value)
+                    }
+                    Series::Histogram { counts, sum } => {
+                        let mut below = 0;
+                        let bounds = family.bounds.iter().copied().chain([f64::INFINITY]);
+                        for (count, bound) in counts.iter().zip(bounds) {
+                            below += count;
+                            write_sample(
+                                &mut text,
+                                metric.name,
+                                "_bucket",
+                                &labels,
+                                Some(bound),
+                                below as f64,
+                            );
+                        }
+                        write_sample(&mut text, metric.name, "_sum", &labels, None, *sum);
+                        write_sample(
+                            &mut text,
+                            metric.name,
+                            "_count",
+                            &labels,
+                            None,
+                            below as f64,
+                        );
+                    }
+                }
+            }
+        }
+        if exposition == Exposition::OpenMetrics {
+            text.push_str("# EOF\n");
+        }
+        text
+    }
+
+    fn value(&self, id: Id, labels: &[&str], change: impl FnOnce(&mut f64)) {
+        self.families[id as usize].with(labels, |series| {
+            if let Series::Value(value) = series {
+                change(value);
+            }
+        });
+    }
+}
+
+impl Family {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<String>, Series>> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the series of these labels, which is made when there is none.
+    fn with(&self, labels: &[&str], change: impl FnOnce(&mut Series)) {
+        let mut all = self.lock();
+        let mut key = owned(labels);
+        if all.len() >= MAX_SERIES && !all.contains_key(&key) {
+            key = vec![OTHER.into(); labels.len()];
+        }
+        change(all.entry(key).or_insert_with(|| match self.bounds.len() {
+            0 => Series::Value(0.0),
+            n => Series::Histogram {
+                counts: vec![0; n + 1],
+                sum: 0.0,
+            },
+        }));
+    }
+}
+
+fn owned(labels: &[&str]) -> Vec<String> {
+    labels.iter().map(|label| (*label).to_owned()).collect()
+}
+
+fn labels_text(names: &[&str], values: &[String]) -> String {
+    let pairs: Vec<String> = names
+        .iter()
+        .zip(values)
+        .map(|(name, value)| {
+            let value = value
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            format!("{name}=\"{value}\"")
+        })
+        .collect();
+    pairs.join(",")
+}
+
+fn write_sample(
+    text: &mut String,
+    name: &str,
+    suffix: &str,
+    labels: &str,
+    bound: Option<f64>,
+    value: f64,
+) {
+    let bound = bound.map(|bound| match bound.is_infinite() {
+        true => "le=\"+Inf\"".to_owned(),
+        // `1.0`, as Python's client writes it and queries of existing dashboards have it.
+        false => format!("le=\"{bound:?}\""),
+    });
+    let comma = if labels.is_empty() || bound.is_none() {
+        ""
+    } else {
+        ","
+    };
+    let inner = format!("{labels}{comma}{}", bound.unwrap_or_default());
+    let _ = match inner.as_str() {
+        "" => writeln!(text, "{name}{suffix} {value}"),
+        inner => writeln!(text, "{name}{suffix}{{{inner}}} {value}"),
+    };
+}

@@ -1,0 +1,242 @@
+//! Names, buckets and both texts, and the document against the table.
+
+use std::collections::BTreeSet;
+
+use super::table::{Buckets, Kind, METRICS};
+use super::*;
+
+const MODEL: &str = "m\"1\\";
+
+fn finished() -> Finished<'static> {
+    Finished {
+        model: MODEL,
+        ended: Ended::Length,
+        latency: Duration::from_millis(1100),
+        first_token: Some(Duration::from_millis(100)),
+        queue: Duration::from_millis(20),
+        prefill: Duration::from_millis(80),
+        decode: Duration::from_millis(900),
+        n_prompt: 12,
+        n_generated: 11,
+        n_generated_longest: 11,
+        max_tokens: Some(11),
+        n: 1,
+        n_drafted: 4,
+        n_accepted: 3,
+    }
+}
+
+fn load() -> EngineLoad {
+    EngineLoad {
+        waiting: 3,
+        waiting_prompt_tokens: 40,
+        running: 2,
+        kv_blocks: 100,
+        kv_blocks_used: 25,
+        kv_blocks_cached: 50,
+        prefix_queries: 64,
+        prefix_hits: 32,
+        prompt_tokens: 12,
+        generated_tokens: 11,
+        steps: 12,
+        rows: 23,
+        ..EngineLoad::default()
+    }
+}
+
+/// Metrics on which every update function was called.
+fn all() -> Metrics {
+    let metrics = Metrics::new(4096);
+    metrics.model_loaded(&LoadedInfo {
+        model: MODEL,
+        hash: "abc",
+        quantization: "i2_s",
+        kernel: "scalar-i2s",
+        load: Duration::from_millis(700),
+        kv_block_size: 16,
+        kv_blocks: 100,
+    });
+    metrics.validated(MODEL, 1.0);
+    metrics.gpu_utilization(0.5);
+    metrics.request_failed("invalid_value");
+    metrics.request_rejected("queue_full");
+    metrics.request_cancelled(Phase::Prefill);
+    metrics.token_gap(MODEL, Duration::from_millis(9));
+    metrics.request_finished(&finished());
+    metrics.step(MODEL, 23, Duration::from_millis(9));
+    let start = Instant::now();
+    metrics.measure(&[MODEL], start);
+    metrics.engine(MODEL, &load());
+    metrics.measure(&[MODEL], start + Duration::from_secs(1));
+    metrics.engine(
+        MODEL,
+        &EngineLoad {
+            generated_tokens: 31,
+            ..load()
+        },
+    );
+    metrics.measure(&[MODEL], start + Duration::from_secs(3));
+    metrics
+}
+
+#[test]
+fn what_nobody_measured_is_absent() {
+    let text = Metrics::new(4096).text(Exposition::Text);
+    let families: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .collect();
+    assert_eq!(
+        families,
+        [
+            "bitnet_build_info gauge",
+            "process_start_time_seconds gauge"
+        ]
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn every_metric_of_the_table_is_told_once_it_is_known() {
+    let text = all().text(Exposition::Text);
+    for metric in METRICS {
+        let line = format!("# TYPE {} {}\n", metric.name, metric.kind.name());
+        assert_eq!(text.matches(&line).count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn names_and_labels_are_well_formed_and_unique() {
+    let names: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), METRICS.len());
+    for metric in METRICS {
+        let total = metric.name.ends_with("_total");
+        // vLLM calls this histogram so, and dashboards ask for it.
+        let excepted = metric.name == "vllm:iteration_tokens_total";
+        assert!(
+            excepted || total == (metric.kind == Kind::Counter),
+            "{}",
+            metric.name
+        );
+        assert!(
+            metric.help.ends_with('.') && !metric.help.contains('\n'),
+            "{}",
+            metric.name
+        );
+        assert_eq!(
+            metric.name.starts_with("vllm:"),
+            metric.labels.starts_with(&["model_name", "engine"])
+        );
+    }
+}
+
+#[test]
+fn the_names_that_deployments_were_told_exist() {
+    for name in [
+        "bitnet_inference_duration_seconds",
+        "bitnet_tokens_per_second",
+        "bitnet_quantization_accuracy_ratio",
+        "bitnet_gpu_utilization_ratio",
+        "bitnet_active_inference_requests",
+        "bitnet_model_load_duration_seconds",
+        "bitnet_cpu_utilization_ratio",
+        "bitnet_generated_tokens_total",
+    ] {
+        assert!(METRICS.iter().any(|metric| metric.name == name), "{name}");
+    }
+}
+
+#[test]
+fn samples_have_labels_buckets_and_sums() {
+    let text = all().text(Exposition::Text);
+    let model = r#"model_name="m\"1\\",engine="0""#;
+    for line in [
+        format!("vllm:num_requests_waiting{{{model}}} 3"),
+        format!("vllm:kv_cache_usage_perc{{{model}}} 0.25"),
+        format!("vllm:prefix_cache_hits_total{{{model}}} 32"),
+        format!("vllm:generation_tokens_total{{{model}}} 31"),
+        format!("vllm:request_success_total{{{model},finished_reason=\"length\"}} 1"),
+        format!("vllm:time_to_first_token_seconds_bucket{{{model},le=\"0.08\"}} 0"),
+        format!("vllm:time_to_first_token_seconds_bucket{{{model},le=\"0.1\"}} 1"),
+        format!("vllm:time_to_first_token_seconds_bucket{{{model},le=\"+Inf\"}} 1"),
+        format!("vllm:time_to_first_token_seconds_count{{{model}}} 1"),
+        format!("vllm:request_time_per_output_token_seconds_sum{{{model}}} 0.1"),
+        format!("vllm:request_prompt_tokens_bucket{{{model},le=\"2000.0\"}} 1"),
+        format!("vllm:cache_config_info{{{model},block_size=\"16\",num_gpu_blocks=\"100\"}} 1"),
+        r#"bitnet_kv_blocks{model="m\"1\\",state="free"} 25"#.into(),
+        r#"bitnet_tokens_per_second{model="m\"1\\"} 10"#.into(),
+        "bitnet_request_failures_total{code=\"invalid_value\"} 1".into(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.contains(
+        "vllm:request_prompt_tokens_bucket{model_name=\"m\\\"1\\\\\",engine=\"0\",le=\"5000.0\"}"
+    ));
+}
+
+#[test]
+fn counters_are_named_as_each_text_wants_them() {
+    let metrics = all();
+    let text = metrics.text(Exposition::Text);
+    let open = metrics.text(Exposition::OpenMetrics);
+    assert!(text.contains("# TYPE vllm:prompt_tokens_total counter\nvllm:prompt_tokens_total{"));
+    assert!(open.contains("# TYPE vllm:prompt_tokens counter\nvllm:prompt_tokens_total{"));
+    assert!(
+        open.contains("# TYPE vllm:iteration_tokens_total histogram\n"),
+        "it is no counter"
+    );
+    assert!(open.ends_with("# EOF\n") && !text.contains("# EOF"));
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+    assert_eq!(Exposition::negotiate(Some(accept)), Exposition::OpenMetrics);
+    assert_eq!(Exposition::negotiate(None), Exposition::Text);
+}
+
+#[test]
+fn a_model_that_is_gone_has_no_gauges_and_keeps_its_counts() {
+    let metrics = all();
+    metrics.model_unloaded(MODEL);
+    let text = metrics.text(Exposition::Text);
+    for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Gauge) {
+        let of_model = metric
+            .labels
+            .first()
+            .is_some_and(|label| label.starts_with("model"));
+        let told = text.contains(&format!("# TYPE {} ", metric.name));
+        assert!(!of_model || !told, "{}", metric.name);
+    }
+    assert_eq!(
+        metrics.registry().get(Id::GeneratedTokens, &[MODEL]),
+        Some(31.0)
+    );
+}
+
+#[test]
+fn label_values_without_end_take_no_memory_without_end() {
+    let metrics = Metrics::new(16);
+    for i in 0..10_000 {
+        metrics.request_failed(&format!("code{i}"));
+    }
+    assert!(metrics.text(Exposition::Text).len() < 10_000);
+    let other = metrics
+        .registry()
+        .get(Id::RequestFailures, &["other"])
+        .unwrap();
+    assert_eq!(other, 10_000.0 - 64.0, "nothing is lost");
+}
+
+#[test]
+fn bounds_rise_and_tokens_end_at_the_context() {
+    for metric in METRICS {
+        if let Kind::Histogram(buckets) = metric.kind {
+            assert!(buckets.bounds(131_072).is_sorted(), "{}", metric.name);
+        }
+    }
+    assert_eq!(
+        Buckets::Tokens.bounds(100),
+        [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]
+    );
+    assert!(
+        !Buckets::Tokens.bounds(0).is_empty(),
+        "a histogram has a bucket, whatever the context"
+    );
+}

@@ -1,0 +1,151 @@
+//! Loaded models by name.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bitnet_inference::{Engine, Error, Message, Prompt};
+
+use crate::admission::Admission;
+use crate::engine_thread::{EngineHandle, Turns};
+use crate::error::{ApiError, ErrorCode};
+use crate::limits::ServerLimits;
+
+/// The name that always stands for the default model.
+pub const DEFAULT_ALIAS: &str = "default";
+
+/// A model that answers requests.
+pub struct LoadedModel {
+    /// What clients call it.
+    pub id: String,
+    /// For what needs no turn: checking, tokenising, figures.
+    pub engine: Arc<Engine>,
+    /// For what does.
+    pub handle: EngineHandle,
+    /// Who may wait for it.
+    pub admission: Arc<Admission>,
+    /// Names what an answer depends on: the engine's version and the model's bytes; and the kernel, on which it does not.
+    pub fingerprint: String,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+}
+
+impl LoadedModel {
+    /// Starts the thread of an engine that was loaded with room for `max_sequences`; `version` names the model's bytes.
+    ///
+    /// # Errors
+    /// When the operating system has no thread to give.
+    pub fn start(
+        id: impl Into<String>,
+        engine: Arc<Engine>,
+        version: Option<&str>,
+        limits: &ServerLimits,
+    ) -> io::Result<LoadedModel> {
+        LoadedModel::start_with(id, engine.clone(), engine, version, limits)
+    }
+
+    /// The same, taking the turns of `turns`, which stands around `engine`.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::start`].
+    pub fn start_with(
+        id: impl Into<String>,
+        engine: Arc<Engine>,
+        turns: Arc<impl Turns>,
+        version: Option<&str>,
+        limits: &ServerLimits,
+    ) -> io::Result<LoadedModel> {
+        let max_running = engine.current_load().max_running;
+        let kernel = &engine.info().kernel;
+        let fingerprint = [
+            Some(concat!("bitnet-", env!("CARGO_PKG_VERSION"))),
+            version,
+            Some(kernel.as_str()),
+        ];
+        Ok(LoadedModel {
+            id: id.into(),
+            handle: EngineHandle::start(turns)?,
+            admission: Arc::new(Admission::new(
+                max_running,
+                limits.max_queued_requests,
+                limits.max_queued_tokens,
+            )),
+            fingerprint: fingerprint
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join("-"),
+            created: unix_seconds(),
+            engine,
+        })
+    }
+
+    /// The prompt of a conversation: by the chat template, or, for a model without one, the texts one after the other,
+    /// as `bitnet chat` has it.
+    ///
+    /// # Errors
+    /// What the template reports.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Prompt, Error> {
+        if self.engine.chat_template().is_some() {
+            return self.engine.chat_prompt(messages);
+        }
+        let texts: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
+        Ok(Prompt::Text(texts.join("\n")))
+    }
+}
+
+/// The models of a server.
+#[derive(Default)]
+pub struct ModelRegistry {
+    models: RwLock<Models>,
+}
+
+#[derive(Default, Clone)]
+struct Models {
+    by_id: BTreeMap<String, Arc<LoadedModel>>,
+    default: Option<String>,
+}
+
+impl ModelRegistry {
+    /// Adds a model; the first one is the default.
+    pub fn insert(&self, model: LoadedModel) {
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let id = model.id.clone();
+        models.default.get_or_insert_with(|| id.clone());
+        models.by_id.insert(id, Arc::new(model));
+    }
+
+    /// The model of this name; without a name the default one.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ModelNotFound`], and [`ErrorCode::NotReady`] when there is none at all.
+    pub fn get(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, ApiError> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(default) = models.default.as_deref() else {
+            return Err(ApiError::new(ErrorCode::NotReady, "no model is loaded"));
+        };
+        let id = match name {
+            None | Some("" | DEFAULT_ALIAS) => default,
+            Some(name) => name,
+        };
+        models.by_id.get(id).cloned().ok_or_else(|| {
+            let known: Vec<&str> = models.by_id.keys().map(String::as_str).collect();
+            let message = format!("there is no model '{id}'; there is {}", known.join(", "));
+            ApiError::about("model", ErrorCode::ModelNotFound, message)
+        })
+    }
+
+    /// All models, by name.
+    pub fn all(&self) -> Vec<Arc<LoadedModel>> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.by_id.values().cloned().collect()
+    }
+}
+
+/// Now, in seconds since 1970.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

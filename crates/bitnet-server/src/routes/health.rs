@@ -1,0 +1,132 @@
+//! Probes: is the process sound, may it be sent requests, and what is it.
+//!
+//! Liveness never depends on the length of a queue: an orchestrator that restarts a busy server makes things worse. It
+//! does fail when the engine has panicked, or when one step of it takes so long that it must hang.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::model::{LoadedModel, unix_seconds};
+use crate::usage::milliseconds;
+
+/// Whether the process should live on.
+pub async fn live(State(app): State<Arc<App>>) -> Response {
+    let broken = app
+        .models
+        .all()
+        .iter()
+        .find_map(|model| trouble(&app, model));
+    answer(broken)
+}
+
+/// Whether requests should be sent here.
+pub async fn ready(State(app): State<Arc<App>>) -> Response {
+    answer(not_ready(&app))
+}
+
+/// Whether a model has been loaded.
+pub async fn startup(State(app): State<Arc<App>>) -> Response {
+    answer(
+        app.models
+            .all()
+            .is_empty()
+            .then(|| "no model is loaded".into()),
+    )
+}
+
+/// Everything that the probes look at.
+pub async fn detail(State(app): State<Arc<App>>) -> Response {
+    let models = app.models.all();
+    let dead = models.iter().find_map(|model| trouble(&app, model));
+    let not_ready = not_ready(&app);
+    let (status, code) = match (&dead, &not_ready) {
+        (Some(_), _) => ("unhealthy", StatusCode::SERVICE_UNAVAILABLE),
+        (None, Some(_)) => ("degraded", StatusCode::SERVICE_UNAVAILABLE),
+        (None, None) => ("healthy", StatusCode::OK),
+    };
+    let components: serde_json::Map<String, Value> = models
+        .iter()
+        .map(|model| (model.id.clone(), component(&app, model)))
+        .collect();
+    let body = json!({
+        "status": status,
+        "reason": dead.or(not_ready),
+        "timestamp": unix_seconds(),
+        "uptime_seconds": app.started.elapsed().as_secs(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "draining": app.is_draining(),
+        "components": components,
+    });
+    (code, Json(body)).into_response()
+}
+
+/// What is running.
+pub async fn version(State(app): State<Arc<App>>) -> Json<Value> {
+    let models = app.models.all();
+    let fingerprints: Vec<&str> = models.iter().map(|model| &*model.fingerprint).collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "fingerprints": fingerprints,
+    }))
+}
+
+fn not_ready(app: &App) -> Option<String> {
+    if app.is_draining() {
+        return Some("the server is shutting down".into());
+    }
+    let models = app.models.all();
+    if models.is_empty() {
+        return Some("no model is loaded".into());
+    }
+    models.iter().find_map(|model| {
+        trouble(app, model).or_else(|| {
+            let full = !model.admission.has_room();
+            full.then(|| format!("the queue of {} is full", model.id))
+        })
+    })
+}
+
+/// Why a model will answer nothing any more.
+fn trouble(app: &App, model: &LoadedModel) -> Option<String> {
+    let health = model.handle.health();
+    if health.failed {
+        return Some(format!("the engine of {} has failed", model.id));
+    }
+    let hangs = health
+        .in_step
+        .filter(|&time| time > app.limits.stall_timeout)?;
+    Some(format!(
+        "a step of {} has taken {} seconds",
+        model.id,
+        hangs.as_secs()
+    ))
+}
+
+fn component(app: &App, model: &LoadedModel) -> Value {
+    let health = model.handle.health();
+    let (choices, tokens) = model.admission.waiting();
+    json!({
+        "status": trouble(app, model).map_or("healthy", |_| "unhealthy"),
+        "requests": choices,
+        "waiting_prompt_tokens": tokens,
+        "turns": health.turns,
+        "in_step_ms": health.in_step.map(milliseconds),
+        "engine": model.handle.load(),
+    })
+}
+
+fn answer(trouble: Option<String>) -> Response {
+    match trouble {
+        None => Json(json!({ "status": "ok" })).into_response(),
+        Some(reason) => {
+            let body = json!({ "status": "unavailable", "reason": reason });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
+}

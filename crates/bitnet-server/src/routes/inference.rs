@@ -1,0 +1,178 @@
+//! `POST /v1/inference` and `/v1/inference/stream`: a text continued, in this project's own words.
+//!
+//! The same request to the engine as `/v1/completions`, so the same text; only the fields differ.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use bitnet_inference::Prompt;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::body::JsonBody;
+use crate::error::{ApiError, ErrorCode};
+use crate::fields::Fields;
+use crate::routes::models::layout;
+use crate::running::{Job, Piece, Prompts, Running};
+use crate::sampling;
+use crate::sse::{self, Events, Wire};
+use crate::usage::{TimingReport, Usage, finish_reason, milliseconds};
+
+/// Tokens between two `metrics` events of a stream.
+const METRICS_EVERY: usize = 16;
+
+/// Continues a text and answers when it is complete.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn create(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Json<Inference>, ApiError> {
+    let mut running = start(&app, &headers, &mut fields).await?;
+    let mut text = String::new();
+    while let Some(piece) = running.piece().await {
+        text.extend(piece?.token.map(|token| token.text));
+    }
+    Ok(Json(Inference {
+        text,
+        outcome: Outcome::of(&running),
+        usage: Usage::of(&running),
+        timings: TimingReport::of(&running),
+    }))
+}
+
+/// Continues a text and sends `token` and `metrics` events, then `complete` or `error`.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn stream(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Response, ApiError> {
+    let running = start(&app, &headers, &mut fields).await?;
+    let wire = InferenceWire { position: 0 };
+    Ok(sse::response(running, wire, app.limits.ping_interval))
+}
+
+async fn start(app: &App, headers: &HeaderMap, fields: &mut Fields) -> Result<Running, ApiError> {
+    let model = app.models.get(fields.text("model")?.as_deref())?;
+    let prompt = match fields.need("prompt")? {
+        Value::String(text) => Prompt::Markup(text),
+        other => return Err(ApiError::invalid("prompt", &other, "a string")),
+    };
+    let used = layout(&model.engine.info().kernel);
+    if let Some(wanted) = fields.text("quantization_preference")?
+        && !["auto", used].contains(&&*wanted)
+    {
+        let message = format!("the model is loaded as {used} only");
+        let code = ErrorCode::QuantizationUnavailable;
+        return Err(ApiError::about("quantization_preference", code, message));
+    }
+    let mut options = sampling::read(fields, &app.limits, &model.engine)?;
+    options.max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
+    sampling::refuse_unsupported(fields)?;
+    let work = Job {
+        prompts: Prompts::Plain(vec![prompt]),
+        n: 1,
+        options,
+        terms: app.terms(fields, headers)?,
+    };
+    app.start(model, work).await
+}
+
+/// The answer of [`create`].
+#[derive(Debug, Serialize)]
+pub struct Inference {
+    text: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+    usage: Usage,
+    timings: TimingReport,
+}
+
+/// What came of a request, without its text.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    model_id: String,
+    tokens_generated: usize,
+    finish_reason: Option<&'static str>,
+    seed: u64,
+    inference_time_ms: f64,
+    tokens_per_second: Option<f64>,
+    quantization_used: String,
+    device_used: &'static str,
+    /// `null`: measured of a file when it is validated, never of a request.
+    accuracy_metrics: Option<()>,
+}
+
+impl Outcome {
+    fn of(running: &Running) -> Outcome {
+        let choice = &running.choices[0];
+        Outcome {
+            model_id: running.model.id.clone(),
+            tokens_generated: choice.n_tokens,
+            finish_reason: choice.finish.map(finish_reason),
+            seed: choice.seed,
+            inference_time_ms: milliseconds(running.started.elapsed()),
+            tokens_per_second: choice.timings.decode_tok_s(),
+            quantization_used: layout(&running.model.engine.info().kernel).to_owned(),
+            device_used: "cpu",
+            accuracy_metrics: None,
+        }
+    }
+}
+
+struct InferenceWire {
+    position: usize,
+}
+
+impl Wire for InferenceWire {
+    fn begin(&mut self, _running: &Running, _events: &mut Events) {}
+
+    fn piece(
+        &mut self,
+        piece: Piece,
+        running: &Running,
+        events: &mut Events,
+    ) -> Result<(), ApiError> {
+        let Some(token) = piece.token else {
+            return Ok(());
+        };
+        events.named(
+            "token",
+            &json!({ "text": token.text, "position": self.position }),
+        );
+        self.position += 1;
+        if self.position.is_multiple_of(METRICS_EVERY) {
+            let rate = running.choices[piece.choice].timings.decode_tok_s();
+            events.named(
+                "metrics",
+                &json!({ "tokens_per_second": rate, "device": "cpu" }),
+            );
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, running: &Running, events: &mut Events) {
+        let outcome = Outcome::of(running);
+        let body = json!({
+            "total_tokens": outcome.tokens_generated,
+            "inference_time_ms": outcome.inference_time_ms,
+            "finish_reason": outcome.finish_reason,
+            "seed": outcome.seed,
+        });
+        events.named("complete", &body);
+    }
+
+    fn fail(&mut self, error: &ApiError, events: &mut Events) {
+        let (_, _, code) = error.code.row();
+        events.named("error", &json!({ "code": code, "message": error.message }));
+    }
+}

@@ -1,0 +1,57 @@
+//! The route table.
+
+pub mod chat;
+pub mod completions;
+pub mod health;
+pub mod inference;
+pub mod models;
+pub mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use crate::app::App;
+use crate::error::{ApiError, ErrorCode};
+use crate::request_id;
+
+/// Every route of the server.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/inference", post(inference::create))
+        .route("/v1/inference/stream", post(inference::stream))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::show))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/health", get(health::detail))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/health/startup", get(health::startup))
+        .route("/version", get(health::version))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(app.clone(), request_id::layer))
+        .with_state(app)
+}
+
+async fn not_found(method: Method, uri: Uri) -> ApiError {
+    let message = format!("there is no route {method} {}", shown(&uri));
+    ApiError::new(ErrorCode::NotFound, message)
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    let message = format!("{} does not take {method}", shown(&uri));
+    ApiError::new(ErrorCode::MethodNotAllowed, message)
+}
+
+/// A path as it is said back: not all of a long one.
+fn shown(uri: &Uri) -> String {
+    uri.path().chars().take(100).collect()
+}

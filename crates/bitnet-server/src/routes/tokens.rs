@@ -1,0 +1,140 @@
+//! `POST /tokenize`, `/detokenize` and `/apply-template`, with llama.cpp's and vLLM's names for fields.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use bitnet_inference::{Engine, Error, Message, Prompt};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::body::JsonBody;
+use crate::error::{ApiError, ErrorCode};
+use crate::model::LoadedModel;
+use crate::routes::chat::messages;
+use crate::token_text;
+
+/// Text, or a conversation, to ids. BOS is added where the tokenizer does so, unless `add_special` is false.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn tokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    let model = app.models.get(fields.text("model")?.as_deref())?;
+    let conversation = fields.take("messages");
+    let conversation = conversation
+        .map(|value| messages(value, &app.limits))
+        .transpose()?;
+    let text = match fields.text("content")? {
+        None => fields.text("prompt")?,
+        given => given,
+    };
+    let special = match fields.flag("add_special")? {
+        None => fields.flag("add_special_tokens")?.unwrap_or(true),
+        Some(special) => special,
+    };
+    let parse_special = fields.flag("parse_special")?.unwrap_or(true);
+    let with_pieces = fields.flag("with_pieces")?.unwrap_or(false);
+    blocking(move || {
+        let engine = &model.engine;
+        let mut ids = match (conversation, text) {
+            (Some(messages), None) => engine.encode_prompt(&model.chat_prompt(&messages)?)?,
+            (None, Some(text)) => {
+                let prompt = if parse_special {
+                    Prompt::Markup(text)
+                } else {
+                    Prompt::Text(text)
+                };
+                engine.encode_prompt(&prompt)?
+            }
+            _ => {
+                let message = "give either content (a text) or messages";
+                return Err(ApiError::about("content", ErrorCode::MissingField, message));
+            }
+        };
+        if !special
+            && engine.tokenizer()?.adds_bos()
+            && ids.first().copied() == engine.tokenizer()?.bos()
+        {
+            ids.remove(0);
+        }
+        let tokens = if with_pieces {
+            ids.iter().map(|&id| piece(engine, id)).collect()
+        } else {
+            json!(ids)
+        };
+        Ok(json!({ "tokens": tokens, "count": ids.len(), "max_model_len": engine.context() }))
+    })
+    .await
+}
+
+fn piece(engine: &Engine, id: u32) -> Value {
+    let bytes = token_text::bytes(engine, id);
+    match String::from_utf8(bytes) {
+        Ok(text) => json!({ "id": id, "piece": text }),
+        Err(error) => json!({ "id": id, "piece": error.into_bytes() }),
+    }
+}
+
+/// Ids to text, special tokens included.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn detokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    let model = app.models.get(fields.text("model")?.as_deref())?;
+    let value = fields.need("tokens")?;
+    let ids: Option<Vec<u32>> = value.as_array().and_then(|values| {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        values.iter().map(id).collect()
+    });
+    let ids = ids.ok_or_else(|| ApiError::invalid("tokens", &value, "a list of token ids"))?;
+    blocking(move || {
+        let tokenizer = model.engine.tokenizer()?;
+        let text = tokenizer.decode(&ids, false).map_err(|error| ApiError {
+            param: Some("tokens".into()),
+            ..ApiError::from(Error::from(error))
+        })?;
+        Ok(json!({ "content": text, "prompt": text }))
+    })
+    .await
+}
+
+/// A conversation to the text that the model sees.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn apply_template(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    let model = app.models.get(fields.text("model")?.as_deref())?;
+    let messages = messages(fields.need("messages")?, &app.limits)?;
+    blocking(move || Ok(json!({ "prompt": chat_text(&model, &messages)? }))).await
+}
+
+fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiError> {
+    match model.chat_prompt(messages)? {
+        Prompt::Text(text) | Prompt::Markup(text) => Ok(text),
+        // Special tokens have their names in the text, so it says what the ids say.
+        Prompt::Ids(ids) => Ok(model
+            .engine
+            .tokenizer()?
+            .decode(&ids, false)
+            .map_err(Error::from)?),
+    }
+}
+
+/// Runs `work`, which may take a while, where no connection waits for it.
+async fn blocking(
+    work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,
+) -> Result<Json<Value>, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ApiError::new(ErrorCode::InternalError, "the request failed"))?
+        .map(Json)
+}

@@ -1,0 +1,309 @@
+//! A request under way: its choices, what comes of them, and the places that are free again when it is dropped.
+//!
+//! Whoever holds a [`Running`] is the client's side of the request. Dropping it, because the client is gone or the
+//! answer complete, cancels what still runs within a step of the engine.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bitnet_inference::{
+    FinishReason, GenerateOptions, Prompt, Terms, Timings, Token, TokenLogprobs, ValidRequest,
+};
+use tokio::sync::mpsc;
+
+use crate::admission::Admitted;
+use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
+use crate::error::{ApiError, ErrorCode};
+use crate::model::LoadedModel;
+
+/// What a request asks the engine for.
+pub struct Job {
+    /// What to continue; each prompt has `n` choices.
+    pub prompts: Prompts,
+    /// Choices of each prompt.
+    pub n: usize,
+    /// How to continue them.
+    pub options: GenerateOptions,
+    /// On which terms.
+    pub terms: Terms,
+}
+
+/// Prompts as a route has them.
+pub enum Prompts {
+    /// A conversation.
+    Chat(Vec<bitnet_inference::Message>),
+    /// Texts or ids.
+    Plain(Vec<Prompt>),
+}
+
+impl Prompts {
+    fn len(&self) -> usize {
+        match self {
+            Prompts::Chat(_) => 1,
+            Prompts::Plain(prompts) => prompts.len(),
+        }
+    }
+}
+
+/// A request under way.
+pub struct Running {
+    /// Its choices, `n` of each prompt, one prompt after the other.
+    pub choices: Vec<Choice>,
+    /// Ids of each prompt.
+    pub prompts: Vec<Vec<u32>>,
+    /// When it arrived.
+    pub started: Instant,
+    /// Time to its first token.
+    pub first_token: Option<Duration>,
+    /// The model that runs it.
+    pub model: Arc<LoadedModel>,
+    updates: mpsc::Receiver<Update>,
+    n_open: usize,
+    draws_nothing: bool,
+    place: Admitted,
+    _tickets: Vec<Ticket>,
+}
+
+/// What is known of a choice.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// Which prompt it continues, from 0.
+    pub prompt: usize,
+    /// The seed of its random stream.
+    pub seed: u64,
+    /// Where its time went so far.
+    pub timings: Timings,
+    /// Tokens drawn and reported: none of a request for 0 tokens.
+    pub n_tokens: usize,
+    /// Set when it has ended.
+    pub finish: Option<FinishReason>,
+    has_begun: bool,
+}
+
+/// What came of a choice in a step of the engine.
+#[derive(Debug)]
+pub struct Piece {
+    /// Which choice, from 0.
+    pub choice: usize,
+    /// The token; `None` for a request for 0 tokens, which draws one that nobody wants.
+    pub token: Option<Token>,
+    /// Log probabilities of its prompt, with the first piece, where they are wanted.
+    pub prompt: Option<Arc<[Option<TokenLogprobs>]>>,
+    /// Set with the last piece.
+    pub finish: Option<FinishReason>,
+}
+
+impl Running {
+    /// Takes the request, checks it on the blocking pool and puts its choices in the engine's queue.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueFull`], [`ErrorCode::ContextLengthExceeded`], [`ErrorCode::NotReady`], and what
+    /// [`bitnet_inference::Engine::check`] reports.
+    pub async fn start(model: Arc<LoadedModel>, work: Job) -> Result<Running, ApiError> {
+        let started = Instant::now();
+        if model.handle.health().failed {
+            return Err(engine_failed());
+        }
+        let Job {
+            prompts,
+            n,
+            options,
+            terms,
+        } = work;
+        let draws_nothing = options.max_tokens == Some(0);
+        let mut place = model.admission.admit(prompts.len() * n)?;
+        let checker = model.clone();
+        let checked = tokio::task::spawn_blocking(move || check(&checker, prompts, n, &options));
+        let (prompts, requests) = checked.await.map_err(|_| {
+            ApiError::new(ErrorCode::InternalError, "checking the request failed")
+        })??;
+        place.add_tokens(
+            requests
+                .iter()
+                .map(|request| request.prompt_ids().len())
+                .sum(),
+        )?;
+
+        let choices: Vec<Choice> = requests
+            .iter()
+            .enumerate()
+            .map(|(index, request)| Choice {
+                prompt: index / n,
+                seed: request.seed(),
+                timings: request.timings(),
+                n_tokens: 0,
+                finish: None,
+                has_begun: false,
+            })
+            .collect();
+        let (sender, updates) = mpsc::channel(CHANNEL_CAPACITY * choices.len());
+        let tickets = requests
+            .into_iter()
+            .enumerate()
+            .map(|(index, request)| {
+                model
+                    .handle
+                    .submit(request.with_terms(terms), index, sender.clone())
+            })
+            .collect();
+        Ok(Running {
+            n_open: choices.len(),
+            draws_nothing,
+            choices,
+            prompts,
+            started,
+            first_token: None,
+            model,
+            updates,
+            place,
+            _tickets: tickets,
+        })
+    }
+
+    /// The next token of any choice; `None` when all have ended.
+    ///
+    /// # Errors
+    /// What ended a choice before its time; the request is then over.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, ApiError>>> {
+        if self.n_open == 0 {
+            return Poll::Ready(None);
+        }
+        let Some(update) = std::task::ready!(self.updates.poll_recv(cx)) else {
+            self.n_open = 0;
+            return Poll::Ready(Some(Err(self.given_up())));
+        };
+        let choice = &mut self.choices[update.choice];
+        choice.timings = update.timings;
+        if !choice.has_begun {
+            choice.has_begun = true;
+            self.place.tokens_ran(self.prompts[choice.prompt].len());
+            self.first_token
+                .get_or_insert_with(|| self.started.elapsed());
+        }
+        Poll::Ready(Some(match update.outcome {
+            Ok(drawn) => {
+                choice.n_tokens += usize::from(!self.draws_nothing);
+                choice.finish = if self.draws_nothing {
+                    Some(FinishReason::Length)
+                } else {
+                    drawn.finish
+                };
+                self.n_open -= usize::from(choice.finish.is_some());
+                Ok(Piece {
+                    choice: update.choice,
+                    token: (!self.draws_nothing).then_some(drawn.token),
+                    prompt: drawn.prompt,
+                    finish: choice.finish,
+                })
+            }
+            Err(error) => {
+                self.n_open = 0;
+                Err(error.into())
+            }
+        }))
+    }
+
+    /// [`Running::poll_piece`] as a future.
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn piece(&mut self) -> Option<Result<Piece, ApiError>> {
+        std::future::poll_fn(|cx| self.poll_piece(cx)).await
+    }
+
+    /// Tokens of all prompts.
+    pub fn n_prompt(&self) -> usize {
+        self.prompts.iter().map(Vec::len).sum()
+    }
+
+    /// Tokens drawn for all choices.
+    pub fn n_drawn(&self) -> usize {
+        self.choices.iter().map(|choice| choice.n_tokens).sum()
+    }
+
+    fn given_up(&self) -> ApiError {
+        if self.model.handle.health().failed {
+            return engine_failed();
+        }
+        let message = "the answer was not read for so long that it was given up";
+        ApiError::new(ErrorCode::SlowReader, message)
+    }
+}
+
+/// The error of every request to a model whose engine has failed.
+pub fn engine_failed() -> ApiError {
+    ApiError::new(
+        ErrorCode::InternalError,
+        "the engine has failed and the server must be restarted",
+    )
+}
+
+/// Tokenises the prompts and checks `n` requests of each.
+fn check(
+    model: &LoadedModel,
+    prompts: Prompts,
+    n: usize,
+    options: &GenerateOptions,
+) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
+    match prompts {
+        Prompts::Plain(prompts) => check_all(model, prompts, n, options),
+        Prompts::Chat(messages) => model
+            .chat_prompt(&messages)
+            .map_err(ApiError::from)
+            .and_then(|prompt| check_all(model, vec![prompt], n, options))
+            // The prompt was made of them.
+            .map_err(|error| match error.param.as_deref() {
+                None | Some("prompt") => ApiError {
+                    param: Some("messages".into()),
+                    ..error
+                },
+                _ => error,
+            }),
+    }
+}
+
+fn check_all(
+    model: &LoadedModel,
+    prompts: Vec<Prompt>,
+    n: usize,
+    options: &GenerateOptions,
+) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
+    let engine = &model.engine;
+    let mut ids = Vec::with_capacity(prompts.len());
+    let mut requests = Vec::with_capacity(prompts.len() * n);
+    for prompt in prompts {
+        let mut encoded = engine.encode_prompt(&prompt)?;
+        for choice in 0..n {
+            let options = GenerateOptions {
+                // Choices of one seed differ from each other and are the same again next time.
+                seed: options.seed.map(|seed| seed.wrapping_add(choice as u64)),
+                ..options.clone()
+            };
+            let request = engine.check(encoded.as_slice(), &options)?;
+            if let Some(asked) = options.max_tokens
+                && asked > request.max_tokens()
+            {
+                return Err(too_long(
+                    request.prompt_ids().len(),
+                    asked,
+                    engine.context(),
+                ));
+            }
+            if encoded.is_empty() {
+                encoded = request.prompt_ids().to_vec(); // the engine begins with something
+            }
+            requests.push(request);
+        }
+        ids.push(encoded);
+    }
+    Ok((ids, requests))
+}
+
+fn too_long(prompt: usize, asked: usize, context: usize) -> ApiError {
+    let message = format!(
+        "the prompt has {prompt} tokens and {asked} more are asked for; the context holds {context}: shorten the \
+         prompt or ask for fewer tokens"
+    );
+    ApiError::about("max_tokens", ErrorCode::ContextLengthExceeded, message)
+}

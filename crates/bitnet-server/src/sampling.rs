@@ -1,0 +1,191 @@
+//! How a request wants its tokens chosen: the fields that OpenAI's routes and ours share.
+//!
+//! What the request does not say comes from the model's `generation_config`, then from OpenAI's documentation
+//! (temperature 1, top_p 1, nothing cut off): clients that leave a field out expect that, not the command line's taste.
+
+use bitnet_inference::{Engine, GenerateOptions};
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::limits::ServerLimits;
+
+/// Reads them; `max_tokens`, logprobs and the number of choices are each route's own.
+///
+/// # Errors
+/// A value out of range, named by its field.
+pub fn read(
+    fields: &mut Fields,
+    limits: &ServerLimits,
+    engine: &Engine,
+) -> Result<GenerateOptions, ApiError> {
+    let model = engine.generation_defaults();
+    let openai = |model_has: bool, default: f32| (!model_has).then_some(default);
+    let penalty = -2.0..=2.0;
+    let factor = 0.01..=100.0;
+    let repetition = match fields.number("repetition_penalty", factor.clone())? {
+        None => fields.number("repeat_penalty", factor)?,
+        given => given,
+    };
+    let top_k = match fields.integer("top_k", -1..=i64::from(u32::MAX))? {
+        None => model.top_k.is_none().then_some(0),
+        Some(k) => Some(usize::try_from(k).unwrap_or(0)), // -1, like 0, keeps all
+    };
+    Ok(GenerateOptions {
+        temperature: fields.number("temperature", 0.0..=2.0)?.or_else(|| {
+            openai(
+                model.temperature.is_some() || model.do_sample == Some(false),
+                1.0,
+            )
+        }),
+        top_k,
+        top_p: fields
+            .number("top_p", 0.0..=1.0)?
+            .or_else(|| openai(model.top_p.is_some(), 1.0)),
+        min_p: Some(fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0)),
+        repetition_penalty: repetition,
+        frequency_penalty: fields.number("frequency_penalty", penalty.clone())?,
+        presence_penalty: fields.number("presence_penalty", penalty)?,
+        // OpenAI's penalties look at the whole text.
+        penalty_window: Some(
+            fields
+                .count("repeat_last_n", 0..=usize::MAX)?
+                .unwrap_or(engine.context()),
+        ),
+        logit_bias: logit_bias(fields, limits)?,
+        seed: seed(fields)?,
+        stop: stops(fields, limits)?,
+        ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
+        ..GenerateOptions::default()
+    })
+}
+
+/// Refuses the fields that change an answer and that this server cannot honour, on any route.
+///
+/// # Errors
+/// [`crate::error::ErrorCode::UnsupportedParameter`].
+pub fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
+    let grammar = "this server does not constrain what a model writes";
+    for name in [
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "structured_outputs",
+        "grammar",
+        "json_schema",
+    ] {
+        fields.refuse(name, grammar, |_| false)?;
+    }
+    let ids = "end the text by 'stop' strings";
+    fields.refuse("stop_token_ids", ids, |value| {
+        value.as_array().is_some_and(Vec::is_empty)
+    })?;
+    fields.refuse("chat_template", "the server chooses the template", |_| {
+        false
+    })?;
+    fields.refuse(
+        "chat_template_kwargs",
+        "templates take no arguments",
+        is_empty_object,
+    )?;
+    fields.refuse("use_beam_search", "texts are sampled", |value| {
+        *value == Value::Bool(false)
+    })?;
+    Ok(())
+}
+
+fn is_empty_object(value: &Value) -> bool {
+    value.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+/// OpenAI's seeds are signed; two's complement keeps different ones different.
+fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
+    match fields.take("seed") {
+        None => Ok(None),
+        Some(value) => match (value.as_u64(), value.as_i64()) {
+            (Some(seed), _) => Ok(Some(seed)),
+            (None, Some(seed)) => Ok(Some(seed.cast_unsigned())),
+            _ => Err(ApiError::invalid(
+                "seed",
+                &value,
+                "a whole number of 64 bits",
+            )),
+        },
+    }
+}
+
+fn stops(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<String>, ApiError> {
+    let (name, value) = match fields.take("stop") {
+        Some(value) => ("stop", value),
+        None => match fields.take("stop_sequences") {
+            Some(value) => ("stop_sequences", value),
+            None => return Ok(Vec::new()),
+        },
+    };
+    let stops = match value {
+        Value::String(stop) => vec![stop],
+        Value::Array(values) => {
+            if values.len() > limits.max_stops {
+                let expected = format!("at most {} strings", limits.max_stops);
+                return Err(ApiError::invalid(name, &Value::Array(values), expected));
+            }
+            values
+                .into_iter()
+                .map(|value| match value {
+                    Value::String(stop) => Ok(stop),
+                    other => Err(ApiError::invalid(name, &other, "strings")),
+                })
+                .collect::<Result<_, _>>()?
+        }
+        other => {
+            return Err(ApiError::invalid(
+                name,
+                &other,
+                "a string or a list of strings",
+            ));
+        }
+    };
+    for stop in &stops {
+        if stop.is_empty() || stop.len() > limits.max_stop_bytes {
+            let expected = format!("texts of 1 to {} bytes", limits.max_stop_bytes);
+            return Err(ApiError::invalid(
+                name,
+                &Value::from(stop.as_str()),
+                expected,
+            ));
+        }
+    }
+    Ok(stops)
+}
+
+/// `{"token id": bias}`, biases from -100 (as good as never) to 100 (as good as always).
+fn logit_bias(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<(u32, f32)>, ApiError> {
+    const NAME: &str = "logit_bias";
+    let Some(value) = fields.take(NAME) else {
+        return Ok(Vec::new());
+    };
+    let Value::Object(map) = &value else {
+        return Err(ApiError::invalid(
+            NAME,
+            &value,
+            "an object of token ids and biases",
+        ));
+    };
+    if map.len() > limits.max_biases {
+        let expected = format!("at most {} tokens", limits.max_biases);
+        return Err(ApiError::invalid(NAME, &value, expected));
+    }
+    map.iter()
+        .map(|(id, bias)| {
+            let param = format!("{NAME}.{id}");
+            let token = id
+                .parse::<u32>()
+                .map_err(|_| ApiError::invalid(param.clone(), bias, "a token id as the name"))?;
+            match bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias)) {
+                Some(bias) => Ok((token, bias as f32)),
+                None => Err(ApiError::invalid(param, bias, "a number from -100 to 100")),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,421 @@
+//! Every error of the table, produced.
+
+use std::time::Duration;
+
+use bitnet_server::ServerLimits;
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Connection};
+use crate::fixture::{Gated, TestServer, engine, until};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+#[track_caller]
+fn assert_error(answer: &Answer, status: u16, code: &str, param: Option<&str>) {
+    let body = answer.json();
+    assert_eq!(
+        (answer.status, body["error"]["code"].as_str()),
+        (status, Some(code)),
+        "{body}"
+    );
+    assert_eq!(body["error"]["param"].as_str(), param, "{body}");
+    assert!(
+        body["error"]["message"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    );
+    assert!(body["error"]["type"].is_string());
+    assert!(answer.header("x-request-id").is_some());
+}
+
+#[test]
+fn bad_fields_are_named() {
+    let server = TestServer::start();
+    let user = json!([{"role": "user", "content": "hi"}]);
+    let cases: Vec<(&str, Value, &str, Option<&str>)> = vec![
+        (CHAT, json!([]), "invalid_json", None),
+        (CHAT, json!({}), "missing_field", Some("messages")),
+        (COMPLETIONS, json!({}), "missing_field", Some("prompt")),
+        (
+            CHAT,
+            json!({"messages": []}),
+            "invalid_value",
+            Some("messages"),
+        ),
+        (
+            CHAT,
+            json!({"messages": "hi"}),
+            "invalid_value",
+            Some("messages"),
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"content": "x"}]}),
+            "missing_field",
+            Some("messages[0].role"),
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"role": "user"}]}),
+            "missing_field",
+            Some("messages[0].content"),
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"role": "cat", "content": "x"}]}),
+            "invalid_value",
+            Some("messages[0].role"),
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"role": "tool", "content": "x"}]}),
+            "unsupported_parameter",
+            Some("messages[0].role"),
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            "unsupported_parameter",
+            Some("messages[0].content[0].type"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "temperature": 3}),
+            "invalid_value",
+            Some("temperature"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "temperature": "hot"}),
+            "invalid_value",
+            Some("temperature"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "top_p": -0.1}),
+            "invalid_value",
+            Some("top_p"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "n": 0}),
+            "invalid_value",
+            Some("n"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "n": 129}),
+            "invalid_value",
+            Some("n"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stop": vec!["a"; 17]}),
+            "invalid_value",
+            Some("stop"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stop": ""}),
+            "invalid_value",
+            Some("stop"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stop": "x".repeat(257)}),
+            "invalid_value",
+            Some("stop"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "seed": 0.5}),
+            "invalid_value",
+            Some("seed"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stream": "yes"}),
+            "invalid_value",
+            Some("stream"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "top_logprobs": 2}),
+            "invalid_value",
+            Some("top_logprobs"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "logprobs": true, "top_logprobs": 21}),
+            "invalid_value",
+            Some("top_logprobs"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "logit_bias": {"1": 101}}),
+            "invalid_value",
+            Some("logit_bias.1"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "logit_bias": {"x": 1}}),
+            "invalid_value",
+            Some("logit_bias.x"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "logit_bias": {"4000000000": 1}}),
+            "invalid_value",
+            Some("logit_bias"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "tools": [{}]}),
+            "unsupported_parameter",
+            Some("tools"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "response_format": {"type": "json_object"}}),
+            "unsupported_parameter",
+            Some("response_format"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "reasoning_effort": "high"}),
+            "unsupported_parameter",
+            Some("reasoning_effort"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "max_tokens": 1_000_000}),
+            "context_length_exceeded",
+            Some("max_tokens"),
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"role": "user", "content": "fox ".repeat(9000)}]}),
+            "context_length_exceeded",
+            Some("messages"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "fox ".repeat(9000)}),
+            "context_length_exceeded",
+            Some("prompt"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": []}),
+            "invalid_value",
+            Some("prompt"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": [1, "a"]}),
+            "invalid_value",
+            Some("prompt[1]"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": [4_000_000_000u32]}),
+            "invalid_value",
+            Some("prompt"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": vec!["a"; 10], "n": 20}),
+            "invalid_value",
+            Some("n"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "a", "suffix": "b"}),
+            "unsupported_parameter",
+            Some("suffix"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "a", "best_of": 3}),
+            "unsupported_parameter",
+            Some("best_of"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "a", "logprobs": 21}),
+            "invalid_value",
+            Some("logprobs"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "a", "guided_json": {}}),
+            "unsupported_parameter",
+            Some("guided_json"),
+        ),
+        (
+            "/v1/inference",
+            json!({"prompt": "a", "quantization_preference": "tl9"}),
+            "quantization_unavailable",
+            Some("quantization_preference"),
+        ),
+        (
+            "/detokenize",
+            json!({"tokens": [4_000_000_000u32]}),
+            "invalid_value",
+            Some("tokens"),
+        ),
+        ("/tokenize", json!({}), "missing_field", Some("content")),
+    ];
+    for (path, body, code, param) in cases {
+        assert_error(&server.post(path, &body), 400, code, param);
+    }
+}
+
+#[test]
+fn what_is_no_json_is_refused_however_deep_it_is() {
+    let server = TestServer::start();
+    let mut bodies = vec!["".to_owned(), "{".to_owned(), "\u{feff}{}".to_owned()];
+    bodies.push(format!(
+        "{{\"x\":{}{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    ));
+    for body in bodies {
+        let answer = crate::client::request(server.address, "POST", CHAT, &body);
+        assert_error(&answer, 400, "invalid_json", None);
+    }
+}
+
+#[test]
+fn unknown_models_routes_and_methods_have_the_same_shape() {
+    let server = TestServer::start();
+    let answer = server.post(COMPLETIONS, &json!({"model": "gpt", "prompt": "x"}));
+    assert_error(&answer, 404, "model_not_found", Some("model"));
+    assert_error(&server.get("/v2/nothing"), 404, "not_found", None);
+    assert_error(&server.get(CHAT), 405, "method_not_allowed", None);
+}
+
+#[test]
+fn bodies_of_another_kind_or_size_or_pace_are_refused() {
+    let limits = ServerLimits {
+        max_body: 1000,
+        body_timeout: Duration::from_millis(30),
+        ..ServerLimits::default()
+    };
+    let server = TestServer::with_limits(limits);
+    let mut form = Connection::open(server.address);
+    form.send(
+        "POST",
+        CHAT,
+        "Content-Type: application/x-www-form-urlencoded\r\n",
+        "{}",
+    );
+    assert_error(&form.answer(), 415, "unsupported_media_type", None);
+
+    let long = json!({"prompt": "x".repeat(2000)});
+    assert_error(
+        &server.post(COMPLETIONS, &long),
+        413,
+        "body_too_large",
+        None,
+    );
+    let mut chunked = Connection::open(server.address);
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    chunked.send_raw(format!("{head}800\r\n{}\r\n", " ".repeat(0x800)).as_bytes());
+    assert_error(&chunked.answer(), 413, "body_too_large", None);
+
+    let mut slow = Connection::open(server.address);
+    slow.send_raw(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
+    assert_error(&slow.answer(), 408, "client_timeout", None);
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let limits = ServerLimits {
+        max_queued_requests: 0,
+        ..ServerLimits::default()
+    };
+    let server = TestServer::with_turns(engine, gated.clone(), limits);
+    let body = json!({"prompt": "Once", "max_tokens": 1, "n": 4});
+    let mut first = Connection::open(server.address);
+    first.send(
+        "POST",
+        COMPLETIONS,
+        "Content-Type: application/json\r\n",
+        &body.to_string(),
+    );
+    let model = server.model();
+    until("all places are taken", || !model.admission.has_room());
+    let refused = server.post(COMPLETIONS, &json!({"prompt": "Once"}));
+    assert_error(&refused, 429, "queue_full", None);
+    assert!(
+        refused
+            .header("retry-after")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            >= 1
+    );
+    assert_eq!(server.get("/health/ready").status, 503);
+    assert_eq!(server.get("/health/live").status, 200);
+    gated.open();
+    assert_eq!(first.answer().status, 200);
+    assert_eq!(
+        server.post(COMPLETIONS, &json!({"prompt": "Once"})).status,
+        200
+    );
+}
+
+#[test]
+fn a_request_past_its_time_ends() {
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
+    let body = json!({"prompt": "Once"}).to_string();
+    let mut late = Connection::open(server.address);
+    late.send(
+        "POST",
+        COMPLETIONS,
+        "Content-Type: application/json\r\nX-Request-Timeout: 0\r\n",
+        &body,
+    );
+    gated.open();
+    assert_error(&late.answer(), 504, "deadline_exceeded", None);
+    let mut odd = Connection::open(server.address);
+    odd.send(
+        "POST",
+        COMPLETIONS,
+        "Content-Type: application/json\r\nX-Request-Timeout: soon\r\n",
+        &body,
+    );
+    assert_error(
+        &odd.answer(),
+        400,
+        "invalid_value",
+        Some("x-request-timeout"),
+    );
+}
+
+#[test]
+fn a_clients_request_id_comes_back() {
+    let server = TestServer::start();
+    let mut connection = Connection::open(server.address);
+    connection.send("GET", "/version", "X-Request-Id: abc-1\r\n", "");
+    assert_eq!(connection.answer().header("x-request-id"), Some("abc-1"));
+    let mut long = Connection::open(server.address);
+    long.send(
+        "GET",
+        "/version",
+        &format!("X-Request-Id: {}\r\n", "a".repeat(129)),
+        "",
+    );
+    assert!(
+        long.answer()
+            .header("x-request-id")
+            .unwrap()
+            .starts_with("req-")
+    );
+}

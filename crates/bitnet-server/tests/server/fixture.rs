@@ -1,0 +1,195 @@
+//! A server for a test: its own engine, thread and port.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bitnet_inference::{Engine, EngineLoad, Error, Event, LoadOptions, RequestId, ValidRequest};
+use bitnet_server::engine_thread::Turns;
+use bitnet_server::{App, LoadedModel, Server, ServerLimits, Stopped};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::client::{self, Answer};
+
+pub const MODEL: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../bitnet-cli/assets/stories-5m.I2_S.gguf"
+);
+
+/// A template with everything that a conversation has.
+const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}\
+    {% if add_generation_prompt %}<assistant>{% endif %}";
+
+pub struct TestServer {
+    pub address: SocketAddr,
+    pub app: Arc<App>,
+    stop: Arc<Notify>,
+    hurry: Arc<Notify>,
+    thread: Option<JoinHandle<Stopped>>,
+}
+
+pub fn load_options() -> LoadOptions {
+    LoadOptions {
+        threads: Some(1),
+        max_sequences: 4,
+        prefill_chunk: 64, // so that prompts of a test take several passes
+        chat_template: Some(TEMPLATE.into()),
+        ..LoadOptions::default()
+    }
+}
+
+pub fn engine() -> Arc<Engine> {
+    Arc::new(Engine::load(MODEL, &load_options()).unwrap())
+}
+
+impl TestServer {
+    pub fn start() -> TestServer {
+        TestServer::with_limits(ServerLimits::default())
+    }
+
+    pub fn with_limits(limits: ServerLimits) -> TestServer {
+        let engine = engine();
+        TestServer::of(
+            LoadedModel::start("stories", engine, Some("test"), &limits).unwrap(),
+            limits,
+        )
+    }
+
+    pub fn with_turns(
+        engine: Arc<Engine>,
+        turns: Arc<impl Turns>,
+        limits: ServerLimits,
+    ) -> TestServer {
+        let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &limits);
+        TestServer::of(model.unwrap(), limits)
+    }
+
+    fn of(model: LoadedModel, limits: ServerLimits) -> TestServer {
+        let app = Arc::new(App::new(limits));
+        app.models.insert(model);
+        let (stop, hurry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn({
+            let (app, stop, hurry) = (app.clone(), stop.clone(), hurry.clone());
+            move || {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let server = Server::bind(app, "127.0.0.1:0".parse().unwrap())
+                        .await
+                        .unwrap();
+                    sender.send(server.address().unwrap()).unwrap();
+                    server.run(stop.notified(), hurry.notified()).await
+                })
+            }
+        });
+        TestServer {
+            address: receiver.recv().unwrap(),
+            app,
+            stop,
+            hurry,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn model(&self) -> Arc<LoadedModel> {
+        self.app.models.get(None).unwrap()
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        client::request(self.address, "POST", path, &body.to_string())
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        client::request(self.address, "GET", path, "")
+    }
+
+    pub fn ask_to_stop(&self) {
+        self.stop.notify_one();
+    }
+
+    pub fn ask_to_hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    pub fn join(mut self) -> Stopped {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        self.hurry.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(std::thread::panicking() || ended.is_ok());
+        }
+    }
+}
+
+/// Waits for what another thread is about to do; what is never done fails the test.
+pub fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} never came true");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// An engine that takes turns only when it is told to.
+pub struct Gated {
+    engine: Arc<Engine>,
+    allowed: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gated {
+    pub fn new(engine: Arc<Engine>) -> Arc<Gated> {
+        Arc::new(Gated {
+            engine,
+            allowed: Mutex::new(0),
+            changed: Condvar::new(),
+        })
+    }
+
+    pub fn allow(&self, turns: usize) {
+        *self.allowed.lock().unwrap() += turns;
+        self.changed.notify_all();
+    }
+
+    /// Opens the gate for good.
+    pub fn open(&self) {
+        *self.allowed.lock().unwrap() = usize::MAX / 2;
+        self.changed.notify_all();
+    }
+}
+
+impl Turns for Gated {
+    fn enqueue(&self, request: ValidRequest) -> Result<RequestId, Error> {
+        self.engine.enqueue(request)
+    }
+
+    fn turn(&self, events: &mut Vec<Event>) -> bool {
+        let mut allowed = self.allowed.lock().unwrap();
+        while *allowed == 0 {
+            allowed = self.changed.wait(allowed).unwrap();
+        }
+        *allowed -= 1;
+        drop(allowed);
+        self.engine.turn(events)
+    }
+
+    fn cancel(&self, request: RequestId) {
+        self.engine.cancel(request);
+    }
+
+    fn current_load(&self) -> EngineLoad {
+        self.engine.current_load()
+    }
+}

@@ -1,0 +1,77 @@
+//! Ending in good order.
+
+use std::time::Duration;
+
+use bitnet_server::{ServerLimits, Stopped};
+use serde_json::json;
+
+use crate::client::Connection;
+use crate::fixture::{Gated, TestServer, engine, until};
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[test]
+fn requests_under_way_are_answered_before_the_server_ends() {
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
+    let body = json!({"prompt": "Once", "max_tokens": 20, "ignore_eos": true}).to_string();
+    let mut whole = Connection::open(server.address);
+    whole.send("POST", "/v1/completions", JSON, &body);
+    let mut stream = Connection::open(server.address);
+    let streamed = json!({"prompt": "Once", "max_tokens": 20, "ignore_eos": true, "stream": true});
+    stream.send("POST", "/v1/completions", JSON, &streamed.to_string());
+    let model = server.model();
+    until("both are taken", || model.admission.waiting().0 == 2);
+    server.ask_to_stop();
+    until("it drains", || server.app.is_draining());
+    gated.open();
+    assert_eq!(whole.answer().json()["usage"]["completion_tokens"], 20);
+    assert!(!stream.answer().events().is_empty());
+    assert_eq!(server.join(), Stopped::Drained);
+}
+
+#[test]
+fn a_server_that_drains_takes_no_request() {
+    let server = TestServer::start();
+    server.app.start_draining();
+    let refused = server.post("/v1/completions", &json!({"prompt": "Once"}));
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.json()["error"]["code"], "shutting_down");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(server.get("/health/ready").status, 503);
+    assert_eq!(server.get("/health/live").status, 200);
+}
+
+#[test]
+fn who_is_not_done_in_time_is_cut_off() {
+    for hurry in [false, true] {
+        let engine = engine();
+        let gated = Gated::new(engine.clone());
+        let limits = ServerLimits {
+            drain_timeout: if hurry {
+                Duration::from_secs(3600)
+            } else {
+                Duration::from_millis(1)
+            },
+            ..ServerLimits::default()
+        };
+        let server = TestServer::with_turns(engine, gated.clone(), limits);
+        let mut connection = Connection::open(server.address);
+        connection.send(
+            "POST",
+            "/v1/completions",
+            JSON,
+            &json!({"prompt": "Once"}).to_string(),
+        );
+        let model = server.model();
+        until("it is taken", || model.admission.waiting().0 == 1);
+        server.ask_to_stop();
+        if hurry {
+            until("it drains", || server.app.is_draining());
+            server.ask_to_hurry();
+        }
+        assert_eq!(server.join(), Stopped::CutOff);
+        gated.open();
+    }
+}

@@ -1,0 +1,13 @@
+//! The server over loopback, on the real engine and the model that ships inside the command.
+
+mod cancellation;
+mod chat;
+mod client;
+mod completions;
+mod determinism;
+mod errors;
+mod faults;
+mod fixture;
+mod health;
+mod lifecycle;
+mod tokens;
