@@ -185,6 +185,8 @@ impl SamplingArgs {
             ignore_eos: self.ignore_eos,
             speculate: self.speculate.unwrap_or(0),
             logprobs: false,
+            top_logprobs: 0,
+            prompt_logprobs: false,
         }
     }
 }

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bitnet_kernels::{HeadWork, LayoutProbe, Traffic};
+use bitnet_kernels::{HeadWork, KV_BLOCK, LayoutProbe, Traffic};
 use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, Profile};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
 
+use crate::engine_load::EngineLoad;
 use crate::error::Error;
 use crate::loader::{self, LoadOptions, Loaded};
 use crate::metrics::{Clock, SystemClock};
@@ -48,6 +49,8 @@ pub struct EngineInfo {
     pub context: usize,
     /// How keys and values are stored: "f32" or "f16".
     pub kv_type: &'static str,
+    /// Positions that the cache has room for, of all generations together.
+    pub kv_positions: usize,
     /// Memory set aside for keys and values (the system hands it out as it fills).
     pub kv_cache_bytes: usize,
     /// Bytes of the ternary matrices of all layers, in the layout that they run in.
@@ -97,10 +100,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn enqueue(&mut self, request: ValidRequest) -> Result<RequestId, Error> {
+    fn enqueue(&mut self, request: ValidRequest, clock: &dyn Clock) -> Result<RequestId, Error> {
         self.last_id += 1;
         let id = RequestId(self.last_id);
-        self.step.submit(request.into_sequence(id))?;
+        self.step.submit(request.into_sequence(id), clock.now())?;
         Ok(id)
     }
 
@@ -178,6 +181,7 @@ impl Engine {
             threads: loaded.threads,
             context: loaded.context,
             kv_type: options.kv_type.name(),
+            kv_positions: loaded.n_kv_blocks * KV_BLOCK,
             kv_cache_bytes: loaded.kv_cache_bytes,
             layer_bytes: loaded.weight_bytes.layers,
             layer_copy_bytes: loaded.weight_bytes.layer_copies,
@@ -364,7 +368,7 @@ impl Engine {
     /// Puts a request in the queue under a name of its own, with a mailbox for what comes of it.
     pub(crate) fn submit(&self, request: ValidRequest) -> Result<RequestId, Error> {
         let mut shared = self.lock();
-        let id = shared.enqueue(request)?;
+        let id = shared.enqueue(request, &self.clock)?;
         shared.mailboxes.insert(id, VecDeque::new());
         Ok(id)
     }
@@ -376,7 +380,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NeverFits`].
     pub fn enqueue(&self, request: ValidRequest) -> Result<RequestId, Error> {
-        self.lock().enqueue(request)
+        self.lock().enqueue(request, &self.clock)
     }
 
     /// Runs one step for everybody under way and appends what came of requests of [`Engine::enqueue`] to `events`;
@@ -440,6 +444,12 @@ impl Engine {
     /// [`Traffic::since`].
     pub fn traffic(&self) -> Traffic {
         self.lock().step.traffic()
+    }
+
+    /// What there is to do and what was done since the model was loaded. Cheap; like [`Engine::turn`] it waits for the
+    /// step under way.
+    pub fn current_load(&self) -> EngineLoad {
+        self.lock().step.load()
     }
 
     /// Blocks of the KV cache that no generation owns.

@@ -4,6 +4,7 @@
 //! because one failed forward pass is reported to every request that was in it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bitnet_kernels::KernelError;
 use bitnet_models::{ErrorClass, ModelError};
@@ -88,6 +89,12 @@ pub enum Error {
         /// Blocks free now.
         free: usize,
     },
+    /// The request took longer than its terms allow.
+    #[error("the request was not done {after:?} after it was put in the queue")]
+    DeadlineExceeded {
+        /// The time that it was given.
+        after: Duration,
+    },
     /// The text is too short to score by the chosen method.
     #[error("scoring at context {ctx} needs at least {needed} tokens, the text has {found}")]
     TooFewTokens {
@@ -113,7 +120,10 @@ impl Error {
             },
             // Who names a kernel that is not here has used the command wrongly; all else is the machine's.
             Error::Kernel(error) if matches!(**error, KernelError::Kernel { .. }) => USAGE,
-            Error::Kernel(_) | Error::BadLogits { .. } | Error::Busy { .. } => RUN_TIME,
+            Error::Kernel(_)
+            | Error::BadLogits { .. }
+            | Error::Busy { .. }
+            | Error::DeadlineExceeded { .. } => RUN_TIME,
             // Ids are the caller's; everything else that a tokenizer refuses is in its files.
             Error::Tokenizer(error) if matches!(**error, TokenizerError::UnknownId { .. }) => USAGE,
             Error::Tokenizer(_) | Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } => {
@@ -153,6 +163,9 @@ impl Error {
             Error::NeverFits { .. } => "ask for fewer tokens or load with a larger context",
             Error::Busy { .. } => {
                 "finish or drop the other generations first, or load with room for more sequences"
+            }
+            Error::DeadlineExceeded { .. } => {
+                "give it more time or ask for fewer tokens; a long queue means that more machines are needed"
             }
             Error::TooFewTokens { .. } => "use a longer text or a smaller context",
         };

@@ -3,9 +3,11 @@
 //! Dropping one cancels it and frees its KV blocks at once; that is all that cancellation takes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::logprobs::TokenLogprobs;
 use crate::metrics::Timings;
 use crate::request::{FinishReason, GenerateOptions, Prompt, Token};
 use crate::sequence::RequestId;
@@ -30,6 +32,7 @@ impl Engine {
             seed: request.seed(),
             timings: request.timings(),
             finish_reason: None,
+            prompt_logprobs: None,
         };
         if options.max_tokens == Some(0) {
             generation.finish_reason = Some(FinishReason::Length);
@@ -78,6 +81,7 @@ pub struct Generation<'e> {
     seed: u64,
     timings: Timings,
     finish_reason: Option<FinishReason>,
+    prompt_logprobs: Option<Arc<[Option<TokenLogprobs>]>>,
 }
 
 impl Generation<'_> {
@@ -101,6 +105,12 @@ impl Generation<'_> {
         &self.prompt_ids
     }
 
+    /// The log probabilities of the prompt's tokens, `[n_prompt]` (the first has none), once a token was drawn and where
+    /// [`GenerateOptions::prompt_logprobs`] asks for them.
+    pub fn prompt_logprobs(&self) -> Option<&[Option<TokenLogprobs>]> {
+        self.prompt_logprobs.as_deref()
+    }
+
     /// Runs to the end and joins the text.
     ///
     /// # Errors
@@ -112,6 +122,9 @@ impl Generation<'_> {
     fn accept(&mut self, event: Event) -> Result<Token, Error> {
         self.timings = event.timings;
         let drawn = event.outcome.inspect_err(|_| self.leave())?;
+        if drawn.prompt.is_some() {
+            self.prompt_logprobs = drawn.prompt;
+        }
         if drawn.finish.is_some() {
             self.finish_reason = drawn.finish;
             self.leave();

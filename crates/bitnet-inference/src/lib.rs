@@ -27,8 +27,9 @@
 //! # Layout
 //!
 //! What callers see: [`engine`] (load), [`generation`] (tokens, text, batches), [`request`] (prompt and options),
-//! [`valid_request`] (checked ones, for whoever drives the engine from a loop of its own),
-//! [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`error`].
+//! [`valid_request`] (checked ones, for whoever drives the engine from a loop of its own) on their [`terms`],
+//! [`logprobs`], [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`engine_load`],
+//! [`error`].
 //!
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`] and [`block_manager`] choose
 //! which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`] is the seam to the model;
@@ -38,11 +39,13 @@
 
 pub mod block_manager;
 pub mod engine;
+pub mod engine_load;
 pub mod error;
 pub mod evaluate;
 pub mod generation;
 pub mod loader;
 pub mod logits;
+pub mod logprobs;
 pub mod metrics;
 pub mod request;
 pub mod runner;
@@ -53,18 +56,22 @@ pub mod sequence;
 pub mod speculative;
 pub mod step;
 pub mod stop;
+pub mod terms;
 pub mod valid_request;
 
 pub use engine::{Engine, EngineInfo, LayoutSpeeds};
+pub use engine_load::EngineLoad;
 pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
-pub use loader::{HeadMode, LoadOptions, checkpoint_tokenizer, open_tokenizer};
+pub use loader::{HeadMode, KvPool, LoadOptions, checkpoint_tokenizer, open_tokenizer};
+pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
 pub use score::{Score, ScoreOptions, ScoreProgress};
 pub use sequence::RequestId;
 pub use step::{Drawn, Event};
+pub use terms::{TenantId, Terms};
 pub use valid_request::ValidRequest;
 
 // The types of lower crates that appear in the signatures above.

@@ -33,6 +33,10 @@ pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 /// rows to make the head's weights worth reading.
 const EVALUATION_ROWS: usize = 32;
 
+/// Rows of logits a pass for prompts whose log probabilities are wanted: the rows that the ternary kernels take at once,
+/// twice, and 8 MiB at the largest vocabulary in use.
+const PROMPT_LOGIT_ROWS: usize = 16;
+
 /// Whether the few logits that a draw can keep are searched with a small copy of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HeadMode {
@@ -45,6 +49,18 @@ pub enum HeadMode {
     Search,
 }
 
+/// How much room the KV cache has, for all sequences together. It always holds at least one whole context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KvPool {
+    /// A whole context of each sequence: nobody ever waits for room.
+    #[default]
+    Contexts,
+    /// This many blocks of [`KV_BLOCK`] positions.
+    Blocks(usize),
+    /// As many blocks as fit in this many bytes.
+    Bytes(usize),
+}
+
 /// How a model is loaded. Plain data; nothing here looks at the environment.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
@@ -55,12 +71,16 @@ pub struct LoadOptions {
     pub kernel: Option<String>,
     /// Read every weight, also those of channels that are exactly 0. Changes speed and memory, never a number.
     pub dense: bool,
-    /// Positions of a context. `None`: the model's, at most [`DEFAULT_CONTEXT`].
+    /// Positions of a context. `None`: the model's, at most [`DEFAULT_CONTEXT`] and what the KV cache has room for.
     pub context: Option<usize>,
     /// How keys and values are stored: f32 keeps the reference's numbers exactly, f16 takes half the memory.
     pub kv_type: KvType,
-    /// Sequences that run at once; the cache has room for a whole context of each. Further ones wait.
+    /// Sequences that run at once. Further ones wait.
     pub max_sequences: usize,
+    /// Room of the KV cache. Changes speed and memory, never a number.
+    pub kv_pool: KvPool,
+    /// Keep what was computed of ended texts, for requests that begin alike. Changes speed, never a number.
+    pub prefix_cache: bool,
     /// Prompt tokens per forward pass. Changes speed and memory, never a number.
     pub prefill_chunk: usize,
     /// How logits are computed where not all of them are wanted. Changes speed and memory, never a token.
@@ -84,6 +104,8 @@ impl Default for LoadOptions {
             context: None,
             kv_type: KvType::default(),
             max_sequences: 1,
+            kv_pool: KvPool::default(),
+            prefix_cache: false,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             head: HeadMode::default(),
             checkpoint: CheckpointOptions::default(),
@@ -108,6 +130,7 @@ pub(crate) struct Loaded {
     pub threads: usize,
     pub warnings: Vec<String>,
     pub context: usize,
+    pub n_kv_blocks: usize,
     pub kv_cache_bytes: usize,
     pub weight_bytes: WeightBytes,
     pub kv_position_bytes: usize,
@@ -120,14 +143,15 @@ pub(crate) fn load(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Loaded, Error> {
     let config = checkpoint.config().clone();
-    let context = context(options, &config)?;
     positive("max_sequences", options.max_sequences)?;
     positive("prefill_chunk", options.prefill_chunk)?;
+    let (context, n_blocks) = context_and_blocks(options, &config)?;
     // A prompt is never longer than the context, so neither is a useful chunk.
     let limits = ScheduleLimits {
-        max_running: options.max_sequences,
+        max_running: options.max_sequences.min(n_blocks), // each has at least a block
         max_drafted: MAX_DRAFT,
         prefill_chunk: options.prefill_chunk.min(context),
+        prompt_logit_rows: PROMPT_LOGIT_ROWS,
     };
     // The tokenizer first: it is refused in milliseconds, weights take seconds.
     let mut tokenizer = load_tokenizer(checkpoint, options)?;
@@ -153,22 +177,13 @@ pub(crate) fn load(
         HeadMode::Search => model.copy_head(0)?,
     }
     let weight_bytes = model.weight_bytes();
-    let n_blocks = options
-        .max_sequences
-        .checked_mul(BlockManager::blocks_for(context))
-        .filter(|&blocks| u32::try_from(blocks).is_ok())
-        .ok_or_else(|| Error::InvalidOption {
-            option: "max_sequences".into(),
-            value: options.max_sequences.to_string(),
-            expected: format!("a number of sequences whose contexts of {context} fit in memory"),
-        })?;
     let runner = ModelRunner::new(
         model,
         RunnerSizes {
             n_blocks,
             kv_type: options.kv_type,
-            max_batch_tokens: limits.max_running + limits.max_drafted + limits.prefill_chunk,
-            max_logit_rows: (limits.max_running + limits.max_drafted).max(EVALUATION_ROWS),
+            max_batch_tokens: limits.max_rows(),
+            max_logit_rows: limits.max_logit_rows().max(EVALUATION_ROWS),
         },
     )?;
     let chat_template = options
@@ -187,6 +202,7 @@ pub(crate) fn load(
         threads,
         warnings,
         context,
+        n_kv_blocks: n_blocks,
         kv_cache_bytes: n_blocks * kv_block_bytes(&config, options.kv_type),
         kv_position_bytes: kv_block_bytes(&config, options.kv_type) / KV_BLOCK,
         weight_bytes,
@@ -194,17 +210,54 @@ pub(crate) fn load(
     })
 }
 
-fn context(options: &LoadOptions, config: &ModelConfig) -> Result<usize, Error> {
+/// Positions of a context and blocks of the cache, which holds at least one context.
+fn context_and_blocks(
+    options: &LoadOptions,
+    config: &ModelConfig,
+) -> Result<(usize, usize), Error> {
     let longest = config.context_length;
-    match options.context {
-        None => Ok(longest.min(DEFAULT_CONTEXT)),
-        Some(context) if (1..=longest).contains(&context) => Ok(context),
-        Some(context) => Err(Error::InvalidOption {
-            option: "the context".into(),
-            value: context.to_string(),
-            expected: format!("1 to {longest}, the positions this model was made for"),
-        }),
+    let context = match options.context {
+        None => longest.min(DEFAULT_CONTEXT),
+        Some(context) if (1..=longest).contains(&context) => context,
+        Some(context) => {
+            return Err(Error::InvalidOption {
+                option: "the context".into(),
+                value: context.to_string(),
+                expected: format!("1 to {longest}, the positions this model was made for"),
+            });
+        }
+    };
+    let of_contexts = options
+        .max_sequences
+        .checked_mul(BlockManager::blocks_for(context))
+        .filter(|&blocks| u32::try_from(blocks).is_ok());
+    let n_blocks = match options.kv_pool {
+        KvPool::Contexts => of_contexts.ok_or_else(|| Error::InvalidOption {
+            option: "max_sequences".into(),
+            value: options.max_sequences.to_string(),
+            expected: format!("a number of sequences whose contexts of {context} fit in memory"),
+        })?,
+        KvPool::Blocks(blocks) => blocks,
+        KvPool::Bytes(bytes) => bytes / kv_block_bytes(config, options.kv_type),
+    };
+    // More than a context for every sequence is of use to the prefix cache alone.
+    let n_blocks = match of_contexts {
+        Some(useful) if !options.prefix_cache => n_blocks.min(useful),
+        _ => n_blocks,
+    };
+    // An asked-for context is a promise; the default one shrinks to what there is.
+    let least = BlockManager::blocks_for(options.context.unwrap_or(1));
+    if n_blocks < least || u32::try_from(n_blocks).is_err() {
+        return Err(Error::InvalidOption {
+            option: "the KV cache".into(),
+            value: format!("{n_blocks} blocks"),
+            expected: format!(
+                "at least {least} blocks of {KV_BLOCK} positions, at most {}",
+                u32::MAX
+            ),
+        });
     }
+    Ok((context.min(n_blocks.saturating_mul(KV_BLOCK)), n_blocks))
 }
 
 fn positive(option: &str, value: usize) -> Result<(), Error> {

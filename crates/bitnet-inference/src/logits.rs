@@ -205,9 +205,31 @@ pub fn weight(logit: f32, best: f32) -> f64 {
 
 /// Natural logarithm of the probability of `id` under the unfiltered `row` `[vocab_size]`.
 pub fn log_probability(row: &[f32], id: u32) -> f64 {
-    let best = row.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
-    let sum: f64 = row.iter().map(|&l| weight(l, best)).sum();
-    f64::from(row[id as usize]) - f64::from(best) - libm::log(sum)
+    LogShares::of(row).log_share(row[id as usize])
+}
+
+/// What turns the logits of a row into logarithms of probabilities.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogShares {
+    best: f64,    // the largest logit
+    log_sum: f64, // ln of the sum of exp(logit - best)
+}
+
+impl LogShares {
+    /// Reads the unfiltered `row` `[vocab_size]`.
+    pub fn of(row: &[f32]) -> LogShares {
+        let best = row.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
+        let sum: f64 = row.iter().map(|&l| weight(l, best)).sum();
+        LogShares {
+            best: f64::from(best),
+            log_sum: libm::log(sum),
+        }
+    }
+
+    /// Natural logarithm of the probability of the token with this logit.
+    pub fn log_share(&self, logit: f32) -> f64 {
+        f64::from(logit) - self.best - self.log_sum
+    }
 }
 
 /// Higher logits first, then lower ids: a total order, so sorting never depends on the sort's inner workings.

@@ -41,7 +41,7 @@ impl Clock for SystemClock {
 /// The timing of one request, broken down by phase.
 ///
 /// A forward pass may carry several requests; each of them is charged its whole wall time, because that is how long
-/// it waited. Time spent in the queue belongs to no phase.
+/// it waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Timings {
     /// Loading the model, once per engine.
@@ -54,8 +54,14 @@ pub struct Timings {
     pub decode: Duration,
     /// Filters, draw, text decoding and stop strings.
     pub sample: Duration,
-    /// Prompt tokens run so far.
+    /// Waiting for a place, before it ran and whenever it gave up its place for others.
+    pub queue: Duration,
+    /// Forward passes over what had been computed before it gave up its place.
+    pub recompute: Duration,
+    /// Prompt tokens run so far, each counted once.
     pub n_prompt: usize,
+    /// Prompt tokens that did not have to run: their keys and values were in the prefix cache.
+    pub n_cached: usize,
     /// Tokens drawn so far, the one that ended the text included.
     pub n_generated: usize,
     /// Forward passes that `decode` is made of.
@@ -64,6 +70,8 @@ pub struct Timings {
     pub n_drafted: usize,
     /// Those of them that were then drawn.
     pub n_accepted: usize,
+    /// Times it gave up its place for others.
+    pub n_preempted: usize,
 }
 
 impl Timings {

@@ -13,6 +13,7 @@ use bitnet_models::GenerationDefaults;
 
 use crate::error::Error;
 use crate::logits::Penalties;
+use crate::logprobs::MAX_TOP_LOGPROBS;
 use crate::sampler::SamplingParams;
 
 /// Temperature when neither caller nor model names one.
@@ -97,6 +98,12 @@ pub struct GenerateOptions {
     pub speculate: usize,
     /// Report the log probability of every drawn token (before filters; costs a pass over the vocabulary).
     pub logprobs: bool,
+    /// Report this many of the most probable tokens beside each drawn one (and each of the prompt, where those are
+    /// reported), at most [`MAX_TOP_LOGPROBS`]. Above 0 it implies `logprobs`.
+    pub top_logprobs: usize,
+    /// Report the log probabilities of the prompt's tokens with the first drawn token. The whole prompt then runs,
+    /// whatever the prefix cache holds.
+    pub prompt_logprobs: bool,
 }
 
 impl GenerateOptions {
@@ -128,6 +135,10 @@ impl GenerateOptions {
             if bias.is_nan() || bias == f32::INFINITY {
                 return Err(invalid("logit_bias", bias, "finite biases, or -inf"));
             }
+        }
+        if self.top_logprobs > MAX_TOP_LOGPROBS {
+            let expected = format!("a number from 0 to {MAX_TOP_LOGPROBS}");
+            return Err(invalid("top_logprobs", self.top_logprobs, expected));
         }
         let model_temperature = match model.do_sample {
             Some(false) => Some(0.0),
@@ -187,6 +198,9 @@ pub struct Token {
     pub text: String,
     /// Natural logarithm of its probability before any filter, when [`GenerateOptions::logprobs`] asks for it.
     pub logprob: Option<f32>,
+    /// The most probable tokens of its place with the logarithms of their probabilities, the best first; empty unless
+    /// [`GenerateOptions::top_logprobs`] asks for some.
+    pub top_logprobs: Vec<(u32, f32)>,
 }
 
 /// Why a generation ended.

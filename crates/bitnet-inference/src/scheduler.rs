@@ -13,8 +13,10 @@
 //! Source of chunked prefill: "Sarathi-Serve" (Agrawal et al. 2024).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::block_manager::BlockManager;
+use crate::engine_load::EngineLoad;
 use crate::error::Error;
 use crate::sequence::{RequestId, Sequence};
 
@@ -27,6 +29,20 @@ pub struct ScheduleLimits {
     pub max_drafted: usize,
     /// Prompt tokens a pass, at least 1.
     pub prefill_chunk: usize,
+    /// Those of them whose logits are wanted, at least 1.
+    pub prompt_logit_rows: usize,
+}
+
+impl ScheduleLimits {
+    /// Most rows (tokens) of a pass.
+    pub fn max_rows(&self) -> usize {
+        self.max_running + self.max_drafted + self.prefill_chunk
+    }
+
+    /// Most rows of logits of a pass.
+    pub fn max_logit_rows(&self) -> usize {
+        self.max_running + self.max_drafted + self.prompt_logit_rows
+    }
 }
 
 /// The part of a forward pass that belongs to one sequence.
@@ -52,7 +68,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// Nothing waiting, nothing running.
     pub fn new(limits: ScheduleLimits) -> Scheduler {
-        assert!(limits.max_running > 0 && limits.prefill_chunk > 0);
+        assert!(limits.max_running > 0 && limits.prefill_chunk > 0 && limits.prompt_logit_rows > 0);
         Scheduler {
             limits,
             waiting: VecDeque::new(),
@@ -64,12 +80,18 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`Error::NeverFits`] when even the empty cache has too few blocks for it.
-    pub fn submit(&mut self, sequence: Sequence, blocks: &BlockManager) -> Result<(), Error> {
+    pub fn submit(
+        &mut self,
+        mut sequence: Sequence,
+        now: Duration,
+        blocks: &BlockManager,
+    ) -> Result<(), Error> {
         let needed = BlockManager::blocks_for(sequence.positions_needed());
         let available = blocks.n_blocks();
         if needed > available {
             return Err(Error::NeverFits { needed, available });
         }
+        sequence.arrive(now);
         self.waiting.push_back(sequence);
         Ok(())
     }
@@ -85,8 +107,8 @@ impl Scheduler {
 
     /// Admits who fits, then writes the next pass into `plan`: decode rows first, then prompt chunks. An empty plan
     /// means that there is nothing to do.
-    pub fn schedule(&mut self, blocks: &mut BlockManager, plan: &mut Vec<Chunk>) {
-        self.admit(blocks);
+    pub fn schedule(&mut self, now: Duration, blocks: &mut BlockManager, plan: &mut Vec<Chunk>) {
+        self.admit(now, blocks);
         plan.clear();
         let n_decoding = self.running.iter().filter(|s| !s.is_prefilling()).count();
         let room = self.limits.max_drafted.checked_div(n_decoding).unwrap_or(0);
@@ -102,12 +124,17 @@ impl Scheduler {
                 }),
         );
         let mut budget = self.limits.prefill_chunk;
+        let mut logit_rows = self.limits.prompt_logit_rows;
         let numbered = self.running.iter().enumerate();
         for (index, sequence) in numbered.filter(|(_, s)| s.is_prefilling()) {
             let pending = sequence.pending().len();
-            let n_tokens = pending.min(budget);
+            let mut n_tokens = pending.min(budget);
+            if sequence.collects_prompt_logprobs() {
+                n_tokens = n_tokens.min(logit_rows);
+                logit_rows -= n_tokens;
+            }
             if n_tokens == 0 {
-                break;
+                continue;
             }
             budget -= n_tokens;
             plan.push(Chunk {
@@ -116,6 +143,38 @@ impl Scheduler {
                 n_drafted: 0,
                 draws: n_tokens == pending,
             });
+        }
+    }
+
+    /// Lets those go whose time is over, after handing them to `ended` with the time that they had.
+    pub fn expire(
+        &mut self,
+        now: Duration,
+        blocks: &mut BlockManager,
+        mut ended: impl FnMut(&mut Sequence, Duration),
+    ) {
+        let mut expired = |sequence: &mut Sequence| {
+            let missed = sequence.missed_deadline(now);
+            if let Some(after) = missed {
+                ended(sequence, after);
+            }
+            missed.is_some()
+        };
+        self.waiting.retain_mut(|sequence| !expired(sequence));
+        self.running.iter_mut().for_each(|sequence| {
+            expired(sequence);
+        });
+        self.retire(blocks);
+    }
+
+    /// `load` with what the scheduler knows.
+    pub fn load(&self, load: EngineLoad) -> EngineLoad {
+        EngineLoad {
+            waiting: self.waiting.len(),
+            waiting_prompt_tokens: self.waiting.iter().map(|s| s.pending().len()).sum(),
+            running: self.running.len(),
+            max_running: self.limits.max_running,
+            ..load
         }
     }
 
@@ -144,15 +203,18 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    fn admit(&mut self, blocks: &mut BlockManager) {
+    fn admit(&mut self, now: Duration, blocks: &mut BlockManager) {
         while self.running.len() < self.limits.max_running {
-            let Some(next) = self.waiting.front() else {
+            let indices = 0..self.waiting.len();
+            let Some(index) = indices.min_by_key(|&i| self.waiting[i].terms().priority) else {
                 return;
             };
+            let next = &self.waiting[index];
             let Some(table) = blocks.allocate(next.positions_needed()) else {
                 return;
             };
-            let mut sequence = self.waiting.pop_front().expect("it was at the front");
+            let mut sequence = self.waiting.remove(index).expect("it was found there");
+            sequence.begin(now);
             *sequence.block_table_mut() = table;
             self.running.push(sequence);
         }

@@ -4,17 +4,20 @@
 //! it shares a batch with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bitnet_kernels::Keep;
 use bitnet_tokenizers::{DecodeState, Tokenizer};
 
 use crate::error::Error;
-use crate::logits::{self, Row};
+use crate::logits::Row;
+use crate::logprobs::{LogprobWishes, TokenLogprobs};
 use crate::metrics::Timings;
 use crate::request::{FinishReason, Token};
 use crate::sampler::Sampler;
 use crate::speculative::{Drafter, MAX_DRAFT};
 use crate::stop::{StopMatcher, StopOutcome};
+use crate::terms::Terms;
 
 /// Names a request for as long as its engine lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,12 +79,23 @@ pub struct SequenceParts {
     pub stop: StopMatcher,
     /// Ids to text; `None` for a model without tokenizer, whose tokens have no text.
     pub decoder: Option<TextDecoder>,
-    /// Report log probabilities.
-    pub logprobs: bool,
+    /// The log probabilities to report.
+    pub logprobs: LogprobWishes,
+    /// When and beside whom it runs.
+    pub terms: Terms,
     /// Guesses tokens ahead.
     pub drafter: Drafter,
     /// Times known so far: load and tokenize.
     pub timings: Timings,
+}
+
+/// What a pass did for a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    /// Prompt tokens that ran for the first time.
+    pub n_prompt: usize,
+    /// Tokens that had been in the cache before.
+    pub n_recomputed: usize,
 }
 
 /// A request under way.
@@ -90,8 +104,11 @@ pub struct Sequence {
     tokens: Vec<u32>, // prompt, then generated
     rows: Vec<u32>,   // the last token and its draft, while they run
     n_prompt: usize,
-    n_cached: usize, // leading tokens whose keys and values are in the cache
+    n_cached: usize,   // leading tokens whose keys and values are in the cache
+    n_computed: usize, // the most that ever were
     block_table: Vec<u32>,
+    prompt_logprobs: Option<Vec<Option<TokenLogprobs>>>, // [<= n_prompt], while they are collected
+    arrived: Duration,
     finished: bool,
 }
 
@@ -103,17 +120,42 @@ impl Sequence {
         Sequence {
             n_prompt: tokens.len(),
             tokens,
-            parts,
             rows: Vec::with_capacity(1 + MAX_DRAFT),
             n_cached: 0,
+            n_computed: 0,
             block_table: Vec::new(),
+            // Nothing comes before the first token.
+            prompt_logprobs: parts.logprobs.prompt.then(|| vec![None]),
+            arrived: Duration::ZERO,
             finished: false,
+            parts,
         }
     }
 
     /// Its name.
     pub fn id(&self) -> RequestId {
         self.parts.id
+    }
+
+    /// When and beside whom it runs.
+    pub fn terms(&self) -> &Terms {
+        &self.parts.terms
+    }
+
+    /// Notes that it was put in the queue at `now`.
+    pub fn arrive(&mut self, now: Duration) {
+        self.arrived = now;
+    }
+
+    /// Notes that it gets a place at `now`.
+    pub fn begin(&mut self, now: Duration) {
+        self.parts.timings.queue += now.saturating_sub(self.arrived);
+    }
+
+    /// The time that it was given, once that is over.
+    pub fn missed_deadline(&self, now: Duration) -> Option<Duration> {
+        let deadline = self.parts.terms.deadline?;
+        (now.saturating_sub(self.arrived) >= deadline).then_some(deadline)
     }
 
     /// Where its time went so far.
@@ -167,6 +209,29 @@ impl Sequence {
         }
     }
 
+    /// Whether the logits of its prompt's rows are wanted.
+    pub fn collects_prompt_logprobs(&self) -> bool {
+        self.prompt_logprobs.is_some()
+    }
+
+    /// Takes note of the logits behind the token at `position`, if they are the next of the prompt's.
+    pub fn collect_prompt_logprobs(&mut self, position: usize, row: Row<'_>) {
+        let next = position + 1;
+        if let Some(found) = &mut self.prompt_logprobs
+            && let Row::Full(row) = row
+            && found.len() == next
+            && next < self.n_prompt
+        {
+            let (id, n_top) = (self.tokens[next], self.parts.logprobs.n_top);
+            found.push(Some(TokenLogprobs::of(row, id, n_top)));
+        }
+    }
+
+    /// What was collected of the prompt, once.
+    pub fn take_prompt_logprobs(&mut self) -> Option<Arc<[Option<TokenLogprobs>]>> {
+        self.prompt_logprobs.take().map(Arc::from)
+    }
+
     /// Whether prompt tokens are still to be run.
     pub fn is_prefilling(&self) -> bool {
         self.n_cached < self.n_prompt
@@ -183,26 +248,36 @@ impl Sequence {
     }
 
     /// Notes that its first `n_tokens` pending tokens were run, in a pass that took `time`.
-    pub fn advance(&mut self, n_tokens: usize, time: std::time::Duration) {
+    pub fn advance(&mut self, n_tokens: usize, time: Duration) -> Advance {
+        let (start, end) = (self.n_cached, self.n_cached + n_tokens);
+        let known = self.n_computed.min(end);
         let timings = &mut self.parts.timings;
-        if self.n_cached < self.n_prompt {
+        let n_prompt = end.min(self.n_prompt).saturating_sub(start.max(known));
+        timings.n_prompt += n_prompt;
+        if start < known {
+            timings.recompute += time;
+        } else if start < self.n_prompt {
             timings.prefill += time;
-            timings.n_prompt += n_tokens;
         } else {
             timings.decode += time;
             timings.n_decode_steps += 1;
         }
-        self.n_cached += n_tokens;
+        self.n_cached = end;
+        self.n_computed = self.n_computed.max(end);
+        Advance {
+            n_prompt,
+            n_recomputed: known.saturating_sub(start),
+        }
     }
 
     /// Adds to the time spent on drawing.
-    pub fn add_sample_time(&mut self, time: std::time::Duration) {
+    pub fn add_sample_time(&mut self, time: Duration) {
         self.parts.timings.sample += time;
     }
 
     /// What drawing needs of the logits that are not [`named`](Sequence::named); `None`: all of them.
     pub fn keep(&self) -> Option<Keep> {
-        if self.parts.logprobs {
+        if self.parts.logprobs.drawn {
             return None; // they are shares of the whole vocabulary
         }
         self.parts.sampler.keep()
@@ -225,6 +300,7 @@ impl Sequence {
     pub fn finish_draft(&mut self) {
         let (drafted, accepted) = self.parts.drafter.finish();
         self.n_cached += accepted;
+        self.n_computed = self.n_computed.max(self.n_cached);
         self.parts.timings.n_drafted += drafted;
         self.parts.timings.n_accepted += accepted;
     }
@@ -241,8 +317,10 @@ impl Sequence {
         let parts = &mut self.parts;
         let row = row.into();
         let id = parts.sampler.sample(row, &self.tokens)?;
-        let logprob = match row {
-            Row::Full(row) if parts.logprobs => Some(logits::log_probability(row, id) as f32),
+        let logprobs = match row {
+            Row::Full(row) if parts.logprobs.drawn => {
+                Some(TokenLogprobs::of(row, id, parts.logprobs.n_top))
+            }
             _ => None,
         };
         self.tokens.push(id);
@@ -276,7 +354,13 @@ impl Sequence {
             }
         }
         self.finished = finish.is_some();
-        Ok((Token { id, text, logprob }, finish))
+        let token = Token {
+            id,
+            text,
+            logprob: logprobs.as_ref().map(|found| found.logprob),
+            top_logprobs: logprobs.map_or_else(Vec::new, |found| found.top),
+        };
+        Ok((token, finish))
     }
 }
 

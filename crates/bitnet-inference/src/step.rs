@@ -3,12 +3,17 @@
 //! [`Step`] owns no thread, clock or channel. Whoever holds it calls [`Step::step`] as often as there is work: the
 //! engine behind its lock, a server on its own thread, a test or a browser in a plain loop.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bitnet_kernels::HeadWork;
 use bitnet_kernels::Traffic;
 use bitnet_models::{Batch, LogitRows, Profile};
 
 use crate::block_manager::BlockManager;
+use crate::engine_load::EngineLoad;
 use crate::error::Error;
+use crate::logprobs::TokenLogprobs;
 use crate::metrics::{Clock, Timings};
 use crate::request::{FinishReason, Token};
 use crate::runner::Runner;
@@ -33,6 +38,8 @@ pub struct Drawn {
     pub token: Token,
     /// Set with the last token.
     pub finish: Option<FinishReason>,
+    /// Of every prompt token (of the first there is none), with the first token of a request that asks for them.
+    pub prompt: Option<Arc<[Option<TokenLogprobs>]>>,
 }
 
 /// The model, its cache and the requests under way.
@@ -43,6 +50,7 @@ pub struct Step {
     batch: Batch,
     plan: Vec<Chunk>,
     profile: Option<Profile>, // of passes since it was asked for
+    work: EngineLoad,         // its counters of what `Step` itself does; all else is asked for
 }
 
 impl Step {
@@ -53,9 +61,8 @@ impl Step {
     pub fn new(runner: Box<dyn Runner>, limits: ScheduleLimits) -> Step {
         let shape = runner.shape();
         assert!(
-            limits.max_running + limits.max_drafted + limits.prefill_chunk
-                <= shape.max_batch_tokens
-                && limits.max_running + limits.max_drafted <= shape.max_logit_rows,
+            limits.max_rows() <= shape.max_batch_tokens
+                && limits.max_logit_rows() <= shape.max_logit_rows,
             "the runner's buffers hold the largest step"
         );
         Step {
@@ -65,15 +72,16 @@ impl Step {
             batch: Batch::new(),
             plan: Vec::new(),
             profile: None,
+            work: EngineLoad::default(),
         }
     }
 
-    /// Puts a sequence in the queue.
+    /// Puts a sequence in the queue at `now`.
     ///
     /// # Errors
     /// [`Error::NeverFits`].
-    pub fn submit(&mut self, sequence: Sequence) -> Result<(), Error> {
-        self.scheduler.submit(sequence, &self.blocks)
+    pub fn submit(&mut self, sequence: Sequence, now: Duration) -> Result<(), Error> {
+        self.scheduler.submit(sequence, now, &self.blocks)
     }
 
     /// Forgets a request and frees its KV blocks.
@@ -111,13 +119,44 @@ impl Step {
         self.blocks.n_free()
     }
 
+    /// What there is to do and what was done so far.
+    pub fn load(&self) -> EngineLoad {
+        EngineLoad {
+            kv_blocks: self.blocks.n_blocks(),
+            kv_blocks_used: self.blocks.n_blocks() - self.blocks.n_free(),
+            ..self.scheduler.load(self.work)
+        }
+    }
+
     /// Runs one forward pass over whatever the scheduler picks and appends what came of it to `events`. `false`
     /// when there was nothing to do. A failure is an event of each request it ended.
     pub fn step(&mut self, clock: &dyn Clock, events: &mut Vec<Event>) -> bool {
-        self.scheduler.schedule(&mut self.blocks, &mut self.plan);
+        let now = clock.now();
+        let n_events = events.len();
+        self.scheduler
+            .expire(now, &mut self.blocks, |sequence, after| {
+                events.push(failed(sequence, Error::DeadlineExceeded { after }));
+            });
+        self.work.deadlines_exceeded += (events.len() - n_events) as u64;
+        self.scheduler
+            .schedule(now, &mut self.blocks, &mut self.plan);
         if self.plan.is_empty() {
-            return false;
+            return events.len() > n_events;
         }
+        self.fill_batch();
+        let started = clock.now();
+        let observer = self.profile.as_mut().map(|profile| profile as _);
+        let ran = self.runner.run(&self.batch, observer);
+        let run_time = clock.now() - started;
+        self.work.steps += 1;
+        self.work.rows += self.batch.len() as u64;
+        self.take_results(ran, run_time, clock, events);
+        self.scheduler.retire(&mut self.blocks);
+        true
+    }
+
+    /// Writes the rows of the plan into the batch.
+    fn fill_batch(&mut self) {
         self.batch.clear();
         for chunk in &self.plan {
             let sequence = &self.scheduler.running()[chunk.index];
@@ -126,6 +165,7 @@ impl Step {
                 sequence.start_position(),
                 sequence.block_table(),
                 match chunk {
+                    _ if sequence.collects_prompt_logprobs() => LogitRows::All,
                     Chunk { draws: false, .. } => LogitRows::None,
                     Chunk { n_drafted: 0, .. } => LogitRows::Last,
                     // A single pending token and its guesses: a draw from each.
@@ -139,26 +179,41 @@ impl Step {
                 }
             }
         }
-        let started = clock.now();
-        let observer = self.profile.as_mut().map(|profile| profile as _);
-        let ran = self.runner.run(&self.batch, observer);
-        let run_time = clock.now() - started;
+    }
 
+    /// Draws from what the pass gave, or ends everybody who was in a pass that failed.
+    fn take_results(
+        &mut self,
+        ran: Result<(), Error>,
+        run_time: Duration,
+        clock: &dyn Clock,
+        events: &mut Vec<Event>,
+    ) {
         let mut n_rows_done = 0;
         for chunk in &self.plan {
             let sequence = &mut self.scheduler.running_mut()[chunk.index];
-            sequence.advance(chunk.n_tokens, run_time);
-            let n_rows = match &ran {
-                Err(error) => {
-                    events.push(failed(sequence, error.clone()));
-                    continue;
+            if let Err(error) = &ran {
+                events.push(failed(sequence, error.clone()));
+                continue;
+            }
+            if sequence.collects_prompt_logprobs() {
+                let start = sequence.start_position();
+                for index in 0..chunk.n_tokens {
+                    let row = self.runner.row(n_rows_done + index);
+                    sequence.collect_prompt_logprobs(start + index, row);
                 }
-                Ok(()) if chunk.draws => 1 + chunk.n_drafted,
-                Ok(()) => 0,
-            };
+                // The last of them is the one that is drawn from.
+                n_rows_done += chunk.n_tokens - usize::from(chunk.draws);
+            }
+            let done = sequence.advance(chunk.n_tokens, run_time);
+            self.work.prompt_tokens += done.n_prompt as u64;
+            self.work.recomputed_tokens += done.n_recomputed as u64;
+            if !chunk.draws {
+                continue;
+            }
             let first_event = events.len();
-            let rows_of_chunk = n_rows_done..n_rows_done + n_rows;
-            n_rows_done += n_rows;
+            let rows_of_chunk = n_rows_done..n_rows_done + 1 + chunk.n_drafted;
+            n_rows_done = rows_of_chunk.end;
             for row in rows_of_chunk {
                 let drawing = clock.now();
                 let drawn = sequence.draw(self.runner.row(row));
@@ -170,10 +225,15 @@ impl Step {
                         break;
                     }
                 };
+                self.work.generated_tokens += 1;
                 let goes_on = sequence.confirms(&token);
                 events.push(Event {
                     request: sequence.id(),
-                    outcome: Ok(Drawn { token, finish }),
+                    outcome: Ok(Drawn {
+                        token,
+                        finish,
+                        prompt: sequence.take_prompt_logprobs(),
+                    }),
                     timings: sequence.timings(),
                 });
                 if !goes_on {
@@ -185,8 +245,6 @@ impl Step {
                 event.timings = sequence.timings();
             }
         }
-        self.scheduler.retire(&mut self.blocks);
-        true
     }
 }
 

@@ -5,12 +5,14 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::logprobs::LogprobWishes;
 use crate::metrics::{Clock, Timings};
 use crate::request::{GenerateOptions, Prompt};
 use crate::sampler::Sampler;
 use crate::sequence::{RequestId, Sequence, SequenceParts, TextDecoder};
 use crate::speculative::Drafter;
 use crate::stop::StopMatcher;
+use crate::terms::Terms;
 
 /// What [`Engine::check`] made of a prompt and its options, ready for [`Engine::enqueue`] of the same engine.
 pub struct ValidRequest {
@@ -38,6 +40,13 @@ impl ValidRequest {
     /// Times known so far: load and tokenize.
     pub fn timings(&self) -> Timings {
         self.parts.timings
+    }
+
+    /// The same request on other terms than the default ones.
+    #[must_use]
+    pub fn with_terms(mut self, terms: Terms) -> ValidRequest {
+        self.parts.terms = terms;
+        self
     }
 
     pub(crate) fn into_sequence(self, id: RequestId) -> Sequence {
@@ -85,7 +94,12 @@ impl Engine {
                 },
                 stop: StopMatcher::new(options.stop.clone()),
                 decoder,
-                logprobs: options.logprobs,
+                logprobs: LogprobWishes {
+                    drawn: options.logprobs || options.top_logprobs > 0,
+                    prompt: options.prompt_logprobs,
+                    n_top: options.top_logprobs,
+                },
+                terms: Terms::default(),
                 drafter: Drafter::new(options.speculate),
                 timings: Timings {
                     load: self.info().load,

@@ -1,10 +1,12 @@
 use super::*;
 use crate::logits::Penalties;
+use crate::logprobs::LogprobWishes;
 use crate::metrics::Timings;
 use crate::sampler::{Sampler, SamplingParams};
 use crate::sequence::SequenceParts;
 use crate::speculative::Drafter;
 use crate::stop::StopMatcher;
+use crate::terms::Terms;
 use std::time::Duration;
 
 fn sequence(id: u64, n_prompt: usize, max_tokens: usize) -> Sequence {
@@ -26,7 +28,8 @@ fn sequence(id: u64, n_prompt: usize, max_tokens: usize) -> Sequence {
         end_of_generation: [].into(),
         stop: StopMatcher::default(),
         decoder: None,
-        logprobs: false,
+        logprobs: LogprobWishes::default(),
+        terms: Terms::default(),
         drafter: Drafter::new(0),
         timings: Timings::default(),
     })
@@ -37,13 +40,14 @@ fn scheduler(max_running: usize, prefill_chunk: usize) -> Scheduler {
         max_running,
         max_drafted: 0,
         prefill_chunk,
+        prompt_logit_rows: 1,
     })
 }
 
 /// One turn without a model: every drawn token is 0. Returns (request, tokens, draws) of the plan.
 fn turn(scheduler: &mut Scheduler, blocks: &mut BlockManager) -> Vec<(u64, usize, bool)> {
     let mut plan = Vec::new();
-    scheduler.schedule(blocks, &mut plan);
+    scheduler.schedule(Duration::ZERO, blocks, &mut plan);
     let mut log = Vec::new();
     for chunk in plan {
         let sequence = &mut scheduler.running_mut()[chunk.index];
@@ -61,10 +65,16 @@ fn turn(scheduler: &mut Scheduler, blocks: &mut BlockManager) -> Vec<(u64, usize
 fn prompts_run_in_chunks_behind_the_decode_rows() {
     let mut blocks = BlockManager::new(100);
     let mut scheduler = scheduler(4, 5);
-    scheduler.submit(sequence(1, 3, 9), &blocks).expect("fits");
+    scheduler
+        .submit(sequence(1, 3, 9), Duration::ZERO, &blocks)
+        .expect("fits");
     assert_eq!(turn(&mut scheduler, &mut blocks), [(1, 3, true)]);
-    scheduler.submit(sequence(2, 7, 9), &blocks).expect("fits");
-    scheduler.submit(sequence(3, 4, 9), &blocks).expect("fits");
+    scheduler
+        .submit(sequence(2, 7, 9), Duration::ZERO, &blocks)
+        .expect("fits");
+    scheduler
+        .submit(sequence(3, 4, 9), Duration::ZERO, &blocks)
+        .expect("fits");
     assert_eq!(
         turn(&mut scheduler, &mut blocks),
         [(1, 1, true), (2, 5, false)]
@@ -88,13 +98,13 @@ fn nobody_overtakes_a_sequence_that_waits_for_blocks() {
     let mut blocks = BlockManager::new(4);
     let mut scheduler = scheduler(4, 100);
     scheduler
-        .submit(sequence(1, 33, 1), &blocks)
+        .submit(sequence(1, 33, 1), Duration::ZERO, &blocks)
         .expect("3 blocks");
     scheduler
-        .submit(sequence(2, 32, 1), &blocks)
+        .submit(sequence(2, 32, 1), Duration::ZERO, &blocks)
         .expect("2 blocks");
     scheduler
-        .submit(sequence(3, 1, 1), &blocks)
+        .submit(sequence(3, 1, 1), Duration::ZERO, &blocks)
         .expect("1 block");
     assert_eq!(turn(&mut scheduler, &mut blocks), [(1, 33, true)]);
     assert_eq!((scheduler.n_waiting(), blocks.n_free()), (2, 4));
@@ -124,10 +134,10 @@ fn a_request_that_can_never_fit_is_refused() {
     let blocks = BlockManager::new(2);
     let mut scheduler = scheduler(1, 1);
     scheduler
-        .submit(sequence(1, 32, 1), &blocks)
+        .submit(sequence(1, 32, 1), Duration::ZERO, &blocks)
         .expect("fits exactly");
     let error = scheduler
-        .submit(sequence(2, 32, 2), &blocks)
+        .submit(sequence(2, 32, 2), Duration::ZERO, &blocks)
         .expect_err("one position too many");
     assert!(matches!(
         error,
@@ -143,9 +153,15 @@ fn a_request_that_can_never_fit_is_refused() {
 fn cancelling_frees_places_and_blocks_at_once() {
     let mut blocks = BlockManager::new(4);
     let mut scheduler = scheduler(1, 100);
-    scheduler.submit(sequence(1, 20, 9), &blocks).expect("fits");
-    scheduler.submit(sequence(2, 20, 9), &blocks).expect("fits");
-    scheduler.submit(sequence(3, 20, 9), &blocks).expect("fits");
+    scheduler
+        .submit(sequence(1, 20, 9), Duration::ZERO, &blocks)
+        .expect("fits");
+    scheduler
+        .submit(sequence(2, 20, 9), Duration::ZERO, &blocks)
+        .expect("fits");
+    scheduler
+        .submit(sequence(3, 20, 9), Duration::ZERO, &blocks)
+        .expect("fits");
     turn(&mut scheduler, &mut blocks);
     assert_eq!(blocks.n_free(), 2);
     scheduler.cancel(RequestId(2), &mut blocks);
