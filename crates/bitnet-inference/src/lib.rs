@@ -65,7 +65,9 @@ pub use engine_load::EngineLoad;
 pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
-pub use loader::{HeadMode, KvPool, LoadOptions, checkpoint_tokenizer, open_tokenizer};
+pub use loader::{
+    HeadMode, KvPool, LoadOptions, SERVING_PREFILL_BESIDE, checkpoint_tokenizer, open_tokenizer,
+};
 pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};

@@ -73,12 +73,17 @@ fn run_crowd(engine: &Engine) -> (Vec<Vec<Token>>, EngineLoad) {
     let mut events = Vec::new();
     let mut submitted = 0;
     loop {
-        let come = if submitted == 0 { CROWD / 2 } else { 1 };
-        for n in submitted..(submitted + come).min(CROWD) {
+        let until = if submitted == 0 {
+            CROWD / 2
+        } else {
+            submitted + 1
+        }
+        .min(CROWD);
+        for n in submitted..until {
             let (prompt, options, terms) = request(n);
             number_of.insert(enqueue(engine, prompt, &options, terms), n);
-            submitted = n + 1;
         }
+        submitted = until;
         if !engine.turn(&mut events) {
             break;
         }
