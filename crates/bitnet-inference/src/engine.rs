@@ -211,7 +211,7 @@ impl Engine {
             info,
             clock,
             shared: Mutex::new(Shared {
-                step: Step::new(loaded.runner, loaded.limits),
+                step: Step::new(loaded.runner, loaded.limits, options.prefix_cache),
                 last_id: 0,
                 mailboxes: HashMap::new(),
                 unclaimed: Vec::new(),

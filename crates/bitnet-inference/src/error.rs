@@ -160,7 +160,7 @@ impl Error {
             Error::BadLogits { .. } => {
                 "if no bias forbids every token, the model file is damaged: check its checksum"
             }
-            Error::NeverFits { .. } => "ask for fewer tokens or load with a larger context",
+            Error::NeverFits { .. } => "ask for fewer tokens or load with a larger KV cache",
             Error::Busy { .. } => {
                 "finish or drop the other generations first, or load with room for more sequences"
             }

@@ -31,8 +31,8 @@
 //! [`logprobs`], [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`engine_load`],
 //! [`error`].
 //!
-//! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`] and [`block_manager`] choose
-//! which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`] is the seam to the model;
+//! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`], [`block_manager`]
+//! and [`prefix_cache`] choose which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`] is the seam to the model;
 //! [`sampler`] draws through the filters of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together.
 //!
 //! Deliberately absent: threads, channels, an async runtime, environment variables.
@@ -47,6 +47,7 @@ pub mod loader;
 pub mod logits;
 pub mod logprobs;
 pub mod metrics;
+pub mod prefix_cache;
 pub mod request;
 pub mod runner;
 pub mod sampler;
@@ -64,7 +65,9 @@ pub use engine_load::EngineLoad;
 pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
-pub use loader::{HeadMode, KvPool, LoadOptions, checkpoint_tokenizer, open_tokenizer};
+pub use loader::{
+    HeadMode, KvPool, LoadOptions, SERVING_PREFILL_BESIDE, checkpoint_tokenizer, open_tokenizer,
+};
 pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};

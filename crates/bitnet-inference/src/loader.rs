@@ -29,6 +29,11 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 /// of them is paid back many times, short enough for buffers of a few dozen megabytes at 2 B weights.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
+/// Prompt tokens of a forward pass in which others decode, for those who serve many: a few times the rows from which on
+/// computing takes longer than reading the weights, so prompts lose little speed, and answers come no slower than beside
+/// so many other answers. See [`LoadOptions::prefill_beside`].
+pub const SERVING_PREFILL_BESIDE: usize = 64;
+
 /// Rows of logits that an evaluation computes at once: 16 MiB at the largest vocabulary in use (128 k), and enough
 /// rows to make the head's weights worth reading.
 const EVALUATION_ROWS: usize = 32;
@@ -83,6 +88,9 @@ pub struct LoadOptions {
     pub prefix_cache: bool,
     /// Prompt tokens per forward pass. Changes speed and memory, never a number.
     pub prefill_chunk: usize,
+    /// The same for passes in which others decode, who wait for the pass; more than `prefill_chunk` counts as that. By
+    /// default no fewer, for whoever wants all answers soonest; servers take [`SERVING_PREFILL_BESIDE`].
+    pub prefill_beside: usize,
     /// How logits are computed where not all of them are wanted. Changes speed and memory, never a token.
     pub head: HeadMode,
     /// How to read the file.
@@ -107,6 +115,7 @@ impl Default for LoadOptions {
             kv_pool: KvPool::default(),
             prefix_cache: false,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
+            prefill_beside: DEFAULT_PREFILL_CHUNK,
             head: HeadMode::default(),
             checkpoint: CheckpointOptions::default(),
             strict_tokenizers: false,
@@ -145,12 +154,15 @@ pub(crate) fn load(
     let config = checkpoint.config().clone();
     positive("max_sequences", options.max_sequences)?;
     positive("prefill_chunk", options.prefill_chunk)?;
+    positive("prefill_beside", options.prefill_beside)?;
     let (context, n_blocks) = context_and_blocks(options, &config)?;
     // A prompt is never longer than the context, so neither is a useful chunk.
+    let prefill_chunk = options.prefill_chunk.min(context);
     let limits = ScheduleLimits {
         max_running: options.max_sequences.min(n_blocks), // each has at least a block
         max_drafted: MAX_DRAFT,
-        prefill_chunk: options.prefill_chunk.min(context),
+        prefill_chunk,
+        prefill_beside: options.prefill_beside.min(prefill_chunk),
         prompt_logit_rows: PROMPT_LOGIT_ROWS,
     };
     // The tokenizer first: it is refused in milliseconds, weights take seconds.

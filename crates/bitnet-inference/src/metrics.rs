@@ -54,7 +54,7 @@ pub struct Timings {
     pub decode: Duration,
     /// Filters, draw, text decoding and stop strings.
     pub sample: Duration,
-    /// Waiting for a place, before it ran and whenever it gave up its place for others.
+    /// Waiting for a place, at first and whenever it had given up its own for others.
     pub queue: Duration,
     /// Forward passes over what had been computed before it gave up its place.
     pub recompute: Duration,

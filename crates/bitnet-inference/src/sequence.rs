@@ -9,15 +9,20 @@ use std::time::Duration;
 use bitnet_kernels::Keep;
 use bitnet_tokenizers::{DecodeState, Tokenizer};
 
+use crate::block_manager::BlockManager;
 use crate::error::Error;
 use crate::logits::Row;
 use crate::logprobs::{LogprobWishes, TokenLogprobs};
 use crate::metrics::Timings;
+use crate::prefix_cache::Prefix;
 use crate::request::{FinishReason, Token};
 use crate::sampler::Sampler;
+use crate::scheduler::Rank;
 use crate::speculative::{Drafter, MAX_DRAFT};
 use crate::stop::{StopMatcher, StopOutcome};
 use crate::terms::Terms;
+
+mod kv_place;
 
 /// Names a request for as long as its engine lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,8 +112,12 @@ pub struct Sequence {
     n_cached: usize,   // leading tokens whose keys and values are in the cache
     n_computed: usize, // the most that ever were
     block_table: Vec<u32>,
+    n_kept: usize,  // leading blocks that others can find
+    prefix: Prefix, // of those
     prompt_logprobs: Option<Vec<Option<TokenLogprobs>>>, // [<= n_prompt], while they are collected
     arrived: Duration,
+    waits_since: Duration,
+    rank: Option<Rank>, // once it had a place
     finished: bool,
 }
 
@@ -126,7 +135,11 @@ impl Sequence {
             block_table: Vec::new(),
             // Nothing comes before the first token.
             prompt_logprobs: parts.logprobs.prompt.then(|| vec![None]),
+            n_kept: 0,
+            prefix: Prefix::Start(parts.terms.cache_salt),
             arrived: Duration::ZERO,
+            waits_since: Duration::ZERO,
+            rank: None,
             finished: false,
             parts,
         }
@@ -145,11 +158,28 @@ impl Sequence {
     /// Notes that it was put in the queue at `now`.
     pub fn arrive(&mut self, now: Duration) {
         self.arrived = now;
+        self.waits_since = now;
     }
 
-    /// Notes that it gets a place at `now`.
-    pub fn begin(&mut self, now: Duration) {
-        self.parts.timings.queue += now.saturating_sub(self.arrived);
+    /// Its rank among those that have or had a place.
+    pub fn rank(&self) -> Option<Rank> {
+        self.rank
+    }
+
+    /// Notes that it gets a place at `now`. From then on the table of its blocks grows without being moved.
+    pub fn begin(&mut self, rank: Rank, now: Duration) {
+        self.rank = Some(rank);
+        self.parts.timings.queue += now.saturating_sub(self.waits_since);
+        let most = BlockManager::blocks_for(self.positions_needed());
+        self.block_table
+            .reserve_exact(most.saturating_sub(self.block_table.len()));
+    }
+
+    /// Takes its place and its blocks away at `now`: all that was in the cache is to be run again.
+    pub fn preempt(&mut self, blocks: &mut BlockManager, now: Duration) {
+        self.leave_cache(blocks);
+        self.waits_since = now;
+        self.parts.timings.n_preempted += 1;
     }
 
     /// The time that it was given, once that is over.
@@ -178,6 +208,16 @@ impl Sequence {
         self.n_prompt
             .saturating_add(self.parts.max_tokens - 1)
             .min(self.parts.context)
+    }
+
+    /// Tokens so far, prompt included.
+    pub fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens of the prompt.
+    pub fn n_prompt(&self) -> usize {
+        self.n_prompt
     }
 
     /// Position of its next token to run.
@@ -232,9 +272,10 @@ impl Sequence {
         self.prompt_logprobs.take().map(Arc::from)
     }
 
-    /// Whether prompt tokens are still to be run.
+    /// Whether its next row is not that of the token drawn last: the prompt is still to be run, or all of the text
+    /// again.
     pub fn is_prefilling(&self) -> bool {
-        self.n_cached < self.n_prompt
+        self.n_cached < self.n_prompt || self.pending().len() > 1
     }
 
     /// Whether it has ended and can be let go.

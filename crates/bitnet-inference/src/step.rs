@@ -54,11 +54,11 @@ pub struct Step {
 }
 
 impl Step {
-    /// Nothing under way.
+    /// Nothing under way. `prefix_cache`: keep what was computed for requests that begin alike.
     ///
     /// # Panics
     /// When the runner's buffers are too small for `limits`.
-    pub fn new(runner: Box<dyn Runner>, limits: ScheduleLimits) -> Step {
+    pub fn new(runner: Box<dyn Runner>, limits: ScheduleLimits, prefix_cache: bool) -> Step {
         let shape = runner.shape();
         assert!(
             limits.max_rows() <= shape.max_batch_tokens
@@ -66,7 +66,7 @@ impl Step {
             "the runner's buffers hold the largest step"
         );
         Step {
-            blocks: BlockManager::new(shape.n_blocks),
+            blocks: BlockManager::new(shape.n_blocks, prefix_cache),
             runner,
             scheduler: Scheduler::new(limits),
             batch: Batch::new(),
@@ -124,6 +124,7 @@ impl Step {
         EngineLoad {
             kv_blocks: self.blocks.n_blocks(),
             kv_blocks_used: self.blocks.n_blocks() - self.blocks.n_free(),
+            kv_blocks_cached: self.blocks.n_idle(),
             ..self.scheduler.load(self.work)
         }
     }
@@ -208,11 +209,10 @@ impl Step {
             let done = sequence.advance(chunk.n_tokens, run_time);
             self.work.prompt_tokens += done.n_prompt as u64;
             self.work.recomputed_tokens += done.n_recomputed as u64;
-            if !chunk.draws {
-                continue;
-            }
             let first_event = events.len();
-            let rows_of_chunk = n_rows_done..n_rows_done + 1 + chunk.n_drafted;
+            let mut n_drawn = 0;
+            let n_rows = if chunk.draws { 1 + chunk.n_drafted } else { 0 };
+            let rows_of_chunk = n_rows_done..n_rows_done + n_rows;
             n_rows_done = rows_of_chunk.end;
             for row in rows_of_chunk {
                 let drawing = clock.now();
@@ -225,7 +225,7 @@ impl Step {
                         break;
                     }
                 };
-                self.work.generated_tokens += 1;
+                n_drawn += 1;
                 let goes_on = sequence.confirms(&token);
                 events.push(Event {
                     request: sequence.id(),
@@ -244,6 +244,9 @@ impl Step {
             for event in &mut events[first_event..] {
                 event.timings = sequence.timings();
             }
+            self.work.generated_tokens += n_drawn as u64;
+            self.scheduler
+                .settle(chunk.index, done, n_drawn, &mut self.blocks);
         }
     }
 }

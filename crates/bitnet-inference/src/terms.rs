@@ -11,7 +11,8 @@ pub struct TenantId(pub u64);
 /// The terms of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Terms {
-    /// Lower goes first. Requests of one priority go in the order of their arrival.
+    /// Lower goes first, within [`PRIORITIES`](crate::scheduler::PRIORITIES); waiting makes up for it, see
+    /// [`AGEING`](crate::scheduler::AGEING).
     pub priority: i32,
     /// On whose account it runs.
     pub tenant: TenantId,

@@ -6,13 +6,29 @@ use crate::sampler::{Sampler, SamplingParams};
 use crate::sequence::SequenceParts;
 use crate::speculative::Drafter;
 use crate::stop::StopMatcher;
-use crate::terms::Terms;
+use crate::terms::{TenantId, Terms};
 use std::time::Duration;
 
+mod properties;
+
 fn sequence(id: u64, n_prompt: usize, max_tokens: usize) -> Sequence {
+    on_terms(id, vec![1; n_prompt], max_tokens, Terms::default())
+}
+
+fn on_terms(id: u64, prompt: Vec<u32>, max_tokens: usize, terms: Terms) -> Sequence {
+    drafting(id, prompt, max_tokens, terms, 0)
+}
+
+fn drafting(
+    id: u64,
+    prompt: Vec<u32>,
+    max_tokens: usize,
+    terms: Terms,
+    speculate: usize,
+) -> Sequence {
     Sequence::new(SequenceParts {
         id: RequestId(id),
-        prompt: vec![1; n_prompt],
+        prompt,
         max_tokens,
         context: 1000,
         sampler: Sampler::new(SamplingParams {
@@ -29,8 +45,8 @@ fn sequence(id: u64, n_prompt: usize, max_tokens: usize) -> Sequence {
         stop: StopMatcher::default(),
         decoder: None,
         logprobs: LogprobWishes::default(),
-        terms: Terms::default(),
-        drafter: Drafter::new(0),
+        terms,
+        drafter: Drafter::new(speculate),
         timings: Timings::default(),
     })
 }
@@ -40,22 +56,32 @@ fn scheduler(max_running: usize, prefill_chunk: usize) -> Scheduler {
         max_running,
         max_drafted: 0,
         prefill_chunk,
+        prefill_beside: prefill_chunk,
         prompt_logit_rows: 1,
     })
 }
 
 /// One turn without a model: every drawn token is 0. Returns (request, tokens, draws) of the plan.
 fn turn(scheduler: &mut Scheduler, blocks: &mut BlockManager) -> Vec<(u64, usize, bool)> {
+    turn_at(Duration::ZERO, scheduler, blocks)
+}
+
+fn turn_at(
+    now: Duration,
+    scheduler: &mut Scheduler,
+    blocks: &mut BlockManager,
+) -> Vec<(u64, usize, bool)> {
     let mut plan = Vec::new();
-    scheduler.schedule(Duration::ZERO, blocks, &mut plan);
+    scheduler.schedule(now, blocks, &mut plan);
     let mut log = Vec::new();
     for chunk in plan {
         let sequence = &mut scheduler.running_mut()[chunk.index];
-        sequence.advance(chunk.n_tokens, Duration::ZERO);
+        let done = sequence.advance(chunk.n_tokens, Duration::ZERO);
         if chunk.draws {
             sequence.draw(&[1.0, 0.0]).expect("a token");
         }
         log.push((sequence.id().0, chunk.n_tokens, chunk.draws));
+        scheduler.settle(chunk.index, done, usize::from(chunk.draws), blocks);
     }
     scheduler.retire(blocks);
     log
@@ -63,7 +89,7 @@ fn turn(scheduler: &mut Scheduler, blocks: &mut BlockManager) -> Vec<(u64, usize
 
 #[test]
 fn prompts_run_in_chunks_behind_the_decode_rows() {
-    let mut blocks = BlockManager::new(100);
+    let mut blocks = BlockManager::new(100, false);
     let mut scheduler = scheduler(4, 5);
     scheduler
         .submit(sequence(1, 3, 9), Duration::ZERO, &blocks)
@@ -95,7 +121,7 @@ fn prompts_run_in_chunks_behind_the_decode_rows() {
 
 #[test]
 fn nobody_overtakes_a_sequence_that_waits_for_blocks() {
-    let mut blocks = BlockManager::new(4);
+    let mut blocks = BlockManager::new(4, false);
     let mut scheduler = scheduler(4, 100);
     scheduler
         .submit(sequence(1, 33, 1), Duration::ZERO, &blocks)
@@ -131,7 +157,7 @@ fn a_sequence_reserves_what_it_can_ever_use_and_no_more() {
 
 #[test]
 fn a_request_that_can_never_fit_is_refused() {
-    let blocks = BlockManager::new(2);
+    let blocks = BlockManager::new(2, false);
     let mut scheduler = scheduler(1, 1);
     scheduler
         .submit(sequence(1, 32, 1), Duration::ZERO, &blocks)
@@ -151,7 +177,7 @@ fn a_request_that_can_never_fit_is_refused() {
 
 #[test]
 fn cancelling_frees_places_and_blocks_at_once() {
-    let mut blocks = BlockManager::new(4);
+    let mut blocks = BlockManager::new(4, false);
     let mut scheduler = scheduler(1, 100);
     scheduler
         .submit(sequence(1, 20, 9), Duration::ZERO, &blocks)
@@ -169,4 +195,228 @@ fn cancelling_frees_places_and_blocks_at_once() {
     scheduler.cancel(RequestId(77), &mut blocks);
     assert_eq!((blocks.n_free(), scheduler.n_waiting()), (4, 1));
     assert_eq!(turn(&mut scheduler, &mut blocks), [(3, 20, true)]);
+}
+
+/// The requests of a plan.
+fn ids(plan: Vec<(u64, usize, bool)>) -> Vec<u64> {
+    plan.into_iter().map(|(id, ..)| id).collect()
+}
+
+fn submit(scheduler: &mut Scheduler, blocks: &BlockManager, sequence: Sequence) {
+    scheduler
+        .submit(sequence, Duration::ZERO, blocks)
+        .expect("fits");
+}
+
+#[test]
+fn prompts_take_smaller_steps_beside_answers() {
+    let mut blocks = BlockManager::new(100, false);
+    let mut scheduler = Scheduler::new(ScheduleLimits {
+        max_running: 3,
+        max_drafted: 0,
+        prefill_chunk: 50,
+        prefill_beside: 8,
+        prompt_logit_rows: 1,
+    });
+    submit(&mut scheduler, &blocks, sequence(1, 30, 9));
+    assert_eq!(turn(&mut scheduler, &mut blocks), [(1, 30, true)]);
+    submit(&mut scheduler, &blocks, sequence(2, 6, 9));
+    submit(&mut scheduler, &blocks, sequence(3, 30, 9));
+    assert_eq!(
+        turn(&mut scheduler, &mut blocks),
+        [(1, 1, true), (2, 6, true), (3, 2, false)]
+    );
+}
+
+#[test]
+fn whoever_came_last_gives_way_when_blocks_run_out_and_comes_back_first() {
+    let mut blocks = BlockManager::new(3, false);
+    let mut scheduler = scheduler(2, 100);
+    submit(&mut scheduler, &blocks, sequence(1, 15, 20));
+    submit(&mut scheduler, &blocks, sequence(2, 4, 20));
+    submit(&mut scheduler, &blocks, sequence(3, 4, 1));
+    // One block is left over, which the first takes for its second; then the other's first is full.
+    let mut both = 0;
+    while ids(turn(&mut scheduler, &mut blocks)) == [1, 2] {
+        both += 1;
+    }
+    assert_eq!(both, 13, "until the other's first block is full");
+    let load = scheduler.load(EngineLoad::default());
+    assert_eq!((load.preemptions, load.waiting, load.running), (1, 2, 1));
+    // 13 tokens were drawn behind its prompt of 4; all of them wait to be run again.
+    assert_eq!(load.waiting_prompt_tokens, (4 + 13) + 4);
+    let mut plan = turn(&mut scheduler, &mut blocks);
+    while ids(plan.clone()) == [1] {
+        plan = turn(&mut scheduler, &mut blocks);
+    }
+    assert_eq!(plan, [(2, 17, true)], "its place is its own again");
+    while !turn(&mut scheduler, &mut blocks).is_empty() {}
+    assert_eq!(blocks.n_free(), 3);
+}
+
+#[test]
+fn lower_priorities_go_first_until_waiting_has_made_up_for_it() {
+    let mut blocks = BlockManager::new(100, false);
+    let mut scheduler = scheduler(1, 100);
+    let prioritised = |id, priority| {
+        let terms = Terms {
+            priority,
+            ..Terms::default()
+        };
+        on_terms(id, vec![1], 1, terms)
+    };
+    for (id, priority) in [(1, 2), (2, 0), (3, -1), (4, 0)] {
+        submit(&mut scheduler, &blocks, prioritised(id, priority));
+    }
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        order.extend(ids(turn(&mut scheduler, &mut blocks)));
+    }
+    assert_eq!(order, [3, 2, 4, 1]);
+
+    // Somebody more important comes every second, yet the other waits two steps of ageing at most.
+    submit(&mut scheduler, &blocks, prioritised(0, 2));
+    let mut served_after = None;
+    for second in 1..100 {
+        let now = Duration::from_secs(second);
+        for id in [2 * second, 2 * second + 1] {
+            scheduler
+                .submit(prioritised(id, 0), now, &blocks)
+                .expect("fits");
+        }
+        if ids(turn_at(now, &mut scheduler, &mut blocks)) == [0] {
+            served_after = Some(now);
+            break;
+        }
+    }
+    let served_after = served_after.expect("it was served");
+    let latest = 2 * AGEING + Duration::from_secs(2);
+    assert!(
+        (AGEING..=latest).contains(&served_after),
+        "{served_after:?}"
+    );
+}
+
+#[test]
+fn somebody_more_important_takes_the_place_of_somebody_less_so() {
+    let mut blocks = BlockManager::new(4, false);
+    let mut scheduler = scheduler(2, 100);
+    let prioritised = |id, n_prompt, priority| {
+        let terms = Terms {
+            priority,
+            ..Terms::default()
+        };
+        on_terms(id, vec![1; n_prompt], 3, terms)
+    };
+    submit(&mut scheduler, &blocks, prioritised(1, 16, 0));
+    submit(&mut scheduler, &blocks, prioritised(2, 16, 1));
+    assert_eq!(ids(turn(&mut scheduler, &mut blocks)), [1, 2]);
+    // As important as the first: it takes the second's place only.
+    submit(&mut scheduler, &blocks, prioritised(3, 16, 0));
+    submit(&mut scheduler, &blocks, prioritised(4, 16, 0));
+    assert_eq!(ids(turn(&mut scheduler, &mut blocks)), [1, 3]);
+    assert_eq!(scheduler.load(EngineLoad::default()).preemptions, 1);
+    while !turn(&mut scheduler, &mut blocks).is_empty() {}
+    assert_eq!((blocks.n_free(), scheduler.n_waiting()), (4, 0));
+}
+
+#[test]
+fn tenants_take_turns_by_what_was_done_for_them() {
+    let mut blocks = BlockManager::new(100, false);
+    let mut scheduler = scheduler(1, 100);
+    let of_tenant = |id, n_prompt, tenant| {
+        let terms = Terms {
+            tenant: TenantId(tenant),
+            ..Terms::default()
+        };
+        on_terms(id, vec![1; n_prompt], 1, terms)
+    };
+    // One tenant queues a flood of long prompts before the other's short ones.
+    for id in 0..4 {
+        submit(&mut scheduler, &blocks, of_tenant(id, 20, 1));
+    }
+    for id in 10..14 {
+        submit(&mut scheduler, &blocks, of_tenant(id, 8, 2));
+    }
+    let mut order = Vec::new();
+    for _ in 0..8 {
+        order.extend(ids(turn(&mut scheduler, &mut blocks)));
+    }
+    // Each turn counts its prompt and two for the token: 22 against 10.
+    assert_eq!(order, [0, 10, 11, 12, 1, 13, 2, 3]);
+}
+
+#[test]
+fn requests_end_at_their_deadline_wherever_they_are() {
+    let mut blocks = BlockManager::new(2, false);
+    let mut scheduler = scheduler(1, 100);
+    let within = |id, seconds| {
+        let terms = Terms {
+            deadline: Some(Duration::from_secs(seconds)),
+            ..Terms::default()
+        };
+        on_terms(id, vec![1; 16], 9, terms)
+    };
+    submit(&mut scheduler, &blocks, within(1, 5));
+    submit(&mut scheduler, &blocks, within(2, 3));
+    submit(&mut scheduler, &blocks, within(3, 60));
+    let mut ended = Vec::new();
+    for second in 0..6 {
+        let now = Duration::from_secs(second);
+        scheduler.expire(now, &mut blocks, |sequence, after| {
+            ended.push((second, sequence.id().0, after.as_secs()));
+        });
+        turn_at(now, &mut scheduler, &mut blocks);
+    }
+    assert_eq!(ended, [(3, 2, 3), (5, 1, 5)]);
+    assert_eq!(ids(turn(&mut scheduler, &mut blocks)), [3]);
+    assert_eq!(blocks.n_free(), 0);
+    scheduler.cancel(RequestId(3), &mut blocks);
+    assert_eq!(blocks.n_free(), 2);
+}
+
+#[test]
+fn prompts_that_begin_alike_are_computed_once() {
+    let mut blocks = BlockManager::new(100, true);
+    let mut scheduler = scheduler(4, 100);
+    let prompt = |last: u32| [vec![1; 40], vec![last]].concat();
+    let salted = |id, last, cache_salt| {
+        let terms = Terms {
+            cache_salt,
+            ..Terms::default()
+        };
+        on_terms(id, prompt(last), 3, terms)
+    };
+    submit(&mut scheduler, &blocks, salted(1, 5, 7));
+    submit(&mut scheduler, &blocks, salted(2, 6, 7));
+    submit(&mut scheduler, &blocks, salted(3, 7, 8));
+    // The second waits for what the first computes; the third is a stranger.
+    assert_eq!(
+        turn(&mut scheduler, &mut blocks),
+        [(1, 41, true), (3, 41, true)]
+    );
+    assert_eq!(
+        turn(&mut scheduler, &mut blocks),
+        [(1, 1, true), (3, 1, true), (2, 41 - 32, true)]
+    );
+    let load = scheduler.load(EngineLoad::default());
+    assert_eq!((load.prefix_queries, load.prefix_hits), (3 * 41, 32));
+    assert_eq!(blocks.n_free(), 100 - 3 - 3 - 1);
+    while !turn(&mut scheduler, &mut blocks).is_empty() {}
+    assert_eq!((blocks.n_free(), blocks.n_idle()), (100, 4));
+    // A whole prompt that is known runs its last token still: its logits are not kept.
+    submit(
+        &mut scheduler,
+        &blocks,
+        on_terms(
+            4,
+            vec![1; 32],
+            1,
+            Terms {
+                cache_salt: 8,
+                ..Terms::default()
+            },
+        ),
+    );
+    assert_eq!(turn(&mut scheduler, &mut blocks), [(4, 16, true)]);
 }

@@ -12,6 +12,7 @@ mod golden;
 mod limits;
 mod perplexity;
 mod seeds;
+mod serving;
 mod speculation;
 mod stop_strings;
 mod tokenizer;
