@@ -1,0 +1,98 @@
+//! `docs/config.md` and `docs/metrics.md` list what the code has, each once and with the same words; the shipped alert
+//! rules ask for metrics that exist.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use bitnet_server::config::ServerConfig;
+use bitnet_server::config::settings::{Applies, SETTINGS};
+use bitnet_server::metrics::table::{Kind, METRICS};
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The rows of the document's tables that begin with a name in code are exactly these.
+fn assert_rows(path: &str, expected: &[String]) {
+    let text = read(path);
+    let found: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    assert!(
+        found == expected,
+        "the rows of {path} must be:\n{}",
+        expected.join("\n")
+    );
+}
+
+#[test]
+fn the_document_lists_every_setting() {
+    let defaults = ServerConfig::default();
+    let rows: Vec<String> = SETTINGS
+        .iter()
+        .map(|setting| {
+            let applies = match setting.applies {
+                Applies::Restart => "restart",
+                Applies::Reload => "reload",
+            };
+            format!(
+                "| `{}` | `{}` | {} | {applies} | {} |",
+                setting.key(),
+                setting.value(&defaults),
+                setting.expected(),
+                setting.meaning()
+            )
+        })
+        .collect();
+    assert_rows("docs/config.md", &rows);
+}
+
+#[test]
+fn the_document_lists_every_metric() {
+    let rows: Vec<String> = METRICS
+        .iter()
+        .map(|metric| {
+            let labels = metric.labels.join(", ");
+            format!(
+                "| `{}` | {} | {labels} | {} |",
+                metric.name,
+                metric.kind.name(),
+                metric.help
+            )
+        })
+        .collect();
+    assert_rows("docs/metrics.md", &rows);
+}
+
+#[test]
+fn alert_rules_ask_for_metrics_that_exist() {
+    let samples: BTreeSet<String> = METRICS
+        .iter()
+        .flat_map(|metric| match metric.kind {
+            Kind::Histogram(_) => ["_bucket", "_sum", "_count"]
+                .map(|suffix| format!("{}{suffix}", metric.name))
+                .to_vec(),
+            _ => vec![metric.name.to_owned()],
+        })
+        .collect();
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let asked: BTreeSet<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("expr: "))
+        .flat_map(|expression| expression.split(|c| !is_name(c)))
+        .filter(|name| {
+            ["bitnet_", "vllm:", "process_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        })
+        .collect();
+    assert!(asked.len() >= 5, "{asked:?}");
+    for name in asked {
+        assert!(samples.contains(name), "{name}");
+    }
+}
