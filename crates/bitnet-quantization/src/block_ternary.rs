@@ -140,6 +140,32 @@ impl TernaryRows for BlockTernaryRows<'_> {
     }
 }
 
+/// Appends one row `[cols]` of trits (already checked) as blocks of `ty`; `scale` gives the f16 bytes of each block.
+/// The caller has made sure that the row is whole blocks.
+pub(crate) fn encode_row(
+    ty: TensorType,
+    trits: &[i8],
+    scales: impl Iterator<Item = [u8; 2]>,
+    out: &mut Vec<u8>,
+) {
+    match ty {
+        TensorType::Tq1_0 => encode_blocks(trits, scales, out, tq::encode_tq1_0),
+        TensorType::Tq2_0 => encode_blocks(trits, scales, out, tq::encode_tq2_0),
+        _ => encode_blocks(trits, scales, out, q2_0::encode_q2_0),
+    }
+}
+
+fn encode_blocks<const BYTES: usize, const LEN: usize>(
+    trits: &[i8],
+    scales: impl Iterator<Item = [u8; 2]>,
+    out: &mut Vec<u8>,
+    encode: impl Fn(&[i8; LEN], [u8; 2]) -> [u8; BYTES],
+) {
+    for (trits, scale) in trits.as_chunks::<LEN>().0.iter().zip(scales) {
+        out.extend_from_slice(&encode(trits, scale));
+    }
+}
+
 /// Where a block keeps its f16 scale: the TQ types behind the codes, Q2_0 before them.
 fn scale_at(ty: TensorType) -> usize {
     if ty == TensorType::Q2_0 {

@@ -150,6 +150,36 @@ pub enum QuantError {
         trit: i8,
     },
 
+    /// A scale that the format cannot hold: the weights would not be the same.
+    #[error("{format} cannot hold the scale {scale} of row {row}, column {col}: {why}")]
+    ScaleLost {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the first weight concerned.
+        row: usize,
+        /// Column of the first weight concerned.
+        col: usize,
+        /// The scale that would be lost.
+        scale: f32,
+        /// Why it cannot be kept.
+        why: &'static str,
+    },
+
+    /// Weights read back from the bytes just made are others than those that went in: memory or processor are faulty,
+    /// or the source changed while it was read.
+    #[error(
+        "{format} weights: row {row}, column {col} does not read back as it was written: the source changed meanwhile, or \
+         this machine's memory is faulty"
+    )]
+    NotReadBack {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the weight.
+        row: usize,
+        /// Column of the weight.
+        col: usize,
+    },
+
     /// The format has no such conversion.
     #[error("{format} cannot be {operation}: {why}")]
     NotPossible {

@@ -10,6 +10,7 @@
 //! - [`qtype`], [`type_id`]: the types, their GGUF numbers and sizes, and what other numbers mean.
 //! - [`ternary`]: the trait; behind it [`i2s`] (Microsoft), [`block_ternary`] over [`tq`] and [`q2_0`] (llama.cpp),
 //!   [`hf_packed`] (transformers), [`dense_ternary`] (floats that are trits), [`absmean`] (master weights).
+//! - [`repack`]: one ternary type into another, exactly.
 //! - [`blocks`]: block types for embeddings and heads; [`floats`]: 16-bit floats.
 //! - [`activation`], [`bitlinear`]: the arithmetic of a ternary linear layer.
 //! - [`error`]: the one error type.
@@ -43,6 +44,8 @@ pub mod block_ternary;
 pub mod dense_ternary;
 pub mod hf_packed;
 
+pub mod repack;
+
 pub mod blocks;
 pub mod floats;
 
@@ -59,5 +62,6 @@ pub use error::QuantError;
 pub use hf_packed::HfPackedRows;
 pub use i2s::{I2sDialect, I2sEncoder, I2sRows, encode_i2s};
 pub use qtype::TensorType;
+pub use repack::Repacker;
 pub use ternary::{ScaleLayout, TernaryRows};
 pub use type_id::{TypeId, type_from_ggml_id};

@@ -155,6 +155,14 @@ impl TensorType {
         )
     }
 
+    /// Whether [`Repacker`](crate::Repacker) writes trits in this type.
+    pub const fn is_written_ternary(self) -> bool {
+        matches!(
+            self,
+            TensorType::I2S | TensorType::Tq1_0 | TensorType::Tq2_0 | TensorType::Q2_0
+        )
+    }
+
     /// Whether the type stores plain floating-point numbers.
     pub const fn is_float(self) -> bool {
         matches!(self, TensorType::F32 | TensorType::F16 | TensorType::BF16)
