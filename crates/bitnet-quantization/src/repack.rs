@@ -252,9 +252,8 @@ const NO_F16: &str = "it is no f16 number, which is what the type's blocks have"
 
 /// Whether rounding to f16 changes nothing.
 fn is_f16(scale: f32) -> bool {
-    f16_bytes(scale).is_some_and(|bytes| {
-        f16_to_f32(u16::from_le_bytes(bytes)).to_bits() == scale.to_bits()
-    })
+    f16_bytes(scale)
+        .is_some_and(|bytes| f16_to_f32(u16::from_le_bytes(bytes)).to_bits() == scale.to_bits())
 }
 
 fn is_zero(trits: &[i8]) -> bool {

@@ -105,11 +105,7 @@ fn trits_and_scale_survive_every_pair_of_types_and_bytes_repeat() {
                 let source = open(from, rows, cols, &first);
                 let second = repack(&*source, to).unwrap();
                 let back = open(to, rows, cols, &second);
-                assert_eq!(
-                    back.scale(),
-                    ScaleLayout::PerTensor(0.75),
-                    "{from} to {to}"
-                );
+                assert_eq!(back.scale(), ScaleLayout::PerTensor(0.75), "{from} to {to}");
                 assert!(
                     weights(&*back) == weights(&plain),
                     "{from} to {to} [{rows}, {cols}]"
