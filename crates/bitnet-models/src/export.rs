@@ -11,7 +11,7 @@ mod report;
 
 use std::io::Write;
 
-use bitnet_quantization::{I2sDialect, QuantError, Repacker, TensorType, TernaryRows};
+use bitnet_quantization::{I2sDialect, QuantError, Repacker, TensorType, TernaryRows, TilePreset};
 
 use crate::error::{ModelError, quoted};
 use crate::gguf::{GgufWriter, Value, WriteError};
@@ -24,7 +24,7 @@ pub use self::report::{Change, Refusal, TensorReport, ValueError};
 /// What the tensors of a model are to become.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets {
-    /// Type of every ternary matrix: I2_S, TQ1_0, TQ2_0 or Q2_0.
+    /// Type of every ternary matrix: I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 or PTQ1_0.
     pub ternary: TensorType,
     /// Type of the embedding; `None` leaves it as it is.
     pub embedding: Option<TensorType>,
@@ -32,6 +32,9 @@ pub struct Targets {
     pub head: Option<TensorType>,
     /// Layout of I2_S tensors in the source; what is written has the 128 layout of every published file.
     pub i2s_dialect: I2sDialect,
+    /// Tile sizes of TL1 and TL2 tensors in the source; `None` takes those of the builds that have the shape, where they
+    /// agree.
+    pub tiles: Option<TilePreset>,
 }
 
 /// Why a model is not written.

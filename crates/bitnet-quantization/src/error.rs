@@ -91,6 +91,20 @@ pub enum QuantError {
         code: u8,
     },
 
+    /// An index that no group of weights has.
+    #[error(
+        "{format} weights: the code at row {row}, column {col} stands for no group of trits: the data are damaged, or \
+         their tiles have other sizes"
+    )]
+    TableIndex {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the group.
+        row: usize,
+        /// Its first column.
+        col: usize,
+    },
+
     /// A scale for the whole tensor that is NaN or infinite.
     #[error("{format} weights: the tensor's scale is {scale}, expected a finite number")]
     TensorScale {

@@ -69,12 +69,12 @@ impl<'a> Repacker<'a> {
                 // The least rows that are whole groups.
                 I2S_GROUP >> cols.trailing_zeros().min(I2S_GROUP.trailing_zeros())
             }
-            _ if ty.is_written_ternary() => {
+            _ if ty.is_block_ternary() => {
                 Shape::new(ty.name(), rows, cols, ty.block_len())?;
                 1
             }
             _ => {
-                let why = "I2_S, TQ1_0, TQ2_0 and Q2_0 are the ternary types that are written";
+                let why = "I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 and PTQ1_0 are the ternary types that are written";
                 return Err(QuantError::NotPossible {
                     format: ty.name(),
                     operation: "written trit by trit",

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bitnet_models::export::{Change, Refusal, TensorReport};
 use bitnet_models::gguf::Gguf;
 use bitnet_models::{Export, ExportError, Targets};
-use bitnet_quantization::{I2sDialect, TensorType};
+use bitnet_quantization::{I2sDialect, TensorType, TilePreset};
 use clap::Args;
 use serde::Serialize;
 
@@ -37,7 +37,7 @@ pub struct QuantizeArgs {
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
 
-    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0 or q2_0
+    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0, q2_0, pq2_0 or ptq1_0
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
     pub ternary: TensorType,
 
@@ -52,6 +52,10 @@ pub struct QuantizeArgs {
     /// Byte layout of I2_S tensors in IN: i2s-128, i2s-64 or i2s-4row [default: i2s-128, which is also written]
     #[arg(long, value_name = "LAYOUT", value_parser = args::parse_dialect)]
     pub dialect: Option<I2sDialect>,
+
+    /// Whose tile sizes TL1 and TL2 tensors in IN have: large, 3b, llama3 or llama3-ini [default: by their shapes]
+    #[arg(long, value_name = "PRESET", value_parser = parse_tiles)]
+    pub tiles: Option<TilePreset>,
 
     /// Read and check everything, tell what would be done, and write nothing
     #[arg(long)]
@@ -94,6 +98,7 @@ pub fn run(args: &QuantizeArgs) -> Result<Exit, CliError> {
         embedding: args.embedding_type,
         head: args.head_type,
         i2s_dialect: args.dialect.unwrap_or_default(),
+        tiles: args.tiles,
     };
     let started = Instant::now();
     let cooperative = Cooperative::begin();
@@ -244,6 +249,12 @@ fn same_file(a: &Path, b: &Path) -> bool {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     }
+}
+
+fn parse_tiles(value: &str) -> Result<TilePreset, String> {
+    value
+        .parse()
+        .map_err(|_| "expected large, 3b, llama3 or llama3-ini".into())
 }
 
 fn parse_type(value: &str) -> Result<TensorType, String> {

@@ -37,7 +37,7 @@ fn every_pair_of_types_gives_the_same_text_and_the_same_bytes_again() {
     let dir = tempfile::tempdir().unwrap();
     let original = data_arg(F16);
     let text = greedy(Path::new(&original));
-    let types = ["i2_s", "tq1_0", "tq2_0", "q2_0"];
+    let types = ["i2_s", "tq1_0", "tq2_0", "q2_0", "pq2_0", "ptq1_0"];
     for from in types {
         let first = dir.path().join(format!("{from}.gguf"));
         let report = quantize(&original, &first, &["--type", from, "--format", "json"]).json();
@@ -53,7 +53,7 @@ fn every_pair_of_types_gives_the_same_text_and_the_same_bytes_again() {
             assert!(std::fs::read(&back).unwrap() == bytes, "{from} {to}");
         }
     }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 6);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 8);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn what_the_types_cannot_hold_is_refused_by_name() {
         "output.weight",
         "inspect",
     );
-    quantize(&tied, &out, &["--type", "q8_0"]).fails(2, "I2_S, TQ1_0, TQ2_0 or Q2_0", "inspect");
+    quantize(&tied, &out, &["--type", "q8_0"]).fails(2, "I2_S, TQ1_0, TQ2_0, Q2_0", "inspect");
     quantize(&tied, Path::new(&tied), &["--type", "i2_s"]).fails(2, "is the file to read", "name");
     let missing = dir.path().join("no/out.gguf");
     quantize(&tied, &missing, &["--type", "i2_s"]).fails(1, "no", "");

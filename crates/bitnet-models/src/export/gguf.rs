@@ -5,13 +5,14 @@
 //! asked for, and the keys of a split, which is joined.
 
 use bitnet_quantization::{
-    BlockTernaryRows, I2sRows, QuantError, Recognition, Repacker, TensorType, TernaryRows,
-    recognise,
+    BlockTernaryRows, ForeignType, I2sDialect, I2sRows, QuantError, Recognition, Repacker,
+    TensorType, TernaryRows, TypeId, foreign, recognise,
 };
 
 use super::dense::DenseRows;
 use super::report::{Change, Refusal, TensorReport};
 use super::{Content, Export, ExportError, Item, Targets};
+use crate::checkpoint::gguf::{number, scale_name};
 use crate::error::{ModelError, Place};
 use crate::gguf::writer::ALIGNMENT_KEY;
 use crate::gguf::{
@@ -48,7 +49,21 @@ impl<'a> Export<'a> {
         check_request(gguf, targets)?;
         let mut tensors = Vec::with_capacity(gguf.tensors().len());
         let mut refusals = Vec::new();
-        for tensor in gguf.tensors() {
+        // The scales of TL1 and TL2 tensors go into the tensors.
+        let is_tiles = |tensor: &TensorInfo| {
+            matches!(
+                tensor.type_id(),
+                TypeId::Foreign(ForeignType::Tl1 | ForeignType::Tl2)
+            )
+        };
+        let absorbed: Vec<String> = gguf
+            .tensors()
+            .iter()
+            .filter(|tensor| is_tiles(tensor))
+            .map(|tensor| scale_name(tensor.name()))
+            .collect();
+        let kept = |tensor: &&TensorInfo| !absorbed.iter().any(|name| name == tensor.name());
+        for tensor in gguf.tensors().iter().filter(kept) {
             match item(gguf, tensor, targets)? {
                 Ok(item) => tensors.push((item, tensor.dims().to_vec())),
                 Err(why) => refusals.push(Refusal {
@@ -73,9 +88,9 @@ impl<'a> Export<'a> {
 
 fn check_request(gguf: &Gguf, targets: &Targets) -> Result<(), ExportError> {
     let request = |what: String, expected: String| Err(ExportError::Request { what, expected });
-    if !targets.ternary.is_written_ternary() {
+    if !targets.ternary.is_ternary() {
         let what = format!("ternary weights as {}", targets.ternary);
-        return request(what, "I2_S, TQ1_0, TQ2_0 or Q2_0".into());
+        return request(what, "I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 or PTQ1_0".into());
     }
     for (what, wanted, role) in [
         ("an embedding", targets.embedding, TensorRole::Embedding),
@@ -121,14 +136,14 @@ fn item<'a>(
     tensor: &TensorInfo,
     targets: &Targets,
 ) -> Result<Result<Item<'a>, String>, ExportError> {
-    let Some(from) = tensor.tensor_type() else {
+    if tensor.bytes().is_none() {
         return Ok(Err("its type is not read, so its size is not known".into()));
-    };
+    }
     let bytes = gguf.slice(tensor)?;
     let item = |to: TensorType, change, note, content| {
         let report = TensorReport {
             name: tensor.name().into(),
-            from: from.to_string(),
+            from: type_name(tensor),
             to: to.to_string(),
             change,
             bytes_before: bytes.len() as u64,
@@ -143,9 +158,28 @@ fn item<'a>(
             content,
         }))
     };
-    let copy = || item(from, Change::Copied, None, Content::Copy);
     let (rows, cols) = shape(gguf, tensor)?;
     let name = tensor.name();
+    let repacked = |rows: Box<dyn TernaryRows + 'a>, note| {
+        let to = targets.ternary;
+        match Repacker::new(&*rows, to).and_then(|mut repacker| repacker.check()) {
+            Ok(()) => item(to, Change::Repacked, note, Content::Ternary(rows)),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    };
+    let from = match tensor.type_id() {
+        TypeId::Supported(from) => from,
+        TypeId::Foreign(foreign) => {
+            let scale = number(gguf, &scale_name(name))?;
+            let opened = foreign::open(foreign, (rows, cols), bytes, scale, targets.tiles);
+            return match opened {
+                Ok(rows) => repacked(rows, None),
+                Err(error) => Ok(Err(error.to_string())),
+            };
+        }
+        other => return Ok(Err(other.to_string())),
+    };
+    let copy = || item(from, Change::Copied, None, Content::Copy);
     let wanted = [
         (TensorRole::Embedding, targets.embedding),
         (TensorRole::Head, targets.head),
@@ -190,15 +224,15 @@ fn item<'a>(
         Ok(found) => found,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let to = targets.ternary;
-    if let Err(error) = Repacker::new(&*found, to).and_then(|mut repacker| repacker.check()) {
-        return Ok(Err(error.to_string()));
+    let standard = from != TensorType::I2S || targets.i2s_dialect == I2sDialect::Block128;
+    if targets.ternary == from && standard {
+        // The same bytes, once they are known to be sound.
+        return match repacked(found, note)? {
+            Ok(_) => copy(),
+            Err(why) => Ok(Err(why)),
+        };
     }
-    let in_standard_layout = targets.i2s_dialect == bitnet_quantization::I2sDialect::Block128;
-    if to == from && (to != TensorType::I2S || in_standard_layout) {
-        return copy();
-    }
-    item(to, Change::Repacked, note, Content::Ternary(found))
+    repacked(found, note)
 }
 
 fn shape(gguf: &Gguf, tensor: &TensorInfo) -> Result<(usize, usize), ModelError> {

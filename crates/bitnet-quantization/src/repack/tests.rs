@@ -6,11 +6,13 @@ use super::*;
 use crate::dense_ternary::recognise;
 
 /// The types that are written.
-const TYPES: [TensorType; 4] = [
+const TYPES: [TensorType; 6] = [
     TensorType::I2S,
     TensorType::Tq1_0,
     TensorType::Tq2_0,
     TensorType::Q2_0,
+    TensorType::Pq2_0,
+    TensorType::Ptq1_0,
 ];
 
 /// A tensor in memory with a scale per `block_len` weights (or one), as a source.
@@ -249,7 +251,8 @@ proptest! {
             scales: (0..rows * blocks).map(|_| (next() % 5) as f32 * 0.125).collect(),
             layout: ScaleLayout::PerBlock { block_len: 256 },
         };
-        for ty in [TensorType::Tq1_0, TensorType::Tq2_0, TensorType::Q2_0] {
+        for ty in &TYPES[1..] {
+            let ty = *ty;
             let bytes = repack(&plain, ty).unwrap();
             prop_assert!(weights(&*open(ty, rows, cols, &bytes)) == weights(&plain), "{ty}");
         }
