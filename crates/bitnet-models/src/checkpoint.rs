@@ -4,7 +4,7 @@
 //! matrix, a dense matrix, a vector, the tokenizer's sources. Nothing is copied that does not have to be; a tensor
 //! that is asked for is held against the shape that the configuration gives.
 
-mod gguf;
+pub(crate) mod gguf;
 mod hf;
 mod probe;
 mod stored;

@@ -14,6 +14,7 @@
 //! - `json`, `hf_config`, [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
+//! - [`export`]: models written, with other types of tensors
 //! - [`batch`], [`kv_cache`], [`activations`], [`head`], [`observer`]: what goes into a forward pass and what comes out;
 //!   [`profile`]: where its time goes
 //! - [`bitnet`]: the forward pass, of `attention` and `feed_forward`, over `weights`
@@ -39,6 +40,8 @@ pub mod checkpoint;
 pub mod generation;
 mod hf_config;
 
+pub mod export;
+
 pub mod activations;
 pub mod batch;
 pub mod head;
@@ -59,6 +62,7 @@ pub use check::check;
 pub use checkpoint::{Checkpoint, CheckpointOptions, TokenizerSource};
 pub use config::{ConfigError, ConfigField, ModelConfig, RawConfig, RopeConfig, RopeScaling};
 pub use error::{ErrorClass, ModelError};
+pub use export::{Export, ExportError, Targets};
 pub use family::Family;
 pub use finding::{Finding, Severity};
 pub use generation::GenerationDefaults;

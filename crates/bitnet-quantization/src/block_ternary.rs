@@ -1,4 +1,4 @@
-//! The ternary block types (TQ1_0, TQ2_0, Q2_0) as rows of trits.
+//! The ternary block types (TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0) as rows of trits.
 //!
 //! Files of these types usually come from checkpoints with one scale per tensor, and then every block repeats it.
 //! Such a tensor reports one scale, so that it computes exactly what the checkpoint does: one integer sum over the
@@ -10,7 +10,7 @@ use crate::qtype::TensorType;
 use crate::ternary::{ScaleLayout, Shape, TernaryRows};
 use crate::{q2_0, tq};
 
-/// The trits of a TQ1_0, TQ2_0 or Q2_0 tensor in a file's bytes.
+/// The trits of a tensor of one of the ternary block types in a file's bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockTernaryRows<'a> {
     ty: TensorType,
@@ -26,7 +26,7 @@ impl<'a> BlockTernaryRows<'a> {
     /// decode to zero trits), else one per block.
     ///
     /// # Errors
-    /// A type that is none of the three, a row that is not whole blocks, another byte count than the blocks have, a
+    /// A type that is none of them, a row that is not whole blocks, another byte count than the blocks have, a
     /// scale that is NaN or infinite. Codes are checked when their row is read.
     pub fn new(
         ty: TensorType,
@@ -34,8 +34,8 @@ impl<'a> BlockTernaryRows<'a> {
         cols: usize,
         bytes: &'a [u8],
     ) -> Result<Self, QuantError> {
-        if !matches!(ty, TensorType::Tq1_0 | TensorType::Tq2_0 | TensorType::Q2_0) {
-            let why = "TQ1_0, TQ2_0 and Q2_0 are the ternary block types";
+        if !ty.is_block_ternary() {
+            let why = "TQ1_0, TQ2_0, Q2_0, PQ2_0 and PTQ1_0 are the ternary block types";
             return Err(QuantError::NotPossible {
                 format: ty.name(),
                 operation: "decoded to block trits",
@@ -109,6 +109,8 @@ impl TernaryRows for BlockTernaryRows<'_> {
         match self.ty {
             TensorType::Tq1_0 => decode_row(bytes, trits, tq::decode_tq1_0),
             TensorType::Tq2_0 => decode_row(bytes, trits, tq::decode_tq2_0),
+            TensorType::Ptq1_0 => decode_row(bytes, trits, tq::decode_ptq1_0),
+            TensorType::Pq2_0 => decode_row(bytes, trits, q2_0::decode_pq2_0),
             _ => decode_row(bytes, trits, q2_0::decode_q2_0),
         }
         if trits.iter().fold(false, |bad, &trit| bad | (trit == 2)) {
@@ -140,9 +142,37 @@ impl TernaryRows for BlockTernaryRows<'_> {
     }
 }
 
-/// Where a block keeps its f16 scale: the TQ types behind the codes, Q2_0 before them.
+/// Appends one row `[cols]` of trits (already checked) as blocks of `ty`; `scale` gives the f16 bytes of each block.
+/// The caller has made sure that the row is whole blocks.
+pub(crate) fn encode_row(
+    ty: TensorType,
+    trits: &[i8],
+    scales: impl Iterator<Item = [u8; 2]>,
+    out: &mut Vec<u8>,
+) {
+    match ty {
+        TensorType::Tq1_0 => encode_blocks(trits, scales, out, tq::encode_tq1_0),
+        TensorType::Tq2_0 => encode_blocks(trits, scales, out, tq::encode_tq2_0),
+        TensorType::Ptq1_0 => encode_blocks(trits, scales, out, tq::encode_ptq1_0),
+        TensorType::Pq2_0 => encode_blocks(trits, scales, out, q2_0::encode_pq2_0),
+        _ => encode_blocks(trits, scales, out, q2_0::encode_q2_0),
+    }
+}
+
+fn encode_blocks<const BYTES: usize, const LEN: usize>(
+    trits: &[i8],
+    scales: impl Iterator<Item = [u8; 2]>,
+    out: &mut Vec<u8>,
+    encode: impl Fn(&[i8; LEN], [u8; 2]) -> [u8; BYTES],
+) {
+    for (trits, scale) in trits.as_chunks::<LEN>().0.iter().zip(scales) {
+        out.extend_from_slice(&encode(trits, scale));
+    }
+}
+
+/// Where a block keeps its f16 scale: the base-3 types and TQ2_0 behind the codes, Q2_0 and PQ2_0 before them.
 fn scale_at(ty: TensorType) -> usize {
-    if ty == TensorType::Q2_0 {
+    if matches!(ty, TensorType::Q2_0 | TensorType::Pq2_0) {
         0
     } else {
         ty.block_bytes() - 2

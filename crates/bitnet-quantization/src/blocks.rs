@@ -60,6 +60,12 @@ pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), Q
         TensorType::Q2_0 => decode(bytes, out, |b, v| {
             scaled(v, |trits| q2_0::decode_q2_0(b, trits))
         }),
+        TensorType::Pq2_0 => decode(bytes, out, |b, v| {
+            scaled(v, |trits| q2_0::decode_pq2_0(b, trits))
+        }),
+        TensorType::Ptq1_0 => decode(bytes, out, |b, v| {
+            scaled(v, |trits| tq::decode_ptq1_0(b, trits))
+        }),
         TensorType::I2S => {
             let why = "its scale is at the end of the tensor: read it with I2sRows";
             return Err(QuantError::NotPossible {
@@ -112,6 +118,12 @@ pub fn quantize(ty: TensorType, values: &[f32], out: &mut Vec<u8>) -> Result<(),
         }),
         TensorType::Q2_0 => encode(values, out, |v| {
             to_trits(v).map(|(trits, d)| q2_0::encode_q2_0(&trits, d))
+        }),
+        TensorType::Pq2_0 => encode(values, out, |v| {
+            to_trits(v).map(|(trits, d)| q2_0::encode_pq2_0(&trits, d))
+        }),
+        TensorType::Ptq1_0 => encode(values, out, |v| {
+            to_trits(v).map(|(trits, d)| tq::encode_ptq1_0(&trits, d))
         }),
         TensorType::Q4K | TensorType::Q5K => {
             let why = "it is only read; write Q6_K, Q5_0 or Q4_0";

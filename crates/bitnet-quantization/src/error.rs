@@ -91,6 +91,20 @@ pub enum QuantError {
         code: u8,
     },
 
+    /// An index that no group of weights has.
+    #[error(
+        "{format} weights: the code at row {row}, column {col} stands for no group of trits: the data are damaged, or \
+         their tiles have other sizes"
+    )]
+    TableIndex {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the group.
+        row: usize,
+        /// Its first column.
+        col: usize,
+    },
+
     /// A scale for the whole tensor that is NaN or infinite.
     #[error("{format} weights: the tensor's scale is {scale}, expected a finite number")]
     TensorScale {
@@ -148,6 +162,36 @@ pub enum QuantError {
         index: usize,
         /// What was found there.
         trit: i8,
+    },
+
+    /// A scale that the format cannot hold: the weights would not be the same.
+    #[error("{format} cannot hold the scale {scale} of row {row}, column {col}: {why}")]
+    ScaleLost {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the first weight concerned.
+        row: usize,
+        /// Column of the first weight concerned.
+        col: usize,
+        /// The scale that would be lost.
+        scale: f32,
+        /// Why it cannot be kept.
+        why: &'static str,
+    },
+
+    /// Weights read back from the bytes just made are others than those that went in: memory or processor are faulty,
+    /// or the source changed while it was read.
+    #[error(
+        "{format} weights: row {row}, column {col} does not read back as it was written: the source changed meanwhile, or \
+         this machine's memory is faulty"
+    )]
+    NotReadBack {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the weight.
+        row: usize,
+        /// Column of the weight.
+        col: usize,
     },
 
     /// The format has no such conversion.

@@ -10,6 +10,8 @@
 //! - [`qtype`], [`type_id`]: the types, their GGUF numbers and sizes, and what other numbers mean.
 //! - [`ternary`]: the trait; behind it [`i2s`] (Microsoft), [`block_ternary`] over [`tq`] and [`q2_0`] (llama.cpp),
 //!   [`hf_packed`] (transformers), [`dense_ternary`] (floats that are trits), [`absmean`] (master weights).
+//! - [`foreign`]: formats of single projects, read only.
+//! - [`repack`]: one ternary type into another, exactly.
 //! - [`blocks`]: block types for embeddings and heads; [`floats`]: 16-bit floats.
 //! - [`activation`], [`bitlinear`]: the arithmetic of a ternary linear layer.
 //! - [`error`]: the one error type.
@@ -41,7 +43,10 @@ pub mod tq;
 pub mod absmean;
 pub mod block_ternary;
 pub mod dense_ternary;
+pub mod foreign;
 pub mod hf_packed;
+
+pub mod repack;
 
 pub mod blocks;
 pub mod floats;
@@ -56,8 +61,11 @@ pub use block_ternary::BlockTernaryRows;
 pub use blocks::{dequantize, quantize};
 pub use dense_ternary::{DenseTernaryRows, Recognition, recognise};
 pub use error::QuantError;
+pub use foreign::tiles::{TilePreset, TileRows, Tiles};
+pub use foreign::{ForeignRows, ForeignType};
 pub use hf_packed::HfPackedRows;
 pub use i2s::{I2sDialect, I2sEncoder, I2sRows, encode_i2s};
 pub use qtype::TensorType;
+pub use repack::Repacker;
 pub use ternary::{ScaleLayout, TernaryRows};
 pub use type_id::{TypeId, type_from_ggml_id};

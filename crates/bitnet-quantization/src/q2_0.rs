@@ -1,11 +1,13 @@
-//! Q2_0 in groups of 64, llama.cpp's 2-bit type that PrismML's Ternary-Bonsai models are published in.
+//! Q2_0 in groups of 64, llama.cpp's 2-bit type that PrismML's Ternary-Bonsai models are published in, and PQ2_0, which is
+//! the same in groups of 128.
 //!
 //! ```text
-//! 18 bytes:  d qs[16]    code of value j = (qs[j / 4] >> 2 (j % 4)) & 3,   weight = (code - 1) * d
+//! Q2_0,  18 bytes:  d qs[16]    code of value j = (qs[j / 4] >> 2 (j % 4)) & 3,   weight = (code - 1) * d
+//! PQ2_0, 34 bytes:  d qs[32]
 //! ```
 //!
 //! Codes 0, 1, 2 are -1, 0, +1; code 3 would be +2, which a ternary file never holds.
-//! Source: llama.cpp `ggml-quants.c`.
+//! Source: llama.cpp `ggml-quants.c`; PrismML's fork of it for PQ2_0, whose first files call it Q2_0.
 
 use crate::floats::f16_at;
 
@@ -13,13 +15,32 @@ use crate::floats::f16_at;
 pub(crate) const BLOCK_LEN: usize = 64;
 /// Bytes per block.
 pub(crate) const BLOCK_BYTES: usize = 18;
+/// Weights per PQ2_0 block.
+pub(crate) const PQ2_0_LEN: usize = 128;
+/// Bytes per PQ2_0 block.
+pub(crate) const PQ2_0_BYTES: usize = 34;
 
 /// Decodes the trits of a block; a code 3 comes out as 2. Returns the scale.
 #[inline]
 pub fn decode_q2_0(block: &[u8; BLOCK_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f32 {
-    // A local array cannot overlap `block`: see `crumbs`.
-    let mut decoded = [[0; 4]; BLOCK_LEN / 4];
-    for (four, &byte) in decoded.iter_mut().zip(&block[2..]) {
+    trits.copy_from_slice(decode_64(&block[2..]).as_flattened());
+    f16_at(block, 0)
+}
+
+/// Decodes the trits of a PQ2_0 block; a code 3 comes out as 2. Returns the scale.
+#[inline]
+pub fn decode_pq2_0(block: &[u8; PQ2_0_BYTES], trits: &mut [i8; PQ2_0_LEN]) -> f32 {
+    let (first, second) = trits.split_at_mut(64);
+    first.copy_from_slice(decode_64(&block[2..18]).as_flattened());
+    second.copy_from_slice(decode_64(&block[18..]).as_flattened());
+    f16_at(block, 0)
+}
+
+#[inline]
+fn decode_64(codes: &[u8]) -> [[i8; 4]; 16] {
+    // A local array cannot overlap `codes`: see `crumbs`.
+    let mut decoded = [[0; 4]; 16];
+    for (four, &byte) in decoded.iter_mut().zip(codes) {
         // The four crumbs of a byte are spread over the bytes of a u32, first to nibble pairs, then to bytes:
         // this way the loop works on whole 32-bit lanes.
         let mut codes = u32::from(byte);
@@ -29,13 +50,21 @@ pub fn decode_q2_0(block: &[u8; BLOCK_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f3
         let trits = ((codes | 0x8080_8080) - 0x0101_0101) ^ 0x8080_8080;
         *four = trits.to_le_bytes().map(|trit| trit as i8);
     }
-    trits.copy_from_slice(decoded.as_flattened());
-    f16_at(block, 0)
+    decoded
 }
 
 /// Encodes 64 trits (already checked) and a scale given as f16 bytes.
 pub(crate) fn encode_q2_0(trits: &[i8; BLOCK_LEN], scale: [u8; 2]) -> [u8; BLOCK_BYTES] {
-    let mut block = [0; BLOCK_BYTES];
+    encode(trits, scale)
+}
+
+/// Encodes 128 trits (already checked) and a scale given as f16 bytes.
+pub(crate) fn encode_pq2_0(trits: &[i8; PQ2_0_LEN], scale: [u8; 2]) -> [u8; PQ2_0_BYTES] {
+    encode(trits, scale)
+}
+
+fn encode<const BYTES: usize>(trits: &[i8], scale: [u8; 2]) -> [u8; BYTES] {
+    let mut block = [0; BYTES];
     block[..2].copy_from_slice(&scale);
     for (j, &trit) in trits.iter().enumerate() {
         block[2 + j / 4] |= ((trit + 1) as u8) << (2 * (j % 4));

@@ -34,6 +34,10 @@ pub enum TensorType {
     Tq2_0,
     /// Trits as 2-bit codes, blocks of 64 with an f16 scale.
     Q2_0,
+    /// Trits as 2-bit codes, blocks of 128 with an f16 scale; PrismML's, first written under Q2_0's number.
+    Pq2_0,
+    /// Trits in base 3 (five a byte), blocks of 128 with an f16 scale; PrismML's.
+    Ptq1_0,
 }
 
 /// Bytes that follow the codes of every I2_S tensor: the f32 scale and 28 bytes of padding.
@@ -56,6 +60,8 @@ impl TensorType {
         TensorType::Tq2_0,
         TensorType::I2S,
         TensorType::Q2_0,
+        TensorType::Pq2_0,
+        TensorType::Ptq1_0,
     ];
 
     /// The name that ggml's tools print, e.g. `Q6_K`.
@@ -75,6 +81,8 @@ impl TensorType {
             TensorType::Tq1_0 => "TQ1_0",
             TensorType::Tq2_0 => "TQ2_0",
             TensorType::Q2_0 => "Q2_0",
+            TensorType::Pq2_0 => "PQ2_0",
+            TensorType::Ptq1_0 => "PTQ1_0",
         }
     }
 
@@ -108,6 +116,8 @@ impl TensorType {
             TensorType::Tq2_0 => 35,
             TensorType::I2S => 36,
             TensorType::Q2_0 => 42,
+            TensorType::Pq2_0 => 142,
+            TensorType::Ptq1_0 => 143,
         }
     }
 
@@ -121,6 +131,7 @@ impl TensorType {
             TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q5_0 | TensorType::Q8_0 => 32,
             TensorType::I2S => 4,
             TensorType::Q2_0 => 64,
+            TensorType::Pq2_0 | TensorType::Ptq1_0 => 128,
             TensorType::Q4K
             | TensorType::Q5K
             | TensorType::Q6K
@@ -136,8 +147,9 @@ impl TensorType {
             TensorType::F16 | TensorType::BF16 => 2,
             TensorType::Q4_0 | TensorType::Q2_0 => 18,
             TensorType::Q4_1 => 20,
+            TensorType::Ptq1_0 => 28,
             TensorType::Q5_0 => 22,
-            TensorType::Q8_0 => 34,
+            TensorType::Q8_0 | TensorType::Pq2_0 => 34,
             TensorType::Q4K => 144,
             TensorType::Q5K => 176,
             TensorType::Q6K => 210,
@@ -149,9 +161,18 @@ impl TensorType {
 
     /// Whether the type stores trits and nothing else.
     pub const fn is_ternary(self) -> bool {
+        matches!(self, TensorType::I2S) || self.is_block_ternary()
+    }
+
+    /// Whether the type stores trits in blocks with an f16 scale each.
+    pub const fn is_block_ternary(self) -> bool {
         matches!(
             self,
-            TensorType::I2S | TensorType::Tq1_0 | TensorType::Tq2_0 | TensorType::Q2_0
+            TensorType::Tq1_0
+                | TensorType::Tq2_0
+                | TensorType::Q2_0
+                | TensorType::Pq2_0
+                | TensorType::Ptq1_0
         )
     }
 

@@ -1,7 +1,9 @@
-//! TQ1_0 and TQ2_0, the ternary block types of llama.cpp: 256 trits and an f16 scale behind them.
+//! TQ1_0 and TQ2_0, the ternary block types of llama.cpp: 256 trits and an f16 scale behind them. And PTQ1_0, PrismML's
+//! TQ1_0 of 128 trits.
 //!
 //! ```text
 //! TQ1_0, 54 bytes:  qs[48] qh[4] d    five trits a byte in base 3 (four in qh)
+//! PTQ1_0, 28 bytes: qs[24] qh[2] d    the same
 //! TQ2_0, 66 bytes:  qs[64]       d    four trits a byte as 2-bit codes 0, 1, 2
 //! ```
 //!
@@ -18,13 +20,22 @@ pub(crate) const BLOCK_LEN: usize = 256;
 pub(crate) const TQ1_0_BYTES: usize = 54;
 /// Bytes per TQ2_0 block.
 pub(crate) const TQ2_0_BYTES: usize = 66;
+/// Weights per PTQ1_0 block.
+pub(crate) const PTQ1_0_LEN: usize = 128;
+/// Bytes per PTQ1_0 block.
+pub(crate) const PTQ1_0_BYTES: usize = 28;
 
 /// The first quarter of a half block is in the lowest bits.
 const TQ2_0_SHIFTS: QuarterShifts = [0, 2, 4, 6];
 
 /// Where a TQ1_0 block keeps its digits: (first byte, bytes, digits per byte). Digit `n` of the run's byte `m` is
 /// the run's value `bytes * n + m`.
-const TQ1_0_RUNS: [(usize, usize, usize); 3] = [(0, 32, 5), (32, 16, 5), (48, 4, 4)];
+const TQ1_0_RUNS: [Run; 3] = [(0, 32, 5), (32, 16, 5), (48, 4, 4)];
+/// The same of a PTQ1_0 block.
+const PTQ1_0_RUNS: [Run; 3] = [(0, 16, 5), (16, 8, 5), (24, 2, 4)];
+
+/// First byte, bytes, digits per byte.
+type Run = (usize, usize, usize);
 
 /// Decodes the trits of a TQ1_0 block; every byte decodes to some trits. Returns the scale.
 #[inline]
@@ -37,7 +48,18 @@ pub fn decode_tq1_0(block: &[u8; TQ1_0_BYTES], trits: &mut [i8; BLOCK_LEN]) -> f
     f16_at(block, TQ1_0_BYTES - 2)
 }
 
-/// Decodes a run of base-3 bytes, digit by digit: one of [`TQ1_0_RUNS`].
+/// Decodes the trits of a PTQ1_0 block; every byte decodes to some trits. Returns the scale.
+#[inline]
+pub fn decode_ptq1_0(block: &[u8; PTQ1_0_BYTES], trits: &mut [i8; PTQ1_0_LEN]) -> f32 {
+    let (run16, rest) = trits.split_at_mut(80);
+    let (run8, run2) = rest.split_at_mut(40);
+    decode_run::<16>(&block[..16], run16);
+    decode_run::<8>(&block[16..24], run8);
+    decode_run::<2>(&block[24..26], run2);
+    f16_at(block, PTQ1_0_BYTES - 2)
+}
+
+/// Decodes a run of base-3 bytes, digit by digit.
 #[inline]
 fn decode_run<const BYTES: usize>(bytes: &[u8], trits: &mut [i8]) {
     for (trits, power) in trits
@@ -57,9 +79,18 @@ fn decode_run<const BYTES: usize>(bytes: &[u8], trits: &mut [i8]) {
 
 /// Encodes 256 trits (already checked) and a scale given as f16 bytes.
 pub(crate) fn encode_tq1_0(trits: &[i8; BLOCK_LEN], scale: [u8; 2]) -> [u8; TQ1_0_BYTES] {
-    let mut block = [0; TQ1_0_BYTES];
+    encode_runs(trits, TQ1_0_RUNS, scale)
+}
+
+/// Encodes 128 trits (already checked) and a scale given as f16 bytes.
+pub(crate) fn encode_ptq1_0(trits: &[i8; PTQ1_0_LEN], scale: [u8; 2]) -> [u8; PTQ1_0_BYTES] {
+    encode_runs(trits, PTQ1_0_RUNS, scale)
+}
+
+fn encode_runs<const BYTES: usize>(trits: &[i8], runs: [Run; 3], scale: [u8; 2]) -> [u8; BYTES] {
+    let mut block = [0; BYTES];
     let mut start = 0;
-    for (first, n_bytes, n_digits) in TQ1_0_RUNS {
+    for (first, n_bytes, n_digits) in runs {
         for m in 0..n_bytes {
             // A missing fifth digit is 0, which is why the power of the first is always 81.
             let digits = (0..5).map(|n| {
@@ -74,7 +105,7 @@ pub(crate) fn encode_tq1_0(trits: &[i8; BLOCK_LEN], scale: [u8; 2]) -> [u8; TQ1_
         }
         start += n_bytes * n_digits;
     }
-    block[TQ1_0_BYTES - 2..].copy_from_slice(&scale);
+    block[BYTES - 2..].copy_from_slice(&scale);
     block
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Numbers were given out by several projects at once: some were removed and taken again, some mean different
 //! things in different forks. A loader must therefore name what it found and say why it stops; and for the numbers
-//! that it does read, it must know who else writes them ([`rivals`]), because only the size tells them apart.
+//! that it does read, it must know who else writes them ([`candidates`]), because only the size tells them apart.
 //! Source: ggml, bitnet.cpp, ik_llama.cpp and PrismML's forks.
 
+use crate::foreign::ForeignType;
 use crate::qtype::TensorType;
 
 /// The meaning of a GGUF tensor type number.
@@ -12,6 +13,8 @@ use crate::qtype::TensorType;
 pub enum TypeId {
     /// A type that this build reads.
     Supported(TensorType),
+    /// A format that this build imports: its trits are read, nothing is written in it.
+    Foreign(ForeignType),
     /// A type that ggml itself has removed; the name is its last one.
     Removed(&'static str),
     /// A type that is in use and that this build does not read.
@@ -25,47 +28,109 @@ pub enum TypeId {
     Unknown(u32),
 }
 
-/// Another format written under the same number as one that this build reads.
+/// One format that a number may stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rival {
-    /// Its name and writer.
-    pub name: &'static str,
-    /// Values per block.
-    pub block_len: usize,
-    /// Bytes per block.
-    pub block_bytes: usize,
+pub enum Candidate {
+    /// A type that this build reads.
+    Tensor(TensorType),
+    /// A format that this build imports.
+    Foreign(ForeignType),
+    /// One that it does not read.
+    Other {
+        /// Its name and writer.
+        name: &'static str,
+        /// Values per block.
+        block_len: u64,
+        /// Bytes per block.
+        block_bytes: u64,
+    },
 }
 
-impl Rival {
-    /// Bytes that `n_elements` values take in this format, `None` if they cannot be stored in it.
-    pub const fn storage_bytes(&self, n_elements: u64) -> Option<u64> {
-        if !n_elements.is_multiple_of(self.block_len as u64) {
-            return None;
+impl Candidate {
+    /// Bytes that a tensor `[rows, cols]` may take in this format, `None` where it cannot be stored in it. The second is
+    /// that of TL1 and TL2 with their scale behind the codes.
+    pub fn tensor_bytes(&self, rows: u64, cols: u64) -> [Option<u64>; 2] {
+        match *self {
+            Candidate::Tensor(ty) => {
+                let whole = ty == TensorType::I2S || cols.is_multiple_of(ty.block_len() as u64);
+                let n = rows.checked_mul(cols).filter(|_| whole);
+                [n.and_then(|n| ty.storage_bytes(n)), None]
+            }
+            Candidate::Foreign(ty) => {
+                let bytes = ty.tensor_bytes(rows, cols);
+                let tiles = matches!(ty, ForeignType::Tl1 | ForeignType::Tl2);
+                let longer = bytes.filter(|_| tiles).and_then(|n| n.checked_add(32));
+                [bytes, longer]
+            }
+            Candidate::Other {
+                block_len,
+                block_bytes,
+                ..
+            } => {
+                let whole = cols.is_multiple_of(block_len);
+                let blocks = rows.checked_mul(cols / block_len).filter(|_| whole);
+                [blocks.and_then(|n| n.checked_mul(block_bytes)), None]
+            }
         }
-        (n_elements / self.block_len as u64).checked_mul(self.block_bytes as u64)
+    }
+
+    /// What the number means where this is the one.
+    pub const fn type_id(self) -> TypeId {
+        match self {
+            Candidate::Tensor(ty) => TypeId::Supported(ty),
+            Candidate::Foreign(ty) => TypeId::Foreign(ty),
+            Candidate::Other { name, .. } => TypeId::Unsupported {
+                name,
+                why: NOT_TERNARY,
+            },
+        }
     }
 }
 
-/// Formats that share the number of `ty`. A tensor whose size fits one of them and not `ty` is one of them.
-pub const fn rivals(ty: TensorType) -> &'static [Rival] {
-    match ty {
-        TensorType::I2S => &[Rival {
-            name: "IQ4_NL_4_4 (removed from ggml)",
-            block_len: 32,
-            block_bytes: 18,
-        }],
-        TensorType::Q2_0 => &[
-            Rival {
-                name: "Q2_0 in groups of 128 (PrismML, before it became PQ2_0)",
-                block_len: 128,
-                block_bytes: 34,
-            },
-            Rival {
-                name: "STQ1_0 (Tencent, first files)",
-                block_len: 256,
-                block_bytes: 42,
+/// The formats that share a number which its tensors' sizes decide; empty for a number of one meaning.
+pub const fn candidates(id: u32) -> &'static [Candidate] {
+    match id {
+        36 => &[
+            Candidate::Tensor(TensorType::I2S),
+            Candidate::Other {
+                name: "IQ4_NL_4_4 (removed from ggml)",
+                block_len: 32,
+                block_bytes: 18,
             },
         ],
+        38 => &[
+            Candidate::Foreign(ForeignType::Tl1),
+            Candidate::Other {
+                name: "IQ4_NL_8_8 (removed from ggml)",
+                block_len: 32,
+                block_bytes: 18,
+            },
+        ],
+        39 => &[
+            Candidate::Foreign(ForeignType::Tl2),
+            Candidate::Other {
+                name: "MXFP4 (llama.cpp)",
+                block_len: 32,
+                block_bytes: 17,
+            },
+        ],
+        42 => &[
+            Candidate::Tensor(TensorType::Q2_0),
+            Candidate::Tensor(TensorType::Pq2_0),
+            Candidate::Foreign(ForeignType::Stq1_0),
+        ],
+        43 => &[
+            Candidate::Foreign(ForeignType::Stq1_0),
+            Candidate::Other {
+                name: "Q1_0 in groups of 128 (PrismML's forks)",
+                block_len: 128,
+                block_bytes: 18,
+            },
+        ],
+        134 => &[Candidate::Foreign(ForeignType::Iq1Bn)],
+        135 => &[Candidate::Foreign(ForeignType::Iq2Bn)],
+        142 => &[Candidate::Tensor(TensorType::Pq2_0)],
+        143 => &[Candidate::Tensor(TensorType::Ptq1_0)],
         _ => &[],
     }
 }
@@ -75,11 +140,12 @@ const K_QUANT: &str =
 const I_QUANT: &str = "codebook types are not read; requantise the tensor to Q4_K, Q6_K or Q8_0";
 const ACTIVATIONS: &str = "it holds intermediate activations and never belongs in a file";
 const NO_WEIGHTS: &str = "models store no weights in it";
-const TABLE_LOOKUP: &str =
-    "its layout depends on tile sizes that the file does not tell; export the model as I2_S";
-const ONE_PROJECT: &str = "only one project writes it; export the model as I2_S, TQ2_0 or Q2_0";
+const NOT_TERNARY: &str = "it is not ternary";
+const OTHER_SIZE: &str =
+    "its tensors have the size of none of these; export the model as I2_S, TQ2_0 or Q2_0";
 
-/// What the type number `id` of a GGUF tensor means.
+/// What the type number `id` of a GGUF tensor means as far as the number alone tells; [`candidates`] has the formats that
+/// sizes decide between.
 pub fn type_from_ggml_id(id: u32) -> TypeId {
     if let Some(&ty) = TensorType::ALL.iter().find(|ty| ty.ggml_id() == id) {
         return TypeId::Supported(ty);
@@ -115,32 +181,18 @@ pub fn type_from_ggml_id(id: u32) -> TypeId {
         ),
         38 => (
             "TL1 (bitnet.cpp) or IQ4_NL_8_8 (removed from ggml)",
-            TABLE_LOOKUP,
+            OTHER_SIZE,
         ),
-        39 => ("TL2 (bitnet.cpp) or MXFP4 (llama.cpp)", TABLE_LOOKUP),
-        40 => (
-            "NVFP4 (llama.cpp) or an early Q1_0 (PrismML)",
-            "it is not ternary",
-        ),
-        41 => (
-            "Q1_0 (llama.cpp) or TQ3_0 (other forks)",
-            "it is not ternary",
-        ),
+        39 => ("TL2 (bitnet.cpp) or MXFP4 (llama.cpp)", OTHER_SIZE),
+        40 => ("NVFP4 (llama.cpp) or an early Q1_0 (PrismML)", NOT_TERNARY),
+        41 => ("Q1_0 (llama.cpp) or TQ3_0 (other forks)", NOT_TERNARY),
         43 => (
             "STQ1_0 (Tencent) or Q1_0 in groups of 128 (PrismML's forks)",
-            ONE_PROJECT,
+            OTHER_SIZE,
         ),
-        134 => ("IQ1_BN (ik_llama.cpp)", ONE_PROJECT),
-        135 => ("IQ2_BN (ik_llama.cpp)", ONE_PROJECT),
-        142 => (
-            "PQ2_0 (PrismML) or IQ2_TN (ik_llama.cpp)",
-            "take the file of the same model in Q2_0 (groups of 64)",
-        ),
-        143 => (
-            "PTQ1_0 (PrismML) or IQ1_TN (ik_llama.cpp)",
-            "take the file of the same model in Q2_0 (groups of 64)",
-        ),
-        335 => ("IQ2_BN_R4 (ik_llama.cpp)", ONE_PROJECT),
+        134 => ("IQ1_BN (ik_llama.cpp)", OTHER_SIZE),
+        135 => ("IQ2_BN (ik_llama.cpp)", OTHER_SIZE),
+        335 => ("IQ2_BN_R4 (ik_llama.cpp)", OTHER_SIZE),
         _ => return TypeId::Unknown(id),
     };
     TypeId::Unsupported { name, why }
@@ -150,6 +202,7 @@ impl std::fmt::Display for TypeId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             TypeId::Supported(ty) => write!(f, "{ty}"),
+            TypeId::Foreign(ty) => write!(f, "{ty}"),
             TypeId::Removed(name) => {
                 write!(f, "{name}, which ggml has removed: convert the model again")
             }
@@ -196,8 +249,6 @@ mod tests {
             (39, ["TL2", "MXFP4"]),
             (41, ["Q1_0", "TQ3_0"]),
             (43, ["STQ1_0", "Q1_0"]),
-            (142, ["PQ2_0", "IQ2_TN"]),
-            (143, ["PTQ1_0", "IQ1_TN"]),
         ] {
             let text = type_from_ggml_id(id).to_string();
             for name in names {
@@ -218,14 +269,29 @@ mod tests {
 
     #[test]
     fn sizes_tell_the_three_formats_of_number_42_apart() {
-        let mut sizes = vec![TensorType::Q2_0.storage_bytes(256)];
-        sizes.extend(
-            rivals(TensorType::Q2_0)
-                .iter()
-                .map(|rival| rival.storage_bytes(256)),
-        );
-        assert_eq!(sizes, [Some(72), Some(68), Some(42)]);
-        assert_eq!(rivals(TensorType::Q2_0)[0].storage_bytes(64), None);
-        assert_eq!(rivals(TensorType::F16), []);
+        let sizes = candidates(42).iter().map(|c| c.tensor_bytes(1, 256)[0]);
+        assert_eq!(sizes.collect::<Vec<_>>(), [Some(72), Some(68), Some(42)]);
+        assert_eq!(candidates(42)[1].tensor_bytes(1, 64), [None, None]);
+        assert_eq!(candidates(1), []);
+    }
+
+    #[test]
+    fn the_first_candidate_is_what_the_number_alone_means() {
+        for id in 0..400 {
+            if let (Some(Candidate::Tensor(ty)), known) =
+                (candidates(id).first(), type_from_ggml_id(id))
+            {
+                assert_eq!(known, TypeId::Supported(*ty));
+            }
+        }
+    }
+
+    #[test]
+    fn huge_shapes_have_no_size() {
+        for id in [36, 38, 39, 42, 43, 134, 135, 142, 143] {
+            for candidate in candidates(id) {
+                assert_eq!(candidate.tensor_bytes(u64::MAX, 1 << 40)[0], None, "{id}");
+            }
+        }
     }
 }

@@ -6,6 +6,15 @@ use bitnet_quantization::{
     BlockTernaryRows, ScaleLayout, TensorType, TernaryRows, dequantize, quantize,
 };
 
+/// The ternary types of blocks.
+const TERNARY: [TensorType; 5] = [
+    TensorType::Tq1_0,
+    TensorType::Tq2_0,
+    TensorType::Q2_0,
+    TensorType::Pq2_0,
+    TensorType::Ptq1_0,
+];
+
 fn read(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data")
@@ -70,7 +79,7 @@ fn values_encode_to_the_golden_blocks() {
 #[test]
 fn trits_encode_to_the_golden_blocks() {
     let values = read_f32("encode/ternary.f32");
-    for ty in [TensorType::Tq1_0, TensorType::Tq2_0, TensorType::Q2_0] {
+    for ty in TERNARY {
         let mut bytes = Vec::new();
         quantize(ty, &values, &mut bytes).unwrap();
         assert!(bytes == read(&format!("encode/{ty}.blocks")), "{ty}");
@@ -80,7 +89,7 @@ fn trits_encode_to_the_golden_blocks() {
 #[test]
 fn golden_ternary_blocks_are_rows_of_their_trits_and_scales() {
     let values = read_f32("encode/ternary.f32");
-    for ty in [TensorType::Tq1_0, TensorType::Tq2_0, TensorType::Q2_0] {
+    for ty in TERNARY {
         let bytes = read(&format!("encode/{ty}.blocks"));
         let (rows, cols, block_len) = (2, 768, ty.block_len());
         let weight = BlockTernaryRows::new(ty, rows, cols, &bytes).unwrap();

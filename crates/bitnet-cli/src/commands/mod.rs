@@ -7,6 +7,7 @@ pub mod completions;
 pub mod detokenize;
 pub mod inspect;
 pub mod logits;
+pub mod quantize;
 pub mod run;
 pub mod score;
 pub mod serve;

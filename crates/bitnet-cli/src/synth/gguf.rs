@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use bitnet_models::gguf::{Array, GgufWriter, TensorWriter, Value, WriteError};
+use bitnet_models::gguf::{
+    Array, FILE_TYPE, GgufWriter, TensorWriter, Value, WriteError, file_type,
+};
 use bitnet_models::{Projection, TensorRole};
 use bitnet_quantization::TensorType;
 
@@ -228,10 +230,7 @@ fn metadata(shape: &Shape, types: Types) -> Result<Vec<(String, Value)>, CliErro
             "general.description".into(),
             Value::string("random weights and a generated vocabulary, for benchmarks"),
         ),
-        (
-            "general.file_type".into(),
-            Value::U32(file_type(types.ternary)),
-        ),
+        (FILE_TYPE.into(), Value::U32(file_type(types.ternary))),
         ("general.quantization_version".into(), Value::U32(2)),
         own("context_length", number(shape.context_length)),
         own("embedding_length", number(shape.hidden_size)),
@@ -286,21 +285,6 @@ fn metadata(shape: &Shape, types: Types) -> Result<Vec<(String, Value)>, CliErro
 const TOKEN_NORMAL: i32 = 1;
 /// `tokenizer.ggml.token_type` of special tokens.
 const TOKEN_CONTROL: i32 = 3;
-
-/// `general.file_type`, informational: llama.cpp's numbers, Microsoft's for I2_S.
-fn file_type(ty: TensorType) -> u32 {
-    match ty {
-        TensorType::F32 => 0,
-        TensorType::F16 => 1,
-        TensorType::BF16 => 32,
-        TensorType::Tq1_0 => 36,
-        TensorType::Tq2_0 => 37,
-        TensorType::I2S => 40,
-        TensorType::Q2_0 => 41,
-        // "guessed": llama.cpp's number for a file whose types are mixed.
-        _ => 1024,
-    }
-}
 
 fn writing(error: &WriteError, target: &Path) -> CliError {
     match error {

@@ -9,6 +9,7 @@ mod environment;
 mod files;
 mod help;
 mod numbers;
+mod quantize;
 mod run;
 mod serve;
 mod signals;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bitnet_quantization::{TensorType, dequantize};
+use bitnet_quantization::{TensorType, TypeId, dequantize};
 use bytes::Bytes;
 
 use super::stored::{Storage, Stored};
@@ -65,9 +65,13 @@ impl GgufSource {
         };
         let file = self.gguf.file_of(tensor);
         let (found_rows, found_cols) = tensor.shape();
-        let storage = match tensor.tensor_type() {
-            Some(ty) => Storage::Typed(ty, self.gguf.slice(tensor)?),
-            None => Storage::Unreadable(tensor.type_id().to_string()),
+        let storage = match tensor.type_id() {
+            TypeId::Supported(ty) => Storage::Typed(ty, self.gguf.slice(tensor)?),
+            TypeId::Foreign(ty) => {
+                let scale = self.number(&scale_name(&name))?;
+                Storage::Foreign(ty, self.gguf.slice(tensor)?, scale)
+            }
+            other => Storage::Unreadable(other.to_string()),
         };
         Ok(Stored {
             file,
@@ -85,38 +89,22 @@ impl GgufSource {
         let Some(name) = multiplier_name(role) else {
             return Ok(None);
         };
-        let Some(tensor) = self.gguf.tensor(&name) else {
+        let Some(value) = self.number(&name)? else {
             return Ok(None);
         };
-        let file = || self.gguf.file_of(tensor).to_owned();
-        if tensor.tensor_type() != Some(TensorType::F32) {
-            let found = tensor.type_id().to_string();
-            return Err(ModelError::TensorType {
-                file: file(),
-                tensor: name,
-                expected: "F32".into(),
-                found,
-            });
-        }
-        if tensor.n_elements() != 1 {
-            let found = format!("{:?}", tensor.dims());
-            return Err(ModelError::TensorShape {
-                file: file(),
-                tensor: name,
-                expected: "[1]".into(),
-                found,
-            });
-        }
-        let mut value = [0.0];
-        dequantize(TensorType::F32, self.gguf.slice(tensor)?, &mut value)?;
-        if !value[0].is_finite() || value[0] == 0.0 {
+        if !value.is_finite() || value == 0.0 {
             return Err(ModelError::Scale {
-                file: file(),
+                file: self.gguf.file().into(),
                 tensor: name,
-                found: value[0],
+                found: value,
             });
         }
-        Ok(Some(value[0]))
+        Ok(Some(value))
+    }
+
+    /// The one number of an F32 tensor.
+    fn number(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        number(&self.gguf, name)
     }
 
     pub fn chat_template(&self) -> Result<Option<String>, ModelError> {
@@ -133,6 +121,40 @@ impl GgufSource {
             None => TokenizerSource::Missing,
         })
     }
+}
+
+/// The one number of an F32 tensor, if there is such a tensor.
+pub(crate) fn number(gguf: &Gguf, name: &str) -> Result<Option<f32>, ModelError> {
+    let Some(tensor) = gguf.tensor(name) else {
+        return Ok(None);
+    };
+    let file = || gguf.file_of(tensor).to_owned();
+    if tensor.tensor_type() != Some(TensorType::F32) {
+        let found = tensor.type_id().to_string();
+        return Err(ModelError::TensorType {
+            file: file(),
+            tensor: name.into(),
+            expected: "F32".into(),
+            found,
+        });
+    }
+    if tensor.n_elements() != 1 {
+        let found = format!("{:?}", tensor.dims());
+        return Err(ModelError::TensorShape {
+            file: file(),
+            tensor: name.into(),
+            expected: "[1]".into(),
+            found,
+        });
+    }
+    let mut value = [0.0];
+    dequantize(TensorType::F32, gguf.slice(tensor)?, &mut value)?;
+    Ok(Some(value[0]))
+}
+
+/// Where bitnet.cpp's converter puts the scale of a TL1 or TL2 tensor.
+pub(crate) fn scale_name(tensor: &str) -> String {
+    format!("{tensor}_scale")
 }
 
 /// The name of the optional output multiplier of a projection.

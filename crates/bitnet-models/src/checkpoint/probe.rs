@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::gguf::multiplier_name;
+use super::gguf::{multiplier_name, scale_name};
 use super::tokenizer::TOKENIZER;
 use super::{Checkpoint, Source};
 use crate::error::{ModelError, quoted};
@@ -21,7 +21,10 @@ impl Checkpoint {
         let roles = TensorRole::required(&self.config).into_iter();
         for role in roles.chain([TensorRole::RopeFactors, TensorRole::Head]) {
             match &self.source {
-                Source::Gguf(_) => known.extend([Some(role.gguf_name()), multiplier_name(role)]),
+                Source::Gguf(_) => {
+                    let name = role.gguf_name();
+                    known.extend([Some(scale_name(&name)), multiplier_name(role), Some(name)]);
+                }
                 Source::Hf(_) => {
                     let name = role.hf_name();
                     let scale = name.as_ref().map(|name| format!("{name}_scale"));

@@ -1,8 +1,8 @@
 //! One tensor found in a checkpoint, and how it becomes rows of trits.
 
 use bitnet_quantization::{
-    AbsmeanRows, BlockTernaryRows, DenseTernaryRows, HfPackedRows, I2sDialect, I2sRows, QuantError,
-    Recognition, ScaleLayout, TensorType, TernaryRows, recognise,
+    AbsmeanRows, BlockTernaryRows, DenseTernaryRows, ForeignType, HfPackedRows, I2sDialect,
+    I2sRows, QuantError, Recognition, ScaleLayout, TensorType, TernaryRows, foreign, recognise,
 };
 use bytes::Bytes;
 
@@ -31,6 +31,8 @@ pub(super) enum Storage<'a> {
     Masters(TensorType, &'a [u8]),
     /// transformers' packing, four bands of rows in a byte; the scale multiplies.
     HfPacked(&'a [u8], f32),
+    /// A format that is only imported; the scale is that of a tensor of its own, where there is one.
+    Foreign(ForeignType, &'a [u8], Option<f32>),
     /// Something that is not read, described.
     Unreadable(String),
 }
@@ -44,6 +46,9 @@ impl<'a> Stored<'a> {
             Storage::HfPacked(bytes, scale) => Ok(Box::new(
                 HfPackedRows::new(rows, cols, bytes, scale).map_err(damaged)?,
             )),
+            Storage::Foreign(ty, bytes, scale) => {
+                foreign::open(ty, (rows, cols), bytes, scale, None).map_err(damaged)
+            }
             Storage::Masters(ty, bytes) => Ok(Box::new(
                 AbsmeanRows::new(ty, rows, cols, bytes).map_err(damaged)?,
             )),
@@ -68,9 +73,10 @@ impl<'a> Stored<'a> {
     /// Its bytes in the file; none for what is not read.
     pub fn bytes(&self) -> &'a [u8] {
         match self.storage {
-            Storage::Typed(_, bytes) | Storage::Masters(_, bytes) | Storage::HfPacked(bytes, _) => {
-                bytes
-            }
+            Storage::Typed(_, bytes)
+            | Storage::Masters(_, bytes)
+            | Storage::HfPacked(bytes, _)
+            | Storage::Foreign(_, bytes, _) => bytes,
             Storage::Unreadable(_) => &[],
         }
     }
@@ -142,6 +148,7 @@ impl<'a> Stored<'a> {
         let found = match &self.storage {
             Storage::Typed(ty, _) | Storage::Masters(ty, _) => ty.to_string(),
             Storage::HfPacked(..) => "packed trits".into(),
+            Storage::Foreign(ty, ..) => ty.to_string(),
             Storage::Unreadable(what) => what.clone(),
         };
         ModelError::TensorType {

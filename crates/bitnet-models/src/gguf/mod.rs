@@ -7,10 +7,12 @@
 //! - `split`: models in several files
 //! - `writer`: [`GgufWriter`], streaming
 //! - `model`: the keys that describe a model and its vocabulary
+//! - `file_type`: the number that sums up a file's types
 //! - `limits`: what a file may declare
 //! - `cursor`: bounds-checked reading
 
 mod cursor;
+mod file_type;
 pub mod limits;
 mod metadata;
 pub(crate) mod model;
@@ -18,8 +20,9 @@ mod reader;
 mod split;
 mod tensor;
 mod value;
-mod writer;
+pub(crate) mod writer;
 
+pub use file_type::{FILE_TYPE, file_type};
 pub use metadata::{Metadata, describe};
 pub use reader::{Gguf, MAGIC};
 pub use split::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};

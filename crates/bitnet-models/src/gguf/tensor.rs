@@ -4,7 +4,7 @@
 //! row lengths, alignment, that every tensor lies within the file and that no two share bytes. The order of the
 //! tensors and gaps between them are the writer's business.
 
-use bitnet_quantization::type_id::rivals;
+use bitnet_quantization::type_id::{Candidate, candidates};
 use bitnet_quantization::{TensorType, TypeId, type_from_ggml_id};
 
 use super::cursor::Cursor;
@@ -25,6 +25,8 @@ pub struct TensorInfo {
     /// Bytes of its data; 0 where the type is not read, so that its size is unknown.
     bytes: u64,
     type_id: u32,
+    /// What the number means in this file: several projects may use it.
+    meaning: TypeId,
     shard: u16,
     n_dims: u8,
 }
@@ -50,9 +52,9 @@ impl TensorInfo {
         self.dims.iter().product() // checked when read
     }
 
-    /// What its type number means.
+    /// What its type number means in this file.
     pub fn type_id(&self) -> TypeId {
-        type_from_ggml_id(self.type_id)
+        self.meaning
     }
 
     /// Its type, when this engine reads it.
@@ -68,9 +70,9 @@ impl TensorInfo {
         self.offset
     }
 
-    /// Bytes of its data, when the type is one that this engine reads.
+    /// Bytes of its data, when the type is one that this engine reads or imports.
     pub fn bytes(&self) -> Option<u64> {
-        self.tensor_type().map(|_| self.bytes)
+        matches!(self.meaning, TypeId::Supported(_) | TypeId::Foreign(_)).then_some(self.bytes)
     }
 
     /// Which file of a split it is in, from 0.
@@ -133,7 +135,8 @@ impl TensorInfo {
                 )
             })?;
         let type_id = cursor.u32(place)?;
-        let bytes = match type_from_ggml_id(type_id) {
+        let meaning = type_from_ggml_id(type_id);
+        let bytes = match meaning {
             TypeId::Supported(ty) => {
                 let block = ty.block_len() as u64;
                 if !dims[0].is_multiple_of(block) {
@@ -158,6 +161,7 @@ impl TensorInfo {
             offset,
             bytes,
             type_id,
+            meaning,
             shard,
             n_dims: n_dims as u8,
         })
@@ -232,13 +236,16 @@ pub(super) fn place(
     }
     let mut by_offset: Vec<u32> = (0..tensors.len() as u32).collect();
     by_offset.sort_unstable_by_key(|&i| (tensors[i as usize].offset, i));
-    let span = |at: usize| {
-        let end = by_offset
-            .get(at + 1)
-            .map_or(data.file_len, |&next| tensors[next as usize].offset);
-        end - tensors[by_offset[at] as usize].offset
-    };
-    refuse_rivals(file, tensors, &by_offset, &span, data)?;
+    let spans: Vec<u64> = (0..by_offset.len())
+        .map(|at| {
+            let end = by_offset
+                .get(at + 1)
+                .map_or(data.file_len, |&next| tensors[next as usize].offset);
+            end - tensors[by_offset[at] as usize].offset
+        })
+        .collect();
+    let span = |at: usize| spans[at];
+    resolve_types(file, tensors, &by_offset, &spans, data)?;
     for (at, &index) in by_offset.iter().enumerate() {
         let tensor = &tensors[index as usize];
         let available = data.file_len - tensor.offset;
@@ -269,47 +276,67 @@ pub(super) fn place(
     Ok(())
 }
 
-/// The size test: several projects use the same type number for formats of different size. When the tensors of a
-/// type do not have its size and all of them have a rival's, the file is the rival's.
-fn refuse_rivals(
+/// Numbers that several projects use, each with a size of its own.
+const SHARED_NUMBERS: [u32; 9] = [36, 38, 39, 42, 43, 134, 135, 142, 143];
+
+/// The size test: a number that several projects use means the one format whose size all tensors of the number have. Where
+/// none fits, the number keeps what it means by itself, and the file is held to that.
+fn resolve_types(
     file: &str,
-    tensors: &[TensorInfo],
+    tensors: &mut [TensorInfo],
     by_offset: &[u32],
-    span: &dyn Fn(usize) -> u64,
+    spans: &[u64],
     data: DataSection,
 ) -> Result<(), ModelError> {
-    for &ty in TensorType::ALL.iter().filter(|&&ty| !rivals(ty).is_empty()) {
-        let of_type = || {
-            let positions = by_offset.iter().enumerate();
-            positions
-                .filter(|(_, i)| tensors[**i as usize].type_id == ty.ggml_id())
-                .map(|(at, i)| (at, &tensors[*i as usize]))
+    for id in SHARED_NUMBERS {
+        let of_type: Vec<(usize, usize)> = by_offset
+            .iter()
+            .enumerate()
+            .map(|(at, &i)| (at, i as usize))
+            .filter(|&(_, i)| tensors[i].type_id == id)
+            .collect();
+        let Some(&(_, first)) = of_type.first() else {
+            continue;
         };
-        let fits = |size: &dyn Fn(u64) -> Option<u64>| {
-            of_type().all(|(at, tensor)| {
-                let Some(bytes) = size(tensor.n_elements()) else {
+        let fits = |candidate: &Candidate, variant: usize| {
+            of_type.iter().all(|&(at, i)| {
+                let (rows, cols) = tensors[i].shape();
+                let Some(bytes) = candidate.tensor_bytes(rows, cols)[variant] else {
                     return false;
                 };
                 let is_last = at + 1 == by_offset.len();
-                data.padded(bytes) == Some(span(at)) || (is_last && bytes == span(at))
+                data.padded(bytes) == Some(spans[at]) || (is_last && bytes == spans[at])
             })
         };
-        let Some((_, first)) = of_type().next() else {
-            continue;
-        };
-        if fits(&|n| ty.storage_bytes(n)) {
-            continue;
-        }
-        if let Some(rival) = rivals(ty)
-            .iter()
-            .find(|rival| fits(&|n| rival.storage_bytes(n)))
-        {
-            return Err(ModelError::TensorType {
-                file: file.into(),
-                tensor: quoted(&first.name),
-                expected: format!("{ty} (type {})", ty.ggml_id()),
-                found: format!("data of the size of {}", rival.name),
-            });
+        let found = candidates(id).iter().find_map(|candidate| {
+            let variant = (0..2).find(|&variant| fits(candidate, variant))?;
+            Some((*candidate, variant))
+        });
+        match found {
+            None => {}
+            Some((Candidate::Other { name, .. }, _)) => {
+                let native = type_from_ggml_id(id);
+                let TypeId::Supported(ty) = native else {
+                    for &(_, i) in &of_type {
+                        tensors[i].meaning = found.map_or(native, |(c, _)| c.type_id());
+                    }
+                    continue;
+                };
+                return Err(ModelError::TensorType {
+                    file: file.into(),
+                    tensor: quoted(&tensors[first].name),
+                    expected: format!("{ty} (type {id})"),
+                    found: format!("data of the size of {name}"),
+                });
+            }
+            Some((candidate, variant)) => {
+                for &(_, i) in &of_type {
+                    let (rows, cols) = tensors[i].shape();
+                    tensors[i].bytes =
+                        candidate.tensor_bytes(rows, cols)[variant].unwrap_or_default();
+                    tensors[i].meaning = candidate.type_id();
+                }
+            }
         }
     }
     Ok(())

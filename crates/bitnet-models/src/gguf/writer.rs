@@ -15,7 +15,9 @@ use super::value::Value;
 /// Version written.
 const VERSION: u32 = 3;
 /// Key of the alignment, written by the writer itself.
-const ALIGNMENT_KEY: &str = "general.alignment";
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+/// What a total size must be.
+const TOO_LARGE: &str = "a file below 2^64 bytes";
 
 /// Why a GGUF file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -189,12 +191,36 @@ impl GgufWriter {
         Ok(bytes)
     }
 
+    /// Bytes of the finished file.
+    ///
+    /// # Errors
+    /// [`WriteError::Invalid`] as [`GgufWriter::start`].
+    pub fn file_bytes(&self) -> Result<u64, WriteError> {
+        let (header, data) = self.header()?;
+        (header.len() as u64)
+            .checked_add(data)
+            .ok_or_else(|| invalid("the file", TOO_LARGE.into(), "more"))
+    }
+
     /// Writes the header; the tensors' bytes follow through the returned writer.
     ///
     /// # Errors
     /// [`WriteError::Io`] when the output fails; [`WriteError::Invalid`] for a tensor declared twice or a total size
     /// that does not fit in 64 bits.
     pub fn start<W: Write>(self, mut out: W) -> Result<TensorWriter<W>, WriteError> {
+        let (header, _) = self.header()?;
+        out.write_all(&header)?;
+        Ok(TensorWriter {
+            out,
+            tensors: self.tensors,
+            alignment: self.alignment,
+            current: 0,
+            written: 0,
+        })
+    }
+
+    /// Everything before the tensors' bytes, padding included, and how many bytes those are with theirs.
+    fn header(&self) -> Result<(Vec<u8>, u64), WriteError> {
         let mut names: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -233,19 +259,12 @@ impl GgufWriter {
             let end = offset.checked_add(tensor.bytes);
             offset = end
                 .and_then(|end| end.checked_next_multiple_of(self.alignment.into()))
-                .ok_or_else(|| invalid(&tensor.name, "a file below 2^64 bytes".into(), "more"))?;
+                .ok_or_else(|| invalid(&tensor.name, TOO_LARGE.into(), "more"))?;
         }
         if !self.tensors.is_empty() {
             header.resize(header.len().next_multiple_of(self.alignment as usize), 0);
         }
-        out.write_all(&header)?;
-        Ok(TensorWriter {
-            out,
-            tensors: self.tensors,
-            alignment: self.alignment,
-            current: 0,
-            written: 0,
-        })
+        Ok((header, offset))
     }
 }
 

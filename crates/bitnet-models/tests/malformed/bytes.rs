@@ -14,7 +14,6 @@ pub const T_F32: u32 = 0;
 pub const T_F16: u32 = 1;
 pub const T_Q8_0: u32 = 8;
 pub const T_I2S: u32 = 36;
-pub const T_Q2_0: u32 = 42;
 
 /// A key-value pair: key, value type, value.
 #[derive(Clone)]

@@ -469,14 +469,14 @@ fn places() -> Vec<Case> {
             )
         },
         changed(
-            "Q2_0 in groups of 128",
+            "I2_S of the size of a removed type",
             |f| {
                 for tensor in f.tensors.iter_mut().filter(|tensor| tensor.ty == T_I2S) {
                     let n = tensor.dims.iter().product::<u64>() as usize;
-                    (tensor.ty, tensor.data) = (T_Q2_0, vec![0; n / 128 * 34]);
+                    tensor.data = vec![0; n / 32 * 18];
                 }
             },
-            ": tensor blk.0.attn_q.weight: expected Q2_0 (type 42), found data of the size of Q2_0 in groups of 128 (PrismML, before it became PQ2_0)",
+            ": tensor blk.0.attn_q.weight: expected I2_S (type 36), found data of the size of IQ4_NL_4_4 (removed from ggml)",
             "convert the model again",
         ),
     ]

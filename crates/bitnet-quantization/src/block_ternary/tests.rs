@@ -3,7 +3,13 @@
 use super::*;
 use crate::blocks::quantize;
 
-const TYPES: [TensorType; 3] = [TensorType::Tq1_0, TensorType::Tq2_0, TensorType::Q2_0];
+const TYPES: [TensorType; 5] = [
+    TensorType::Tq1_0,
+    TensorType::Tq2_0,
+    TensorType::Q2_0,
+    TensorType::Pq2_0,
+    TensorType::Ptq1_0,
+];
 
 fn encoded(ty: TensorType, values: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();

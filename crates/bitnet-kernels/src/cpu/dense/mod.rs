@@ -197,6 +197,14 @@ macro_rules! with_codec {
                 let $codec = c::Q2_0;
                 $body
             }
+            TensorType::Pq2_0 => {
+                let $codec = c::Pq2_0;
+                $body
+            }
+            TensorType::Ptq1_0 => {
+                let $codec = c::Ptq1_0;
+                $body
+            }
         }
     }};
 }

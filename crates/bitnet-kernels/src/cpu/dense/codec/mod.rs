@@ -14,7 +14,7 @@ use crate::cpu::isa::{Isa, LANES};
 pub use blocks::{Q4_0, Q4_1, Q5_0, Q8_0};
 pub use floats::{BF16, F16, F32};
 pub use super_blocks::{Q4K, Q5K, Q6K};
-pub use ternary::{I2s, Q2_0, Tq1_0, Tq2_0};
+pub use ternary::{I2s, Pq2_0, Ptq1_0, Q2_0, Tq1_0, Tq2_0};
 
 /// A storage type whose blocks can be widened.
 ///

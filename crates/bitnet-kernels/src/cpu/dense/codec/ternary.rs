@@ -15,6 +15,14 @@ pub struct Tq2_0;
 #[derive(Debug, Clone, Copy)]
 pub struct Q2_0;
 
+/// `d * (code - 1)`, blocks of 128.
+#[derive(Debug, Clone, Copy)]
+pub struct Pq2_0;
+
+/// `d * (code - 1)`, five trits a byte, blocks of 128.
+#[derive(Debug, Clone, Copy)]
+pub struct Ptq1_0;
+
 /// `scale * (code - 1)` with one scale for the tensor, 128 layout.
 #[derive(Debug, Clone, Copy)]
 pub struct I2s {
@@ -30,14 +38,6 @@ impl Codec for Tq1_0 {
     #[inline(always)]
     fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<16> {
         let mut q = [[0; LANES]; 16];
-        /// Digit `n` of a byte, less one: 3^n moves it to the top.
-        #[inline(always)]
-        fn trits(q: &mut [i8], bytes: &[u8], n: usize) {
-            const POW3: [u8; 5] = [1, 3, 9, 27, 81];
-            for (q, byte) in q.iter_mut().zip(bytes) {
-                *q = ((u16::from(byte.wrapping_mul(POW3[n])) * 3) >> 8) as i8 - 1;
-            }
-        }
         let out = q.as_flattened_mut();
         for n in 0..5 {
             trits(&mut out[32 * n..][..32], &block[..32], n);
@@ -54,6 +54,43 @@ impl Codec for Tq1_0 {
 
     #[inline(always)]
     fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<16>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
+    }
+}
+
+/// Digit `n` of base-3 bytes, less one: 3^n moves it to the top.
+#[inline(always)]
+fn trits(q: &mut [i8], bytes: &[u8], n: usize) {
+    const POW3: [u8; 5] = [1, 3, 9, 27, 81];
+    for (q, byte) in q.iter_mut().zip(bytes) {
+        *q = ((u16::from(byte.wrapping_mul(POW3[n])) * 3) >> 8) as i8 - 1;
+    }
+}
+
+impl Codec for Ptq1_0 {
+    const LEN: usize = 128;
+    const BYTES: usize = 28;
+    type Parts = Scaled<8>;
+
+    #[inline(always)]
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<8> {
+        let mut q = [[0; LANES]; 8];
+        let out = q.as_flattened_mut();
+        for n in 0..5 {
+            trits(&mut out[16 * n..][..16], &block[..16], n);
+            trits(&mut out[80 + 8 * n..][..8], &block[16..24], n);
+        }
+        for n in 0..4 {
+            trits(&mut out[120 + 2 * n..][..2], &block[24..26], n);
+        }
+        Scaled {
+            q,
+            d: pair(block, 26),
+        }
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<8>, i: usize) -> I::F32x16 {
         parts.vector(isa, i)
     }
 }
@@ -97,18 +134,7 @@ impl Codec for Q2_0 {
     #[inline(always)]
     fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<4> {
         let mut q = [[0; LANES]; 4];
-        for (q, byte) in q
-            .as_flattened_mut()
-            .as_chunks_mut::<4>()
-            .0
-            .iter_mut()
-            .zip(&block[2..18])
-        {
-            // The four crumbs of a byte, each moved to a byte of its own.
-            let byte = u32::from(*byte);
-            let spread = (byte & 3) | (byte & 12) << 6 | (byte & 48) << 12 | (byte & 192) << 18;
-            *q = spread.to_le_bytes().map(|code| code as i8 - 1);
-        }
+        crumbs(q.as_flattened_mut(), &block[2..18]);
         Scaled {
             q,
             d: pair(block, 0),
@@ -118,6 +144,38 @@ impl Codec for Q2_0 {
     #[inline(always)]
     fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<4>, i: usize) -> I::F32x16 {
         parts.vector(isa, i)
+    }
+}
+
+impl Codec for Pq2_0 {
+    const LEN: usize = 128;
+    const BYTES: usize = 34;
+    type Parts = Scaled<8>;
+
+    #[inline(always)]
+    fn parts<I: Isa>(self, _isa: I, block: &[u8]) -> Scaled<8> {
+        let mut q = [[0; LANES]; 8];
+        crumbs(q.as_flattened_mut(), &block[2..34]);
+        Scaled {
+            q,
+            d: pair(block, 0),
+        }
+    }
+
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, _block: &[u8], parts: &Scaled<8>, i: usize) -> I::F32x16 {
+        parts.vector(isa, i)
+    }
+}
+
+/// The four crumbs of each byte, less one.
+#[inline(always)]
+fn crumbs(q: &mut [i8], bytes: &[u8]) {
+    for (q, byte) in q.as_chunks_mut::<4>().0.iter_mut().zip(bytes) {
+        // Each crumb moved to a byte of its own.
+        let byte = u32::from(*byte);
+        let spread = (byte & 3) | (byte & 12) << 6 | (byte & 48) << 12 | (byte & 192) << 18;
+        *q = spread.to_le_bytes().map(|code| code as i8 - 1);
     }
 }
 

@@ -1,0 +1,199 @@
+//! Writing models: every ternary weight exactly as it was, in another type.
+//!
+//! An [`Export`] is made in two steps. Planning reads every tensor, decides what becomes of it and refuses, with the
+//! reason for each, whatever the new type cannot hold; nothing is written yet, and the size of the file is known.
+//! Writing then streams: one piece of one tensor is in memory at a time, and each ternary piece is decoded again and
+//! compared before it goes out.
+
+mod dense;
+mod gguf;
+mod report;
+
+use std::io::Write;
+
+use bitnet_quantization::{I2sDialect, QuantError, Repacker, TensorType, TernaryRows, TilePreset};
+
+use crate::error::{ModelError, quoted};
+use crate::gguf::{GgufWriter, Value, WriteError};
+use crate::mmap;
+
+use self::dense::DenseRows;
+
+pub use self::report::{Change, Refusal, TensorReport, ValueError};
+
+/// What the tensors of a model are to become.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets {
+    /// Type of every ternary matrix: I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 or PTQ1_0.
+    pub ternary: TensorType,
+    /// Type of the embedding; `None` leaves it as it is.
+    pub embedding: Option<TensorType>,
+    /// Type of the head; `None` leaves it as it is.
+    pub head: Option<TensorType>,
+    /// Layout of I2_S tensors in the source; what is written has the 128 layout of every published file.
+    pub i2s_dialect: I2sDialect,
+    /// Tile sizes of TL1 and TL2 tensors in the source; `None` takes those of the builds that have the shape, where they
+    /// agree.
+    pub tiles: Option<TilePreset>,
+}
+
+/// Why a model is not written.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The output cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Tensors that the chosen types cannot hold; never empty.
+    #[error("{} of the model's tensors cannot be written as asked; {}", .0.len(), .0[0])]
+    Refused(Vec<Refusal>),
+    /// Something that cannot be asked of this model.
+    #[error("{what}: expected {expected}")]
+    Request {
+        /// What was asked for.
+        what: String,
+        /// What can be.
+        expected: String,
+    },
+    /// A tensor's data went wrong while they were being written.
+    #[error("tensor {tensor}: {source}")]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What is wrong with it.
+        source: QuantError,
+    },
+    /// The caller asked to stop.
+    #[error("stopped before the end")]
+    Stopped,
+}
+
+/// A model that can be written as asked.
+pub struct Export<'a> {
+    header: GgufWriter,
+    items: Vec<Item<'a>>,
+    file_bytes: u64,
+}
+
+/// One tensor of the new file.
+struct Item<'a> {
+    report: TensorReport,
+    /// The source's bytes, given back to the system afterwards.
+    bytes: &'a [u8],
+    to: TensorType,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Copy,
+    Ternary(Box<dyn TernaryRows + 'a>),
+    Dense(DenseRows<'a>),
+}
+
+/// Bytes handed to the output at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+impl<'a> Export<'a> {
+    /// Collects the items and makes sure that each can be written.
+    fn new(
+        alignment: u32,
+        metadata: Vec<(String, Value)>,
+        tensors: Vec<(Item<'a>, Vec<u64>)>,
+    ) -> Result<Self, ExportError> {
+        let mut header = GgufWriter::new();
+        if alignment != crate::gguf::limits::DEFAULT_ALIGNMENT {
+            header.alignment(alignment)?;
+        }
+        for (key, value) in metadata {
+            header.metadata(&key, value)?;
+        }
+        let mut items = Vec::with_capacity(tensors.len());
+        for (mut item, dims) in tensors {
+            item.report.bytes_after = header.tensor(&item.report.name, item.to, &dims)?;
+            items.push(item);
+        }
+        Ok(Self {
+            file_bytes: header.file_bytes()?,
+            header,
+            items,
+        })
+    }
+
+    /// Bytes of the file that [`Export::write`] makes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// What becomes of every tensor, in file order; errors of converted values are known after writing only.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorReport> {
+        self.items.iter().map(|item| &item.report)
+    }
+
+    /// Writes the file and returns the output, flushed, and what became of every tensor. `advance` is told the bytes
+    /// written since its last call and returns whether to go on.
+    ///
+    /// # Errors
+    /// [`ExportError::Write`] when the output fails, [`ExportError::Tensor`] when a tensor does not read back as it was
+    /// written, [`ExportError::Stopped`] when `advance` says so. The output is then incomplete.
+    pub fn write<W: Write>(
+        self,
+        out: W,
+        advance: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(W, Vec<TensorReport>), ExportError> {
+        let mut writer = self.header.start(out)?;
+        let mut buffer = Vec::new();
+        let mut reports = Vec::with_capacity(self.items.len());
+        for item in self.items {
+            let Item {
+                mut report,
+                bytes,
+                to,
+                content,
+            } = item;
+            let damaged = |source| ExportError::Tensor {
+                tensor: quoted(&report.name),
+                source,
+            };
+            let mut hand_over = |piece: &[u8]| {
+                writer.write(piece)?;
+                if advance(piece.len() as u64) {
+                    Ok(())
+                } else {
+                    Err(ExportError::Stopped)
+                }
+            };
+            match content {
+                Content::Copy => bytes.chunks(PIECE_BYTES).try_for_each(&mut hand_over)?,
+                Content::Ternary(rows) => {
+                    let mut repacker = Repacker::new(&*rows, to).map_err(damaged)?;
+                    while repacker.next_piece(&mut buffer).map_err(damaged)? {
+                        hand_over(&buffer)?;
+                        buffer.clear();
+                    }
+                }
+                Content::Dense(mut rows) => {
+                    while rows
+                        .next_piece(to, PIECE_BYTES, &mut buffer)
+                        .map_err(damaged)?
+                    {
+                        hand_over(&buffer)?;
+                        buffer.clear();
+                    }
+                    report.error = Some(rows.error());
+                }
+            }
+            mmap::release(bytes);
+            reports.push(report);
+        }
+        Ok((writer.finish()?, reports))
+    }
+}
+
+impl std::fmt::Debug for Export<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (tensors, bytes) = (self.items.len(), self.file_bytes);
+        write!(f, "Export({tensors} tensors, {bytes} bytes)")
+    }
+}

@@ -1,0 +1,66 @@
+//! What became of each tensor, for people and programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::error::quoted;
+
+/// What is done to a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// The same bytes.
+    Copied,
+    /// Other bytes, the same trits and scales.
+    Repacked,
+    /// Other values, as near as the new type has them.
+    Converted,
+}
+
+/// How far converted values are from the original ones.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ValueError {
+    /// The largest difference of a value.
+    pub max: f32,
+    /// Root of the mean square difference, as a share of the values' own root mean square.
+    pub relative: f64,
+}
+
+/// One tensor of a conversion.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// The type that it had.
+    pub from: String,
+    /// The type that it gets.
+    pub to: String,
+    /// What is done to it.
+    pub change: Change,
+    /// Bytes of its data before.
+    pub bytes_before: u64,
+    /// Bytes of its data after.
+    pub bytes_after: u64,
+    /// How far the values move, where they do.
+    pub error: Option<ValueError>,
+    /// Something worth knowing about it.
+    pub note: Option<String>,
+}
+
+/// A tensor that cannot be written as asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Its name.
+    pub name: String,
+    /// The type that it has.
+    pub from: String,
+    /// Why not.
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", quoted(&self.name), self.from, self.why)
+    }
+}

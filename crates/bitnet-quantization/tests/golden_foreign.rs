@@ -1,0 +1,188 @@
+//! Formats of single projects read to exactly the trits and scales that their golden files were made of.
+
+use std::path::Path;
+
+use bitnet_quantization::{
+    ForeignRows, ForeignType, QuantError, ScaleLayout, TernaryRows, TilePreset, TileRows, Tiles,
+};
+use proptest::prelude::*;
+
+fn read(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/foreign")
+        .join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn trits(name: &str) -> Vec<i8> {
+    read(name).into_iter().map(|byte| byte as i8).collect()
+}
+
+/// All trits and all scales.
+fn decode(rows: &dyn TernaryRows) -> Result<(Vec<i8>, Vec<f32>), QuantError> {
+    let cols = rows.cols();
+    let n_scales = rows.scale().scales_per_row(cols);
+    let mut trits = vec![9; rows.rows() * cols];
+    let mut scales = vec![0.0; rows.rows() * n_scales];
+    for row in 0..rows.rows() {
+        rows.read_row(
+            row,
+            &mut trits[row * cols..][..cols],
+            &mut scales[row * n_scales..][..n_scales],
+        )?;
+    }
+    Ok((trits, scales))
+}
+
+#[test]
+fn rows_and_blocks_with_their_scales_are_read_exactly() {
+    for (ty, rows, cols, expected) in [
+        (
+            ForeignType::Stq1_0,
+            3,
+            512,
+            &[0.5, 0.25, 1.5, 0.0625, 2.0, 0.75][..],
+        ),
+        (ForeignType::Iq1Bn, 4, 192, &[0.5, 0.25, -1.5, 0.75]),
+        (ForeignType::Iq2Bn, 4, 192, &[0.5, 0.25, -1.5, 0.75]),
+    ] {
+        let bytes = read(&format!("{ty}.bytes"));
+        assert_eq!(
+            ty.tensor_bytes(rows as u64, cols as u64),
+            Some(bytes.len() as u64)
+        );
+        let weights = ForeignRows::new(ty, rows, cols, &bytes).unwrap();
+        let (found, scales) = decode(&weights).unwrap();
+        assert!(found == trits(&format!("{ty}.trits")), "{ty}");
+        assert_eq!(scales, expected, "{ty}");
+        let short = ForeignRows::new(ty, rows, cols, &bytes[1..]).unwrap_err();
+        assert!(matches!(short, QuantError::ByteLength { .. }), "{short}");
+    }
+}
+
+#[test]
+fn equal_scales_are_one_scale() {
+    let mut bytes = read("IQ2_BN.bytes");
+    for row in bytes.chunks_exact_mut(52) {
+        row[..4].copy_from_slice(&0.3f32.to_le_bytes());
+    }
+    let weights = ForeignRows::new(ForeignType::Iq2Bn, 4, 192, &bytes).unwrap();
+    assert_eq!(weights.scale(), ScaleLayout::PerTensor(0.3));
+    bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(ForeignRows::new(ForeignType::Iq2Bn, 4, 192, &bytes).is_err());
+}
+
+#[test]
+fn tiles_are_read_exactly_with_their_scale_behind_or_beside_them() {
+    for (ty, cols, tiles) in [
+        (ForeignType::Tl1, 256, [32, 128, 32]),
+        (ForeignType::Tl2, 512, [32, 96, 32]),
+    ] {
+        let [rows, tile_cols, lane_rows] = tiles;
+        let tiles = Tiles {
+            rows,
+            cols: tile_cols,
+            lane_rows,
+        };
+        let mut bytes = read(&format!("{ty}.bytes"));
+        assert_eq!(ty.tensor_bytes(64, cols as u64), Some(bytes.len() as u64));
+        let beside = TileRows::new(ty, tiles, 64, cols, &bytes, Some(0.5)).unwrap();
+        assert_eq!(beside.scale(), ScaleLayout::PerTensor(0.5));
+        assert!(
+            decode(&beside).unwrap().0 == trits(&format!("{ty}.trits")),
+            "{ty}"
+        );
+        let none = TileRows::new(ty, tiles, 64, cols, &bytes, None).unwrap_err();
+        assert!(none.to_string().contains("no scale"), "{none}");
+
+        bytes.extend(0.25f32.to_le_bytes());
+        bytes.extend([0; 28]);
+        let behind = TileRows::new(ty, tiles, 64, cols, &bytes, None).unwrap();
+        assert_eq!(behind.scale(), ScaleLayout::PerTensor(0.25));
+        assert!(decode(&behind).unwrap().0 == trits(&format!("{ty}.trits")));
+    }
+}
+
+#[test]
+fn tiles_of_other_sizes_are_refused_or_give_other_trits() {
+    let bytes = read("TL1.bytes");
+    let tiles = |rows, cols, lane_rows| Tiles {
+        rows,
+        cols,
+        lane_rows,
+    };
+    let open = |tiles| TileRows::new(ForeignType::Tl1, tiles, 64, 256, &bytes, Some(1.0));
+    for bad in [
+        tiles(0, 128, 32),
+        tiles(32, 0, 32),
+        tiles(48, 128, 16),
+        tiles(32, 96, 32),
+        tiles(32, 128, 0),
+        tiles(32, 128, 128),
+    ] {
+        assert!(open(bad).is_err(), "{bad:?}");
+    }
+    let other = open(tiles(64, 64, 64)).unwrap();
+    assert!(decode(&other).unwrap().0 != trits("TL1.trits"));
+}
+
+#[test]
+fn every_preset_covers_its_shapes() {
+    for (preset, shapes) in [
+        (
+            TilePreset::Large,
+            &[(1536, 4096), (1536, 1536), (4096, 1536)][..],
+        ),
+        (TilePreset::B3, &[(3200, 8640), (3200, 3200), (8640, 3200)]),
+        (
+            TilePreset::Llama3,
+            &[(14336, 4096), (4096, 14336), (1024, 4096), (4096, 4096)],
+        ),
+        (
+            TilePreset::Llama3Ini,
+            &[(14336, 4096), (4096, 14336), (1024, 4096), (4096, 4096)],
+        ),
+    ] {
+        assert_eq!(preset.name().parse(), Ok(preset));
+        for &(rows, cols) in shapes {
+            for ty in [ForeignType::Tl1, ForeignType::Tl2] {
+                let tiles = preset.tiles(ty, rows, cols).unwrap();
+                let n = ty.tensor_bytes(rows as u64, cols as u64).unwrap();
+                // All codes 4 or 0: valid everywhere.
+                let bytes = vec![if ty == ForeignType::Tl1 { 0x44 } else { 0 }; n as usize];
+                let weights = TileRows::new(ty, tiles, rows, cols, &bytes, Some(1.0)).unwrap();
+                let mut row = vec![9; cols];
+                weights.read_row(rows - 1, &mut row, &mut []).unwrap();
+                assert!(row.iter().all(|trit| (-1..=1).contains(trit)));
+            }
+        }
+        assert_eq!(preset.tiles(ForeignType::Tl1, 7, 7), None);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_trits_or_an_error(
+        bytes in proptest::collection::vec(any::<u8>(), 0..3000),
+        rows in 0usize..70,
+        cols in prop::sample::select(vec![0usize, 1, 32, 64, 192, 256, 512]),
+        tile in (0usize..70, prop::sample::select(vec![0usize, 24, 64, 96, 128]), 0usize..70),
+    ) {
+        for &ty in ForeignType::ALL {
+            let need = ty.tensor_bytes(rows as u64, cols as u64).unwrap_or(0) as usize;
+            let mut bytes = bytes.clone();
+            bytes.resize(need.min(1 << 20), 0x5a);
+            let tiles = Tiles { rows: tile.0, cols: tile.1, lane_rows: tile.2 };
+            if let Ok(weights) = ForeignRows::new(ty, rows, cols, &bytes)
+                && let Ok((trits, _)) = decode(&weights)
+            {
+                prop_assert!(trits.iter().all(|trit| (-1..=1).contains(trit)));
+            }
+            if let Ok(weights) = TileRows::new(ty, tiles, rows, cols, &bytes, Some(1.0))
+                && let Ok((trits, _)) = decode(&weights)
+            {
+                prop_assert!(trits.iter().all(|trit| (-1..=1).contains(trit)));
+            }
+        }
+    }
+}
