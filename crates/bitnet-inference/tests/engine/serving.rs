@@ -118,7 +118,7 @@ fn crowds_yield_what_their_requests_yield_alone() {
             assert_eq!(crowd, alone, "request {n}, {case}");
         }
         if pool != KvPool::Contexts {
-            assert!(load.preemptions > 2 && load.recomputed_tokens > 0, "{case}");
+            assert!(load.preemptions > 0 && load.recomputed_tokens > 0, "{case}");
         }
         assert_eq!(load.prefix_hits > 0, prefix_cache, "{case}");
         assert_eq!(load.kv_blocks_cached > 0, prefix_cache, "{case}");
