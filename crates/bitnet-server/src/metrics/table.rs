@@ -1,8 +1,8 @@
 //! Every metric: its name on the wire, type, labels, buckets and meaning, once.
 //!
-//! `vllm:*` names, labels and buckets are those of vLLM, so that its dashboards, autoscalers and the Gateway API Inference
-//! Extension work unchanged; their buckets are coarse where a small model is fast, so times have `bitnet_*` twins that
-//! start at a millisecond. `docs/metrics.md` is held against this table by a test.
+//! `vllm:*` names, labels and buckets are those of vLLM, so that its dashboards, autoscalers and the Gateway API
+//! Inference Extension work unchanged; their buckets are coarse where a small model is fast, so times have `bitnet_*`
+//! twins that start at a millisecond. `docs/metrics.md` is held against this table by a test.
 
 /// What a metric counts like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
