@@ -82,6 +82,7 @@ fn run() -> Result<Exit, CliError> {
         Command::CompatCheck(args) => commands::compat_check::run(args, &env),
         Command::Bench(args) => commands::bench::run(args, &env),
         Command::Synth(args) => commands::synth::run(args),
+        Command::Keys(args) => commands::keys::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }
