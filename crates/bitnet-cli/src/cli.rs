@@ -50,6 +50,8 @@ pub enum Command {
     Quantize(commands::quantize::QuantizeArgs),
     /// Write a random model of a real shape, for benchmarks
     Synth(commands::synth::SynthArgs),
+    /// API keys of a server: add, revoke, list
+    Keys(commands::keys::KeysArgs),
     /// Print the completion script of a shell
     Completions(commands::completions::CompletionsArgs),
 }

@@ -84,6 +84,7 @@ fn run() -> Result<Exit, CliError> {
         Command::Bench(args) => commands::bench::run(args, &env),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Synth(args) => commands::synth::run(args),
+        Command::Keys(args) => commands::keys::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

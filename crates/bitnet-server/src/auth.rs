@@ -24,5 +24,7 @@ pub mod rate;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, AccessTable, Role};
+/// As the table of routes says it.
+pub use access::RouteAccess as Access;
+pub use access::{AccessTable, Role, RouteAccess};
 pub use guard::{Guard, Principal, Refusal};

@@ -7,7 +7,7 @@
 //! - [`settings`]: the table, and the sections it makes
 //! - [`value`]: types of settings
 //! - `file`, [`flags`]: where values come from; the environment is handed in
-//! - [`print`]: `--print-config`
+//! - [`print`], which writes `--print-config`
 
 mod file;
 pub mod flags;
@@ -69,7 +69,7 @@ pub struct Sources {
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub enum SettingError {
     /// The file cannot be read.
     #[error("cannot read the configuration file {path}: {source}")]
     Read {
@@ -166,9 +166,9 @@ impl ServerConfig {
     /// Reads all sources; later ones win: defaults, the file, the environment, the flags.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its place: an unreadable file, an unknown setting, a value outside its limits,
-    /// or two settings that contradict each other.
-    pub fn load(sources: &Sources) -> Result<ServerConfig, ConfigError> {
+    /// The first thing that is wrong, with its place: an unreadable file, an unknown setting, a value outside its
+    /// limits, or two settings that contradict each other.
+    pub fn load(sources: &Sources) -> Result<ServerConfig, SettingError> {
         let mut config = ServerConfig::default();
         let variables = variables(sources)?;
         let named = |name: &str| {
@@ -256,7 +256,7 @@ impl ServerConfig {
         reloaded
     }
 
-    fn set(&mut self, key: &str, origin: Origin, given: Given<'_>) -> Result<(), ConfigError> {
+    fn set(&mut self, key: &str, origin: Origin, given: Given<'_>) -> Result<(), SettingError> {
         let Some(i) = SETTINGS.iter().position(|setting| setting.key() == key) else {
             return Err(unknown(
                 origin,
@@ -264,7 +264,7 @@ impl ServerConfig {
                 SETTINGS.iter().map(Setting::key),
             ));
         };
-        (SETTINGS[i].set)(self, given).map_err(|expected| ConfigError::Invalid {
+        (SETTINGS[i].set)(self, given).map_err(|expected| SettingError::Invalid {
             origin: origin.clone(),
             key: key.into(),
             value: shown(given),
@@ -275,11 +275,11 @@ impl ServerConfig {
     }
 
     /// What no single setting can tell.
-    fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), SettingError> {
         let auth = &self.auth;
         if auth.jwt_key_file.is_some() && (auth.jwt_issuer.is_none() || auth.jwt_audience.is_none())
         {
-            return Err(ConfigError::Contradiction(
+            return Err(SettingError::Contradiction(
                 "auth.jwt_key_file turns tokens on, so auth.jwt_issuer and auth.jwt_audience must be set: a token that \
                  was made for another service must not open this one"
                     .into(),
@@ -290,7 +290,7 @@ impl ServerConfig {
                 || auth.jwt_audience.is_some()
                 || auth.jwt_algorithm != JwtAlgorithm::EdDsa)
         {
-            return Err(ConfigError::Contradiction(
+            return Err(SettingError::Contradiction(
                 "tokens are described (auth.jwt_algorithm, jwt_issuer, jwt_audience) but auth.jwt_key_file, which turns \
                  them on, is not set"
                     .into(),
@@ -301,13 +301,13 @@ impl ServerConfig {
 }
 
 /// Variables with our prefix; a set but empty one counts as unset, as shells make it easy to end up with one.
-fn variables(sources: &Sources) -> Result<Vec<(String, String)>, ConfigError> {
+fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
     let mut variables = Vec::new();
     for (name, value) in &sources.environment {
         let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
             continue;
         };
-        let value = value.to_str().ok_or_else(|| ConfigError::Invalid {
+        let value = value.to_str().ok_or_else(|| SettingError::Invalid {
             origin: Origin::Variable(name.into()),
             key: name.into(),
             value: shown(Given::Text(&value.to_string_lossy())),
@@ -320,14 +320,14 @@ fn variables(sources: &Sources) -> Result<Vec<(String, String)>, ConfigError> {
     Ok(variables)
 }
 
-fn unknown(origin: Origin, key: String, names: impl Iterator<Item = String>) -> ConfigError {
+fn unknown(origin: Origin, key: String, names: impl Iterator<Item = String>) -> SettingError {
     let names: Vec<String> = names.collect();
     let hint = match nearest(&key, names.iter().map(String::as_str)) {
         Some(name) => format!("; did you mean '{name}'?"),
         None => "; --print-config lists all of them".into(),
     };
     let key = key.chars().filter(|c| !c.is_control()).take(100).collect();
-    ConfigError::Unknown { origin, key, hint }
+    SettingError::Unknown { origin, key, hint }
 }
 
 /// What was given, for a message: short, and without bytes that a terminal would obey.

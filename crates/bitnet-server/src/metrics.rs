@@ -80,7 +80,7 @@ pub struct LoadedInfo<'a> {
 
 /// How a request ended that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum RequestEnd {
     /// By a stop token or text.
     Stop,
     /// At its longest.
@@ -91,7 +91,7 @@ pub enum Ended {
 
 /// Where a request was when its client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum CancelPhase {
     /// Waiting.
     Queue,
     /// Running its prompt.
@@ -106,7 +106,7 @@ pub struct Finished<'a> {
     /// Its model's id.
     pub model: &'a str,
     /// How it ended.
-    pub ended: Ended,
+    pub ended: RequestEnd,
     /// From its arrival to its end.
     pub latency: Duration,
     /// From its arrival to its first token, if it had one.
@@ -202,11 +202,11 @@ impl Metrics {
     }
 
     /// A client left.
-    pub fn request_cancelled(&self, phase: Phase) {
+    pub fn request_cancelled(&self, phase: CancelPhase) {
         let phase = match phase {
-            Phase::Queue => "queue",
-            Phase::Prefill => "prefill",
-            Phase::Decode => "decode",
+            CancelPhase::Queue => "queue",
+            CancelPhase::Prefill => "prefill",
+            CancelPhase::Decode => "decode",
         };
         self.registry.add(Id::RequestsCancelled, &[phase], 1.0);
     }
@@ -225,9 +225,9 @@ impl Metrics {
         let own = &[request.model][..];
         let vllm = &[request.model, ENGINE][..];
         let reason = match request.ended {
-            Ended::Stop => "stop",
-            Ended::Length => "length",
-            Ended::Abort => "abort",
+            RequestEnd::Stop => "stop",
+            RequestEnd::Length => "length",
+            RequestEnd::Abort => "abort",
         };
         registry.add(Id::VllmSuccess, &[request.model, ENGINE, reason], 1.0);
         registry.observe(Id::InferenceDuration, own, request.latency.as_secs_f64());

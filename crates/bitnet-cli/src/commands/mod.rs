@@ -6,6 +6,7 @@ pub mod compat_check;
 pub mod completions;
 pub mod detokenize;
 pub mod inspect;
+pub mod keys;
 pub mod logits;
 pub mod quantize;
 pub mod run;

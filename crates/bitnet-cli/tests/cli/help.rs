@@ -16,6 +16,7 @@ fn every_command_explains_itself_with_examples() {
         "bench",
         "synth",
         "completions",
+        "keys",
     ];
     let help = run(&["--help"]).ok().to_string();
     for command in commands {

@@ -8,6 +8,7 @@ mod chat;
 mod environment;
 mod files;
 mod help;
+mod keys;
 mod numbers;
 mod quantize;
 mod run;

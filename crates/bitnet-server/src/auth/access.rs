@@ -28,7 +28,7 @@ impl Role {
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Access {
+pub enum RouteAccess {
     /// Nothing: it tells whether the server lives, and no more.
     Probe,
     /// A principal, unless the operator opened the metrics.
@@ -39,15 +39,15 @@ pub enum Access {
     Admin,
 }
 
-/// Which route needs what. Routes that are not in it need [`Access::Admin`].
+/// Which route needs what. Routes that are not in it need [`RouteAccess::Admin`].
 #[derive(Debug, Clone, Default)]
 pub struct AccessTable {
-    routes: BTreeMap<String, Vec<(Method, Access)>>,
+    routes: BTreeMap<String, Vec<(Method, RouteAccess)>>,
 }
 
 impl AccessTable {
     /// A table of routes: path as the router has it (`/v1/models/{id}`), method, and need.
-    pub fn new(routes: &[(Method, &str, Access)]) -> AccessTable {
+    pub fn new(routes: &[(Method, &str, RouteAccess)]) -> AccessTable {
         let mut table = AccessTable::default();
         for (method, path, access) in routes {
             let methods = table.routes.entry((*path).to_owned()).or_default();
@@ -57,9 +57,9 @@ impl AccessTable {
     }
 
     /// What a matched path needs; `None` when the path is listed but not under this method, which then does not exist.
-    pub fn access(&self, method: &Method, path: &str) -> Option<Access> {
+    pub fn access(&self, method: &Method, path: &str) -> Option<RouteAccess> {
         let Some(methods) = self.routes.get(path) else {
-            return Some(Access::Admin);
+            return Some(RouteAccess::Admin);
         };
         let need = |method: &Method| {
             methods

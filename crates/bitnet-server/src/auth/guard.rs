@@ -1,7 +1,7 @@
 //! The layer that every request passes: host, credentials, role, limits, in this order.
 //!
-//! It knows no shape of errors: whoever mounts it says how a [`Refusal`] is told. A request's [`Permit`] lives as long as
-//! the body of its answer, so a stream counts as one of its principal's requests until its end.
+//! It knows no shape of errors: whoever mounts it says how a [`Refusal`] is told. A request's [`Permit`] lives as long
+//! as the body of its answer, so a stream counts as one of its principal's requests until its end.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use sha2::{Digest, Sha256};
 
-use super::access::{Access, AccessTable, Role};
+use super::access::{AccessTable, Role, RouteAccess};
 use super::bind::{BindRefused, Exposure, exposure};
 use super::host;
 use super::jwt::{JwtKeyError, JwtVerifier};
@@ -179,14 +179,14 @@ impl Guard {
         let listed = match head.route {
             Some(route) => self.table.access(head.method, route),
             // No route: whoever may infer is told so.
-            None => Some(Access::Infer),
+            None => Some(RouteAccess::Infer),
         };
-        if listed == Some(Access::Probe) {
+        if listed == Some(RouteAccess::Probe) {
             return Ok(None);
         }
-        let need = listed.unwrap_or(Access::Infer);
+        let need = listed.unwrap_or(RouteAccess::Infer);
         let (id, role, limits) = self.identify(head, need)?;
-        if need == Access::Admin && role != Some(Role::Admin) {
+        if need == RouteAccess::Admin && role != Some(Role::Admin) {
             return Err(Refusal::InsufficientRole);
         }
         if listed.is_none() {
@@ -210,13 +210,13 @@ impl Guard {
     fn identify(
         &self,
         head: RequestHead<'_>,
-        need: Access,
+        need: RouteAccess,
     ) -> Result<(String, Option<Role>, RateLimits), Refusal> {
         let is_open = match need {
-            Access::Probe => true,
-            Access::Metrics => self.open_metrics || self.exposure.open_inference,
-            Access::Infer => self.exposure.open_inference,
-            Access::Admin => false,
+            RouteAccess::Probe => true,
+            RouteAccess::Metrics => self.open_metrics || self.exposure.open_inference,
+            RouteAccess::Infer => self.exposure.open_inference,
+            RouteAccess::Admin => false,
         };
         let checks_credentials = self.keys.is_some() || self.jwt.is_some();
         // Clients send some key always; where nobody has one, it means nothing.
@@ -266,16 +266,19 @@ impl Guard {
 
 /// What the layer needs: the rules, and how a refusal is told.
 #[derive(Clone)]
-pub struct Gate {
+pub struct AuthGate {
     /// The rules.
     pub guard: Arc<Guard>,
     /// Status and body of a refusal; the layer adds the headers.
     pub tell: fn(&Refusal) -> Response,
 }
 
+/// As the router says it.
+pub use self::AuthGate as Gate;
+
 /// The layer, for `axum::middleware::from_fn_with_state`. It must be the router's, so that it runs for every route, and
 /// needs `ConnectInfo<SocketAddr>` to tell those without credentials apart.
-pub async fn layer(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let peer = request
         .extensions()

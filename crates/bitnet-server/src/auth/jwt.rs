@@ -1,8 +1,8 @@
 //! JSON Web Tokens of an issuer that the operator trusts.
 //!
-//! One algorithm and one key are configured and nothing of a token's header is believed: `alg` must be the configured one
-//! (so neither `none` nor a public key used as a shared secret), `kid` names nothing. `iss`, `aud` and `exp` must be
-//! there and right, and `sub` says who it is.
+//! One algorithm and one key are configured and nothing of a token's header is believed: `alg` must be the configured
+//! one (so neither `none` nor a public key used as a shared secret), `kid` names nothing. `iss`, `aud` and `exp` must
+//! be there and right, and `sub` says who it is.
 
 use std::path::Path;
 

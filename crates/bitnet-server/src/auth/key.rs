@@ -1,7 +1,7 @@
 //! API keys: made here, shown once, and kept as a hash.
 //!
-//! A key is `bk_ID_SECRET`: 8 characters by which it is found and revoked, and 256 random bits. A plain SHA-256 is enough
-//! to keep: slow hashes protect secrets that people choose, and nobody guesses 256 bits, however fast the hash.
+//! A key is `bk_ID_SECRET`: 8 characters by which it is found and revoked, and 256 random bits. A plain SHA-256 is
+//! enough to keep: slow hashes protect secrets that people choose, and nobody guesses 256 bits, however fast the hash.
 
 use std::fmt;
 

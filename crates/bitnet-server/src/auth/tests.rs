@@ -13,21 +13,21 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::access::{Access, AccessTable, Role};
-use super::guard::{Gate, Guard, GuardError, Refusal, layer};
+use super::access::{AccessTable, Role, RouteAccess};
+use super::guard::{AuthGate, Guard, GuardError, Refusal, layer};
 use super::key::{ApiKey, KeyHash};
 use super::key_file::{self, KeyFileError, NewKey};
 use super::key_store::KeyStore;
 use super::rate::{Exceeded, RateLimiter, RateLimits};
 use crate::config::{ServerConfig, Sources};
 
-const ROUTES: [(Method, &str, Access); 6] = [
-    (Method::GET, "/health", Access::Probe),
-    (Method::GET, "/metrics", Access::Metrics),
-    (Method::POST, "/v1/chat/completions", Access::Infer),
-    (Method::GET, "/v1/models/{id}", Access::Infer),
-    (Method::DELETE, "/v1/models/{id}", Access::Admin),
-    (Method::POST, "/v1/models/swap", Access::Admin),
+const ROUTES: [(Method, &str, RouteAccess); 6] = [
+    (Method::GET, "/health", RouteAccess::Probe),
+    (Method::GET, "/metrics", RouteAccess::Metrics),
+    (Method::POST, "/v1/chat/completions", RouteAccess::Infer),
+    (Method::GET, "/v1/models/{id}", RouteAccess::Infer),
+    (Method::DELETE, "/v1/models/{id}", RouteAccess::Admin),
+    (Method::POST, "/v1/models/swap", RouteAccess::Admin),
 ];
 
 /// A route that the router has and the table has not.
@@ -66,7 +66,7 @@ fn server(flags: &[(&str, &str)]) -> Router {
         router = router.route(path, any(|| async { "open" }));
     }
     router.layer(axum::middleware::from_fn_with_state(
-        Gate { guard, tell },
+        AuthGate { guard, tell },
         layer,
     ))
 }
@@ -159,7 +159,11 @@ fn roles_open_what_is_theirs_and_a_forgotten_route_is_for_admins() {
         status(&router, &method, path, &[("authorization", key)])
     };
     for (method, path, access) in ROUTES {
-        let expected = if access == Access::Admin { 403 } else { 200 };
+        let expected = if access == RouteAccess::Admin {
+            403
+        } else {
+            200
+        };
         assert_eq!(
             get(&infer, method.clone(), path),
             expected,
@@ -223,7 +227,11 @@ fn without_credentials_configured_loopback_infers_and_nobody_manages() {
     let router = server(&[]);
     let some_key = [("authorization", "Bearer sk-anything")];
     for (method, path, access) in ROUTES {
-        let expected = if access == Access::Admin { 401 } else { 200 };
+        let expected = if access == RouteAccess::Admin {
+            401
+        } else {
+            200
+        };
         assert_eq!(
             status(&router, &method, path, &[]),
             expected,

@@ -1,7 +1,7 @@
 //! Configuration files: YAML and TOML become the same list of keys and values, each with its line.
 //!
-//! The file is not trusted: at most [`MAX_FILE_BYTES`] are read, and a setting lies in a section and is a plain value or
-//! a list of them, so nothing deeper is ever built, whatever the parsers would take.
+//! The file is not trusted: at most [`MAX_FILE_BYTES`] are read, and a setting lies in a section and is a plain value
+//! or a list of them, so nothing deeper is ever built, whatever the parsers would take.
 
 use std::fmt;
 use std::io::Read;
@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::ConfigError;
+use super::SettingError;
 use super::value::FileValue;
 
 /// Largest file: all settings with their comments take a tenth of it.
@@ -29,9 +29,9 @@ pub(super) struct FileEntry {
 }
 
 /// Reads and parses a file.
-pub(super) fn read(path: &Path) -> Result<Vec<FileEntry>, ConfigError> {
+pub(super) fn read(path: &Path) -> Result<Vec<FileEntry>, SettingError> {
     let name = path.display().to_string();
-    let failed = |source| ConfigError::Read {
+    let failed = |source| SettingError::Read {
         path: name.clone(),
         source,
     };
@@ -41,7 +41,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<FileEntry>, ConfigError> {
         .read_to_string(&mut text)
         .map_err(failed)?;
     if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(ConfigError::TooLarge { path: name });
+        return Err(SettingError::TooLarge { path: name });
     }
     let extension = path
         .extension()
@@ -50,8 +50,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<FileEntry>, ConfigError> {
     parse(&name, extension, &text)
 }
 
-fn parse(name: &str, extension: &str, text: &str) -> Result<Vec<FileEntry>, ConfigError> {
-    let syntax = |line: u64, reason: String| ConfigError::Syntax {
+fn parse(name: &str, extension: &str, text: &str) -> Result<Vec<FileEntry>, SettingError> {
+    let syntax = |line: u64, reason: String| SettingError::Syntax {
         place: format!("{name}:{line}"),
         reason,
     };
@@ -81,7 +81,7 @@ fn parse(name: &str, extension: &str, text: &str) -> Result<Vec<FileEntry>, Conf
                     one_line(e.message()),
                 )
             }),
-        _ => Err(ConfigError::Format { path: name.into() }),
+        _ => Err(SettingError::Format { path: name.into() }),
     }
 }
 

@@ -17,7 +17,7 @@ fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-fn load_file(name: &str, text: &str) -> Result<ServerConfig, ConfigError> {
+fn load_file(name: &str, text: &str) -> Result<ServerConfig, SettingError> {
     let (_folder, path) = file(name, text);
     ServerConfig::load(&Sources {
         file: Some(path),
@@ -25,7 +25,7 @@ fn load_file(name: &str, text: &str) -> Result<ServerConfig, ConfigError> {
     })
 }
 
-fn load_env(variables: &[(&str, &str)]) -> Result<ServerConfig, ConfigError> {
+fn load_env(variables: &[(&str, &str)]) -> Result<ServerConfig, SettingError> {
     ServerConfig::load(&Sources {
         environment: variables
             .iter()
@@ -142,7 +142,7 @@ fn the_variable_names_the_file_where_no_flag_does() {
 
 #[test]
 fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
-    let cases: [(Result<ServerConfig, ConfigError>, &str, &str); 7] = [
+    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 7] = [
         (
             load_file("c.yaml", "server:\n  host: 127.0.0.1\n  prot: 1\n"),
             "c.yaml:3",

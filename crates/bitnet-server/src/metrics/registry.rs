@@ -1,8 +1,9 @@
 //! The values of all metrics, and their text.
 //!
-//! Ours and small, because two texts are wanted that are right to the letter (Prometheus's classic one, which `promtool`
-//! reads, and OpenMetrics, where a counter's family is called without `_total`), from one table that documents can be
-//! checked against, and with a bound on labels: a client must not be able to fill the memory with names.
+//! Ours and small, because two texts are wanted that are right to the letter (Prometheus's classic one, which
+//! `promtool` reads, and OpenMetrics, where a counter's family is called without `_total`), from one table that
+//! documents can be checked against, and with a bound on labels: a client must not be able to fill the memory with
+//! names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -1,8 +1,8 @@
 //! Every metric: its name on the wire, type, labels, buckets and meaning, once.
 //!
-//! `vllm:*` names, labels and buckets are those of vLLM, so that its dashboards, autoscalers and the Gateway API Inference
-//! Extension work unchanged; their buckets are coarse where a small model is fast, so times have `bitnet_*` twins that
-//! start at a millisecond. `docs/metrics.md` is held against this table by a test.
+//! `vllm:*` names, labels and buckets are those of vLLM, so that its dashboards, autoscalers and the Gateway API
+//! Inference Extension work unchanged; their buckets are coarse where a small model is fast, so times have `bitnet_*`
+//! twins that start at a millisecond. `docs/metrics.md` is held against this table by a test.
 
 /// What a metric counts like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +38,9 @@ impl Kind {
     /// As the wire has it.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram(_) => "histogram",
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
         }
     }
 }
@@ -49,34 +49,34 @@ impl Buckets {
     /// The bounds, without the last one, which is infinite.
     pub fn bounds(self, longest_context: usize) -> Vec<f64> {
         match self {
-            Buckets::FirstToken => vec![
+            Self::FirstToken => vec![
                 0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
                 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
             ],
-            Buckets::BetweenTokens => vec![
+            Self::BetweenTokens => vec![
                 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
                 10.0, 20.0, 40.0, 80.0,
             ],
-            Buckets::Request => vec![
+            Self::Request => vec![
                 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0,
                 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
             ],
-            Buckets::Fine => vec![
+            Self::Fine => vec![
                 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0,
                 60.0, 120.0, 300.0, 600.0,
             ],
-            Buckets::StepTokens => vec![
+            Self::StepTokens => vec![
                 1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0,
                 16384.0,
             ],
-            Buckets::Tokens => {
+            Self::Tokens => {
                 let longest = longest_context.max(1) as f64;
                 (0..9)
                     .flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)))
                     .take_while(|bound| *bound <= longest)
                     .collect()
             }
-            Buckets::Choices => vec![1.0, 2.0, 5.0, 10.0, 20.0],
+            Self::Choices => vec![1.0, 2.0, 5.0, 10.0, 20.0],
         }
     }
 }
@@ -116,7 +116,7 @@ metrics! {
     InferenceDuration: Histogram(Fine), "bitnet_inference_duration_seconds", ["model"],
         "Time from a request's arrival to its last token.";
     TokensPerSecond: Gauge, "bitnet_tokens_per_second", ["model"],
-        "Tokens drawn per second since the last measurement; for rates over other times use bitnet_generated_tokens_total.";
+        "Tokens drawn per second since the last measurement; rates are taken of bitnet_generated_tokens_total.";
     QuantizationAccuracy: Gauge, "bitnet_quantization_accuracy_ratio", ["model"],
         "Share of tokens that the validation at load found equal to the reference; absent when it did not run.";
     GpuUtilization: Gauge, "bitnet_gpu_utilization_ratio", [],

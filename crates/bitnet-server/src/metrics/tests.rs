@@ -10,7 +10,7 @@ const MODEL: &str = "m\"1\\";
 fn finished() -> Finished<'static> {
     Finished {
         model: MODEL,
-        ended: Ended::Length,
+        ended: RequestEnd::Length,
         latency: Duration::from_millis(1100),
         first_token: Some(Duration::from_millis(100)),
         queue: Duration::from_millis(20),
@@ -60,7 +60,7 @@ fn all() -> Metrics {
     metrics.gpu_utilization(0.5);
     metrics.request_failed("invalid_value");
     metrics.request_rejected("queue_full");
-    metrics.request_cancelled(Phase::Prefill);
+    metrics.request_cancelled(CancelPhase::Prefill);
     metrics.token_gap(MODEL, Duration::from_millis(9));
     metrics.request_finished(&finished());
     metrics.step(MODEL, 23, Duration::from_millis(9));

@@ -1,0 +1,199 @@
+//! `bitnet keys`: the API keys of a server.
+//!
+//! A key is shown once, when it is made; the file keeps its hash. A running server follows the file within seconds.
+
+use std::path::PathBuf;
+
+use bitnet_server::auth::Role;
+use bitnet_server::auth::key_file::{self, KeyFileError, NewKey};
+use bitnet_server::auth::rate::RateLimits;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::exit::{CliError, Exit};
+use crate::output::{self, Format, Out};
+use crate::table::{Align, Table};
+
+/// Options of `bitnet keys`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    bitnet keys add --file keys.json --name alice\n  \
+    bitnet keys add --file keys.json --name ops --role admin\n  \
+    bitnet keys list --file keys.json\n  \
+    bitnet keys revoke --file keys.json 0123abcd")]
+pub struct KeysArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What may be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Make a key, print it once, and keep its hash
+    Add(AddArgs),
+    /// Take a key out of the file
+    Revoke(RevokeArgs),
+    /// List the keys of the file
+    List(ListArgs),
+}
+
+/// The file that all of them work on.
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// The file of hashed keys, as the setting auth.keys_file names it
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Options of `bitnet keys add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// The file.
+    #[command(flatten)]
+    pub file: FileArgs,
+
+    /// Whose key it is: letters, digits and ._-
+    #[arg(long)]
+    pub name: String,
+
+    /// What it opens
+    #[arg(long, value_enum, default_value_t = RoleName::Infer)]
+    pub role: RoleName,
+
+    /// Requests a minute; 0: as the server's limits say
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub requests_per_minute: u32,
+
+    /// Tokens a minute, prompts and answers together; 0: as the server's limits say
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub tokens_per_minute: u32,
+
+    /// Requests at once; 0: as the server's limits say
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub concurrent_requests: u32,
+}
+
+/// Options of `bitnet keys revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// The file.
+    #[command(flatten)]
+    pub file: FileArgs,
+
+    /// The key's id, the part between the underscores
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// Options of `bitnet keys list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// The file.
+    #[command(flatten)]
+    pub file: FileArgs,
+
+    /// text or json
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// A role on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoleName {
+    /// Use models
+    Infer,
+    /// Manage models and the server too
+    Admin,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the file cannot be used, or has no such key.
+pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
+    let mut out = Out::stdout();
+    match &args.action {
+        Action::Add(add) => {
+            let new = NewKey {
+                name: &add.name,
+                role: match add.role {
+                    RoleName::Infer => Role::Infer,
+                    RoleName::Admin => Role::Admin,
+                },
+                limits: RateLimits {
+                    requests_per_minute: add.requests_per_minute,
+                    tokens_per_minute: add.tokens_per_minute,
+                    concurrent_requests: add.concurrent_requests,
+                },
+            };
+            let key = key_file::add(&add.file.file, &new).map_err(failed)?;
+            out.line(key.reveal())?;
+            out.flush()?;
+            output::notice("this key is shown only now; the file keeps a hash of it");
+        }
+        Action::Revoke(revoke) => {
+            let entry = key_file::revoke(&revoke.file.file, &revoke.id).map_err(failed)?;
+            out.line(&format!("revoked {} ({})", entry.id, entry.name))?;
+        }
+        Action::List(list) => {
+            let keys = key_file::read(&list.file.file).map_err(failed)?;
+            match list.format {
+                Format::Json => {
+                    let shown: Vec<_> = keys
+                        .iter()
+                        .map(|key| {
+                            json!({"id": key.id, "name": key.name, "role": key.role, "created": key.created,
+                                "limits": key.limits})
+                        })
+                        .collect();
+                    out.json(&shown)?;
+                }
+                Format::Text => {
+                    let mut table = Table::new(&[
+                        ("id", Align::Left),
+                        ("name", Align::Left),
+                        ("role", Align::Left),
+                        ("requests/min", Align::Right),
+                        ("tokens/min", Align::Right),
+                        ("at once", Align::Right),
+                    ]);
+                    let limit = |limit: u32| match limit {
+                        0 => "-".to_owned(),
+                        limit => limit.to_string(),
+                    };
+                    for key in &keys {
+                        table.row(vec![
+                            key.id.clone(),
+                            key.name.clone(),
+                            key.role.name().to_owned(),
+                            limit(key.limits.requests_per_minute),
+                            limit(key.limits.tokens_per_minute),
+                            limit(key.limits.concurrent_requests),
+                        ]);
+                    }
+                    out.text(&table.text())?;
+                }
+            }
+        }
+    }
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+fn failed(error: KeyFileError) -> CliError {
+    let message = error.to_string();
+    match error {
+        KeyFileError::Io { .. } => CliError::runtime(
+            message,
+            "check the path and who may write there; `bitnet keys add` makes the file",
+        ),
+        KeyFileError::Invalid { .. } => CliError::runtime(
+            message,
+            "restore the file from a copy, or remove it and add the keys anew",
+        ),
+        KeyFileError::Name | KeyFileError::NoSuchKey { .. } => {
+            CliError::usage(message, "`bitnet keys --help` shows examples")
+        }
+    }
+}
