@@ -1,6 +1,5 @@
 //! The server as a process: its runtime, its signals, and asking another one how it is.
 
-use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -66,12 +65,10 @@ struct Termination {
 
 #[cfg(unix)]
 impl Termination {
-    fn signal(&mut self) -> impl Future<Output = ()> {
-        async {
-            tokio::select! {
-                _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => {}
-            }
+    async fn signal(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }
@@ -92,10 +89,8 @@ struct Termination {
 
 #[cfg(windows)]
 impl Termination {
-    fn signal(&mut self) -> impl Future<Output = ()> {
-        async {
-            let _ = self.interrupt.recv().await;
-        }
+    async fn signal(&mut self) {
+        let _ = self.interrupt.recv().await;
     }
 }
 
