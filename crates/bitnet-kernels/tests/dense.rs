@@ -32,6 +32,7 @@ fn stored(ty: TensorType, rows: usize, cols: usize, random: &mut Random) -> Vec<
         TensorType::Q6K => &[208],
         TensorType::Tq1_0 => &[52],
         TensorType::Tq2_0 => &[64],
+        TensorType::Ptq1_0 => &[26],
         _ => &[0],
     };
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {

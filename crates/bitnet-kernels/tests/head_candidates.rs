@@ -84,6 +84,7 @@ fn stored(ty: TensorType, rows: usize, cols: usize, random: &mut Random) -> Opti
         TensorType::Q6K => &[208],
         TensorType::Tq1_0 => &[52],
         TensorType::Tq2_0 => &[64],
+        TensorType::Ptq1_0 => &[26],
         TensorType::I2S => &[],
         _ => &[0],
     };
