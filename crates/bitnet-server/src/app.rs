@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::HeaderMap;
 use bitnet_inference::Terms;
 
+use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
@@ -78,9 +78,9 @@ impl App {
     ///
     /// # Errors
     /// A bad `priority`, or a bad [`TIMEOUT_HEADER`].
-    pub fn terms(&self, fields: &mut Fields, headers: &HeaderMap) -> Result<Terms, ApiError> {
+    pub fn terms(&self, fields: &mut Fields, caller: &Caller) -> Result<Terms, ApiError> {
         let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
-        let asked = headers.get(TIMEOUT_HEADER).map(|value| {
+        let asked = caller.headers.get(TIMEOUT_HEADER).map(|value| {
             let seconds = value
                 .to_str()
                 .ok()
@@ -98,7 +98,8 @@ impl App {
         Ok(Terms {
             priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
             deadline,
-            ..Terms::default()
+            tenant: caller.tenant,
+            cache_salt: caller.cache_salt,
         })
     }
 }

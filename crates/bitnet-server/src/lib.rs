@@ -3,12 +3,12 @@
 //!
 //! # Layout
 //!
-//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it, [`routes`] finds its
-//! handler, [`body`] and [`fields`] read it, [`sampling`] says how tokens are drawn; [`admission`] takes or refuses it;
+//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it, [`auth`] lets it
+//! through (as a [`caller`]), [`routes`] finds its handler, [`body`] and [`fields`] read it, [`sampling`] says how tokens are drawn; [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
 //! write the answer. [`process`] is the program around it: runtime, signals, health check.
 //!
-//! What they share: [`app`] the state, [`model`] the loaded models, [`limits`] every bound, [`error`] every error.
+//! What they share: [`app`] the state, [`model`] the loaded models, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`error`] every error.
 //!
 //! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
 //! `.await`, and work crosses threads by bounded channels.
@@ -17,6 +17,7 @@ pub mod admission;
 pub mod app;
 pub mod auth;
 pub mod body;
+pub mod caller;
 pub mod config;
 pub mod connection;
 pub mod engine_thread;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-/// The limits of a server. `Default` has the documented values.
+use crate::config::ServerConfig;
+
+/// The limits of a server. They come from the configuration; `Default` is that of nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
     /// Largest body of a request, in bytes. A prompt of 128 Ki tokens is about half a megabyte of text; parsing numbers
@@ -40,25 +42,39 @@ pub struct ServerLimits {
     pub request_timeout: Option<Duration>,
 }
 
+/// What operators do not set: no client has a reason to ask for more.
+const MAX_CHOICES: usize = 128;
+const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 256;
+const MAX_BIASES: usize = 300;
+const MAX_MESSAGES: usize = 4096;
+
 impl Default for ServerLimits {
     fn default() -> ServerLimits {
+        ServerLimits::from(&ServerConfig::default())
+    }
+}
+
+impl From<&ServerConfig> for ServerLimits {
+    fn from(config: &ServerConfig) -> ServerLimits {
+        let (server, performance) = (&config.server, &config.performance);
         ServerLimits {
-            max_body: 2 << 20,
-            max_queued_requests: 256,
-            max_queued_tokens: 256 << 10,
-            max_choices: 128,
-            max_stops: 16,
-            max_stop_bytes: 256,
-            max_biases: 300,
-            max_messages: 4096,
-            max_connections: 4096,
-            header_timeout: Duration::from_secs(60),
-            body_timeout: Duration::from_secs(30),
-            write_timeout: Duration::from_secs(30),
-            ping_interval: Duration::from_secs(15),
-            stall_timeout: Duration::from_secs(60),
-            drain_timeout: Duration::from_secs(30),
-            request_timeout: None,
+            max_body: usize::try_from(server.max_body_bytes.0).unwrap_or(usize::MAX),
+            max_queued_requests: performance.max_queued_requests,
+            max_queued_tokens: performance.max_queued_prompt_tokens,
+            max_choices: MAX_CHOICES,
+            max_stops: MAX_STOPS,
+            max_stop_bytes: MAX_STOP_BYTES,
+            max_biases: MAX_BIASES,
+            max_messages: MAX_MESSAGES,
+            max_connections: server.max_connections,
+            header_timeout: server.header_timeout,
+            body_timeout: server.body_timeout,
+            write_timeout: server.write_timeout,
+            ping_interval: server.sse_ping_interval,
+            stall_timeout: config.monitoring.stall_timeout,
+            drain_timeout: server.shutdown_timeout,
+            request_timeout: server.request_timeout,
         }
     }
 }

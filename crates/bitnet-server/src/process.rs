@@ -6,13 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
+use crate::auth::Guard;
+use crate::auth::guard::follow_keys;
+use crate::config::ServerConfig;
 use crate::server::{Server, Stopped};
-
-/// Where `serve` listens when nobody says: this machine only.
-pub const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-/// The port when nobody says.
-pub const DEFAULT_PORT: u16 = 8080;
 
 /// Threads that read, write and format; the engine has its own.
 const IO_THREADS: usize = 2;
@@ -20,14 +17,15 @@ const IO_THREADS: usize = 2;
 /// Threads that tokenise: few, for they take the engine's processors.
 const CHECKING_THREADS: usize = 4;
 
-/// Serves until Ctrl-C or SIGTERM, drains, and returns; a second signal ends the draining. `announce` is told the
-/// address, once clients can connect.
+/// Serves where `config` says until Ctrl-C or SIGTERM, drains, and returns; a second signal ends the draining. `announce`
+/// is told the address, once clients can connect.
 ///
 /// # Errors
 /// When the address is taken, or the operating system has no threads or signals to give.
 pub fn serve(
     app: Arc<App>,
-    address: SocketAddr,
+    guard: Arc<Guard>,
+    config: &ServerConfig,
     announce: impl FnOnce(SocketAddr),
 ) -> io::Result<Stopped> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -39,7 +37,9 @@ pub fn serve(
     let stopped = runtime.block_on(async {
         // Before the announcement: whoever starts the process may stop it at once.
         let (stop, hurry) = (termination()?, termination()?);
-        let server = Server::bind(app, address).await?;
+        let address = SocketAddr::new(config.server.host, config.server.port);
+        let server = Server::bind(app, guard.clone(), address).await?;
+        tokio::spawn(follow_keys(guard, config.auth.keys_poll_interval));
         announce(server.address()?);
         let second = async {
             let mut hurry = hurry;

@@ -11,17 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 
 use crate::app::App;
+use crate::auth::Guard;
 use crate::connection::Connection;
 use crate::routes;
 
@@ -55,9 +56,9 @@ impl Server {
     ///
     /// # Errors
     /// When the address is taken or not ours.
-    pub async fn bind(app: Arc<App>, address: SocketAddr) -> io::Result<Server> {
+    pub async fn bind(app: Arc<App>, guard: Arc<Guard>, address: SocketAddr) -> io::Result<Server> {
         Ok(Server {
-            router: routes::router(app.clone()),
+            router: routes::router(app.clone(), guard),
             listener: TcpListener::bind(address).await?,
             app,
         })
@@ -92,7 +93,7 @@ impl Server {
                 () = &mut stop => break,
                 accepted = accept(&listener, &places) => accepted,
             };
-            let (stream, place) = match accepted {
+            let (stream, peer, place) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -103,7 +104,8 @@ impl Server {
             // Tokens are small and each should leave at once.
             let _ = stream.set_nodelay(true);
             let router = router.clone();
-            let service = service_fn(move |request: Request<Incoming>| {
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(ConnectInfo(peer));
                 router.clone().oneshot(request.map(axum::body::Body::new))
             });
             let connection = http1::Builder::new()
@@ -137,12 +139,12 @@ impl Server {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = places
         .clone()
         .acquire_owned()
         .await
         .expect("nobody closes the semaphore");
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, place))
 }

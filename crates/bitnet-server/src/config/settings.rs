@@ -201,7 +201,7 @@ settings! {
     /// How much is done at once.
     performance: PerformanceSettings {
         /// Requests that run at once, in one batch; more wait in the queue.
-        restart max_concurrent_requests: [usize] = 64, Within(1..=4096);
+        restart max_concurrent_requests: [usize] = 8, Within(1..=4096);
         /// Requests that may wait; one more is answered 429.
         restart max_queued_requests: [usize] = 256, Within(0..=1_000_000);
         /// Prompt tokens that may wait; a request that would exceed them is answered 429.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::{FinishReason, Prompt};
 use serde::Serialize;
@@ -14,6 +13,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::body::JsonBody;
+use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
@@ -37,7 +37,7 @@ const MAX_LOGPROBS: usize = 20;
 /// Those of the table in [`crate::error`].
 pub async fn create(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
     let model = app.models.get(fields.text("model")?.as_deref())?;
@@ -65,7 +65,7 @@ pub async fn create(
         prompts: Prompts::Plain(prompts),
         n,
         options,
-        terms: app.terms(&mut fields, &headers)?,
+        terms: app.terms(&mut fields, &caller)?,
     };
     let running = app.start(model, work).await?;
     let writer = Writer {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use bitnet_inference::Prompt;
 use serde::Serialize;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::body::JsonBody;
+use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::routes::models::layout;
@@ -31,10 +31,10 @@ const METRICS_EVERY: usize = 16;
 /// Those of the table in [`crate::error`].
 pub async fn create(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Inference>, ApiError> {
-    let mut running = start(&app, &headers, &mut fields).await?;
+    let mut running = start(&app, &caller, &mut fields).await?;
     let mut text = String::new();
     while let Some(piece) = running.piece().await {
         text.extend(piece?.token.map(|token| token.text));
@@ -53,15 +53,15 @@ pub async fn create(
 /// Those of the table in [`crate::error`].
 pub async fn stream(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let running = start(&app, &headers, &mut fields).await?;
+    let running = start(&app, &caller, &mut fields).await?;
     let wire = InferenceWire { position: 0 };
     Ok(sse::response(running, wire, app.limits.ping_interval))
 }
 
-async fn start(app: &App, headers: &HeaderMap, fields: &mut Fields) -> Result<Running, ApiError> {
+async fn start(app: &App, caller: &Caller, fields: &mut Fields) -> Result<Running, ApiError> {
     let model = app.models.get(fields.text("model")?.as_deref())?;
     let prompt = match fields.need("prompt")? {
         Value::String(text) => Prompt::Markup(text),
@@ -82,7 +82,7 @@ async fn start(app: &App, headers: &HeaderMap, fields: &mut Fields) -> Result<Ru
         prompts: Prompts::Plain(vec![prompt]),
         n: 1,
         options,
-        terms: app.terms(fields, headers)?,
+        terms: app.terms(fields, caller)?,
     };
     app.start(model, work).await
 }

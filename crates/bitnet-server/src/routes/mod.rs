@@ -12,14 +12,43 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use crate::app::App;
+use crate::auth::guard::{self, Gate};
+use crate::auth::{Access, AccessTable, Guard};
 use crate::error::{ApiError, ErrorCode};
 use crate::request_id;
 
-/// Every route of the server.
-pub fn router(app: Arc<App>) -> Router {
+/// What each route needs. One that is missing here is for administrators only.
+pub fn access() -> AccessTable {
+    let infer = |method, path| (method, path, Access::Infer);
+    let probe = |path| (Method::GET, path, Access::Probe);
+    AccessTable::new(&[
+        infer(Method::POST, "/v1/chat/completions"),
+        infer(Method::POST, "/v1/completions"),
+        infer(Method::POST, "/v1/inference"),
+        infer(Method::POST, "/v1/inference/stream"),
+        infer(Method::GET, "/v1/models"),
+        infer(Method::GET, "/v1/models/{id}"),
+        infer(Method::POST, "/tokenize"),
+        infer(Method::POST, "/detokenize"),
+        infer(Method::POST, "/apply-template"),
+        infer(Method::GET, "/health"),
+        infer(Method::GET, "/version"),
+        probe("/health/live"),
+        probe("/health/ready"),
+        probe("/health/startup"),
+    ])
+}
+
+/// Every route of the server, behind `guard`.
+pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
+    let gate = Gate {
+        guard,
+        tell: |refusal| ApiError::from(refusal).into_response(),
+    };
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
@@ -37,6 +66,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/version", get(health::version))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(gate, guard::layer))
         .layer(from_fn_with_state(app.clone(), request_id::layer))
         .with_state(app)
 }

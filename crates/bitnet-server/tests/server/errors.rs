@@ -321,12 +321,15 @@ fn bodies_of_another_kind_or_size_or_pace_are_refused() {
         None,
     );
     let mut chunked = Connection::open(server.address);
-    let head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     chunked.send_raw(format!("{head}800\r\n{}\r\n", " ".repeat(0x800)).as_bytes());
     assert_error(&chunked.answer(), 413, "body_too_large", None);
 
     let mut slow = Connection::open(server.address);
-    slow.send_raw(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
+    slow.send_raw(
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+    );
     assert_error(&slow.answer(), 408, "client_timeout", None);
 }
 

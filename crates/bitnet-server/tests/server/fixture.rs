@@ -6,7 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{Engine, EngineLoad, Error, Event, LoadOptions, RequestId, ValidRequest};
+use bitnet_server::auth::Guard;
+use bitnet_server::config::ServerConfig;
 use bitnet_server::engine_thread::Turns;
+use bitnet_server::routes;
 use bitnet_server::{App, LoadedModel, Server, ServerLimits, Stopped};
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -51,10 +54,15 @@ impl TestServer {
 
     pub fn with_limits(limits: ServerLimits) -> TestServer {
         let engine = engine();
-        TestServer::of(
-            LoadedModel::start("stories", engine, Some("test"), &limits).unwrap(),
-            limits,
-        )
+        let model = LoadedModel::start("stories", engine, Some("test"), &limits);
+        TestServer::of(model.unwrap(), limits, ServerConfig::default())
+    }
+
+    /// A server that asks for the keys of a file.
+    pub fn with_config(config: ServerConfig) -> TestServer {
+        let limits = ServerLimits::from(&config);
+        let model = LoadedModel::start("stories", engine(), Some("test"), &limits);
+        TestServer::of(model.unwrap(), limits, config)
     }
 
     pub fn with_turns(
@@ -63,10 +71,10 @@ impl TestServer {
         limits: ServerLimits,
     ) -> TestServer {
         let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &limits);
-        TestServer::of(model.unwrap(), limits)
+        TestServer::of(model.unwrap(), limits, ServerConfig::default())
     }
 
-    fn of(model: LoadedModel, limits: ServerLimits) -> TestServer {
+    fn of(model: LoadedModel, limits: ServerLimits, config: ServerConfig) -> TestServer {
         let app = Arc::new(App::new(limits));
         app.models.insert(model);
         let (stop, hurry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -80,7 +88,8 @@ impl TestServer {
                     .build()
                     .unwrap();
                 runtime.block_on(async {
-                    let server = Server::bind(app, "127.0.0.1:0".parse().unwrap())
+                    let guard = Guard::new(&config, routes::access()).unwrap();
+                    let server = Server::bind(app, Arc::new(guard), "127.0.0.1:0".parse().unwrap())
                         .await
                         .unwrap();
                     sender.send(server.address().unwrap()).unwrap();

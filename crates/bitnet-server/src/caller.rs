@@ -1,0 +1,49 @@
+//! Who sends a request, and what its headers say about it.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use bitnet_inference::TenantId;
+
+use crate::auth::{Principal, Refusal};
+use crate::error::{ApiError, ErrorCode};
+
+/// The sender of a request that the guard has let through.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The request's headers.
+    pub headers: HeaderMap,
+    /// On whose account it runs.
+    pub tenant: TenantId,
+    /// With whom it shares the prefix cache.
+    pub cache_salt: u64,
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Infallible> {
+        let principal = parts.extensions.get::<Principal>();
+        Ok(Caller {
+            headers: parts.headers.clone(),
+            tenant: TenantId(principal.map_or(0, |principal| principal.tenant)),
+            cache_salt: principal.map_or(0, |principal| principal.cache_salt),
+        })
+    }
+}
+
+impl From<&Refusal> for ApiError {
+    fn from(refusal: &Refusal) -> ApiError {
+        let code = match refusal {
+            Refusal::HostNotAllowed | Refusal::CrossSite => ErrorCode::HostNotAllowed,
+            Refusal::MissingCredentials => ErrorCode::MissingApiKey,
+            Refusal::InvalidCredentials => ErrorCode::InvalidApiKey,
+            Refusal::InsufficientRole => ErrorCode::InsufficientRole,
+            Refusal::MethodNotAllowed => ErrorCode::MethodNotAllowed,
+            Refusal::TooMuch(_) => ErrorCode::RateLimitExceeded,
+        };
+        ApiError::new(code, refusal.to_string())
+    }
+}
