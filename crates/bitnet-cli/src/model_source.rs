@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use bitnet_inference::{
-    CheckpointOptions, Engine, HeadMode, LoadOptions, Tokenizer, TokenizerOptions, open_tokenizer,
+    CheckpointOptions, Engine, HeadMode, LoadOptions, SERVING_PREFILL_BESIDE, Tokenizer,
+    TokenizerOptions, open_tokenizer,
 };
 use bitnet_models::{Checkpoint, TokenizerSource};
 use bytes::Bytes;
@@ -107,6 +108,15 @@ pub struct LoadExtras {
     pub chat_template: Option<String>,
     /// Sequences that run at once; 0 means one.
     pub max_sequences: usize,
+    /// For a server.
+    pub serving: Option<Serving>,
+}
+
+/// How an engine is loaded that serves many clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving {
+    /// Whether prompts that begin alike are computed once.
+    pub prefix_cache: bool,
 }
 
 /// The options that flags and environment give.
@@ -123,6 +133,12 @@ pub fn load_options(
         context: engine.ctx,
         kv_type: engine.kv_type.unwrap_or_default(),
         max_sequences: extras.max_sequences.max(1),
+        prefix_cache: extras.serving.is_some_and(|serving| serving.prefix_cache),
+        // A long prompt must not hold up those who read their answers.
+        prefill_beside: match extras.serving {
+            Some(_) => SERVING_PREFILL_BESIDE,
+            None => LoadOptions::default().prefill_beside,
+        },
         head: if engine.full_head || env.full_head {
             HeadMode::Full
         } else {

@@ -11,6 +11,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
+use crate::metrics::Metrics;
 use crate::model::{LoadedModel, ModelRegistry};
 use crate::running::{Job, Running};
 
@@ -20,6 +21,8 @@ pub struct App {
     pub models: ModelRegistry,
     /// What requests may ask for.
     pub limits: ServerLimits,
+    /// What monitoring sees.
+    pub metrics: Arc<Metrics>,
     /// When the server started.
     pub started: Instant,
     draining: AtomicBool,
@@ -30,12 +33,16 @@ pub struct App {
 /// A header by which a client says how many seconds its request may take.
 pub const TIMEOUT_HEADER: &str = "x-request-timeout";
 
+/// Tokens that the histograms of lengths tell apart: no model in use has a longer context.
+const LONGEST_CONTEXT: usize = 1 << 18;
+
 impl App {
     /// A server without models.
     pub fn new(limits: ServerLimits) -> App {
         App {
             models: ModelRegistry::default(),
             limits,
+            metrics: Arc::new(Metrics::new(LONGEST_CONTEXT)),
             started: Instant::now(),
             draining: AtomicBool::new(false),
             id_key: RandomState::new(),
@@ -71,7 +78,7 @@ impl App {
                 ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
             );
         }
-        Running::start(model, work).await
+        Running::start(model, self.metrics.clone(), work).await
     }
 
     /// On which terms a request waits and runs.

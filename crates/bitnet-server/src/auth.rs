@@ -24,7 +24,5 @@ pub mod rate;
 #[cfg(test)]
 mod tests;
 
-/// As the table of routes says it.
-pub use access::RouteAccess as Access;
 pub use access::{AccessTable, Role, RouteAccess};
 pub use guard::{Guard, Principal, Refusal};

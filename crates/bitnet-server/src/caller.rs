@@ -1,12 +1,14 @@
 //! Who sends a request, and what its headers say about it.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use bitnet_inference::TenantId;
 
+use crate::auth::rate::Permit;
 use crate::auth::{Principal, Refusal};
 use crate::error::{ApiError, ErrorCode};
 
@@ -19,6 +21,8 @@ pub struct Caller {
     pub tenant: TenantId,
     /// With whom it shares the prefix cache.
     pub cache_salt: u64,
+    /// What its tokens are charged to.
+    pub permit: Option<Arc<Permit>>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -30,6 +34,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
             headers: parts.headers.clone(),
             tenant: TenantId(principal.map_or(0, |principal| principal.tenant)),
             cache_salt: principal.map_or(0, |principal| principal.cache_salt),
+            permit: parts.extensions.get::<Arc<Permit>>().cloned(),
         })
     }
 }
@@ -44,6 +49,13 @@ impl From<&Refusal> for ApiError {
             Refusal::MethodNotAllowed => ErrorCode::MethodNotAllowed,
             Refusal::TooMuch(_) => ErrorCode::RateLimitExceeded,
         };
-        ApiError::new(code, refusal.to_string())
+        let retry_after = match refusal {
+            Refusal::TooMuch(too_much) => Some(too_much.retry_after),
+            _ => None,
+        };
+        ApiError {
+            retry_after,
+            ..ApiError::new(code, refusal.to_string())
+        }
     }
 }

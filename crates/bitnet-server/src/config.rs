@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use crate::config::nearest::nearest;
 use crate::config::settings::{Applies, SETTINGS, Sections, Setting};
-use crate::config::value::{FileValue, Given, JwtAlgorithm};
+use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm};
 
 pub use crate::config::file::MAX_FILE_BYTES;
 
@@ -120,7 +120,7 @@ pub enum SettingError {
         /// What may be written.
         expected: String,
     },
-    /// Two settings contradict each other.
+    /// Two settings contradict each other, or one asks for what this build does not have.
     #[error("{0}")]
     Contradiction(String),
 }
@@ -276,6 +276,17 @@ impl ServerConfig {
 
     /// What no single setting can tell.
     fn check(&self) -> Result<(), SettingError> {
+        if self.performance.device_preference == DevicePreference::Gpu {
+            return Err(SettingError::Contradiction(
+                "performance.device_preference is gpu, and this build runs models on the CPU alone: say auto or cpu"
+                    .into(),
+            ));
+        }
+        if self.monitoring.opentelemetry_enabled {
+            return Err(SettingError::Contradiction(
+                "monitoring.opentelemetry_enabled is true, and this build exports no traces: leave it off".into(),
+            ));
+        }
         let auth = &self.auth;
         if auth.jwt_key_file.is_some() && (auth.jwt_issuer.is_none() || auth.jwt_audience.is_none())
         {

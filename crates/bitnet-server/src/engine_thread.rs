@@ -120,11 +120,15 @@ struct Shared {
 }
 
 impl EngineHandle {
-    /// Starts the thread.
+    /// Starts the thread. `watch` is told the engine's load whenever it has changed, with the time of the step that
+    /// changed it.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
-    pub fn start(engine: Arc<impl Turns>) -> std::io::Result<EngineHandle> {
+    pub fn start(
+        engine: Arc<impl Turns>,
+        watch: impl FnMut(&EngineLoad, Option<Duration>) + Send + 'static,
+    ) -> std::io::Result<EngineHandle> {
         let (commands, inbox) = channel();
         let shared = Arc::new(Shared {
             start: Instant::now(),
@@ -136,6 +140,7 @@ impl EngineHandle {
         });
         let worker = Worker {
             engine,
+            watch: Box::new(watch),
             inbox,
             shared: shared.clone(),
             active: HashMap::new(),
@@ -205,6 +210,7 @@ struct Active {
 
 struct Worker<T> {
     engine: Arc<T>,
+    watch: Box<dyn FnMut(&EngineLoad, Option<Duration>) + Send>,
     inbox: Receiver<Command>,
     shared: Arc<Shared>,
     active: HashMap<RequestId, Active>,
@@ -303,17 +309,24 @@ impl<T: Turns> Worker<T> {
                 }
             }
         }
-        *self.shared.load() = self.engine.current_load();
+        self.publish_load(None);
+    }
+
+    fn publish_load(&mut self, step: Option<Duration>) {
+        let load = self.engine.current_load();
+        (self.watch)(&load, step);
+        *self.shared.load() = load;
     }
 
     fn turn(&mut self) -> bool {
+        let started = Instant::now();
         let now = self.shared.start.elapsed().as_millis() as u64;
         self.shared.step_started.store(now + 1, Ordering::Release);
         let worked = self.engine.turn(&mut self.events);
         self.shared.step_started.store(0, Ordering::Release);
         self.shared.turns.fetch_add(1, Ordering::Relaxed);
         // Before the tokens go out: whoever has seen its last token finds its blocks given back.
-        *self.shared.load() = self.engine.current_load();
+        self.publish_load(worked.then(|| started.elapsed()));
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             self.deliver(event);

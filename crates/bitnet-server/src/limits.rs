@@ -40,6 +40,8 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
     /// Longest time that a request may take, from being put in the queue.
     pub request_timeout: Option<Duration>,
+    /// Whether `/metrics` answers.
+    pub shows_metrics: bool,
 }
 
 /// What operators do not set: no client has a reason to ask for more.
@@ -75,6 +77,7 @@ impl From<&ServerConfig> for ServerLimits {
             stall_timeout: config.monitoring.stall_timeout,
             drain_timeout: server.shutdown_timeout,
             request_timeout: server.request_timeout,
+            shows_metrics: config.monitoring.prometheus_enabled,
         }
     }
 }

@@ -92,10 +92,8 @@ pub enum RequestEnd {
 /// Where a request was when its client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelPhase {
-    /// Waiting.
-    Queue,
-    /// Running its prompt.
-    Prefill,
+    /// Waiting, or running its prompt.
+    BeforeFirstToken,
     /// Drawing.
     Decode,
 }
@@ -204,8 +202,7 @@ impl Metrics {
     /// A client left.
     pub fn request_cancelled(&self, phase: CancelPhase) {
         let phase = match phase {
-            CancelPhase::Queue => "queue",
-            CancelPhase::Prefill => "prefill",
+            CancelPhase::BeforeFirstToken => "before_first_token",
             CancelPhase::Decode => "decode",
         };
         self.registry.add(Id::RequestsCancelled, &[phase], 1.0);

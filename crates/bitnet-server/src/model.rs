@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bitnet_inference::{Engine, Error, Message, Prompt};
+use bitnet_inference::{Engine, EngineLoad, Error, KV_BLOCK, Message, Prompt};
 
 use crate::admission::Admission;
+use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
 use crate::error::{ApiError, ErrorCode};
-use crate::limits::ServerLimits;
+use crate::metrics::LoadedInfo;
 
 /// The name that always stands for the default model.
 pub const DEFAULT_ALIAS: &str = "default";
@@ -32,7 +33,7 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Starts the thread of an engine that was loaded with room for `max_sequences`; `version` names the model's bytes.
+    /// Starts the thread of an engine for a server, under its limits and in its metrics; `version` names the model's bytes.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
@@ -40,9 +41,9 @@ impl LoadedModel {
         id: impl Into<String>,
         engine: Arc<Engine>,
         version: Option<&str>,
-        limits: &ServerLimits,
+        app: &App,
     ) -> io::Result<LoadedModel> {
-        LoadedModel::start_with(id, engine.clone(), engine, version, limits)
+        LoadedModel::start_with(id, engine.clone(), engine, version, app)
     }
 
     /// The same, taking the turns of `turns`, which stands around `engine`.
@@ -54,20 +55,40 @@ impl LoadedModel {
         engine: Arc<Engine>,
         turns: Arc<impl Turns>,
         version: Option<&str>,
-        limits: &ServerLimits,
+        app: &App,
     ) -> io::Result<LoadedModel> {
-        let max_running = engine.current_load().max_running;
+        let id = id.into();
+        let (limits, metrics) = (&app.limits, app.metrics.clone());
+        let load = engine.current_load();
         let kernel = &engine.info().kernel;
+        metrics.model_loaded(&LoadedInfo {
+            model: &id,
+            hash: version.unwrap_or_default(),
+            quantization: layout(kernel),
+            kernel,
+            load: engine.info().load,
+            kv_block_size: KV_BLOCK,
+            kv_blocks: load.kv_blocks,
+        });
+        metrics.engine(&id, &load);
+        let (name, mut rows_before) = (id.clone(), load.rows);
+        let watch = move |load: &EngineLoad, step: Option<Duration>| {
+            metrics.engine(&name, load);
+            if let Some(time) = step {
+                metrics.step(&name, load.rows - rows_before, time);
+            }
+            rows_before = load.rows;
+        };
         let fingerprint = [
             Some(concat!("bitnet-", env!("CARGO_PKG_VERSION"))),
             version,
             Some(kernel.as_str()),
         ];
         Ok(LoadedModel {
-            id: id.into(),
-            handle: EngineHandle::start(turns)?,
+            id,
+            handle: EngineHandle::start(turns, watch)?,
             admission: Arc::new(Admission::new(
-                max_running,
+                load.max_running,
                 limits.max_queued_requests,
                 limits.max_queued_tokens,
             )),
@@ -148,4 +169,9 @@ pub fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// The layout of weights that a kernel multiplies: the middle of its name, `{arch}-{format}-{isa}`.
+pub fn layout(kernel: &str) -> &str {
+    kernel.split('-').nth(1).unwrap_or(kernel)
 }

@@ -3,12 +3,12 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::auth::Guard;
 use crate::auth::guard::follow_keys;
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, Sources};
 use crate::server::{Server, Stopped};
 
 /// Threads that read, write and format; the engine has its own.
@@ -18,14 +18,14 @@ const IO_THREADS: usize = 2;
 const CHECKING_THREADS: usize = 4;
 
 /// Serves where `config` says until Ctrl-C or SIGTERM, drains, and returns; a second signal ends the draining. `announce`
-/// is told the address, once clients can connect.
+/// is told the address, once clients can connect. On SIGHUP, `sources` are read again: limits and keys follow them.
 ///
 /// # Errors
 /// When the address is taken, or the operating system has no threads or signals to give.
 pub fn serve(
     app: Arc<App>,
     guard: Arc<Guard>,
-    config: &ServerConfig,
+    (config, sources): (ServerConfig, Sources),
     announce: impl FnOnce(SocketAddr),
 ) -> io::Result<Stopped> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -38,8 +38,13 @@ pub fn serve(
         // Before the announcement: whoever starts the process may stop it at once.
         let (stop, hurry) = (termination()?, termination()?);
         let address = SocketAddr::new(config.server.host, config.server.port);
-        let server = Server::bind(app, guard.clone(), address).await?;
-        tokio::spawn(follow_keys(guard, config.auth.keys_poll_interval));
+        let server = Server::bind(app.clone(), guard.clone(), address).await?;
+        tokio::spawn(measure(app, config.monitoring.metrics_interval));
+        tokio::spawn(follow_keys(guard.clone(), config.auth.keys_poll_interval));
+        #[cfg(unix)]
+        tokio::spawn(follow_hangups(hangups()?, guard, config, sources));
+        #[cfg(not(unix))]
+        drop(sources);
         announce(server.address()?);
         let second = async {
             let mut hurry = hurry;
@@ -55,6 +60,45 @@ pub fn serve(
     // Requests that were cut off do not hold the process.
     runtime.shutdown_background();
     stopped
+}
+
+/// Measures the process for ever.
+async fn measure(app: Arc<App>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        let models = app.models.all();
+        let names: Vec<&str> = models.iter().map(|model| &*model.id).collect();
+        app.metrics.measure(&names, Instant::now());
+    }
+}
+
+#[cfg(unix)]
+fn hangups() -> io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+}
+
+/// Takes over changed settings at each SIGHUP; a configuration that is wrong changes nothing.
+#[cfg(unix)]
+async fn follow_hangups(
+    mut hangups: tokio::signal::unix::Signal,
+    guard: Arc<Guard>,
+    mut config: ServerConfig,
+    sources: Sources,
+) {
+    while hangups.recv().await.is_some() {
+        match ServerConfig::load(&sources) {
+            Ok(fresh) => {
+                let reloaded = config.reload(&fresh);
+                guard.set_limits(&config.limits);
+                tracing::info!(changed = ?reloaded.changed, needs_restart = ?reloaded.needs_restart, "read the configuration");
+            }
+            Err(error) => tracing::error!("{error}; the configuration stays as it was"),
+        }
+        if let Some(Err(error)) = guard.reload_keys() {
+            tracing::error!("{error}; the keys stay as they were");
+        }
+    }
 }
 
 #[cfg(unix)]

@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::app::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 
 /// The header that carries it: the client's own name, or ours.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,6 +30,16 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
     });
     let mut response = next.run(request).await;
     let error = response.extensions().get::<ApiError>();
+    if let Some(error) = error {
+        let (_, _, code) = error.code.row();
+        app.metrics.request_failed(code);
+        if matches!(
+            error.code,
+            ErrorCode::QueueFull | ErrorCode::RateLimitExceeded | ErrorCode::ShuttingDown
+        ) {
+            app.metrics.request_rejected(code);
+        }
+    }
     tracing::info!(
         request = id.to_str().unwrap_or_default(),
         %method,

@@ -13,8 +13,10 @@ use bitnet_inference::{
 use tokio::sync::mpsc;
 
 use crate::admission::Admitted;
+use crate::auth::rate::Permit;
 use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
 use crate::error::{ApiError, ErrorCode};
+use crate::metrics::{CancelPhase, Finished, Metrics, RequestEnd};
 use crate::model::LoadedModel;
 
 /// What a request asks the engine for.
@@ -27,6 +29,8 @@ pub struct Job {
     pub options: GenerateOptions,
     /// On which terms.
     pub terms: Terms,
+    /// What its tokens are charged to.
+    pub permit: Option<Arc<Permit>>,
 }
 
 /// Prompts as a route has them.
@@ -61,8 +65,18 @@ pub struct Running {
     updates: mpsc::Receiver<Update>,
     n_open: usize,
     draws_nothing: bool,
+    failed: bool,
     place: Admitted,
+    account: Account,
     _tickets: Vec<Ticket>,
+}
+
+/// Who is told what a request took.
+struct Account {
+    metrics: Arc<Metrics>,
+    permit: Option<Arc<Permit>>,
+    max_tokens: Option<usize>,
+    n: usize,
 }
 
 /// What is known of a choice.
@@ -78,7 +92,7 @@ pub struct Choice {
     pub n_tokens: usize,
     /// Set when it has ended.
     pub finish: Option<FinishReason>,
-    has_begun: bool,
+    last_piece: Option<Instant>, // None: it has not begun
 }
 
 /// What came of a choice in a step of the engine.
@@ -100,7 +114,11 @@ impl Running {
     /// # Errors
     /// [`ErrorCode::QueueFull`], [`ErrorCode::ContextLengthExceeded`], [`ErrorCode::NotReady`], and what
     /// [`bitnet_inference::Engine::check`] reports.
-    pub async fn start(model: Arc<LoadedModel>, work: Job) -> Result<Running, ApiError> {
+    pub async fn start(
+        model: Arc<LoadedModel>,
+        metrics: Arc<Metrics>,
+        work: Job,
+    ) -> Result<Running, ApiError> {
         let started = Instant::now();
         if model.handle.health().failed {
             return Err(engine_failed());
@@ -110,7 +128,14 @@ impl Running {
             n,
             options,
             terms,
+            permit,
         } = work;
+        let account = Account {
+            metrics,
+            permit,
+            max_tokens: options.max_tokens,
+            n,
+        };
         let draws_nothing = options.max_tokens == Some(0);
         let mut place = model.admission.admit(prompts.len() * n)?;
         let checker = model.clone();
@@ -134,7 +159,7 @@ impl Running {
                 timings: request.timings(),
                 n_tokens: 0,
                 finish: None,
-                has_begun: false,
+                last_piece: None,
             })
             .collect();
         let (sender, updates) = mpsc::channel(CHANNEL_CAPACITY * choices.len());
@@ -156,7 +181,9 @@ impl Running {
             first_token: None,
             model,
             updates,
+            failed: false,
             place,
+            account,
             _tickets: tickets,
         })
     }
@@ -170,13 +197,15 @@ impl Running {
             return Poll::Ready(None);
         }
         let Some(update) = std::task::ready!(self.updates.poll_recv(cx)) else {
-            self.n_open = 0;
+            (self.n_open, self.failed) = (0, true);
             return Poll::Ready(Some(Err(self.given_up())));
         };
         let choice = &mut self.choices[update.choice];
         choice.timings = update.timings;
-        if !choice.has_begun {
-            choice.has_begun = true;
+        let now = Instant::now();
+        if let Some(last) = choice.last_piece.replace(now) {
+            self.account.metrics.token_gap(&self.model.id, now - last);
+        } else {
             self.place.tokens_ran(self.prompts[choice.prompt].len());
             self.first_token
                 .get_or_insert_with(|| self.started.elapsed());
@@ -198,7 +227,7 @@ impl Running {
                 })
             }
             Err(error) => {
-                self.n_open = 0;
+                (self.n_open, self.failed) = (0, true);
                 Err(error.into())
             }
         }))
@@ -228,6 +257,61 @@ impl Running {
         }
         let message = "the answer was not read for so long that it was given up";
         ApiError::new(ErrorCode::SlowReader, message)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let tokens = self.n_prompt() + self.n_drawn();
+        if let Some(permit) = &self.account.permit {
+            permit.charge(tokens as u64, Instant::now());
+        }
+        let metrics = &self.account.metrics;
+        let left = self.n_open > 0;
+        if left {
+            metrics.request_cancelled(match self.first_token {
+                None => CancelPhase::BeforeFirstToken,
+                Some(_) => CancelPhase::Decode,
+            });
+        }
+        let at_length = |choice: &Choice| {
+            matches!(
+                choice.finish,
+                Some(FinishReason::Length | FinishReason::ContextFull)
+            )
+        };
+        let ended = if left || self.failed {
+            RequestEnd::Abort
+        } else if self.choices.iter().any(at_length) {
+            RequestEnd::Length
+        } else {
+            RequestEnd::Stop
+        };
+        let longest = |time: fn(&Timings) -> Duration| {
+            let times = self.choices.iter().map(|choice| time(&choice.timings));
+            times.max().unwrap_or_default()
+        };
+        let total = |count: fn(&Timings) -> usize| {
+            let counts = self.choices.iter().map(|choice| count(&choice.timings));
+            counts.sum()
+        };
+        let drawn = self.choices.iter().map(|choice| choice.n_tokens);
+        metrics.request_finished(&Finished {
+            model: &self.model.id,
+            ended,
+            latency: self.started.elapsed(),
+            first_token: self.first_token,
+            queue: longest(|timings| timings.queue),
+            prefill: longest(|timings| timings.prefill),
+            decode: longest(|timings| timings.decode),
+            n_prompt: self.n_prompt(),
+            n_generated: self.n_drawn(),
+            n_generated_longest: drawn.max().unwrap_or(0),
+            max_tokens: self.account.max_tokens,
+            n: self.account.n,
+            n_drafted: total(|timings| timings.n_drafted),
+            n_accepted: total(|timings| timings.n_accepted),
+        });
     }
 }
 

@@ -1,20 +1,22 @@
 //! `bitnet serve`: a model over HTTP, for OpenAI's clients.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitnet_server::process::{self, DEFAULT_HOST, DEFAULT_PORT};
-use bitnet_server::{App, LoadedModel, ServerLimits, Stopped};
+use bitnet_server::auth::Guard;
+use bitnet_server::config::flags::ConfigArgs;
+use bitnet_server::config::{ServerConfig, print};
+use bitnet_server::{App, LoadedModel, ServerLimits, Stopped, process, routes};
 use clap::Args;
 
 use crate::args::{EngineArgs, ModelArgs};
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
-use crate::model_source::{self, LoadExtras};
-use crate::output::notice;
+use crate::model_source::{self, LoadExtras, Serving};
+use crate::output::{Out, notice};
 use crate::prompt::TextSource;
 use crate::units;
 
@@ -22,37 +24,13 @@ use crate::units;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     bitnet serve\n  \
-    bitnet serve --model model.gguf --port 8000 --max-sequences 16\n\n\
+    bitnet serve --model model.gguf --port 8000 --max-concurrent-requests 16\n\n\
     Then: curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n        \
     -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'")]
 pub struct ServeArgs {
-    /// Address to listen on, or localhost [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_host)]
-    pub host: Option<IpAddr>,
-
-    /// Port to listen on; 0 takes a free one [default: 8080]
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<u16>,
-
-    /// What clients call the model [default: the file's name without its extension]
-    #[arg(long, value_name = "NAME")]
-    pub served_model_name: Option<String>,
-
-    /// Requests that run at once; each may use the whole context
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_SEQUENCES)]
-    pub max_sequences: usize,
-
     /// Jinja file with the chat template, instead of the model's own
     #[arg(long, value_name = "FILE")]
     pub template: Option<String>,
-
-    /// Seconds that requests under way are given after Ctrl-C or SIGTERM [default: 30]
-    #[arg(long, value_name = "SECONDS")]
-    pub drain_timeout: Option<u64>,
-
-    /// Let anybody who reaches a public address use the server
-    #[arg(long)]
-    pub insecure_no_auth: bool,
 
     /// Which model.
     #[command(flatten)]
@@ -60,6 +38,9 @@ pub struct ServeArgs {
     /// How to run it.
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// How to serve it.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// Options of `bitnet healthcheck`.
@@ -75,68 +56,71 @@ pub struct HealthcheckArgs {
     pub port: Option<u16>,
 }
 
-/// Requests that run at once when nobody says: enough that reading the weights is shared well.
-const DEFAULT_SEQUENCES: usize = 8;
-
 /// How long a server may take to say how it is.
 const HEALTHCHECK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Serves until it is told to end.
 ///
 /// # Errors
-/// Bad models, addresses that are taken, and public addresses without leave.
+/// Bad settings and models, addresses that are taken, and public addresses without leave.
 pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
-    let address = address(args.host, args.port);
-    if !address.ip().is_loopback() && !args.insecure_no_auth {
-        return Err(CliError::usage(
-            format!(
-                "{} can be reached by others, and nothing asks them who they are",
-                address.ip()
-            ),
-            "listen on 127.0.0.1 behind a proxy that does, or say --insecure-no-auth",
-        ));
+    let sources = args.config.sources();
+    let config = ServerConfig::load(&sources).map_err(|e| {
+        CliError::usage(
+            e.to_string(),
+            "`bitnet serve --print-config` shows every setting",
+        )
+    })?;
+    if args.config.print {
+        let mut out = Out::stdout();
+        out.text(&print::to_yaml(&config))?;
+        out.flush()?;
+        return Ok(Exit::Ok);
     }
+    // Before the model: who may ask is settled in milliseconds.
+    let guard = Guard::new(&config, routes::access())
+        .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
     let chat_template = args
         .template
         .as_deref()
         .map(|path| TextSource::File(Path::new(path).to_owned()).read())
         .transpose()?;
+    let max_sequences = config.performance.max_concurrent_requests;
     let extras = LoadExtras {
         chat_template,
-        max_sequences: args.max_sequences,
+        max_sequences,
+        serving: Some(Serving {
+            prefix_cache: config.performance.prefix_cache,
+        }),
     };
-    let loaded = model_source::load(&args.model, &args.engine, env, extras)?;
+    let mut model = args.model.clone();
+    model.model = model.model.or(config.models.default_model.clone());
+    let loaded = model_source::load(&model, &args.engine, env, extras)?;
     loaded.note_repairs();
     if loaded.engine.chat_template().is_none() {
         notice("this model has no chat template: chats are continued as plain text");
     }
-    let mut limits = ServerLimits::default();
-    if let Some(seconds) = args.drain_timeout {
-        limits.drain_timeout = Duration::from_secs(seconds);
-    }
-    let name = args
-        .served_model_name
-        .clone()
-        .unwrap_or_else(|| short_name(&loaded.name));
+    let name = config.models.served_model_name.clone();
+    let name = name.unwrap_or_else(|| short_name(&loaded.name));
     let engine = Arc::new(loaded.engine);
     let info = engine.info();
     let weights = info.layer_bytes + info.layer_copy_bytes + info.head_bytes + info.head_copy_bytes;
     let memory = format!(
-        "weights {}, KV cache {} ({} x {} positions), {} threads, {}",
+        "weights {}, KV cache {} ({max_sequences} x {} positions), {} threads, {}",
         units::bytes(weights as u64),
         units::bytes(info.kv_cache_bytes as u64),
-        args.max_sequences,
         info.context,
         info.threads,
         info.kernel,
     );
-    let model = LoadedModel::start(name.as_str(), engine, None, &limits)
+    let app = Arc::new(App::new(ServerLimits::from(&config)));
+    let model = LoadedModel::start(name.as_str(), engine, None, &app)
         .map_err(|e| CliError::runtime(format!("the engine's thread cannot start: {e}"), ""))?;
-    let app = Arc::new(App::new(limits));
     app.models.insert(model);
     // The first Ctrl-C drains; the second one ends the process.
     let _cooperative = Cooperative::begin();
-    let stopped = process::serve(app, address, |address| {
+    let address = SocketAddr::new(config.server.host, config.server.port);
+    let stopped = process::serve(app, Arc::new(guard), (config, sources), |address| {
         notice(&format!("serving {name} on http://{address}: {memory}"));
     })
     .map_err(|e| {
@@ -156,7 +140,9 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
 /// # Errors
 /// Exit code 1 when it is not, or does not answer.
 pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
-    let address = address(args.host, args.port);
+    let defaults = ServerConfig::default();
+    let host = args.host.unwrap_or(defaults.server.host);
+    let address = SocketAddr::new(host, args.port.unwrap_or(defaults.server.port));
     match process::check_ready(address, HEALTHCHECK_PATIENCE) {
         Ok(Ok(())) => Ok(Exit::Ok),
         Ok(Err(reason)) => Err(CliError::runtime(
@@ -173,13 +159,9 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
     }
 }
 
-fn address(host: Option<IpAddr>, port: Option<u16>) -> SocketAddr {
-    SocketAddr::new(host.unwrap_or(DEFAULT_HOST), port.unwrap_or(DEFAULT_PORT))
-}
-
 fn parse_host(text: &str) -> Result<IpAddr, String> {
     if text == "localhost" {
-        return Ok(DEFAULT_HOST);
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     text.parse()
         .map_err(|_| "expected an IP address or localhost".into())

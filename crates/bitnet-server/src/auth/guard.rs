@@ -273,9 +273,6 @@ pub struct AuthGate {
     pub tell: fn(&Refusal) -> Response,
 }
 
-/// As the router says it.
-pub use self::AuthGate as Gate;
-
 /// The layer, for `axum::middleware::from_fn_with_state`. It must be the router's, so that it runs for every route, and
 /// needs `ConnectInfo<SocketAddr>` to tell those without credentials apart.
 pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Next) -> Response {

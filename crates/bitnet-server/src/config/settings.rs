@@ -10,8 +10,7 @@ use std::time::Duration;
 use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
-    ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LogLevel, LoopbackInference,
-    SettingValue,
+    ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LoopbackInference, SettingValue,
 };
 
 /// When a changed setting takes effect.
@@ -19,7 +18,7 @@ use super::value::{
 pub enum Applies {
     /// At the next start.
     Restart,
-    /// On SIGHUP, or when the file is seen to have changed.
+    /// On SIGHUP.
     Reload,
 }
 
@@ -194,7 +193,7 @@ settings! {
         restart default_model: [Option<String>] = None, Any;
         /// Name under which clients ask for the model; without it, the model's own.
         restart served_model_name: [Option<String>] = None, Any;
-        /// Weights kept loaded; beyond it the model that was idle longest is unloaded. 0: as much as memory allows.
+        /// Weights kept loaded, for servers of several models; this version serves one, whatever it takes.
         restart cache_size: [ByteSize] = ByteSize(0), Any;
     }
 
@@ -206,15 +205,11 @@ settings! {
         restart max_queued_requests: [usize] = 256, Within(0..=1_000_000);
         /// Prompt tokens that may wait; a request that would exceed them is answered 429.
         restart max_queued_prompt_tokens: [usize] = 262_144, Within(1..=1_000_000_000);
-        /// Time a request may wait before it is answered 503.
-        restart queue_timeout: [Duration] = seconds(60), Within(Duration::from_millis(1)..=DAY);
         /// Milliseconds that an idle engine may wait for more requests to start together. Batches are joined at every
         /// step anyway, so 0 is best.
         restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
-        /// Where models run.
+        /// Where models run. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
-        /// Threads that compute; 0 chooses by the cores and the quota of the container.
-        restart threads: [usize] = 0, Within(0..=1024);
         /// Whether prompts that begin alike are computed once.
         restart prefix_cache: [bool] = true, Any;
     }
@@ -223,12 +218,10 @@ settings! {
     monitoring: MonitoringSettings {
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
-        /// Whether traces are exported; needs a build with the feature `opentelemetry`.
+        /// Whether traces are exported. This version has none to export and refuses `true`.
         restart opentelemetry_enabled: [bool] = false, Any;
         /// How often the process's own figures (memory, processor) are measured.
         restart metrics_interval: [Duration] = seconds(10), Within(seconds(1)..=seconds(3600));
-        /// The least grave event that is logged. Prompts and answers never are.
-        reload log_level: [LogLevel] = LogLevel::Info, Any;
         /// Time that one step of the engine may take before the server calls itself hung.
         restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};
 
-use super::value::{ByteSize, DevicePreference, LogLevel};
+use super::value::{ByteSize, DevicePreference};
 use super::*;
 use crate::config::flags::ConfigArgs;
 
@@ -111,7 +111,6 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
         environment: [
             ("BITNET_SERVER__PORT", "10"),
             ("BITNET_SERVER__MAX_CONNECTIONS", "20"),
-            ("BITNET_SERVER__MONITORING__LOG_LEVEL", "debug"),
             ("BITNET_SERVER__AUTH__KEYS_FILE", ""),
             ("PATH", "/bin"),
         ]
@@ -123,7 +122,6 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     assert_eq!(config.server.port, 100);
     assert_eq!(config.server.max_connections, 20);
     assert_eq!(config.server.shutdown_timeout, Duration::from_secs(3));
-    assert_eq!(config.monitoring.log_level, LogLevel::Debug);
     assert_eq!(config.auth.keys_file, None, "an empty variable is unset");
     assert_eq!(
         config.origin("server.port"),
@@ -330,23 +328,14 @@ fn a_reload_takes_over_only_what_may_change() {
     let mut running = ServerConfig::default();
     let fresh = load_file(
         "c.yaml",
-        "server:\n  port: 1\nlimits:\n  requests_per_minute: 5\nmonitoring:\n  log_level: warn\n",
+        "server:\n  port: 1\nlimits:\n  requests_per_minute: 5\n",
     )
     .unwrap();
     let reloaded = running.reload(&fresh);
-    assert_eq!(
-        reloaded.changed,
-        ["monitoring.log_level", "limits.requests_per_minute"]
-    );
+    assert_eq!(reloaded.changed, ["limits.requests_per_minute"]);
     assert_eq!(reloaded.needs_restart, ["server.port"]);
     assert_eq!(running.server.port, ServerConfig::default().server.port);
-    assert_eq!(
-        (
-            running.monitoring.log_level,
-            running.limits.requests_per_minute
-        ),
-        (LogLevel::Warn, 5)
-    );
+    assert_eq!(running.limits.requests_per_minute, 5);
     assert_eq!(
         running.reload(&fresh).changed,
         Vec::<String>::new(),

@@ -362,19 +362,3 @@ words! {
         EdDsa = "EdDSA",
     }
 }
-
-words! {
-    /// The least grave event that is logged.
-    LogLevel {
-        /// Failures only.
-        Error = "error",
-        /// And what an operator should look at.
-        Warn = "warn",
-        /// And each request.
-        Info = "info",
-        /// And decisions inside the server.
-        Debug = "debug",
-        /// And each step of the engine.
-        Trace = "trace",
-    }
-}

@@ -60,7 +60,7 @@ fn all() -> Metrics {
     metrics.gpu_utilization(0.5);
     metrics.request_failed("invalid_value");
     metrics.request_rejected("queue_full");
-    metrics.request_cancelled(CancelPhase::Prefill);
+    metrics.request_cancelled(CancelPhase::BeforeFirstToken);
     metrics.token_gap(MODEL, Duration::from_millis(9));
     metrics.request_finished(&finished());
     metrics.step(MODEL, 23, Duration::from_millis(9));

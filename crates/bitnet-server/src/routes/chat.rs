@@ -64,6 +64,7 @@ pub async fn create(
         n,
         options,
         terms: app.terms(&mut fields, &caller)?,
+        permit: caller.permit,
     };
     let running = app.start(model, work).await?;
     let head = Head {

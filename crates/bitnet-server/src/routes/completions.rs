@@ -66,6 +66,7 @@ pub async fn create(
         n,
         options,
         terms: app.terms(&mut fields, &caller)?,
+        permit: caller.permit,
     };
     let running = app.start(model, work).await?;
     let writer = Writer {

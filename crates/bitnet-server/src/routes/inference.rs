@@ -16,7 +16,7 @@ use crate::body::JsonBody;
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
-use crate::routes::models::layout;
+use crate::model::layout;
 use crate::running::{Job, Piece, Prompts, Running};
 use crate::sampling;
 use crate::sse::{self, Events, Wire};
@@ -83,6 +83,7 @@ async fn start(app: &App, caller: &Caller, fields: &mut Fields) -> Result<Runnin
         n: 1,
         options,
         terms: app.terms(fields, caller)?,
+        permit: caller.permit.clone(),
     };
     app.start(model, work).await
 }

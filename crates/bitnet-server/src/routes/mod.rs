@@ -4,6 +4,7 @@ pub mod chat;
 pub mod completions;
 pub mod health;
 pub mod inference;
+pub mod metrics;
 pub mod models;
 pub mod tokens;
 
@@ -16,15 +17,15 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use crate::app::App;
-use crate::auth::guard::{self, Gate};
-use crate::auth::{Access, AccessTable, Guard};
+use crate::auth::guard::{self, AuthGate};
+use crate::auth::{AccessTable, Guard, RouteAccess};
 use crate::error::{ApiError, ErrorCode};
 use crate::request_id;
 
 /// What each route needs. One that is missing here is for administrators only.
 pub fn access() -> AccessTable {
-    let infer = |method, path| (method, path, Access::Infer);
-    let probe = |path| (Method::GET, path, Access::Probe);
+    let infer = |method, path| (method, path, RouteAccess::Infer);
+    let probe = |path| (Method::GET, path, RouteAccess::Probe);
     AccessTable::new(&[
         infer(Method::POST, "/v1/chat/completions"),
         infer(Method::POST, "/v1/completions"),
@@ -37,6 +38,7 @@ pub fn access() -> AccessTable {
         infer(Method::POST, "/apply-template"),
         infer(Method::GET, "/health"),
         infer(Method::GET, "/version"),
+        (Method::GET, "/metrics", RouteAccess::Metrics),
         probe("/health/live"),
         probe("/health/ready"),
         probe("/health/startup"),
@@ -45,7 +47,7 @@ pub fn access() -> AccessTable {
 
 /// Every route of the server, behind `guard`.
 pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
-    let gate = Gate {
+    let gate = AuthGate {
         guard,
         tell: |refusal| ApiError::from(refusal).into_response(),
     };
@@ -64,6 +66,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/health/ready", get(health::ready))
         .route("/health/startup", get(health::startup))
         .route("/version", get(health::version))
+        .route("/metrics", get(metrics::text))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(gate, guard::layer))

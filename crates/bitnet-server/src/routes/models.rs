@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::model::LoadedModel;
+use crate::model::{LoadedModel, layout};
 
 /// Lists the models.
 pub async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
@@ -102,9 +102,4 @@ impl ModelStatus {
             performance_metrics: None,
         }
     }
-}
-
-/// The layout of weights that a kernel multiplies: the middle of its name, `{arch}-{format}-{isa}`.
-pub fn layout(kernel: &str) -> &str {
-    kernel.split('-').nth(1).unwrap_or(kernel)
 }

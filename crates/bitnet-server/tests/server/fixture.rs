@@ -53,16 +53,16 @@ impl TestServer {
     }
 
     pub fn with_limits(limits: ServerLimits) -> TestServer {
-        let engine = engine();
-        let model = LoadedModel::start("stories", engine, Some("test"), &limits);
-        TestServer::of(model.unwrap(), limits, ServerConfig::default())
+        let app = App::new(limits);
+        let model = LoadedModel::start("stories", engine(), Some("test"), &app);
+        TestServer::of(app, model.unwrap(), ServerConfig::default())
     }
 
     /// A server that asks for the keys of a file.
     pub fn with_config(config: ServerConfig) -> TestServer {
-        let limits = ServerLimits::from(&config);
-        let model = LoadedModel::start("stories", engine(), Some("test"), &limits);
-        TestServer::of(model.unwrap(), limits, config)
+        let app = App::new(ServerLimits::from(&config));
+        let model = LoadedModel::start("stories", engine(), Some("test"), &app);
+        TestServer::of(app, model.unwrap(), config)
     }
 
     pub fn with_turns(
@@ -70,12 +70,13 @@ impl TestServer {
         turns: Arc<impl Turns>,
         limits: ServerLimits,
     ) -> TestServer {
-        let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &limits);
-        TestServer::of(model.unwrap(), limits, ServerConfig::default())
+        let app = App::new(limits);
+        let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &app);
+        TestServer::of(app, model.unwrap(), ServerConfig::default())
     }
 
-    fn of(model: LoadedModel, limits: ServerLimits, config: ServerConfig) -> TestServer {
-        let app = Arc::new(App::new(limits));
+    fn of(app: App, model: LoadedModel, config: ServerConfig) -> TestServer {
+        let app = Arc::new(app);
         app.models.insert(model);
         let (stop, hurry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (sender, receiver) = std::sync::mpsc::channel();

@@ -1,5 +1,6 @@
 //! The server over loopback, on the real engine and the model that ships inside the command.
 
+mod access;
 mod cancellation;
 mod chat;
 mod client;

@@ -1,0 +1,38 @@
+//! `/metrics`: everything measured, as Prometheus reads it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::app::App;
+use crate::error::{ApiError, ErrorCode};
+use crate::metrics::Exposition;
+
+/// The media type by which a client asks for OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text";
+
+/// All metrics, in the format that the client asks for.
+///
+/// # Errors
+/// [`ErrorCode::NotFound`] when the configuration turns them off.
+pub async fn text(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    if !app.limits.shows_metrics {
+        let message = "monitoring.prometheus_enabled is off";
+        return Err(ApiError::new(ErrorCode::NotFound, message));
+    }
+    let accepted = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    let exposition = match accepted {
+        Some(accepted) if accepted.contains(OPEN_METRICS) => Exposition::OpenMetrics,
+        _ => Exposition::Text,
+    };
+    let content_type = exposition.content_type();
+    Ok((
+        [(header::CONTENT_TYPE, content_type)],
+        app.metrics.text(exposition),
+    )
+        .into_response())
+}
