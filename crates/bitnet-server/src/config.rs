@@ -282,11 +282,6 @@ impl ServerConfig {
                     .into(),
             ));
         }
-        if self.monitoring.opentelemetry_enabled {
-            return Err(SettingError::Contradiction(
-                "monitoring.opentelemetry_enabled is true, and this build exports no traces: leave it off".into(),
-            ));
-        }
         let auth = &self.auth;
         if auth.jwt_key_file.is_some() && (auth.jwt_issuer.is_none() || auth.jwt_audience.is_none())
         {

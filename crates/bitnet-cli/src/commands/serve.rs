@@ -16,7 +16,7 @@ use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
 use crate::model_source::{self, LoadExtras, Serving};
-use crate::output::{Out, notice};
+use crate::output::{Out, notice, warning};
 use crate::prompt::TextSource;
 use crate::units;
 
@@ -76,6 +76,9 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
         out.text(&print::to_yaml(&config))?;
         out.flush()?;
         return Ok(Exit::Ok);
+    }
+    if config.monitoring.opentelemetry_enabled {
+        warning("monitoring.opentelemetry_enabled is true, and this build exports no traces");
     }
     // Before the model: who may ask is settled in milliseconds.
     let guard = Guard::new(&config, routes::access())

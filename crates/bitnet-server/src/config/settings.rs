@@ -218,7 +218,7 @@ settings! {
     monitoring: MonitoringSettings {
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
-        /// Whether traces are exported. This version has none to export and refuses `true`.
+        /// Whether traces are exported. This version has none to export and says so at start.
         restart opentelemetry_enabled: [bool] = false, Any;
         /// How often the process's own figures (memory, processor) are measured.
         restart metrics_interval: [Duration] = seconds(10), Within(seconds(1)..=seconds(3600));
