@@ -25,7 +25,7 @@ use std::path::Path;
 
 use engine::Engines;
 use options::PeersOptions;
-use plan::{Comparison, Job};
+use plan::{Comparison, PeerJob};
 use statistics::Sample;
 
 pub use options::USAGE;
@@ -50,7 +50,7 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
 }
 
 /// What was measured, a sample for each round.
-type Samples = BTreeMap<Job, Vec<Sample>>;
+type Samples = BTreeMap<PeerJob, Vec<Sample>>;
 
 /// Runs all rows, round by round, the two sides of each right after each other.
 fn measure_all(
@@ -62,7 +62,7 @@ fn measure_all(
 ) -> Result<()> {
     for round in 0..rounds {
         for row in rows {
-            let mut jobs: Vec<&Job> = std::iter::once(&row.ours).chain(&row.peers).collect();
+            let mut jobs: Vec<&PeerJob> = std::iter::once(&row.ours).chain(&row.peers).collect();
             if round % 2 == 1 {
                 jobs.reverse();
             }
@@ -80,7 +80,7 @@ fn measure(
     folder: &Path,
     round: usize,
     row: &Comparison,
-    job: &Job,
+    job: &PeerJob,
     samples: &mut Samples,
 ) -> Result<()> {
     let seen = samples.entry(job.clone()).or_default();

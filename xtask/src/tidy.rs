@@ -241,7 +241,7 @@ fn starts_word(code: &str, word: &str) -> bool {
     })
 }
 
-/// The name in `pub struct Name`, `pub enum Name`, `pub trait Name`, `pub union Name`.
+/// The name in `pub struct Name`, `pub enum Name`, `pub trait Name`, `pub union Name`; none where a macro puts it.
 fn public_type(code: &str) -> Option<&str> {
     let rest = code.strip_prefix("pub ")?;
     let rest = ["struct ", "enum ", "trait ", "union "]
@@ -249,4 +249,5 @@ fn public_type(code: &str) -> Option<&str> {
         .find_map(|keyword| rest.strip_prefix(keyword))?;
     rest.split(|c: char| !c.is_alphanumeric() && c != '_')
         .next()
+        .filter(|name| !name.is_empty())
 }

@@ -19,7 +19,7 @@ use crate::mmap;
 
 use self::dense::DenseRows;
 
-pub use self::report::{Change, Refusal, TensorReport, ValueError};
+pub use self::report::{Change, ExportRefusal, TensorReport, ValueError};
 
 /// What the tensors of a model are to become.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ pub enum ExportError {
     Write(#[from] WriteError),
     /// Tensors that the chosen types cannot hold; never empty.
     #[error("{} of the model's tensors cannot be written as asked; {}", .0.len(), .0[0])]
-    Refused(Vec<Refusal>),
+    Refused(Vec<ExportRefusal>),
     /// Something that cannot be asked of this model.
     #[error("{what}: expected {expected}")]
     Request {

@@ -30,7 +30,7 @@ pub enum TypeId {
 
 /// One format that a number may stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Candidate {
+pub enum TypeCandidate {
     /// A type that this build reads.
     Tensor(TensorType),
     /// A format that this build imports.
@@ -46,23 +46,23 @@ pub enum Candidate {
     },
 }
 
-impl Candidate {
+impl TypeCandidate {
     /// Bytes that a tensor `[rows, cols]` may take in this format, `None` where it cannot be stored in it. The second is
     /// that of TL1 and TL2 with their scale behind the codes.
     pub fn tensor_bytes(&self, rows: u64, cols: u64) -> [Option<u64>; 2] {
         match *self {
-            Candidate::Tensor(ty) => {
+            TypeCandidate::Tensor(ty) => {
                 let whole = ty == TensorType::I2S || cols.is_multiple_of(ty.block_len() as u64);
                 let n = rows.checked_mul(cols).filter(|_| whole);
                 [n.and_then(|n| ty.storage_bytes(n)), None]
             }
-            Candidate::Foreign(ty) => {
+            TypeCandidate::Foreign(ty) => {
                 let bytes = ty.tensor_bytes(rows, cols);
                 let tiles = matches!(ty, ForeignType::Tl1 | ForeignType::Tl2);
                 let longer = bytes.filter(|_| tiles).and_then(|n| n.checked_add(32));
                 [bytes, longer]
             }
-            Candidate::Other {
+            TypeCandidate::Other {
                 block_len,
                 block_bytes,
                 ..
@@ -77,9 +77,9 @@ impl Candidate {
     /// What the number means where this is the one.
     pub const fn type_id(self) -> TypeId {
         match self {
-            Candidate::Tensor(ty) => TypeId::Supported(ty),
-            Candidate::Foreign(ty) => TypeId::Foreign(ty),
-            Candidate::Other { name, .. } => TypeId::Unsupported {
+            TypeCandidate::Tensor(ty) => TypeId::Supported(ty),
+            TypeCandidate::Foreign(ty) => TypeId::Foreign(ty),
+            TypeCandidate::Other { name, .. } => TypeId::Unsupported {
                 name,
                 why: NOT_TERNARY,
             },
@@ -88,49 +88,49 @@ impl Candidate {
 }
 
 /// The formats that share a number which its tensors' sizes decide; empty for a number of one meaning.
-pub const fn candidates(id: u32) -> &'static [Candidate] {
+pub const fn candidates(id: u32) -> &'static [TypeCandidate] {
     match id {
         36 => &[
-            Candidate::Tensor(TensorType::I2S),
-            Candidate::Other {
+            TypeCandidate::Tensor(TensorType::I2S),
+            TypeCandidate::Other {
                 name: "IQ4_NL_4_4 (removed from ggml)",
                 block_len: 32,
                 block_bytes: 18,
             },
         ],
         38 => &[
-            Candidate::Foreign(ForeignType::Tl1),
-            Candidate::Other {
+            TypeCandidate::Foreign(ForeignType::Tl1),
+            TypeCandidate::Other {
                 name: "IQ4_NL_8_8 (removed from ggml)",
                 block_len: 32,
                 block_bytes: 18,
             },
         ],
         39 => &[
-            Candidate::Foreign(ForeignType::Tl2),
-            Candidate::Other {
+            TypeCandidate::Foreign(ForeignType::Tl2),
+            TypeCandidate::Other {
                 name: "MXFP4 (llama.cpp)",
                 block_len: 32,
                 block_bytes: 17,
             },
         ],
         42 => &[
-            Candidate::Tensor(TensorType::Q2_0),
-            Candidate::Tensor(TensorType::Pq2_0),
-            Candidate::Foreign(ForeignType::Stq1_0),
+            TypeCandidate::Tensor(TensorType::Q2_0),
+            TypeCandidate::Tensor(TensorType::Pq2_0),
+            TypeCandidate::Foreign(ForeignType::Stq1_0),
         ],
         43 => &[
-            Candidate::Foreign(ForeignType::Stq1_0),
-            Candidate::Other {
+            TypeCandidate::Foreign(ForeignType::Stq1_0),
+            TypeCandidate::Other {
                 name: "Q1_0 in groups of 128 (PrismML's forks)",
                 block_len: 128,
                 block_bytes: 18,
             },
         ],
-        134 => &[Candidate::Foreign(ForeignType::Iq1Bn)],
-        135 => &[Candidate::Foreign(ForeignType::Iq2Bn)],
-        142 => &[Candidate::Tensor(TensorType::Pq2_0)],
-        143 => &[Candidate::Tensor(TensorType::Ptq1_0)],
+        134 => &[TypeCandidate::Foreign(ForeignType::Iq1Bn)],
+        135 => &[TypeCandidate::Foreign(ForeignType::Iq2Bn)],
+        142 => &[TypeCandidate::Tensor(TensorType::Pq2_0)],
+        143 => &[TypeCandidate::Tensor(TensorType::Ptq1_0)],
         _ => &[],
     }
 }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn the_first_candidate_is_what_the_number_alone_means() {
         for id in 0..400 {
-            if let (Some(Candidate::Tensor(ty)), known) =
+            if let (Some(TypeCandidate::Tensor(ty)), known) =
                 (candidates(id).first(), type_from_ggml_id(id))
             {
                 assert_eq!(known, TypeId::Supported(*ty));

@@ -208,9 +208,12 @@ struct Active {
     updates: mpsc::Sender<Update>,
 }
 
+/// Is told the engine's load, and the time of the step that changed it.
+type Watch = dyn FnMut(&EngineLoad, Option<Duration>) + Send;
+
 struct Worker<T> {
     engine: Arc<T>,
-    watch: Box<dyn FnMut(&EngineLoad, Option<Duration>) + Send>,
+    watch: Box<Watch>,
     inbox: Receiver<Command>,
     shared: Arc<Shared>,
     active: HashMap<RequestId, Active>,

@@ -5,7 +5,7 @@
 
 use super::models;
 use super::options::PeersOptions;
-use super::plan::{Comparison, Contender, Job, Timed};
+use super::plan::{Comparison, Contender, PeerJob, Timed};
 use super::statistics::Sample;
 use crate::process::{cargo, output, run};
 use anyhow::{Context, Result, bail, ensure};
@@ -93,7 +93,7 @@ impl Engines {
     ///
     /// # Errors
     /// When the program fails or prints something else than it should.
-    pub fn measure(&self, folder: &Path, job: &Job) -> Result<Sample> {
+    pub fn measure(&self, folder: &Path, job: &PeerJob) -> Result<Sample> {
         let model = folder.join(models::file_name(job.model));
         let mut command = self.program(job.engine)?;
         match job.engine {
@@ -210,7 +210,7 @@ fn llama_bench(path: &Path) -> Result<PathBuf> {
         .with_context(|| format!("found no llama-bench in {}", path.display()))
 }
 
-fn bench_args(job: &Job) -> Vec<String> {
+fn bench_args(job: &PeerJob) -> Vec<String> {
     let mut args = vec!["bench".to_owned(), "--format".into(), "json".into()];
     let mut option = |name: &str, value: usize| args.extend([name.to_owned(), value.to_string()]);
     option("--repetitions", 1);
@@ -249,7 +249,7 @@ fn bench_sample(text: &str) -> Result<Sample> {
     })
 }
 
-fn crossval_args(job: &Job) -> Vec<String> {
+fn crossval_args(job: &PeerJob) -> Vec<String> {
     let isa = match job.engine {
         Contender::LlamaCppAvx2 => "avx2",
         _ => "native",
@@ -287,7 +287,7 @@ fn crossval_sample(text: &str) -> Result<Sample> {
     })
 }
 
-fn llama_bench_args(job: &Job) -> Result<Vec<String>> {
+fn llama_bench_args(job: &PeerJob) -> Result<Vec<String>> {
     let (prompt, generate) = match job.phase {
         Timed::Prefill(prompt) => (prompt, 0),
         Timed::Decode {

@@ -67,7 +67,7 @@ pub struct RandomModel {
 
 /// One thing to run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Job {
+pub struct PeerJob {
     /// Who.
     pub engine: Contender,
     /// On what.
@@ -86,9 +86,9 @@ pub struct Comparison {
     /// What it is about.
     pub name: String,
     /// Our side.
-    pub ours: Job,
+    pub ours: PeerJob,
     /// The other side; the fastest counts.
-    pub peers: Vec<Job>,
+    pub peers: Vec<PeerJob>,
 }
 
 /// Lengths of the phases.
@@ -178,7 +178,7 @@ fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Compari
         model("bitnet", "tq2_0", "q6_k"),
         model("bitnet", "tq2_0", "f16"),
     );
-    let job = |engine, model, phase| Job {
+    let job = |engine, model, phase| PeerJob {
         engine,
         model,
         phase,
@@ -284,7 +284,7 @@ fn others(
         ("decode", sizes.decode()),
         ("prefill", Timed::Prefill(sizes.prompt)),
     ] {
-        let job = |engine, model| Job {
+        let job = |engine, model| PeerJob {
             engine,
             model,
             phase,

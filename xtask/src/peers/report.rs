@@ -4,7 +4,7 @@ use super::Samples;
 use super::engine::Engines;
 use super::models;
 use super::options::PeersOptions;
-use super::plan::{Comparison, Job, Timed};
+use super::plan::{Comparison, PeerJob, Timed};
 use super::statistics::{Sample, Spread, fastest, ratios, spread};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -70,7 +70,7 @@ fn lower_is_better(phase: Timed) -> bool {
 
 /// Rows that have samples on both sides, against the fastest of their peers.
 fn compare(rows: &[Comparison], samples: &Samples) -> Vec<Compared> {
-    let values = |job: &Job| -> Vec<f64> {
+    let values = |job: &PeerJob| -> Vec<f64> {
         let of_job = samples.get(job).into_iter().flatten();
         of_job.map(|sample| sample.value).collect()
     };
@@ -92,7 +92,7 @@ fn compare(rows: &[Comparison], samples: &Samples) -> Vec<Compared> {
         .collect()
 }
 
-fn side(job: &Job, samples: &[Sample]) -> Option<Side> {
+fn side(job: &PeerJob, samples: &[Sample]) -> Option<Side> {
     let values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
     let median_of = |share: fn(&Sample) -> Option<f64>| {
         let shares: Vec<f64> = samples.iter().filter_map(share).collect();
@@ -226,7 +226,7 @@ mod tests {
     fn a_row_is_held_against_the_fastest_of_its_peers() {
         let (rows, mut samples) = sampled();
         let row = rows.iter().find(|row| row.peers.len() == 2).unwrap();
-        let set = |samples: &mut Samples, job: &Job, value: f64| {
+        let set = |samples: &mut Samples, job: &PeerJob, value: f64| {
             let sample = Sample {
                 value,
                 ..Sample::default()

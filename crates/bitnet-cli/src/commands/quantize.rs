@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use bitnet_models::export::{Change, Refusal, TensorReport};
+use bitnet_models::export::{Change, ExportRefusal, TensorReport};
 use bitnet_models::gguf::Gguf;
 use bitnet_models::{Export, ExportError, Targets};
 use bitnet_quantization::{I2sDialect, TensorType, TilePreset};
@@ -78,7 +78,7 @@ struct Report<'a> {
     seconds: f64,
     tensors: &'a [TensorReport],
     /// Tensors that cannot be written as asked; if there are any, nothing was written.
-    refused: &'a [Refusal],
+    refused: &'a [ExportRefusal],
 }
 
 /// Writes the file.
@@ -201,14 +201,18 @@ fn print(report: &Report<'_>, format: Format) -> Result<(), CliError> {
 }
 
 /// The error for tensors that the types cannot hold: the first few by name.
-fn refusal(refused: &[Refusal], args: &QuantizeArgs) -> CliError {
+fn refusal(refused: &[ExportRefusal], args: &QuantizeArgs) -> CliError {
     const NAMED: usize = 3;
     let mut message = format!(
         "{}: {} tensors cannot be written as asked: ",
         args.input.display(),
         refused.len()
     );
-    let named: Vec<String> = refused.iter().take(NAMED).map(Refusal::to_string).collect();
+    let named: Vec<String> = refused
+        .iter()
+        .take(NAMED)
+        .map(ExportRefusal::to_string)
+        .collect();
     message.push_str(&named.join("; "));
     if refused.len() > NAMED {
         message.push_str("; ...");

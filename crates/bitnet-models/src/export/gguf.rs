@@ -10,7 +10,7 @@ use bitnet_quantization::{
 };
 
 use super::dense::DenseRows;
-use super::report::{Change, Refusal, TensorReport};
+use super::report::{Change, ExportRefusal, TensorReport};
 use super::{Content, Export, ExportError, Item, Targets};
 use crate::checkpoint::gguf::{number, scale_name};
 use crate::error::{ModelError, Place};
@@ -66,7 +66,7 @@ impl<'a> Export<'a> {
         for tensor in gguf.tensors().iter().filter(kept) {
             match item(gguf, tensor, targets)? {
                 Ok(item) => tensors.push((item, tensor.dims().to_vec())),
-                Err(why) => refusals.push(Refusal {
+                Err(why) => refusals.push(ExportRefusal {
                     name: tensor.name().into(),
                     from: type_name(tensor),
                     why,

@@ -50,7 +50,7 @@ pub struct TensorReport {
 
 /// A tensor that cannot be written as asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refusal {
+pub struct ExportRefusal {
     /// Its name.
     pub name: String,
     /// The type that it has.
@@ -59,7 +59,7 @@ pub struct Refusal {
     pub why: String,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ExportRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", quoted(&self.name), self.from, self.why)
     }

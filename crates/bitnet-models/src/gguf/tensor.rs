@@ -4,7 +4,7 @@
 //! row lengths, alignment, that every tensor lies within the file and that no two share bytes. The order of the
 //! tensors and gaps between them are the writer's business.
 
-use bitnet_quantization::type_id::{Candidate, candidates};
+use bitnet_quantization::type_id::{TypeCandidate, candidates};
 use bitnet_quantization::{TensorType, TypeId, type_from_ggml_id};
 
 use super::cursor::Cursor;
@@ -298,7 +298,7 @@ fn resolve_types(
         let Some(&(_, first)) = of_type.first() else {
             continue;
         };
-        let fits = |candidate: &Candidate, variant: usize| {
+        let fits = |candidate: &TypeCandidate, variant: usize| {
             of_type.iter().all(|&(at, i)| {
                 let (rows, cols) = tensors[i].shape();
                 let Some(bytes) = candidate.tensor_bytes(rows, cols)[variant] else {
@@ -314,7 +314,7 @@ fn resolve_types(
         });
         match found {
             None => {}
-            Some((Candidate::Other { name, .. }, _)) => {
+            Some((TypeCandidate::Other { name, .. }, _)) => {
                 let native = type_from_ggml_id(id);
                 let TypeId::Supported(ty) = native else {
                     for &(_, i) in &of_type {

@@ -2,8 +2,8 @@ use super::super::options::ModelShape;
 use super::super::plan::RandomModel;
 use super::*;
 
-fn job(engine: Contender, phase: Timed) -> Job {
-    Job {
+fn job(engine: Contender, phase: Timed) -> PeerJob {
+    PeerJob {
         engine,
         model: RandomModel {
             shape: ModelShape::B2b4t,
@@ -42,7 +42,7 @@ fn both_engines_are_asked_for_the_same_phase() {
         let theirs = crossval_args(&job(Contender::LlamaCpp, phase)).join(" ");
         assert_eq!(theirs, format!("--isa native --threads 2 --phases {llama}"));
     }
-    let half = Job {
+    let half = PeerJob {
         kv_type: Some("f16"),
         ..job(Contender::Bitnet, Timed::Prefill(8))
     };
