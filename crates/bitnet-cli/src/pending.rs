@@ -4,6 +4,7 @@
 //! name in the same directory (a rename within one file system is atomic) and takes its own at the end; when the work
 //! fails or is interrupted, the temporary one is removed.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,15 +16,33 @@ use crate::exit::CliError;
 pub struct Pending {
     target: PathBuf,
     temporary: PathBuf,
-    kept: bool,
+    state: Cell<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing is there, or something that is not ours.
+    Planned,
+    /// The temporary file or directory is ours.
+    Created,
+    /// It has its own name.
+    Finished,
 }
 
 impl Pending {
     /// Prepares output under `target`; nothing is created yet.
     ///
     /// # Errors
-    /// Exit 1 when the directory it goes to does not exist or `target` names a directory.
+    /// Exit 1 when the directory it goes to does not exist, or `target` names something else than a file: a directory, or a
+    /// device, which a rename would replace. A link to a file stands for the file.
     pub fn new(target: &Path) -> Result<Pending, CliError> {
+        let resolved = match target.symlink_metadata() {
+            Ok(found) if found.is_symlink() => target
+                .canonicalize()
+                .map_err(|e| CliError::file("write", target, &e))?,
+            _ => target.to_owned(),
+        };
+        let target = &*resolved;
         let Some(name) = target.file_name() else {
             return Err(CliError::usage(
                 format!("{} is not a file name", target.display()),
@@ -53,13 +72,41 @@ impl Pending {
                 "choose another name, or remove the directory first",
             ));
         }
+        if target.exists() && !target.is_file() {
+            return Err(CliError::runtime(
+                format!("cannot write {}: it is no regular file", target.display()),
+                "name a file; it is written under another name first and then put in place",
+            ));
+        }
         let mut temporary_name = name.to_owned();
         temporary_name.push(format!(".partial-{}", std::process::id()));
         Ok(Pending {
             target: target.to_owned(),
             temporary: parent.join(temporary_name),
-            kept: false,
+            state: Cell::new(State::Planned),
         })
+    }
+
+    /// Refuses a target that is one of the files to read.
+    ///
+    /// # Errors
+    /// Exit 2, naming it.
+    pub fn is_none_of<'a>(
+        &self,
+        inputs: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<(), CliError> {
+        let target = self.target.canonicalize();
+        for input in inputs {
+            if let (Ok(target), Ok(input)) = (&target, input.canonicalize())
+                && *target == input
+            {
+                return Err(CliError::usage(
+                    format!("{} is a file to read", self.target.display()),
+                    "write to another name",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The path to write to.
@@ -74,8 +121,10 @@ impl Pending {
     pub fn create_file(&self) -> Result<BufWriter<File>, CliError> {
         // 1 MiB: large writes, and nothing against the size of a model.
         const BUFFER_BYTES: usize = 1 << 20;
-        let file =
-            File::create(&self.temporary).map_err(|e| CliError::file("write", &self.target, &e))?;
+        // Never through a link or into a file that somebody else has put there.
+        let file = File::create_new(&self.temporary)
+            .map_err(|e| CliError::file("write", &self.temporary, &e))?;
+        self.state.set(State::Created);
         Ok(BufWriter::with_capacity(BUFFER_BYTES, file))
     }
 
@@ -84,24 +133,27 @@ impl Pending {
     /// # Errors
     /// Exit 1 when the system refuses.
     pub fn create_directory(&self) -> Result<(), CliError> {
-        fs::create_dir(&self.temporary).map_err(|e| CliError::file("write", &self.target, &e))
+        fs::create_dir(&self.temporary)
+            .map_err(|e| CliError::file("write", &self.temporary, &e))?;
+        self.state.set(State::Created);
+        Ok(())
     }
 
     /// Gives the output its name.
     ///
     /// # Errors
     /// Exit 1 when the system refuses.
-    pub fn finish(mut self) -> Result<(), CliError> {
+    pub fn finish(self) -> Result<(), CliError> {
         fs::rename(&self.temporary, &self.target)
             .map_err(|e| CliError::file("write", &self.target, &e))?;
-        self.kept = true;
+        self.state.set(State::Finished);
         Ok(())
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if !self.kept {
+        if self.state.get() == State::Created {
             // Either may not exist, and there is nothing more to do about one that cannot be removed.
             let _ = fs::remove_file(&self.temporary);
             let _ = fs::remove_dir_all(&self.temporary);
@@ -145,6 +197,52 @@ mod tests {
         pending.finish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"whole");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_and_links_are_not_replaced_and_files_of_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Pending::new(Path::new("/dev/null")).unwrap_err();
+        assert!(
+            error.message.contains("no regular file"),
+            "{}",
+            error.message
+        );
+
+        let (target, link) = (dir.path().join("out.bin"), dir.path().join("link.bin"));
+        fs::write(&target, b"old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let pending = Pending::new(&link).unwrap();
+        pending.create_file().unwrap().write_all(b"new").unwrap();
+        pending.finish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+
+        let pending = Pending::new(&target).unwrap();
+        let theirs = pending.path().to_owned();
+        fs::write(&theirs, b"theirs").unwrap();
+        assert!(pending.create_file().is_err());
+        drop(pending);
+        assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_file_to_read_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("model.gguf");
+        fs::write(&model, b"weights").unwrap();
+        let pending = Pending::new(&model).unwrap();
+        assert!(
+            pending
+                .is_none_of([dir.path().join("other").as_path()])
+                .is_ok()
+        );
+        assert!(
+            pending
+                .is_none_of([dir.path().join("./model.gguf").as_path()])
+                .is_err()
+        );
     }
 
     #[test]

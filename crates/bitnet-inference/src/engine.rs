@@ -400,8 +400,10 @@ impl Engine {
 
     /// The next event of any of `requests`, in the order given; `None` when nothing more can come.
     pub(crate) fn next_event(&self, requests: &[RequestId]) -> Option<Event> {
-        let mut shared = self.lock();
-        loop {
+        // Without requests there is nothing to wait for, and no reason to run the others' steps.
+        while !requests.is_empty() {
+            // Anew for each step: other threads submit, read and cancel in between.
+            let mut shared = self.lock();
             let waiting = requests
                 .iter()
                 .find_map(|id| shared.mailboxes.get_mut(id)?.pop_front());
@@ -412,6 +414,7 @@ impl Engine {
                 return None;
             }
         }
+        None
     }
 
     /// Ends a request wherever it is; its KV blocks are free afterwards.

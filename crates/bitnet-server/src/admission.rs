@@ -54,8 +54,15 @@ impl Admission {
     /// Takes a request of `choices` choices.
     ///
     /// # Errors
-    /// [`ErrorCode::QueueFull`].
+    /// [`ErrorCode::QueueFull`], or [`ErrorCode::InvalidValue`] for more choices than ever fit.
     pub fn admit(self: &Arc<Self>, choices: usize) -> Result<Admitted, ApiError> {
+        if choices > self.max_choices {
+            let message = format!(
+                "the request has {choices} choices, and this server takes {} at once",
+                self.max_choices
+            );
+            return Err(ApiError::about("n", ErrorCode::InvalidValue, message));
+        }
         let mut counts = self.counts();
         if counts.choices + choices > self.max_choices {
             return Err(self.full(&counts, "requests"));

@@ -7,7 +7,7 @@
 //! - [`settings`]: the table, and the sections it makes
 //! - [`value`]: types of settings
 //! - `file`, [`flags`]: where values come from; the environment is handed in
-//! - [`print`], which writes `--print-config`
+//! - [`mod@print`], which writes `--print-config`
 
 mod file;
 pub mod flags;

@@ -152,6 +152,7 @@ impl ModelRegistry {
         };
         models.by_id.get(id).cloned().ok_or_else(|| {
             let known: Vec<&str> = models.by_id.keys().map(String::as_str).collect();
+            let id: String = id.chars().take(80).collect();
             let message = format!("there is no model '{id}'; there is {}", known.join(", "));
             ApiError::about("model", ErrorCode::ModelNotFound, message)
         })

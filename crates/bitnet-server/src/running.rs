@@ -137,12 +137,15 @@ impl Running {
             n,
         };
         let draws_nothing = options.max_tokens == Some(0);
-        let mut place = model.admission.admit(prompts.len() * n)?;
+        let place = model.admission.admit(prompts.len() * n)?;
         let checker = model.clone();
-        let checked = tokio::task::spawn_blocking(move || check(&checker, prompts, n, &options));
-        let (prompts, requests) = checked.await.map_err(|_| {
-            ApiError::new(ErrorCode::InternalError, "checking the request failed")
-        })??;
+        // The place goes along: a client that leaves meanwhile takes up the checker until it is done.
+        let checked =
+            tokio::task::spawn_blocking(move || (check(&checker, prompts, n, &options), place));
+        let (checked, mut place) = checked
+            .await
+            .map_err(|_| ApiError::new(ErrorCode::InternalError, "checking the request failed"))?;
+        let (prompts, requests) = checked?;
         place.add_tokens(
             requests
                 .iter()
@@ -202,16 +205,16 @@ impl Running {
         };
         let choice = &mut self.choices[update.choice];
         choice.timings = update.timings;
-        let now = Instant::now();
-        if let Some(last) = choice.last_piece.replace(now) {
-            self.account.metrics.token_gap(&self.model.id, now - last);
-        } else {
-            self.place.tokens_ran(self.prompts[choice.prompt].len());
-            self.first_token
-                .get_or_insert_with(|| self.started.elapsed());
-        }
         Poll::Ready(Some(match update.outcome {
             Ok(drawn) => {
+                let now = Instant::now();
+                if let Some(last) = choice.last_piece.replace(now) {
+                    self.account.metrics.token_gap(&self.model.id, now - last);
+                } else {
+                    self.place.tokens_ran(self.prompts[choice.prompt].len());
+                    self.first_token
+                        .get_or_insert_with(|| self.started.elapsed());
+                }
                 choice.n_tokens += usize::from(!self.draws_nothing);
                 choice.finish = if self.draws_nothing {
                     Some(FinishReason::Length)
@@ -239,6 +242,13 @@ impl Running {
     /// As that.
     pub async fn piece(&mut self) -> Option<Result<Piece, ApiError>> {
         std::future::poll_fn(|cx| self.poll_piece(cx)).await
+    }
+
+    /// Counts an error that a stream tells after its headers.
+    pub fn count_failure(&self, error: &ApiError) {
+        let (_, _, code) = error.code.row();
+        self.account.metrics.request_failed(code);
+        tracing::warn!(code, model = self.model.id, "a stream failed");
     }
 
     /// Tokens of all prompts.
@@ -301,7 +311,11 @@ impl Drop for Running {
             ended,
             latency: self.started.elapsed(),
             first_token: self.first_token,
-            queue: longest(|timings| timings.queue),
+            queue: match self.first_token {
+                // It never got a place, or lost it again: all of its time was waiting.
+                None => self.started.elapsed(),
+                Some(_) => longest(|timings| timings.queue),
+            },
             prefill: longest(|timings| timings.prefill),
             decode: longest(|timings| timings.decode),
             n_prompt: self.n_prompt(),

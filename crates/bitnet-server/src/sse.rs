@@ -135,6 +135,7 @@ impl<W: Wire> Stream for EventStream<W> {
                 }
             };
             if let Err(error) = written {
+                running.count_failure(&error);
                 this.wire.fail(&error, &mut this.events);
                 this.state = State::Over;
             }

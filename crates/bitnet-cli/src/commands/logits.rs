@@ -1,7 +1,7 @@
 //! `bitnet logits`: the model's raw output for given token ids, for comparing engines number by number.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bitnet_inference::{Engine, LogitRows};
 use clap::Args;
@@ -82,6 +82,8 @@ pub fn run(args: &LogitsArgs, env: &Environment) -> Result<Exit, CliError> {
         ));
     }
     let pending = Pending::new(&args.out)?;
+    let model = args.model.model.as_deref().map(Path::new);
+    pending.is_none_of(model.into_iter().chain([args.tokens.as_path()]))?;
     let loaded = model_source::load(&args.model, &args.engine, env, LoadExtras::default())?;
     let tensors = tensors(&loaded.engine, &ids, args)?;
 

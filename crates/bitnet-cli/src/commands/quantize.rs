@@ -87,12 +87,8 @@ struct Report<'a> {
 /// A file that cannot be read, types that cannot hold its weights, a full disk, Ctrl-C.
 pub fn run(args: &QuantizeArgs) -> Result<Exit, CliError> {
     let gguf = Gguf::open(&args.input)?;
-    if same_file(&args.input, &args.out) {
-        return Err(CliError::usage(
-            format!("{} is the file to read", args.out.display()),
-            "write to another name",
-        ));
-    }
+    let pending = Pending::new(&args.out)?;
+    pending.is_none_of(gguf.files().map(Path::new))?;
     let targets = Targets {
         ternary: args.ternary,
         embedding: args.embedding_type,
@@ -134,7 +130,6 @@ pub fn run(args: &QuantizeArgs) -> Result<Exit, CliError> {
     };
     report.bytes_after = export.file_bytes();
     free_space::check(&args.out, export.file_bytes())?;
-    let pending = Pending::new(&args.out)?;
     let tensors = if args.dry_run {
         export.tensors().cloned().collect()
     } else {
@@ -244,14 +239,6 @@ fn failure(error: ExportError, args: &QuantizeArgs, cooperative: &Cooperative) -
             format!("cannot write {}: {error}", args.out.display()),
             "choose other types",
         ),
-    }
-}
-
-/// Whether both names lead to one file.
-fn same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
     }
 }
 

@@ -132,7 +132,7 @@ fn what_the_types_cannot_hold_is_refused_by_name() {
         "inspect",
     );
     quantize(&tied, &out, &["--type", "q8_0"]).fails(2, "I2_S, TQ1_0, TQ2_0, Q2_0", "inspect");
-    quantize(&tied, Path::new(&tied), &["--type", "i2_s"]).fails(2, "is the file to read", "name");
+    quantize(&tied, Path::new(&tied), &["--type", "i2_s"]).fails(2, "is a file to read", "name");
     let missing = dir.path().join("no/out.gguf");
     quantize(&tied, &missing, &["--type", "i2_s"]).fails(1, "no", "");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

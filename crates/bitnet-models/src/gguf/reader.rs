@@ -160,6 +160,11 @@ impl Gguf {
         &self.shards[0].name
     }
 
+    /// The names of all files, as they were opened.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.shards.iter().map(|shard| &*shard.name)
+    }
+
     /// How many files the model is split into; 1 when it is not.
     pub fn n_files(&self) -> usize {
         self.shards.len()

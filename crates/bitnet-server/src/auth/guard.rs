@@ -192,7 +192,12 @@ impl Guard {
         if listed.is_none() {
             return Err(Refusal::MethodNotAllowed);
         }
-        let limits = limits.or(**self.default_limits.load());
+        // What costs no tokens is never refused for them: neither a scraper nor an operator's look.
+        let limits = if need == RouteAccess::Infer && head.method == Method::POST {
+            limits.or(**self.default_limits.load())
+        } else {
+            RateLimits::default()
+        };
         let permit = self
             .limiter
             .enter(&id, limits, now)

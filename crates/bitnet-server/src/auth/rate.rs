@@ -3,7 +3,7 @@
 //! Requests and tokens are two buckets that fill evenly and hold a minute's worth. A request needs a whole request and
 //! any token at all; its tokens are taken as they come, which may leave a debt, because nobody knows before how long an
 //! answer gets. Principals are forgotten once their buckets are full again, so the memory is bounded by those who were
-//! active in the last minute, and by [`MAX_PRINCIPALS`].
+//! active in the last minute, and by `MAX_PRINCIPALS`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -174,7 +174,9 @@ impl Permit {
         if let Some(account) = self.limiter.lock().get_mut(&self.principal) {
             account.fill(now);
             if account.limits.tokens_per_minute > 0 {
-                account.tokens -= tokens as f64;
+                // A debt of a minute's tokens at the most: what was already promised cannot shut a key out for hours.
+                let debt = -f64::from(account.limits.tokens_per_minute);
+                account.tokens = (account.tokens - tokens as f64).max(debt);
             }
         }
     }

@@ -205,8 +205,7 @@ settings! {
         restart max_queued_requests: [usize] = 256, Within(0..=1_000_000);
         /// Prompt tokens that may wait; a request that would exceed them is answered 429.
         restart max_queued_prompt_tokens: [usize] = 262_144, Within(1..=1_000_000_000);
-        /// Milliseconds that an idle engine may wait for more requests to start together. Batches are joined at every
-        /// step anyway, so 0 is best.
+        /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
         restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
         /// Where models run. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;

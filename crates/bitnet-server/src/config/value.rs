@@ -1,7 +1,7 @@
 //! What a setting's value may be, and how it is read from a file, a variable or a flag and written back.
 //!
 //! Files are typed, so a number in quotes is refused there; variables and flags are text, so it is parsed. The text
-//! that [`SettingValue::write`] makes can be read back from a YAML file: `--print-config` depends on it.
+//! that `SettingValue::write` makes can be read back from a YAML file: `--print-config` depends on it.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;

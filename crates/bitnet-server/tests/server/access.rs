@@ -73,7 +73,8 @@ fn a_key_that_has_taken_its_requests_is_told_when_to_come_back() {
     let headers = format!("Authorization: Bearer {key}\r\n");
     let mut answers = (0..3).map(|_| {
         let mut connection = Connection::open(server.address);
-        connection.send("GET", "/v1/models", &headers, "");
+        let body = r#"{"prompt": "Once", "max_tokens": 1}"#;
+        connection.send("POST", "/v1/completions", &headers, body);
         connection.answer()
     });
     assert_eq!(answers.next().unwrap().status, 200);
@@ -83,6 +84,8 @@ fn a_key_that_has_taken_its_requests_is_told_when_to_come_back() {
     assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&after), "{after}");
+    // What costs no tokens goes on.
+    assert_eq!(status(&server, "GET", "/v1/models", Some(&key), ""), 200);
 }
 
 #[test]
