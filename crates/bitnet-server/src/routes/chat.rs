@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::Message;
+use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -23,9 +24,6 @@ use crate::sampling;
 use crate::sse::{self, Events, Wire};
 use crate::token_text::{TokenLogprob, chat_logprob};
 use crate::usage::{TimingReport, Usage, finish_reason};
-
-/// Most alternatives of a token that are reported, OpenAI's number.
-const MAX_TOP_LOGPROBS: usize = 20;
 
 /// Answers a conversation.
 ///

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
 use bitnet_inference::{FinishReason, Prompt};
 use serde::Serialize;
 use serde_json::Value;
@@ -27,9 +28,6 @@ use crate::usage::{TimingReport, Usage, finish_reason};
 
 /// Tokens when the request does not say, OpenAI's number.
 const DEFAULT_MAX_TOKENS: usize = 16;
-
-/// Most alternatives of a token that are reported. OpenAI has 5; evaluation harnesses ask for 10.
-const MAX_LOGPROBS: usize = 20;
 
 /// Continues texts.
 ///
@@ -146,10 +144,10 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     match fields.take("logprobs") {
         None | Some(Value::Bool(false)) => Ok(None),
         Some(Value::Bool(true)) => Ok(Some(0)),
-        Some(value) => match value.as_u64().filter(|&top| top <= MAX_LOGPROBS as u64) {
+        Some(value) => match value.as_u64().filter(|&top| top <= MAX_TOP_LOGPROBS as u64) {
             Some(top) => Ok(Some(top as usize)),
             None => {
-                let expected = format!("a whole number from 0 to {MAX_LOGPROBS}");
+                let expected = format!("a whole number from 0 to {MAX_TOP_LOGPROBS}");
                 Err(ApiError::invalid("logprobs", &value, expected))
             }
         },
