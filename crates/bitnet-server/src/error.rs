@@ -1,8 +1,9 @@
-//! What a client is told when something goes wrong: the one table from causes to status, type and code.
+//! What a client is told when something goes wrong: the shape of the answer, and which causes lead to which code.
 //!
 //! The shape is OpenAI's, `{"error": {"message", "type", "param", "code"}}`, on every route and for every status, so that
-//! clients' own error classes work. Whether a client may try again follows from the status alone: 408, 409, 429, 503 and
-//! 504 say so.
+//! clients' own error classes work; beside it `hint`, `retryable` and `request_id`. The codes are in [`code`].
+
+pub mod code;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -13,124 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bitnet_inference::Error;
 use serde_json::{Value, json};
 
-/// What went wrong, as programs tell it apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ErrorCode {
-    /// The body is no JSON, or not an object.
-    InvalidJson,
-    /// A field that is needed is absent.
-    MissingField,
-    /// A field has a value that it cannot have.
-    InvalidValue,
-    /// A field is known and what it asks for is not offered.
-    UnsupportedParameter,
-    /// The prompt, or it and the tokens asked for, do not fit into the context.
-    ContextLengthExceeded,
-    /// No loaded variant of the model is stored as it is wanted.
-    QuantizationUnavailable,
-    /// No credentials were given and some are needed.
-    MissingApiKey,
-    /// The credentials are not known.
-    InvalidApiKey,
-    /// The credentials are good for other routes only.
-    InsufficientRole,
-    /// The `Host` header names a host that this server is not.
-    HostNotAllowed,
-    /// There is no such model.
-    ModelNotFound,
-    /// There is no such route.
-    NotFound,
-    /// The route exists under other methods.
-    MethodNotAllowed,
-    /// The client took too long to send its request.
-    ClientTimeout,
-    /// The body is larger than the limit.
-    BodyTooLarge,
-    /// The body is said to be something else than JSON.
-    UnsupportedMediaType,
-    /// This client has sent too much.
-    RateLimitExceeded,
-    /// All clients together have: the queue is full.
-    QueueFull,
-    /// A fault of the server.
-    InternalError,
-    /// The model is not loaded, or its engine has failed.
-    NotReady,
-    /// The server ends.
-    ShuttingDown,
-    /// The client read so slowly that what it had not read was too much to keep.
-    SlowReader,
-    /// The request took longer than it was given.
-    DeadlineExceeded,
-}
-
-impl ErrorCode {
-    /// Status, `type` and `code` of the body.
-    pub fn row(self) -> (StatusCode, &'static str, &'static str) {
-        use ErrorCode::*;
-        const REQUEST: &str = "invalid_request_error";
-        const SERVER: &str = "server_error";
-        match self {
-            InvalidJson => (StatusCode::BAD_REQUEST, REQUEST, "invalid_json"),
-            MissingField => (StatusCode::BAD_REQUEST, REQUEST, "missing_field"),
-            InvalidValue => (StatusCode::BAD_REQUEST, REQUEST, "invalid_value"),
-            UnsupportedParameter => (StatusCode::BAD_REQUEST, REQUEST, "unsupported_parameter"),
-            ContextLengthExceeded => (StatusCode::BAD_REQUEST, REQUEST, "context_length_exceeded"),
-            QuantizationUnavailable => {
-                (StatusCode::BAD_REQUEST, REQUEST, "quantization_unavailable")
-            }
-            MissingApiKey => (
-                StatusCode::UNAUTHORIZED,
-                "authentication_error",
-                "missing_api_key",
-            ),
-            InvalidApiKey => (
-                StatusCode::UNAUTHORIZED,
-                "authentication_error",
-                "invalid_api_key",
-            ),
-            InsufficientRole => (
-                StatusCode::FORBIDDEN,
-                "permission_error",
-                "insufficient_role",
-            ),
-            HostNotAllowed => (
-                StatusCode::FORBIDDEN,
-                "permission_error",
-                "host_not_allowed",
-            ),
-            ModelNotFound => (StatusCode::NOT_FOUND, REQUEST, "model_not_found"),
-            NotFound => (StatusCode::NOT_FOUND, REQUEST, "not_found"),
-            MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                REQUEST,
-                "method_not_allowed",
-            ),
-            ClientTimeout => (StatusCode::REQUEST_TIMEOUT, REQUEST, "client_timeout"),
-            BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, "body_too_large"),
-            UnsupportedMediaType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                REQUEST,
-                "unsupported_media_type",
-            ),
-            RateLimitExceeded => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limit_error",
-                "rate_limit_exceeded",
-            ),
-            QueueFull => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limit_error",
-                "queue_full",
-            ),
-            InternalError => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),
-            NotReady => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "not_ready"),
-            ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "shutting_down"),
-            SlowReader => (StatusCode::REQUEST_TIMEOUT, REQUEST, "slow_reader"),
-            DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, SERVER, "deadline_exceeded"),
-        }
-    }
-}
+pub use code::ErrorCode;
 
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,8 +26,12 @@ pub struct ApiError {
     pub message: String,
     /// The field of the request that it is about, such as `messages[0].role`.
     pub param: Option<Cow<'static, str>>,
+    /// What to do, where that is better known than by the code.
+    pub hint: Option<Cow<'static, str>>,
     /// When to try again.
     pub retry_after: Option<Duration>,
+    /// The request's name, once it is known.
+    pub request_id: Option<String>,
 }
 
 impl ApiError {
@@ -153,7 +41,9 @@ impl ApiError {
             code,
             message: message.into(),
             param: None,
+            hint: None,
             retry_after: None,
+            request_id: None,
         }
     }
 
@@ -198,6 +88,20 @@ impl ApiError {
         self
     }
 
+    /// The same, with what to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> ApiError {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, of the request with this name.
+    #[must_use]
+    pub fn of_request(mut self, id: &str) -> ApiError {
+        self.request_id = Some(id.to_owned());
+        self
+    }
+
     /// The status that it is answered with.
     pub fn status(&self) -> StatusCode {
         self.code.row().0
@@ -205,15 +109,28 @@ impl ApiError {
 
     /// The body.
     pub fn body(&self) -> Value {
-        let (_, kind, code) = self.code.row();
+        let row = self.code.info();
         json!({
             "error": {
                 "message": self.message,
-                "type": kind,
+                "type": row.kind,
                 "param": self.param,
-                "code": code,
+                "code": row.name,
+                "hint": self.hint.as_deref().unwrap_or(row.hint),
+                "retryable": self.code.is_retryable(),
+                "request_id": self.request_id,
             }
         })
+    }
+
+    /// Puts itself in place of the body of an answer, whose headers stay.
+    pub fn add_to(self, mut response: Response) -> Response {
+        let body = self.body().to_string();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        *response.body_mut() = body.into();
+        response.extensions_mut().insert(self);
+        response
     }
 }
 
@@ -231,7 +148,7 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // For the log: the body is gone by then.
+        // For the log, and for the layer that knows the request's name.
         response.extensions_mut().insert(self);
         response
     }
@@ -239,11 +156,22 @@ impl IntoResponse for ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> ApiError {
-        let message = match error.hint() {
-            Some(hint) => format!("{error}: {hint}"),
-            None => error.to_string(),
+        let hint = match &error {
+            // Those are for whoever has the files.
+            Error::Tokenizer(_) | Error::Model(_) | Error::Kernel(_) => None,
+            error => error.hint(),
         };
-        match &error {
+        ApiError {
+            hint: hint.map(Cow::from),
+            ..ApiError::without_hint(&error)
+        }
+    }
+}
+
+impl ApiError {
+    fn without_hint(error: &Error) -> ApiError {
+        let message = error.to_string();
+        match error {
             Error::PromptTooLong { .. } | Error::NeverFits { .. } => {
                 ApiError::about("prompt", ErrorCode::ContextLengthExceeded, message)
             }
@@ -260,7 +188,7 @@ impl From<Error> for ApiError {
                 ApiError::about("messages", ErrorCode::UnsupportedParameter, message)
             }
             // The template refuses a conversation, or the vocabulary a character: the text is the client's.
-            Error::Tokenizer(_) => ApiError::new(ErrorCode::InvalidValue, error.to_string()),
+            Error::Tokenizer(_) => ApiError::new(ErrorCode::InvalidValue, message),
             Error::DeadlineExceeded { .. } => ApiError::new(ErrorCode::DeadlineExceeded, message),
             Error::Busy { .. } => {
                 ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))

@@ -1,6 +1,6 @@
 //! A name for every request, in its answer and in the log, and how long it took to answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -29,6 +29,13 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         HeaderValue::try_from(app.new_id("req-")).expect("hexadecimal digits are a header")
     });
     let mut response = next.run(request).await;
+    if let Some(name) = response.extensions().get::<StreamName>() {
+        // Nobody has polled the stream yet, so nobody has set it.
+        let _ = name.0.set(shown(&id).to_owned());
+    }
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = error.of_request(shown(&id)).add_to(response);
+    }
     let error = response.extensions().get::<ApiError>();
     if let Some(error) = error {
         let (_, _, code) = error.code.row();
@@ -41,7 +48,7 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
     }
     tracing::info!(
-        request = id.to_str().unwrap_or_default(),
+        request = shown(&id),
         %method,
         route = route.as_ref().map_or("none", MatchedPath::as_str),
         status = response.status().as_u16(),
@@ -58,6 +65,21 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         HeaderValue::from_static("nosniff"),
     );
     response
+}
+
+/// The name of the request that a stream answers: the stream is made before anybody knows it, and tells it when it fails.
+#[derive(Debug, Clone, Default)]
+pub struct StreamName(Arc<OnceLock<String>>);
+
+impl StreamName {
+    /// The name, once the answer is on its way.
+    pub fn get(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+}
+
+fn shown(id: &HeaderValue) -> &str {
+    id.to_str().unwrap_or_default()
 }
 
 fn client_id(request: &Request) -> Option<HeaderValue> {

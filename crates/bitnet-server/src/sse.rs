@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::error::ApiError;
+use crate::request_id::StreamName;
 use crate::running::{Piece, Running};
 
 /// How a route writes a stream's events.
@@ -77,8 +78,10 @@ impl Events {
 
 /// Answers with the events of a request.
 pub fn response(running: Running, wire: impl Wire, ping_interval: Duration) -> Response {
+    let name = StreamName::default();
     let mut stream = EventStream {
         state: State::Running(Box::new(running)),
+        name: name.clone(),
         wire,
         events: Events::default(),
         ping: Box::pin(sleep(ping_interval)),
@@ -88,6 +91,7 @@ pub fn response(running: Running, wire: impl Wire, ping_interval: Duration) -> R
         stream.wire.begin(running, &mut stream.events);
     }
     let mut response = Response::new(Body::from_stream(stream));
+    response.extensions_mut().insert(name);
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
@@ -101,6 +105,7 @@ pub fn response(running: Running, wire: impl Wire, ping_interval: Duration) -> R
 
 struct EventStream<W> {
     state: State,
+    name: StreamName,
     wire: W,
     events: Events,
     ping: Pin<Box<Sleep>>,
@@ -134,8 +139,9 @@ impl<W: Wire> Stream for EventStream<W> {
                     break;
                 }
             };
-            if let Err(error) = written {
+            if let Err(mut error) = written {
                 running.count_failure(&error);
+                error.request_id = this.name.get().map(str::to_owned);
                 this.wire.fail(&error, &mut this.events);
                 this.state = State::Over;
             }

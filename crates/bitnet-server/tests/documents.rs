@@ -1,11 +1,12 @@
-//! `docs/config.md` and `docs/metrics.md` list what the code has, each once and with the same words; the shipped alert
-//! rules ask for metrics that exist.
+//! `docs/config.md`, `docs/metrics.md` and `docs/errors.md` list what the code has, each once and with the same words; the
+//! shipped alert rules ask for metrics that exist.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use bitnet_server::config::ServerConfig;
 use bitnet_server::config::settings::{Applies, SETTINGS};
+use bitnet_server::error::code::ERRORS;
 use bitnet_server::metrics::table::{Kind, METRICS};
 
 fn read(path: &str) -> String {
@@ -66,6 +67,22 @@ fn the_document_lists_every_metric() {
         })
         .collect();
     assert_rows("docs/metrics.md", &rows);
+}
+
+#[test]
+fn the_document_lists_every_error() {
+    let rows: Vec<String> = ERRORS
+        .iter()
+        .map(|row| {
+            let again = if row.code.is_retryable() { "yes" } else { "no" };
+            let (status, meaning) = (row.status.as_u16(), row.meaning());
+            format!(
+                "| `{}` | {status} | {again} | {} | {meaning} | {} |",
+                row.name, row.kind, row.hint
+            )
+        })
+        .collect();
+    assert_rows("docs/errors.md", &rows);
 }
 
 #[test]

@@ -174,6 +174,9 @@ impl Wire for InferenceWire {
 
     fn fail(&mut self, error: &ApiError, events: &mut Events) {
         let (_, _, code) = error.code.row();
-        events.named("error", &json!({ "code": code, "message": error.message }));
+        events.named(
+            "error",
+            &json!({ "code": code, "message": error.message, "request_id": error.request_id }),
+        );
     }
 }

@@ -26,7 +26,15 @@ fn assert_error(answer: &Answer, status: u16, code: &str, param: Option<&str>) {
             .is_some_and(|text| !text.is_empty())
     );
     assert!(body["error"]["type"].is_string());
-    assert!(answer.header("x-request-id").is_some());
+    assert!(
+        body["error"]["hint"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    );
+    let may_retry = [408, 409, 429, 503, 504].contains(&status);
+    assert_eq!(body["error"]["retryable"], may_retry, "{body}");
+    let name = answer.header("x-request-id").expect("every answer has one");
+    assert_eq!(body["error"]["request_id"], name, "{body}");
 }
 
 #[test]
