@@ -95,6 +95,12 @@ pub enum Error {
         /// The time that it was given.
         after: Duration,
     },
+    /// The request waited longer for a place than its terms allow.
+    #[error("the request waited {after:?} and no place became free")]
+    QueueTimeout {
+        /// The time that it was given.
+        after: Duration,
+    },
     /// The text is too short to score by the chosen method.
     #[error("scoring at context {ctx} needs at least {needed} tokens, the text has {found}")]
     TooFewTokens {
@@ -123,7 +129,8 @@ impl Error {
             Error::Kernel(_)
             | Error::BadLogits { .. }
             | Error::Busy { .. }
-            | Error::DeadlineExceeded { .. } => RUN_TIME,
+            | Error::DeadlineExceeded { .. }
+            | Error::QueueTimeout { .. } => RUN_TIME,
             // Ids are the caller's; everything else that a tokenizer refuses is in its files.
             Error::Tokenizer(error) if matches!(**error, TokenizerError::UnknownId { .. }) => USAGE,
             Error::Tokenizer(_) | Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } => {
@@ -166,6 +173,9 @@ impl Error {
             }
             Error::DeadlineExceeded { .. } => {
                 "give it more time or ask for fewer tokens; a long queue means that more machines are needed"
+            }
+            Error::QueueTimeout { .. } => {
+                "try again later or elsewhere; if it is so often, more machines are needed"
             }
             Error::TooFewTokens { .. } => "use a longer text or a smaller context",
         };

@@ -25,7 +25,7 @@ use bitnet_kernels::KV_BLOCK;
 use crate::block_manager::BlockManager;
 use crate::engine_load::EngineLoad;
 use crate::error::Error;
-use crate::sequence::{Advance, RequestId, Sequence};
+use crate::sequence::{Advance, Overdue, RequestId, Sequence};
 
 pub mod fairness;
 pub mod queue;
@@ -138,19 +138,19 @@ impl Scheduler {
         self.end_if(blocks, |sequence| sequence.id() == id);
     }
 
-    /// Lets those go whose time is over, after handing them to `ended` with the time that they had.
+    /// Lets those go whose time is over, after handing them to `ended` with which time it is.
     pub fn expire(
         &mut self,
         now: Duration,
         blocks: &mut BlockManager,
-        mut ended: impl FnMut(&mut Sequence, Duration),
+        mut ended: impl FnMut(&mut Sequence, Overdue),
     ) {
         self.end_if(blocks, |sequence| {
-            let missed = sequence.missed_deadline(now);
-            if let Some(after) = missed {
-                ended(sequence, after);
+            let overdue = sequence.overdue(now);
+            if let Some(overdue) = overdue {
+                ended(sequence, overdue);
             }
-            missed.is_some()
+            overdue.is_some()
         });
     }
 

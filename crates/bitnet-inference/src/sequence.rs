@@ -121,6 +121,15 @@ pub struct Sequence {
     finished: bool,
 }
 
+/// A time that a sequence was given and that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    /// For all of it.
+    Deadline(Duration),
+    /// For its waiting.
+    Queue(Duration),
+}
+
 impl Sequence {
     /// A sequence of which nothing has run yet.
     pub fn new(mut parts: SequenceParts) -> Sequence {
@@ -182,10 +191,15 @@ impl Sequence {
         self.parts.timings.n_preempted += 1;
     }
 
-    /// The time that it was given, once that is over.
-    pub fn missed_deadline(&self, now: Duration) -> Option<Duration> {
-        let deadline = self.parts.terms.deadline?;
-        (now.saturating_sub(self.arrived) >= deadline).then_some(deadline)
+    /// Which of the times that it was given is over.
+    pub fn overdue(&self, now: Duration) -> Option<Overdue> {
+        let age = now.saturating_sub(self.arrived);
+        let terms = &self.parts.terms;
+        if let Some(deadline) = terms.deadline.filter(|deadline| age >= *deadline) {
+            return Some(Overdue::Deadline(deadline));
+        }
+        let patience = terms.queue_timeout.filter(|_| self.rank.is_none())?;
+        (age >= patience).then_some(Overdue::Queue(patience))
     }
 
     /// Where its time went so far.

@@ -18,7 +18,7 @@ use crate::metrics::{Clock, Timings};
 use crate::request::{FinishReason, Token};
 use crate::runner::Runner;
 use crate::scheduler::{Chunk, ScheduleLimits, Scheduler};
-use crate::sequence::{RequestId, Sequence};
+use crate::sequence::{Overdue, RequestId, Sequence};
 
 /// Something that happened to a request in a step.
 #[derive(Debug, Clone)]
@@ -135,8 +135,12 @@ impl Step {
         let now = clock.now();
         let n_events = events.len();
         self.scheduler
-            .expire(now, &mut self.blocks, |sequence, after| {
-                events.push(failed(sequence, Error::DeadlineExceeded { after }));
+            .expire(now, &mut self.blocks, |sequence, overdue| {
+                let error = match overdue {
+                    Overdue::Deadline(after) => Error::DeadlineExceeded { after },
+                    Overdue::Queue(after) => Error::QueueTimeout { after },
+                };
+                events.push(failed(sequence, error));
             });
         self.work.deadlines_exceeded += (events.len() - n_events) as u64;
         self.scheduler

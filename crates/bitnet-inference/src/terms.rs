@@ -19,6 +19,9 @@ pub struct Terms {
     /// How long it may take from being put in the queue; past that it ends with
     /// [`Error::DeadlineExceeded`](crate::Error::DeadlineExceeded), waiting or running.
     pub deadline: Option<Duration>,
+    /// How long it may wait for its first place; past that it ends with
+    /// [`Error::QueueTimeout`](crate::Error::QueueTimeout). Whoever has had a place once is not asked any more.
+    pub queue_timeout: Option<Duration>,
     /// Only requests of the same salt find each other's prompts in the prefix cache, so that nobody can tell by the
     /// time it takes what strangers have asked. Made by whoever serves them, never by the client.
     pub cache_salt: u64,

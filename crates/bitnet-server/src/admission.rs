@@ -31,6 +31,7 @@ pub struct Admitted {
     choices: usize,
     tokens: usize,
     since: Instant,
+    ran: bool, // whether its time says how long requests take
 }
 
 /// Weight of the newest request in the smoothed time that requests take.
@@ -76,6 +77,7 @@ impl Admission {
             choices,
             tokens: 0,
             since: Instant::now(),
+            ran: false,
         })
     }
 
@@ -91,13 +93,21 @@ impl Admission {
         counts.choices < self.max_choices && counts.tokens < self.max_tokens
     }
 
-    fn full(&self, counts: &Counts, of: &str) -> ApiError {
+    /// When a new attempt has a chance, from how many there are and how long requests took lately.
+    pub fn wait(&self) -> Duration {
+        self.wait_of(&self.counts())
+    }
+
+    fn wait_of(&self, counts: &Counts) -> Duration {
         let turns = (counts.choices / self.max_running.max(1)).max(1);
-        let wait = Duration::try_from_secs_f64(counts.seconds * turns as f64)
+        Duration::try_from_secs_f64(counts.seconds * turns as f64)
             .unwrap_or(LONGEST_WAIT)
-            .clamp(Duration::from_secs(1), LONGEST_WAIT);
-        let message = format!("the queue is full of {of}: try again later");
-        ApiError::new(ErrorCode::QueueFull, message).retry_after(wait)
+            .clamp(Duration::from_secs(1), LONGEST_WAIT)
+    }
+
+    fn full(&self, counts: &Counts, of: &str) -> ApiError {
+        let message = format!("the queue is full of {of}");
+        ApiError::new(ErrorCode::QueueFull, message).retry_after(self.wait_of(counts))
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -118,6 +128,7 @@ impl Admitted {
         }
         counts.tokens += tokens;
         self.tokens += tokens;
+        self.ran = true;
         Ok(())
     }
 
@@ -134,8 +145,11 @@ impl Drop for Admitted {
         let mut counts = self.admission.counts();
         counts.choices -= self.choices;
         counts.tokens -= self.tokens;
-        let took = self.since.elapsed().as_secs_f64();
-        counts.seconds += SMOOTHING * (took - counts.seconds);
+        if self.ran {
+            // Refusals are quick, and would make the others look so.
+            let took = self.since.elapsed().as_secs_f64();
+            counts.seconds += SMOOTHING * (took - counts.seconds);
+        }
     }
 }
 
@@ -156,6 +170,23 @@ mod tests {
         assert_eq!(admission.waiting(), (1, 0));
         drop((admission.admit(2).unwrap(), second));
         assert_eq!(admission.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn refused_requests_do_not_shorten_the_time_to_come_back() {
+        let admission = Arc::new(Admission::new(1, 1, 100));
+        admission.counts().seconds = 20.0;
+        let mut running = admission.admit(1).unwrap();
+        running.add_tokens(100).unwrap();
+        for _ in 0..100 {
+            assert!(admission.admit(1).is_err());
+        }
+        running.tokens_ran(50);
+        for _ in 0..100 {
+            let mut long = admission.admit(1).unwrap();
+            assert!(long.add_tokens(90).is_err());
+        }
+        assert_eq!(admission.wait(), Duration::from_secs(20));
     }
 
     #[test]

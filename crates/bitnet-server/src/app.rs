@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bitnet_inference::Terms;
+use tokio::sync::Semaphore;
 
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
@@ -13,6 +14,7 @@ use crate::fields::Fields;
 use crate::limits::ServerLimits;
 use crate::metrics::Metrics;
 use crate::model::{LoadedModel, ModelRegistry};
+use crate::request_log::RequestLog;
 use crate::running::{Job, Running};
 
 /// The state that routes share.
@@ -23,6 +25,12 @@ pub struct App {
     pub limits: ServerLimits,
     /// What monitoring sees.
     pub metrics: Arc<Metrics>,
+    /// What is written about requests.
+    pub log: RequestLog,
+    /// Room for bodies that arrive, in units of [`BODY_UNIT`] bytes.
+    pub bodies: Arc<Semaphore>,
+    /// Room for texts that are tokenised without being put in the queue.
+    pub tokenising: Arc<Semaphore>,
     /// When the server started.
     pub started: Instant,
     draining: AtomicBool,
@@ -32,6 +40,9 @@ pub struct App {
 
 /// A header by which a client says how many seconds its request may take.
 pub const TIMEOUT_HEADER: &str = "x-request-timeout";
+
+/// Bytes of a body that are counted as one: a semaphore counts to 2^29 at the least, which is half a terabyte.
+pub const BODY_UNIT: usize = 1 << 10;
 
 /// Tokens that the histograms of lengths tell apart: no model in use has a longer context.
 const LONGEST_CONTEXT: usize = 1 << 18;
@@ -43,11 +54,25 @@ impl App {
             models: ModelRegistry::default(),
             limits,
             metrics: Arc::new(Metrics::new(LONGEST_CONTEXT)),
+            log: RequestLog::default(),
+            bodies: Arc::new(Semaphore::new(
+                (limits.max_arriving / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS),
+            )),
+            // Each holds a text and a thread at times, as those in the queue do.
+            tokenising: Arc::new(Semaphore::new(
+                limits.max_queued_requests.clamp(1, Semaphore::MAX_PERMITS),
+            )),
             started: Instant::now(),
             draining: AtomicBool::new(false),
             id_key: RandomState::new(),
             last_id: AtomicU64::new(0),
         }
+    }
+
+    /// The same, writing about its requests to `log`.
+    #[must_use]
+    pub fn with_log(self, log: RequestLog) -> App {
+        App { log, ..self }
     }
 
     /// From now on no request is taken; those under way go on.
@@ -105,6 +130,7 @@ impl App {
         Ok(Terms {
             priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
             deadline,
+            queue_timeout: self.limits.queue_timeout,
             tenant: caller.tenant,
             cache_salt: caller.cache_salt,
         })

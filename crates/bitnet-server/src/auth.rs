@@ -9,11 +9,12 @@
 //! - [`key`], [`key_file`], [`key_store`]: API keys, their file, and the copy that follows it
 //! - [`jwt`]: tokens that somebody else signs
 //! - [`rate`]: what one principal may take
-//! - [`host`]: against pages of a browser that talk to loopback
+//! - [`host`]: against pages of a browser that talk to loopback; [`cors`]: pages that may talk to any address
 //! - [`guard`]: the layer
 
 pub mod access;
 pub mod bind;
+pub mod cors;
 pub mod guard;
 pub mod host;
 pub mod jwt;

@@ -200,11 +200,7 @@ impl ServerConfig {
         for (name, value) in variables.iter().filter(|(name, _)| name != ENV_FILE) {
             let origin = Origin::Variable(name.clone());
             let Some(setting) = SETTINGS.iter().find(|s| s.variable() == *name) else {
-                return Err(unknown(
-                    origin,
-                    name.clone(),
-                    SETTINGS.iter().map(Setting::variable),
-                ));
+                return Err(unknown_variable(origin, name));
             };
             config.set(&setting.key(), origin, Given::Text(value))?;
         }
@@ -282,6 +278,20 @@ impl ServerConfig {
                     .into(),
             ));
         }
+        let server = &self.server;
+        if server.max_arriving_bytes < server.max_body_bytes {
+            return Err(SettingError::Contradiction(format!(
+                "server.max_arriving_bytes is {}, less than one body of server.max_body_bytes, {}: raise the one or lower \
+                 the other",
+                server.max_arriving_bytes.0, server.max_body_bytes.0
+            )));
+        }
+        if let Some(origin) = server.allowed_origins.iter().find(|o| !is_origin(o)) {
+            return Err(SettingError::Contradiction(format!(
+                "server.allowed_origins has {origin:?}, expected a scheme, a host and perhaps a port, as browsers write \
+                 them: https://app.example or http://localhost:3000"
+            )));
+        }
         let auth = &self.auth;
         if auth.jwt_key_file.is_some() && (auth.jwt_issuer.is_none() || auth.jwt_audience.is_none())
         {
@@ -306,6 +316,17 @@ impl ServerConfig {
     }
 }
 
+/// Whether a text is an origin as browsers write it; `*` is none, and everybody is not somebody to allow.
+fn is_origin(text: &str) -> bool {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(|host| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b);
+        !host.is_empty() && host.bytes().all(plain)
+    })
+}
+
 /// Variables with our prefix; a set but empty one counts as unset, as shells make it easy to end up with one.
 fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
     let mut variables = Vec::new();
@@ -326,13 +347,36 @@ fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
     Ok(variables)
 }
 
+/// The section `server` is the prefix already, and easily said twice.
+fn unknown_variable(origin: Origin, name: &str) -> SettingError {
+    let doubled = format!("{ENV_PREFIX}SERVER__");
+    let meant = match name.strip_prefix(&doubled) {
+        Some(rest) => format!("{ENV_PREFIX}{rest}"),
+        None => name.to_owned(),
+    };
+    let error = unknown(origin, meant, SETTINGS.iter().map(Setting::variable));
+    match error {
+        SettingError::Unknown { origin, hint, .. } => SettingError::Unknown {
+            origin,
+            key: printable(name),
+            hint,
+        },
+        other => other,
+    }
+}
+
+/// A stranger's name as it is said back.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
 fn unknown(origin: Origin, key: String, names: impl Iterator<Item = String>) -> SettingError {
     let names: Vec<String> = names.collect();
     let hint = match nearest(&key, names.iter().map(String::as_str)) {
         Some(name) => format!("; did you mean '{name}'?"),
         None => "; --print-config lists all of them".into(),
     };
-    let key = key.chars().filter(|c| !c.is_control()).take(100).collect();
+    let key = printable(&key);
     SettingError::Unknown { origin, key, hint }
 }
 

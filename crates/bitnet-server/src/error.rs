@@ -190,6 +190,9 @@ impl ApiError {
             // The template refuses a conversation, or the vocabulary a character: the text is the client's.
             Error::Tokenizer(_) => ApiError::new(ErrorCode::InvalidValue, message),
             Error::DeadlineExceeded { .. } => ApiError::new(ErrorCode::DeadlineExceeded, message),
+            Error::QueueTimeout { .. } => {
+                ApiError::new(ErrorCode::Overloaded, message).retry_after(Duration::from_secs(1))
+            }
             Error::Busy { .. } => {
                 ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))
             }
@@ -208,7 +211,8 @@ impl ApiError {
 /// How much of a client's value is said back to it, in bytes.
 const SHOWN: usize = 80;
 
-fn shortened(value: &Value) -> String {
+/// A client's value as it is said back to it.
+pub fn shortened(value: &Value) -> String {
     match value {
         Value::Object(_) => "an object".into(),
         Value::Array(_) => "an array".into(),

@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it, [`auth`] lets it
+//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it and [`request_log`] writes about it, [`auth`] lets it
 //! through (as a [`caller`]), [`routes`] finds its handler, [`body`] and [`fields`] read it, [`sampling`] says how tokens are drawn; [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
 //! write the answer. [`process`] is the program around it: runtime, signals, health check.
@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod model;
 pub mod process;
 pub mod request_id;
+pub mod request_log;
 pub mod routes;
 pub mod running;
 pub mod sampling;

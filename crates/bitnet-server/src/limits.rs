@@ -10,6 +10,8 @@ pub struct ServerLimits {
     /// Largest body of a request, in bytes. A prompt of 128 Ki tokens is about half a megabyte of text; parsing numbers
     /// takes some sixteen times the memory that they take as text.
     pub max_body: usize,
+    /// Bytes of bodies that arrive at once, of all requests together.
+    pub max_arriving: usize,
     /// Requests (choices of them) that wait, beyond those that run.
     pub max_queued_requests: usize,
     /// Prompt tokens of requests that have no first token yet; one request is taken however long it is.
@@ -40,6 +42,8 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
     /// Longest time that a request may take, from being put in the queue.
     pub request_timeout: Option<Duration>,
+    /// Longest time that a request may wait for a place.
+    pub queue_timeout: Option<Duration>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
 }
@@ -62,6 +66,7 @@ impl From<&ServerConfig> for ServerLimits {
         let (server, performance) = (&config.server, &config.performance);
         ServerLimits {
             max_body: usize::try_from(server.max_body_bytes.0).unwrap_or(usize::MAX),
+            max_arriving: usize::try_from(server.max_arriving_bytes.0).unwrap_or(usize::MAX),
             max_queued_requests: performance.max_queued_requests,
             max_queued_tokens: performance.max_queued_prompt_tokens,
             max_choices: MAX_CHOICES,
@@ -77,6 +82,7 @@ impl From<&ServerConfig> for ServerLimits {
             stall_timeout: config.monitoring.stall_timeout,
             drain_timeout: server.shutdown_timeout,
             request_timeout: server.request_timeout,
+            queue_timeout: performance.queue_timeout,
             shows_metrics: config.monitoring.prometheus_enabled,
         }
     }

@@ -1,15 +1,21 @@
 //! A name for every request, in its answer and in the log, and how long it took to answer.
 
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime};
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
 
 use crate::app::App;
+use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
+use crate::request_log::{AccessLine, AdminAction, AuditLine, AuditTarget};
 
 /// The header that carries it: the client's own name, or ours.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,6 +34,7 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let id = client_id(&request).unwrap_or_else(|| {
         HeaderValue::try_from(app.new_id("req-")).expect("hexadecimal digits are a header")
     });
+    let mut entry = Entry::new(&app, &request, shown(&id));
     let mut response = next.run(request).await;
     if let Some(name) = response.extensions().get::<StreamName>() {
         // Nobody has polled the stream yet, so nobody has set it.
@@ -47,6 +54,7 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
             app.metrics.request_rejected(code);
         }
     }
+    entry.answered(&response);
     tracing::info!(
         request = shown(&id),
         %method,
@@ -64,7 +72,118 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
-    response
+    if !app.log.has_access_log() {
+        return response;
+    }
+    response.map(|body| Body::new(Logged { body, entry }))
+}
+
+/// What the logs will say of a request: written when this is dropped, with the last byte of the answer or without one.
+struct Entry {
+    app: Arc<App>,
+    started: Instant,
+    target: String, // of an administrator's action, unless its handler knows better
+    line: AccessLine,
+}
+
+/// What the log has for a client that left before there was an answer, as nginx has it.
+const CLIENT_CLOSED: (u16, &str) = (499, "client_closed");
+
+impl Entry {
+    fn new(app: &Arc<App>, request: &Request, id: &str) -> Entry {
+        let route = request.extensions().get::<MatchedPath>();
+        Entry {
+            app: app.clone(),
+            started: Instant::now(),
+            target: request.uri().path().to_owned(),
+            line: AccessLine {
+                arrived: SystemTime::now(),
+                request: id.to_owned(),
+                who: None,
+                method: request.method().to_string(),
+                route: route.map(|route| route.as_str().to_owned()),
+                status: CLIENT_CLOSED.0,
+                code: Some(CLIENT_CLOSED.1),
+                milliseconds: 0,
+                bytes: 0,
+                complete: false,
+            },
+        }
+    }
+
+    fn answered(&mut self, response: &Response) {
+        let extensions = response.extensions();
+        let line = &mut self.line;
+        let code = extensions
+            .get::<ApiError>()
+            .map(|error| error.code.info().name);
+        let who = extensions.get::<Principal>();
+        (line.status, line.code) = (response.status().as_u16(), code);
+        line.who = who.map(|principal| principal.id.clone());
+        if let Some(action) = extensions.get::<AdminAction>() {
+            let target = extensions.get::<AuditTarget>();
+            self.app.log.audit(&AuditLine {
+                time: SystemTime::now(),
+                who: action.who.clone(),
+                action: format!(
+                    "{} {}",
+                    line.method,
+                    line.route.as_deref().unwrap_or_default()
+                ),
+                target: target.map_or(&self.target, |target| &target.0).clone(),
+                status: line.status,
+                outcome: code.unwrap_or("done"),
+                request: line.request.clone(),
+            });
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.line.milliseconds =
+            u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.app.log.access(&self.line);
+    }
+}
+
+/// A body that counts its bytes for the log.
+struct Logged {
+    body: Body,
+    entry: Entry,
+}
+
+impl HttpBody for Logged {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        self.entry.line.bytes += bytes as u64;
+        self.entry.line.complete |= frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        self.entry.line.complete |= self.body.is_end_stream();
+    }
 }
 
 /// The name of the request that a stream answers: the stream is made before anybody knows it, and tells it when it fails.

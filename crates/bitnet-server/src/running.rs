@@ -231,7 +231,11 @@ impl Running {
             }
             Err(error) => {
                 (self.n_open, self.failed) = (0, true);
-                Err(error.into())
+                let error = ApiError::from(error);
+                Err(match error.code {
+                    ErrorCode::Overloaded => error.retry_after(self.model.admission.wait()),
+                    _ => error,
+                })
             }
         }))
     }

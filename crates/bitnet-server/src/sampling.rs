@@ -6,7 +6,7 @@
 use bitnet_inference::{Engine, GenerateOptions};
 use serde_json::Value;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode, shortened};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
 
@@ -178,10 +178,14 @@ fn logit_bias(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<(u32, f3
     }
     map.iter()
         .map(|(id, bias)| {
-            let param = format!("{NAME}.{id}");
-            let token = id
-                .parse::<u32>()
-                .map_err(|_| ApiError::invalid(param.clone(), bias, "a token id as the name"))?;
+            let Ok(token) = id.parse::<u32>() else {
+                let message = format!(
+                    "{NAME} has the name {}, expected token ids",
+                    shortened(&Value::from(id.as_str()))
+                );
+                return Err(ApiError::about(NAME, ErrorCode::InvalidValue, message));
+            };
+            let param = format!("{NAME}.{token}");
             match bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias)) {
                 Some(bias) => Ok((token, bias as f32)),
                 None => Err(ApiError::invalid(param, bias, "a number from -100 to 100")),

@@ -188,6 +188,10 @@ fn failed(error: KeyFileError) -> CliError {
             message,
             "check the path and who may write there; `bitnet keys add` makes the file",
         ),
+        KeyFileError::Owner { .. } => CliError::runtime(
+            message,
+            "run the command as that user, for instance with sudo -u",
+        ),
         KeyFileError::Invalid { .. } => CliError::runtime(
             message,
             "restore the file from a copy, or remove it and add the keys anew",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bitnet_server::auth::Guard;
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
+use bitnet_server::request_log::RequestLog;
 use bitnet_server::{App, LoadedModel, ServerLimits, Stopped, process, routes};
 use clap::Args;
 
@@ -116,7 +117,13 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
         info.threads,
         info.kernel,
     );
-    let app = Arc::new(App::new(ServerLimits::from(&config)));
+    let log = RequestLog::open(&config.monitoring).map_err(|e| {
+        CliError::runtime(
+            format!("the logs cannot be opened: {}", crate::exit::io_reason(&e)),
+            "check monitoring.audit_log_file and who may write there",
+        )
+    })?;
+    let app = Arc::new(App::new(ServerLimits::from(&config)).with_log(log));
     let model = LoadedModel::start(name.as_str(), engine, None, &app)
         .map_err(|e| CliError::runtime(format!("the engine's thread cannot start: {e}"), ""))?;
     app.models.insert(model);

@@ -70,7 +70,8 @@ fn the_first_line_tells_the_address_and_the_memory() {
     let body =
         r#"{"messages": [{"role": "user", "content": "Once upon a time"}], "max_tokens": 3}"#;
     let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).unwrap();

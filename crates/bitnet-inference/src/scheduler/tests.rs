@@ -363,16 +363,40 @@ fn requests_end_at_their_deadline_wherever_they_are() {
     let mut ended = Vec::new();
     for second in 0..6 {
         let now = Duration::from_secs(second);
-        scheduler.expire(now, &mut blocks, |sequence, after| {
-            ended.push((second, sequence.id().0, after.as_secs()));
+        scheduler.expire(now, &mut blocks, |sequence, overdue| {
+            ended.push((second, sequence.id().0, overdue));
         });
         turn_at(now, &mut scheduler, &mut blocks);
     }
-    assert_eq!(ended, [(3, 2, 3), (5, 1, 5)]);
+    let deadline = |seconds| Overdue::Deadline(Duration::from_secs(seconds));
+    assert_eq!(ended, [(3, 2, deadline(3)), (5, 1, deadline(5))]);
     assert_eq!(ids(turn(&mut scheduler, &mut blocks)), [3]);
     assert_eq!(blocks.n_free(), 0);
     scheduler.cancel(RequestId(3), &mut blocks);
     assert_eq!(blocks.n_free(), 2);
+}
+
+#[test]
+fn patience_for_the_queue_ends_with_the_first_place() {
+    let mut blocks = BlockManager::new(2, false);
+    let mut scheduler = scheduler(1, 100);
+    let patience = Duration::from_secs(2);
+    let terms = Terms {
+        queue_timeout: Some(patience),
+        ..Terms::default()
+    };
+    submit(&mut scheduler, &blocks, on_terms(1, vec![1; 16], 9, terms));
+    submit(&mut scheduler, &blocks, on_terms(2, vec![1; 16], 9, terms));
+    let mut ended = Vec::new();
+    for second in 0..5 {
+        let now = Duration::from_secs(second);
+        scheduler.expire(now, &mut blocks, |sequence, overdue| {
+            ended.push((second, sequence.id().0, overdue));
+        });
+        turn_at(now, &mut scheduler, &mut blocks);
+    }
+    // The first got its place at once and keeps it.
+    assert_eq!(ended, [(2, 2, Overdue::Queue(patience))]);
 }
 
 #[test]

@@ -56,6 +56,15 @@ impl AccessTable {
         table
     }
 
+    /// Every route of the table: method, path, need.
+    pub fn routes(&self) -> impl Iterator<Item = (&Method, &str, RouteAccess)> {
+        self.routes.iter().flat_map(|(path, methods)| {
+            methods
+                .iter()
+                .map(|(method, access)| (method, path.as_str(), *access))
+        })
+    }
+
     /// What a matched path needs; `None` when the path is listed but not under this method, which then does not exist.
     pub fn access(&self, method: &Method, path: &str) -> Option<RouteAccess> {
         let Some(methods) = self.routes.get(path) else {

@@ -27,6 +27,7 @@ use super::key_store::KeyStore;
 use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
 use crate::config::ServerConfig;
 use crate::config::settings::LimitSettings;
+use crate::request_log::AdminAction;
 
 /// Longest credential that is looked at; longer ones are not good ones.
 const MAX_CREDENTIAL_LEN: usize = 8192;
@@ -110,6 +111,7 @@ pub struct Guard {
     exposure: Exposure,
     open_metrics: bool,
     allowed_hosts: Vec<String>,
+    allowed_origins: Vec<String>,
     keys: Option<KeyStore>,
     jwt: Option<JwtVerifier>,
     limiter: RateLimiter,
@@ -130,6 +132,7 @@ impl Guard {
             exposure: exposure(&config.server, &config.auth)?,
             open_metrics: config.auth.open_metrics,
             allowed_hosts: config.server.allowed_hosts.clone(),
+            allowed_origins: config.server.allowed_origins.clone(),
             keys: config
                 .auth
                 .keys_file
@@ -146,6 +149,23 @@ impl Guard {
     /// What is open without credentials.
     pub fn exposure(&self) -> Exposure {
         self.exposure
+    }
+
+    /// The origin of the page that sends a request, if the operator lists it and the request is meant for this host.
+    pub fn allowed_origin(&self, headers: &HeaderMap, uri: &Uri) -> Option<HeaderValue> {
+        let meant = !self.exposure.loopback || host::is_allowed(headers, uri, &self.allowed_hosts);
+        let origin = host::listed_origin(headers, &self.allowed_origins).filter(|_| meant);
+        origin.cloned()
+    }
+
+    /// Whether a request is for administrators, and who sends it: for the log, whatever comes of it.
+    pub fn admin_action(&self, head: RequestHead<'_>) -> Option<AdminAction> {
+        let need = self.table.access(head.method, head.route?)?;
+        let who = || {
+            let credential = credential(head.headers)??;
+            self.recognise(credential).map(|(id, ..)| id)
+        };
+        (need == RouteAccess::Admin).then(|| AdminAction { who: who() })
     }
 
     /// Takes over changed limits.
@@ -235,13 +255,17 @@ impl Guard {
         if !is_open {
             return Err(Refusal::MissingCredentials);
         }
-        if self.exposure.loopback && host::is_cross_site(head.headers, &self.allowed_hosts) {
+        if self.exposure.loopback && self.is_cross_site(head.headers) {
             return Err(Refusal::CrossSite);
         }
         let address = head
             .peer
-            .map_or("unknown".into(), |peer| peer.to_canonical().to_string());
+            .map_or("unknown".into(), |peer| network(peer).to_string());
         Ok((format!("address:{address}"), None, RateLimits::default()))
+    }
+
+    fn is_cross_site(&self, headers: &HeaderMap) -> bool {
+        host::is_cross_site(headers, &self.allowed_hosts, &self.allowed_origins)
     }
 
     fn recognise(&self, text: &str) -> Option<(String, Option<Role>, RateLimits)> {
@@ -293,7 +317,8 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
         route: route.as_ref().map(MatchedPath::as_str),
         peer,
     };
-    match gate.guard.admit(head, Instant::now()) {
+    let action = gate.guard.admin_action(head);
+    let mut response = match gate.guard.admit(head, Instant::now()) {
         Err(refusal) => {
             let mut response = (gate.tell)(&refusal);
             refusal_headers(&refusal, response.headers_mut());
@@ -303,9 +328,10 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
         Ok(Some((principal, permit))) => {
             let permit = Arc::new(permit);
             let remaining = permit.remaining;
-            request.extensions_mut().insert(principal);
+            request.extensions_mut().insert(principal.clone());
             request.extensions_mut().insert(permit.clone());
             let mut response = next.run(request).await;
+            response.extensions_mut().insert(principal);
             rate_headers(&remaining, response.headers_mut());
             response.map(|body| {
                 Body::new(Held {
@@ -314,7 +340,11 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
                 })
             })
         }
+    };
+    if let Some(action) = action {
+        response.extensions_mut().insert(action);
     }
+    response
 }
 
 /// Looks at the file of keys every `interval`, for as long as the server runs.
@@ -356,6 +386,16 @@ impl HttpBody for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// What counts as one address: a customer of an IPv6 provider has 2^64 of them, and all of those are one.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6((u128::from(address) >> 64 << 64).into())
+        }
+        address => address,
     }
 }
 

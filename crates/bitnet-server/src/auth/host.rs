@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 use super::bind::is_loopback;
 
@@ -24,8 +24,19 @@ pub fn is_allowed(headers: &HeaderMap, uri: &Uri, allowed: &[String]) -> bool {
     named.is_some_and(|host| is_local(host, allowed))
 }
 
-/// Whether a browser sent the request for a page of another origin.
-pub fn is_cross_site(headers: &HeaderMap, allowed: &[String]) -> bool {
+/// The one origin that a request names, if it is one of `allowed`.
+pub fn listed_origin<'a>(headers: &'a HeaderMap, allowed: &[String]) -> Option<&'a HeaderValue> {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let origin = origins.next().filter(|_| origins.next().is_none())?;
+    let listed = |name: &String| name.as_bytes() == origin.as_bytes();
+    allowed.iter().any(listed).then_some(origin)
+}
+
+/// Whether a browser sent the request for a page of another origin, the pages of `origins` apart.
+pub fn is_cross_site(headers: &HeaderMap, allowed: &[String], origins: &[String]) -> bool {
+    if listed_origin(headers, origins).is_some() {
+        return false;
+    }
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if text("sec-fetch-site").is_some_and(|site| !["same-origin", "none"].contains(&site)) {
         return true;

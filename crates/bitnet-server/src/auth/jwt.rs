@@ -90,7 +90,8 @@ impl JwtVerifier {
         validation.set_issuer(settings.jwt_issuer.as_slice());
         validation.set_audience(settings.jwt_audience.as_slice());
         validation.validate_nbf = true;
-        validation.leeway = settings.jwt_leeway.as_secs();
+        // Tokens count whole seconds; less than asked for would refuse good ones.
+        validation.leeway = settings.jwt_leeway.as_secs_f64().ceil() as u64;
         Ok(Some(JwtVerifier {
             key: key.map_err(|e| failed(format!("no public key for {algorithm:?} in PEM: {e}")))?,
             validation,

@@ -2,7 +2,8 @@
 //!
 //! JSON because a file that was cut off anywhere is no JSON: a half-written file can be told from one with fewer keys.
 //! Writers hold a lock on a file beside it and rename a finished copy over it, so that readers see the old keys or the
-//! new ones.
+//! new ones. The copy has the old file's owner and mode, and where the name is a symbolic link it is what the link leads
+//! to that is replaced: a server that could read its keys can still read them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -65,6 +66,14 @@ pub enum KeyFileError {
         path: String,
         /// What is wrong.
         reason: String,
+    },
+    /// The file is another user's, and would become this one's.
+    #[error("{path} belongs to user {owner}, and only that user, or root, may replace it")]
+    Owner {
+        /// Its name.
+        path: String,
+        /// Whose it is, by number.
+        owner: u32,
     },
     /// A name that cannot be a name.
     #[error("a key's name has 1 to {MAX_NAME_LEN} letters, digits and ._- only")]
@@ -146,6 +155,7 @@ pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
     if !is_name(new.name) {
         return Err(KeyFileError::Name);
     }
+    let path = &real(path)?;
     let _lock = lock(path)?;
     let mut keys = match read(path) {
         Err(KeyFileError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
@@ -176,6 +186,7 @@ pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
 /// # Errors
 /// When there is no such key, or the file cannot be read or replaced.
 pub fn revoke(path: &Path, id: &str) -> Result<KeyEntry, KeyFileError> {
+    let path = &real(path)?;
     let _lock = lock(path)?;
     let mut keys = read(path)?;
     let Some(i) = keys.iter().position(|entry| entry.id == id) else {
@@ -196,12 +207,24 @@ fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
+/// What a path leads to, symbolic links followed; a file that is not there yet is what its name says.
+fn real(path: &Path) -> Result<PathBuf, KeyFileError> {
+    match path.canonicalize() {
+        Ok(real) => Ok(real),
+        // A link that leads nowhere is not written over.
+        Err(e) if e.kind() == ErrorKind::NotFound && !path.is_symlink() => Ok(path.to_owned()),
+        Err(e) => Err(io(path)(e)),
+    }
+}
+
 /// Holds off other writers until it is dropped.
 fn lock(path: &Path) -> Result<File, KeyFileError> {
     let lock = beside(path, ".lock");
     let file = private(OpenOptions::new().create(true).truncate(false))
         .open(&lock)
         .map_err(io(&lock))?;
+    // So that whoever owns the keys can lock them after root did. The lock has no secrets and works without.
+    let _ = like(path, &file);
     file.lock().map_err(io(&lock))?;
     Ok(file)
 }
@@ -218,16 +241,43 @@ fn replace(path: &Path, keys: Vec<KeyEntry>) -> Result<(), KeyFileError> {
     let copy = beside(path, ".new");
     let written = private(OpenOptions::new().create(true).truncate(true))
         .open(&copy)
+        .map_err(io(path))
         .and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&copy, path)
+            like(path, &file)?;
+            file.write_all(&text)
+                .and_then(|()| file.sync_all())
+                .and_then(|()| std::fs::rename(&copy, path))
+                .map_err(io(path))
         });
-    written.map_err(|e| {
+    if written.is_err() {
         // The copy has no secrets and the next writer truncates it, so a failure to remove it is no second error.
         let _ = std::fs::remove_file(&copy);
-        io(path)(e)
-    })
+    }
+    written
+}
+
+/// Gives `file` the owner and the mode of what is at `path`, if anything is.
+#[cfg(unix)]
+fn like(path: &Path, file: &File) -> Result<(), KeyFileError> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    let Ok(old) = std::fs::metadata(path) else {
+        return Ok(());
+    };
+    let new = file.metadata().map_err(io(path))?;
+    if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+        fchown(file, Some(old.uid()), Some(old.gid())).map_err(|_| KeyFileError::Owner {
+            path: path.display().to_string(),
+            owner: old.uid(),
+        })?;
+    }
+    // After the owner, whose change may clear bits.
+    file.set_permissions(old.permissions()).map_err(io(path))
+}
+
+/// Elsewhere a file has its folder's rights.
+#[cfg(not(unix))]
+fn like(_: &Path, _: &File) -> Result<(), KeyFileError> {
+    Ok(())
 }
 
 /// Files that only their owner may read, where the system knows owners.
@@ -256,5 +306,60 @@ fn invalid(path: &Path, reason: String) -> KeyFileError {
     KeyFileError::Invalid {
         path: path.display().to_string(),
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(name: &str) -> NewKey<'_> {
+        NewKey {
+            name,
+            role: Role::Infer,
+            limits: RateLimits::default(),
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_changed_file_keeps_its_owner_its_mode_and_the_link_to_it() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("real.json"), folder.path().join("keys"));
+        let first = add(&file, &new("first")).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        // Only root may give files away; anybody else keeps them.
+        let given_away = chown(&file, Some(4321), Some(4322)).is_ok();
+        let owner = |path: &Path| {
+            let metadata = std::fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid(), metadata.mode() & 0o777)
+        };
+        let before = owner(&file);
+        assert_eq!(given_away, before == (4321, 4322, 0o640));
+        symlink("real.json", &link).unwrap();
+        add(&link, &new("second")).unwrap();
+        revoke(&link, first.id()).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(owner(&file), before);
+        assert_eq!(read(&file).unwrap()[0].name, "second");
+        let beside: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(
+            beside.len(),
+            3,
+            "the file, its lock and the link: {beside:?}"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("keys");
+        std::os::unix::fs::symlink("mounted-later", &link).unwrap();
+        let error = add(&link, &new("first")).unwrap_err();
+        assert!(matches!(error, KeyFileError::Io { .. }), "{error}");
+        assert!(link.is_symlink() && !link.exists());
     }
 }

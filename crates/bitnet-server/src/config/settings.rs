@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
-    ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LoopbackInference, SettingValue,
+    AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LoopbackInference,
+    SettingValue,
 };
 
 /// When a changed setting takes effect.
@@ -171,6 +172,8 @@ settings! {
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
         /// Largest request body.
         restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
+        /// Bytes of bodies that may be arriving at once, of all requests together; one more is answered 429.
+        restart max_arriving_bytes: [ByteSize] = mib(64), Within(ByteSize(1024)..=mib(1 << 20));
         /// Time a client has to send the head of a request, and for which a connection may be idle.
         restart header_timeout: [Duration] = seconds(60), Within(Duration::from_millis(100)..=DAY);
         /// Time a client has to send the body of a request.
@@ -185,11 +188,13 @@ settings! {
         restart shutdown_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
         /// Host names that are accepted on loopback besides `localhost` and loopback addresses.
         restart allowed_hosts: [Vec<String>] = Vec::new(), Any;
+        /// Origins (`https://app.example`) whose web pages may use this server from a browser (CORS). Without one, none.
+        restart allowed_origins: [Vec<String>] = Vec::new(), Any;
     }
 
     /// Which models are served.
     models: ModelSettings {
-        /// Model to load at start: a path. Without it, the model of the command line.
+        /// Model to load at start: a path. `--model` on the command line wins over it.
         restart default_model: [Option<String>] = None, Any;
         /// Name under which clients ask for the model; without it, the model's own.
         restart served_model_name: [Option<String>] = None, Any;
@@ -205,6 +210,8 @@ settings! {
         restart max_queued_requests: [usize] = 256, Within(0..=1_000_000);
         /// Prompt tokens that may wait; a request that would exceed them is answered 429.
         restart max_queued_prompt_tokens: [usize] = 262_144, Within(1..=1_000_000_000);
+        /// Time a request may wait for a place before it is answered 503. Without it, any.
+        restart queue_timeout: [Option<Duration>] = None, Any;
         /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
         restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
         /// Where models run. This version has the CPU alone and refuses `gpu`.
@@ -219,6 +226,10 @@ settings! {
         restart prometheus_enabled: [bool] = true, Any;
         /// Whether traces are exported. This version has none to export and says so at start.
         restart opentelemetry_enabled: [bool] = false, Any;
+        /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none.
+        restart access_log: [AccessLogFormat] = AccessLogFormat::Off, Any;
+        /// File to which a line of JSON is added for every action of an administrator; without it, standard error.
+        restart audit_log_file: [Option<PathBuf>] = None, Any;
         /// How often the process's own figures (memory, processor) are measured.
         restart metrics_interval: [Duration] = seconds(10), Within(seconds(1)..=seconds(3600));
         /// Time that one step of the engine may take before the server calls itself hung.

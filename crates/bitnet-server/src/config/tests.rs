@@ -140,7 +140,7 @@ fn the_variable_names_the_file_where_no_flag_does() {
 
 #[test]
 fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
-    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 7] = [
+    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 9] = [
         (
             load_file("c.yaml", "server:\n  host: 127.0.0.1\n  prot: 1\n"),
             "c.yaml:3",
@@ -170,6 +170,16 @@ fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
             load_env(&[("BITNET_SERVER__PROT", "1")]),
             "BITNET_SERVER__PROT",
             "'BITNET_SERVER__PORT'",
+        ),
+        (
+            load_env(&[("BITNET_SERVER__SERVER__PORT", "1")]),
+            "'BITNET_SERVER__SERVER__PORT'",
+            "mean 'BITNET_SERVER__PORT'",
+        ),
+        (
+            load_env(&[("BITNET_SERVER__SERVER__PROT", "1")]),
+            "'BITNET_SERVER__SERVER__PROT'",
+            "mean 'BITNET_SERVER__PORT'",
         ),
         (
             ServerConfig::load(&Sources {

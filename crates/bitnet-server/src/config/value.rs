@@ -362,3 +362,15 @@ words! {
         EdDsa = "EdDSA",
     }
 }
+
+words! {
+    /// How requests are logged.
+    AccessLogFormat {
+        /// Not at all.
+        Off = "off",
+        /// For people.
+        Text = "text",
+        /// For programs, an object a line.
+        Json = "json",
+    }
+}

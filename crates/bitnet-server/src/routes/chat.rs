@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::body::JsonBody;
 use crate::caller::Caller;
-use crate::error::{ApiError, ErrorCode};
+use crate::error::{ApiError, ErrorCode, shortened};
 use crate::fields::{Fields, missing};
 use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
@@ -219,7 +219,8 @@ fn message(index: usize, value: Value) -> Result<Message, ApiError> {
 fn text_part(path: &str, value: Value) -> Result<String, ApiError> {
     let kind = value.get("type").and_then(Value::as_str).unwrap_or("text");
     if kind != "text" {
-        let why = format!("'{kind}' parts cannot be read, only 'text'");
+        let kind = shortened(&Value::from(kind));
+        let why = format!("{kind} parts cannot be read, only \"text\"");
         return Err(ApiError::unsupported(format!("{path}.type"), why));
     }
     match value.get("text").and_then(Value::as_str) {

@@ -17,6 +17,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use crate::app::App;
+use crate::auth::cors;
 use crate::auth::guard::{self, AuthGate};
 use crate::auth::{AccessTable, Guard, RouteAccess};
 use crate::error::{ApiError, ErrorCode};
@@ -48,7 +49,7 @@ pub fn access() -> AccessTable {
 /// Every route of the server, behind `guard`.
 pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
     let gate = AuthGate {
-        guard,
+        guard: guard.clone(),
         tell: |refusal| ApiError::from(refusal).into_response(),
     };
     Router::new()
@@ -70,6 +71,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(gate, guard::layer))
+        .layer(from_fn_with_state(guard, cors::layer))
         .layer(from_fn_with_state(app.clone(), request_id::layer))
         .with_state(app)
 }

@@ -1,11 +1,13 @@
 //! `POST /tokenize`, `/detokenize` and `/apply-template`, with llama.cpp's and vLLM's names for fields.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use bitnet_inference::{Engine, Error, Message, Prompt};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::body::JsonBody;
@@ -37,7 +39,7 @@ pub async fn tokenize(
     };
     let parse_special = fields.flag("parse_special")?.unwrap_or(true);
     let with_pieces = fields.flag("with_pieces")?.unwrap_or(false);
-    blocking(move || {
+    blocking(&app.tokenising, move || {
         let engine = &model.engine;
         let mut ids = match (conversation, text) {
             (Some(messages), None) => engine.encode_prompt(&model.chat_prompt(&messages)?)?,
@@ -93,7 +95,7 @@ pub async fn detokenize(
         values.iter().map(id).collect()
     });
     let ids = ids.ok_or_else(|| ApiError::invalid("tokens", &value, "a list of token ids"))?;
-    blocking(move || {
+    blocking(&app.tokenising, move || {
         let tokenizer = model.engine.tokenizer()?;
         let text = tokenizer.decode(&ids, false).map_err(|error| ApiError {
             param: Some("tokens".into()),
@@ -114,7 +116,8 @@ pub async fn apply_template(
 ) -> Result<Json<Value>, ApiError> {
     let model = app.models.get(fields.text("model")?.as_deref())?;
     let messages = messages(fields.need("messages")?, &app.limits)?;
-    blocking(move || Ok(json!({ "prompt": chat_text(&model, &messages)? }))).await
+    let work = move || Ok(json!({ "prompt": chat_text(&model, &messages)? }));
+    blocking(&app.tokenising, work).await
 }
 
 fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiError> {
@@ -129,10 +132,21 @@ fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiErr
     }
 }
 
-/// Runs `work`, which may take a while, where no connection waits for it.
+/// Runs `work`, which may take a while, where no connection waits for it, if there is `room`.
+///
+/// # Errors
+/// [`ErrorCode::QueueFull`], and what `work` reports.
 async fn blocking(
+    room: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,
 ) -> Result<Json<Value>, ApiError> {
+    let Ok(place) = room.clone().try_acquire_owned() else {
+        let message = "too many texts are being tokenised at once";
+        let refused = ApiError::new(ErrorCode::QueueFull, message);
+        return Err(refused.retry_after(Duration::from_secs(1)));
+    };
+    // The place goes along: a client that leaves meanwhile takes up the thread until it is done.
+    let work = move || (work(), place).0;
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| ApiError::new(ErrorCode::InternalError, "the request failed"))?

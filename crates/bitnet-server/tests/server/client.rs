@@ -55,10 +55,16 @@ impl Connection {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
+    /// Sends a request; a body is said to be JSON unless the headers say something else.
     pub fn send(&mut self, method: &str, path: &str, headers: &str, body: &str) {
         let length = body.len();
+        let kind = if body.is_empty() || headers.contains("Content-Type") {
+            ""
+        } else {
+            "Content-Type: application/json\r\n"
+        };
         let text = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{kind}{headers}\r\n{body}"
         );
         self.send_raw(text.as_bytes());
     }

@@ -1,0 +1,175 @@
+//! Lines about requests: the access log, one for each request that ended, and the audit log, one for each action of an
+//! administrator.
+//!
+//! No line has anything of a prompt, an answer, or a credential; whoever asked appears as the guard calls them. Each line is
+//! one line whatever clients send. Lines are written by a thread of their own: a terminal or a disk that does not take
+//! them loses lines and holds up no request; how many were lost is told by the next one that is written.
+
+mod line;
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::config::settings::MonitoringSettings;
+use crate::config::value::AccessLogFormat;
+
+pub use line::{AccessLine, AuditLine};
+
+/// Where lines about requests go. `Default` writes none.
+#[derive(Default)]
+pub struct RequestLog {
+    format: Option<Format>,
+    access: Option<LineWriter>,
+    audit: Option<LineWriter>,
+}
+
+/// How a line of the access log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// An action of an administrator, granted or refused: the guard leaves it with the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminAction {
+    /// Who asked for it, if that is known.
+    pub who: Option<String>,
+}
+
+/// What an action is about, where the path does not say: handlers leave it with the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditTarget(pub String);
+
+/// Lines that wait to be written; they have some 300 bytes.
+const LINES_WAITING: usize = 4096;
+
+/// A thread that writes lines.
+struct LineWriter {
+    sender: Option<SyncSender<String>>,
+    lost: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl RequestLog {
+    /// The logs that the settings ask for.
+    ///
+    /// # Errors
+    /// When a file cannot be opened, or there is no thread to write it.
+    pub fn open(settings: &MonitoringSettings) -> io::Result<RequestLog> {
+        let audit: Box<dyn Write + Send> = match &settings.audit_log_file {
+            None => Box::new(io::stderr()),
+            Some(path) => {
+                let mut options = OpenOptions::new();
+                options.create(true).append(true);
+                #[cfg(unix)]
+                std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+                Box::new(options.open(path)?)
+            }
+        };
+        RequestLog::to(settings.access_log, Box::new(io::stderr()), audit)
+    }
+
+    /// Logs that go to these writers.
+    ///
+    /// # Errors
+    /// When there is no thread to write them.
+    pub fn to(
+        format: AccessLogFormat,
+        access: Box<dyn Write + Send>,
+        audit: Box<dyn Write + Send>,
+    ) -> io::Result<RequestLog> {
+        let format = match format {
+            AccessLogFormat::Off => None,
+            AccessLogFormat::Text => Some(Format::Text),
+            AccessLogFormat::Json => Some(Format::Json),
+        };
+        Ok(RequestLog {
+            format,
+            access: format.map(|_| LineWriter::start(access)).transpose()?,
+            audit: Some(LineWriter::start(audit)?),
+        })
+    }
+
+    /// Whether lines about requests are written.
+    pub fn has_access_log(&self) -> bool {
+        self.access.is_some()
+    }
+
+    /// Writes a line about a request that ended.
+    pub fn access(&self, line: &AccessLine) {
+        if let (Some(writer), Some(format)) = (&self.access, self.format) {
+            writer.write(match format {
+                Format::Text => line.text(),
+                Format::Json => line.json(),
+            });
+        }
+    }
+
+    /// Writes a line about an administrator's action.
+    pub fn audit(&self, line: &AuditLine) {
+        match &self.audit {
+            Some(writer) => writer.write(line.json()),
+            None => tracing::warn!(line = line.json(), "audit"),
+        }
+    }
+}
+
+impl LineWriter {
+    fn start(mut to: Box<dyn Write + Send>) -> io::Result<LineWriter> {
+        let (sender, lines) = sync_channel::<String>(LINES_WAITING);
+        let thread = std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || {
+                let mut failed = false;
+                for line in lines {
+                    let written = to.write_all(line.as_bytes()).and_then(|()| to.flush());
+                    // A full disk is told once, and again after it had room.
+                    if let Err(error) = &written
+                        && !failed
+                    {
+                        tracing::error!(%error, "lines of a log are lost");
+                    }
+                    failed = written.is_err();
+                }
+            })?;
+        Ok(LineWriter {
+            sender: Some(sender),
+            lost: AtomicU64::new(0),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn write(&self, line: String) {
+        let Some(sender) = &self.sender else {
+            return;
+        };
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        let line = match lost {
+            0 => format!("{line}\n"),
+            lost => format!("{{\"lost_lines\":{lost}}}\n{line}\n"),
+        };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sender.try_send(line) {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for LineWriter {
+    /// Waits for what was handed over to be written.
+    fn drop(&mut self) {
+        self.sender = None;
+        let thread = self.thread.get_mut().map(Option::take);
+        if let Ok(Some(thread)) = thread {
+            // Writing does not panic; if it did there is nothing left to write.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

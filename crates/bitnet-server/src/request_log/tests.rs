@@ -1,0 +1,91 @@
+use super::*;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::UNIX_EPOCH;
+
+/// A writer that takes a line for every permission.
+struct Gate {
+    permissions: Receiver<()>,
+    written: std::sync::Arc<Mutex<Vec<u8>>>,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.permissions.recv(); // the other end is gone: everything may be written
+        self.written.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn line(n: usize) -> AuditLine {
+    AuditLine {
+        time: UNIX_EPOCH,
+        who: None,
+        action: "POST /v1/models/load".into(),
+        target: n.to_string(),
+        status: 200,
+        outcome: "done",
+        request: "req-1".into(),
+    }
+}
+
+#[test]
+fn a_log_that_is_stuck_loses_lines_and_says_how_many() {
+    let (allow, permissions): (SyncSender<()>, _) = sync_channel(0);
+    let written = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let gate = Gate {
+        permissions,
+        written: written.clone(),
+    };
+    let log = RequestLog::to(AccessLogFormat::Off, Box::new(io::sink()), Box::new(gate)).unwrap();
+    // One more than fits may be in the writer's hands; none of these calls waits.
+    let n_lines = LINES_WAITING + 100;
+    for n in 0..n_lines {
+        log.audit(&line(n));
+    }
+    let lost = log.audit.as_ref().unwrap().lost.load(Ordering::Relaxed);
+    assert!((99..=100).contains(&lost), "{lost}");
+    drop(allow);
+    // The queue may still be full for a moment.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !String::from_utf8_lossy(&written.lock().unwrap()).contains("lost_lines") {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "nothing tells the loss"
+        );
+        log.audit(&line(n_lines));
+        std::thread::yield_now();
+    }
+    drop(log);
+    let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+    for line in text.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            value["log"] == "audit" || value["lost_lines"].as_u64() >= Some(99),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_file_is_added_to_and_is_its_owners_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let mut settings = crate::config::ServerConfig::default().monitoring.clone();
+    settings.audit_log_file = Some(path.clone());
+    for n in 0..2 {
+        let log = RequestLog::open(&settings).unwrap();
+        assert!(!log.has_access_log());
+        log.audit(&line(n));
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
