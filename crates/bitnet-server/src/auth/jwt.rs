@@ -5,6 +5,7 @@
 //! be there and right, and `sub` says who it is.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
@@ -90,8 +91,7 @@ impl JwtVerifier {
         validation.set_issuer(settings.jwt_issuer.as_slice());
         validation.set_audience(settings.jwt_audience.as_slice());
         validation.validate_nbf = true;
-        // Tokens count whole seconds; less than asked for would refuse good ones.
-        validation.leeway = settings.jwt_leeway.as_secs_f64().ceil() as u64;
+        validation.leeway = whole_seconds(settings.jwt_leeway);
         Ok(Some(JwtVerifier {
             key: key.map_err(|e| failed(format!("no public key for {algorithm:?} in PEM: {e}")))?,
             validation,
@@ -114,6 +114,11 @@ impl JwtVerifier {
     }
 }
 
+/// Tokens count whole seconds; fewer than asked for would refuse good ones.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 fn read_key(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
@@ -122,3 +127,6 @@ fn read_key(path: &Path) -> std::io::Result<Vec<u8>> {
         .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

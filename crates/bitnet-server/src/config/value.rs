@@ -367,7 +367,7 @@ words! {
     /// How requests are logged.
     AccessLogFormat {
         /// Not at all.
-        Off = "off",
+        Off = "none",
         /// For people.
         Text = "text",
         /// For programs, an object a line.

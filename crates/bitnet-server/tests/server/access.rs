@@ -1,29 +1,65 @@
 //! Keys before every route, what one key may take, and the metrics of it all.
 
-use bitnet_server::auth::Role;
 use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
+use bitnet_server::auth::{Role, RouteAccess};
 use bitnet_server::config::{ServerConfig, Sources};
-use serde_json::json;
+use bitnet_server::routes;
+use serde_json::{Value, json};
 
-use crate::client::Connection;
+use crate::client::{Answer, Connection};
 use crate::fixture::TestServer;
 
 /// A server with a key that may do this much, and the key.
 fn server(limits: RateLimits) -> (TestServer, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("keys.json");
-    let new = NewKey {
-        name: "test",
-        role: Role::Infer,
-        limits,
+    let (config, keys) = config_with_keys(&[], &[limits]);
+    (TestServer::with_config(config), keys[0].clone())
+}
+
+/// A server with these settings and a key with this many requests a minute, and the key.
+pub fn server_with_key(flags: &[(&str, &str)], requests_per_minute: u32) -> (TestServer, String) {
+    let limits = RateLimits {
+        requests_per_minute,
+        ..RateLimits::default()
     };
-    let key = key_file::add(&path, &new).unwrap().reveal().to_owned();
+    let (config, keys) = config_with_keys(flags, &[limits]);
+    (TestServer::with_config(config), keys[0].clone())
+}
+
+/// A configuration with these settings and a key for each of `limits`, and the keys. Servers read keys at start: the file
+/// is gone by then, unless they start at once.
+pub fn config_with_keys(
+    flags: &[(&str, &str)],
+    limits: &[RateLimits],
+) -> (ServerConfig, Vec<String>) {
+    let path = tempfile::tempdir().unwrap().keep().join("keys.json");
+    let key = |limits: &RateLimits| {
+        let new = NewKey {
+            name: "test",
+            role: Role::Infer,
+            limits: *limits,
+        };
+        key_file::add(&path, &new).unwrap().reveal().to_owned()
+    };
+    let keys = limits.iter().map(key).collect();
+    let mut flags: Vec<(String, String)> = flags
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    flags.push(("keys-file".into(), path.display().to_string()));
     let config = ServerConfig::load(&Sources {
-        flags: vec![("keys-file".into(), path.display().to_string())],
+        flags,
         ..Sources::default()
     });
-    (TestServer::with_config(config.unwrap()), key)
+    (config.unwrap(), keys)
+}
+
+/// Posts with a key.
+pub fn send_with(server: &TestServer, key: &str, path: &str, body: &Value) -> Answer {
+    let mut connection = Connection::open(server.address);
+    let headers = format!("Authorization: Bearer {key}\r\n");
+    connection.send("POST", path, &headers, &body.to_string());
+    connection.answer()
 }
 
 fn status(server: &TestServer, method: &str, path: &str, key: Option<&str>, body: &str) -> u16 {
@@ -35,33 +71,183 @@ fn status(server: &TestServer, method: &str, path: &str, key: Option<&str>, body
     connection.answer().status
 }
 
+/// Every route of the server, with names in place of parameters, and one that there is not.
+fn all_routes() -> Vec<(String, String, RouteAccess)> {
+    let table = routes::access();
+    let mut all: Vec<_> = table
+        .routes()
+        .map(|(method, path, access)| (method.to_string(), path.replace("{id}", "stories"), access))
+        .collect();
+    assert!(all.len() >= 15, "{all:?}");
+    all.push(("GET".into(), "/nothing".into(), RouteAccess::Infer));
+    all
+}
+
 #[test]
 fn nothing_but_the_probes_answers_without_a_key() {
     let (server, key) = server(RateLimits::default());
-    for (method, path, body) in [
-        ("POST", "/v1/chat/completions", "{}"),
-        ("POST", "/v1/completions", "{}"),
-        ("POST", "/v1/inference", "{}"),
-        ("POST", "/v1/inference/stream", "{}"),
-        ("POST", "/tokenize", "{}"),
-        ("POST", "/detokenize", "{}"),
-        ("POST", "/apply-template", "{}"),
-        ("GET", "/v1/models", ""),
-        ("GET", "/v1/models/stories", ""),
-        ("GET", "/health", ""),
-        ("GET", "/version", ""),
-        ("GET", "/metrics", ""),
-        ("GET", "/nothing", ""),
+    for (method, path, access) in all_routes() {
+        let body = if method == "POST" { "{}" } else { "" };
+        let without = status(&server, &method, &path, None, body);
+        if access == RouteAccess::Probe {
+            assert_eq!(without, 200, "{path}");
+            continue;
+        }
+        assert_eq!(without, 401, "{method} {path}");
+        for wrong in [
+            "sk-bitnet-0000000000000000-wrong",
+            "",
+            "bk_00000000_00",
+            &key[..key.len() - 1],
+        ] {
+            let with_wrong = status(&server, &method, &path, Some(wrong), body);
+            assert_eq!(with_wrong, 401, "{method} {path} {wrong}");
+        }
+        let with_key = status(&server, &method, &path, Some(&key), body);
+        match access {
+            RouteAccess::Admin => assert_eq!(with_key, 403, "{method} {path}"),
+            _ => assert!(
+                ![401, 403].contains(&with_key),
+                "{method} {path}: {with_key}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn on_loopback_inference_is_open_and_management_never() {
+    let server = TestServer::start();
+    for (method, path, access) in all_routes() {
+        let body = if method == "POST" { "{}" } else { "" };
+        let open = status(&server, &method, &path, None, body);
+        match access {
+            RouteAccess::Admin => assert_eq!(open, 401, "{method} {path}"),
+            _ => assert!(![401, 403].contains(&open), "{method} {path}: {open}"),
+        }
+    }
+}
+
+#[test]
+fn methods_that_a_route_does_not_list_answer_nobody() {
+    let (server, _) = server(RateLimits::default());
+    let listed = all_routes();
+    let paths: std::collections::BTreeSet<&String> =
+        listed.iter().map(|(_, path, _)| path).collect();
+    for path in paths {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
+            if !listed.iter().any(|(of, at, _)| of == method && at == path) {
+                assert_eq!(
+                    status(&server, method, path, None, ""),
+                    401,
+                    "{method} {path}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tenant_finds_its_own_prompts_in_the_cache_and_nobody_elses() {
+    let (config, keys) = config_with_keys(&[], &[RateLimits::default(); 2]);
+    let server = TestServer::with_config(config);
+    let cached = |key: &str, prompt: &str| {
+        let body = json!({"prompt": prompt, "max_tokens": 1});
+        let answer = send_with(&server, key, "/v1/completions", &body).json();
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    let (first, second) = (&keys[0], &keys[1]);
+    for (owner, stranger, word) in [(first, second, "fox "), (second, first, "dog ")] {
+        let prompt = format!("Once upon a time {}", word.repeat(60));
+        assert_eq!(cached(owner, &prompt), 0, "nobody has asked before");
+        assert!(cached(owner, &prompt) > 0, "its own prompt is found");
+        assert_eq!(cached(stranger, &prompt), 0, "a stranger's is not");
+        assert!(cached(stranger, &prompt) > 0);
+    }
+}
+
+#[test]
+fn pages_of_listed_origins_are_answered_as_browsers_ask_and_others_are_not() {
+    let asks =
+        "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n";
+    let origin = "https://app.example";
+    let listed = ("allowed-origins", origin);
+    let ask = |server: &TestServer, method: &str, headers: &str| {
+        let mut connection = Connection::open(server.address);
+        let body = if method == "POST" {
+            r#"{"prompt": "Once", "max_tokens": 1}"#
+        } else {
+            ""
+        };
+        connection.send(method, "/v1/completions", headers, body);
+        connection.answer()
+    };
+    let allowed = |answer: &Answer| {
+        answer
+            .header("access-control-allow-origin")
+            .map(str::to_owned)
+    };
+    let (closed, _) = server_with_key(&[], 0);
+    let before = ask(&closed, "OPTIONS", &format!("Origin: {origin}\r\n{asks}"));
+    assert_eq!(
+        (before.status, allowed(&before)),
+        (401, None),
+        "off by default"
+    );
+
+    let (server, key) = server_with_key(&[listed], 0);
+    let before = ask(&server, "OPTIONS", &format!("Origin: {origin}\r\n{asks}"));
+    assert_eq!(
+        (before.status, allowed(&before)),
+        (204, Some(origin.into()))
+    );
+    assert_eq!(before.header("vary"), Some("origin"));
+    assert_eq!(before.header("access-control-allow-credentials"), None);
+    let methods = before.header("access-control-allow-methods").unwrap();
+    assert!(methods.contains("POST"), "{methods}");
+    let after = ask(&server, "POST", &format!("Origin: {origin}\r\n"));
+    assert_eq!(
+        (after.status, allowed(&after)),
+        (401, Some(origin.into())),
+        "a key is needed all the same"
+    );
+    let with_key = format!("Origin: {origin}\r\nAuthorization: Bearer {key}\r\n");
+    let after = ask(&server, "POST", &with_key);
+    assert_eq!((after.status, allowed(&after)), (200, Some(origin.into())));
+    for other in [
+        "https://app.example.evil",
+        "http://app.example",
+        "null",
+        "https://APP.example",
     ] {
-        assert_eq!(status(&server, method, path, None, body), 401, "{path}");
-        let wrong = Some("sk-bitnet-0000000000000000-wrong");
-        assert_eq!(status(&server, method, path, wrong, body), 401, "{path}");
-        let with_key = status(&server, method, path, Some(&key), body);
-        assert!(![401, 403].contains(&with_key), "{path}: {with_key}");
+        let before = ask(&server, "OPTIONS", &format!("Origin: {other}\r\n{asks}"));
+        assert_eq!((before.status, allowed(&before)), (401, None), "{other}");
     }
-    for path in ["/health/live", "/health/ready", "/health/startup"] {
-        assert_eq!(status(&server, "GET", path, None, ""), 200, "{path}");
-    }
+    let twice = format!("Origin: {origin}\r\nOrigin: https://evil.example\r\n{asks}");
+    assert_eq!(allowed(&ask(&server, "OPTIONS", &twice)), None);
+
+    // On loopback without keys a listed page may ask, and no other.
+    let config = ServerConfig::load(&Sources {
+        flags: vec![(listed.0.into(), listed.1.into())],
+        ..Sources::default()
+    });
+    let open = TestServer::with_config(config.unwrap());
+    let cross = "Sec-Fetch-Site: cross-site\r\n";
+    assert_eq!(
+        ask(&open, "POST", &format!("Origin: {origin}\r\n{cross}")).status,
+        200
+    );
+    assert_eq!(
+        ask(
+            &open,
+            "POST",
+            &format!("Origin: https://evil.example\r\n{cross}")
+        )
+        .status,
+        403
+    );
+    assert_eq!(ask(&open, "POST", cross).status, 403);
 }
 
 #[test]
@@ -77,9 +263,21 @@ fn a_key_that_has_taken_its_requests_is_told_when_to_come_back() {
         connection.send("POST", "/v1/completions", &headers, body);
         connection.answer()
     });
-    assert_eq!(answers.next().unwrap().status, 200);
-    assert_eq!(answers.next().unwrap().status, 200);
+    let left = |answer: &Answer| {
+        let number = |name: &str| {
+            answer
+                .header(&format!("x-ratelimit-{name}-requests"))
+                .unwrap()
+                .to_owned()
+        };
+        assert!(number("reset").ends_with("ms"));
+        (answer.status, number("limit"), number("remaining"))
+    };
+    let expect = |status: u16, remaining: &str| (status, "2".to_owned(), remaining.to_owned());
+    assert_eq!(left(&answers.next().unwrap()), expect(200, "1"));
+    assert_eq!(left(&answers.next().unwrap()), expect(200, "0"));
     let refused = answers.next().unwrap();
+    assert_eq!(left(&refused), expect(429, "0"));
     assert_eq!(refused.status, 429);
     assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();

@@ -9,6 +9,7 @@ use bitnet_inference::{Engine, EngineLoad, Error, Event, LoadOptions, RequestId,
 use bitnet_server::auth::Guard;
 use bitnet_server::config::ServerConfig;
 use bitnet_server::engine_thread::Turns;
+use bitnet_server::request_log::RequestLog;
 use bitnet_server::routes;
 use bitnet_server::{App, LoadedModel, Server, ServerLimits, Stopped};
 use serde_json::Value;
@@ -39,6 +40,7 @@ pub fn load_options() -> LoadOptions {
         max_sequences: 4,
         prefill_chunk: 64, // so that prompts of a test take several passes
         chat_template: Some(TEMPLATE.into()),
+        prefix_cache: true,
         ..LoadOptions::default()
     }
 }
@@ -65,6 +67,17 @@ impl TestServer {
         TestServer::of(app, model.unwrap(), config)
     }
 
+    /// A server of this configuration, which writes about its requests.
+    pub fn with_log(config: ServerConfig, log: RequestLog) -> TestServer {
+        let app = App::new(ServerLimits::from(&config)).with_log(log);
+        let model = LoadedModel::start("stories", engine(), Some("test"), &app);
+        TestServer::of(app, model.unwrap(), config)
+    }
+
+    pub fn without_model(app: App) -> TestServer {
+        TestServer::run(Arc::new(app), ServerConfig::default())
+    }
+
     pub fn with_turns(
         engine: Arc<Engine>,
         turns: Arc<impl Turns>,
@@ -76,8 +89,11 @@ impl TestServer {
     }
 
     fn of(app: App, model: LoadedModel, config: ServerConfig) -> TestServer {
-        let app = Arc::new(app);
         app.models.insert(model);
+        TestServer::run(Arc::new(app), config)
+    }
+
+    fn run(app: Arc<App>, config: ServerConfig) -> TestServer {
         let (stop, hurry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::spawn({

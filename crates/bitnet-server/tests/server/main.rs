@@ -1,6 +1,7 @@
 //! The server over loopback, on the real engine and the model that ships inside the command.
 
 mod access;
+mod attacks;
 mod cancellation;
 mod chat;
 mod client;
@@ -11,4 +12,6 @@ mod faults;
 mod fixture;
 mod health;
 mod lifecycle;
+mod logs;
+mod properties;
 mod tokens;
