@@ -12,13 +12,18 @@ use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
 use crate::metrics::Metrics;
-use crate::model::{LoadedModel, ModelRegistry};
+use crate::model::LoadedModel;
+use crate::model_manager::ModelManager;
+use crate::model_manager::policy::ModelPolicy;
+use crate::model_manager::registry::ModelRegistry;
 use crate::running::{Job, Running};
 
 /// The state that routes share.
 pub struct App {
     /// The models.
     pub models: ModelRegistry,
+    /// What loads and unloads them.
+    pub manager: ModelManager,
     /// What requests may ask for.
     pub limits: ServerLimits,
     /// What monitoring sees.
@@ -41,12 +46,22 @@ impl App {
     pub fn new(limits: ServerLimits) -> App {
         App {
             models: ModelRegistry::default(),
+            manager: ModelManager::new(ModelPolicy::default()),
             limits,
             metrics: Arc::new(Metrics::new(LONGEST_CONTEXT)),
             started: Instant::now(),
             draining: AtomicBool::new(false),
             id_key: RandomState::new(),
             last_id: AtomicU64::new(0),
+        }
+    }
+
+    /// The same, loading and unloading models as `policy` says.
+    #[must_use]
+    pub fn with_policy(self, policy: ModelPolicy) -> App {
+        App {
+            manager: ModelManager::new(policy),
+            ..self
         }
     }
 
