@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use bitnet_inference::{
-    CheckpointOptions, Engine, HeadMode, LoadOptions, SERVING_PREFILL_BESIDE, Tokenizer,
-    TokenizerOptions, open_tokenizer,
+    CheckpointOptions, Engine, HeadMode, LoadOptions, Tokenizer, TokenizerOptions, open_tokenizer,
 };
 use bitnet_models::{Checkpoint, TokenizerSource};
 use bytes::Bytes;
@@ -108,15 +107,6 @@ pub struct LoadExtras {
     pub chat_template: Option<String>,
     /// Sequences that run at once; 0 means one.
     pub max_sequences: usize,
-    /// For a server.
-    pub serving: Option<Serving>,
-}
-
-/// How an engine is loaded that serves many clients.
-#[derive(Debug, Clone, Copy)]
-pub struct Serving {
-    /// Whether prompts that begin alike are computed once.
-    pub prefix_cache: bool,
 }
 
 /// The options that flags and environment give.
@@ -133,12 +123,6 @@ pub fn load_options(
         context: engine.ctx,
         kv_type: engine.kv_type.unwrap_or_default(),
         max_sequences: extras.max_sequences.max(1),
-        prefix_cache: extras.serving.is_some_and(|serving| serving.prefix_cache),
-        // A long prompt must not hold up those who read their answers.
-        prefill_beside: match extras.serving {
-            Some(_) => SERVING_PREFILL_BESIDE,
-            None => LoadOptions::default().prefill_beside,
-        },
         head: if engine.full_head || env.full_head {
             HeadMode::Full
         } else {
@@ -171,7 +155,20 @@ pub fn load(
     extras: LoadExtras,
 ) -> Result<Loaded, CliError> {
     let source = ModelSource::choose(model.model.as_deref(), env)?;
-    let engine = load_source(&source, &load_options(model, args, env, extras))?;
+    load_chosen(source, &load_options(model, args, env, extras), args, env)
+}
+
+/// The same of a model that is chosen already, by options that are complete.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_chosen(
+    source: ModelSource,
+    options: &LoadOptions,
+    args: &EngineArgs,
+    env: &Environment,
+) -> Result<Loaded, CliError> {
+    let engine = load_source(&source, options)?;
     let loaded = Loaded {
         engine,
         name: source.name(),

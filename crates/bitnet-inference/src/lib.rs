@@ -78,8 +78,11 @@ pub use terms::{TenantId, Terms};
 pub use valid_request::ValidRequest;
 
 // The types of lower crates that appear in the signatures above.
-pub use bitnet_kernels::{HeadWork, KV_BLOCK, KvType, Traffic};
-pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows, Operation, Profile};
+pub use bitnet_kernels::{HeadWork, KV_BLOCK, KvType, Traffic, available_kernels};
+pub use bitnet_models::mmap::Access;
+pub use bitnet_models::{
+    CheckpointOptions, LoadProgress, LogitRows, ModelError, Operation, Profile,
+};
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 
 /// The examples of the repository's README, compiled with the documentation tests.

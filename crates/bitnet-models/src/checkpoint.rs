@@ -10,7 +10,10 @@ mod probe;
 mod stored;
 mod tokenizer;
 
+use std::collections::HashSet;
+use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use bitnet_kernels::{KernelError, MatrixData};
 use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType, TernaryRows, dequantize};
@@ -46,6 +49,7 @@ pub struct Checkpoint {
     generation: GenerationDefaults,
     options: CheckpointOptions,
     findings: Vec<Finding>,
+    released: Mutex<HashSet<TensorRole>>, // of files in memory: they are zeros by now
 }
 
 #[derive(Debug)]
@@ -142,6 +146,7 @@ impl Checkpoint {
             generation,
             options,
             findings,
+            released: Mutex::default(),
         }
     }
 
@@ -203,9 +208,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ModelError`] naming the tensor when it is missing, has another shape, is of a type that is not read, is not
-    /// ternary, or has an impossible scale.
+    /// ternary, has an impossible scale, or was [released](Checkpoint::release) from memory.
     pub fn ternary(&self, role: TensorRole) -> Result<Box<dyn TernaryRows + '_>, ModelError> {
         let stored = self.locate(role)?;
+        if self.released().contains(&role) {
+            return Err(ModelError::Io {
+                file: stored.file.into(),
+                action: "read a tensor again",
+                source: io::Error::other("its memory was given back after the first time"),
+            });
+        }
         let rows = stored.ternary(self.options.i2s_dialect.unwrap_or_default())?;
         let multiplier = match &self.source {
             Source::Gguf(source) => source.multiplier(role)?,
@@ -214,11 +226,19 @@ impl Checkpoint {
         stored.with_multiplier(rows, multiplier)
     }
 
-    /// Gives the file's pages of a tensor back to the system: whoever has repacked it reads it no more.
+    /// Gives the file's pages of a tensor back to the system: whoever has repacked it reads it no more. Of files that
+    /// were read into memory it is gone, and [`Checkpoint::ternary`] refuses it from then on.
     pub fn release(&self, role: TensorRole) {
         if let Ok(stored) = self.locate(role) {
+            if self.options.access == Access::ReadIntoMemory {
+                self.released().insert(role);
+            }
             mmap::release(stored.bytes());
         }
+    }
+
+    fn released(&self) -> std::sync::MutexGuard<'_, HashSet<TensorRole>> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the ternary matrices have one scale each and not one for every block, as far as the first one tells: those

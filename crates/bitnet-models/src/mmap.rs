@@ -2,8 +2,8 @@
 //! shared between processes, or read into memory.
 //!
 //! A mapped file that another process truncates raises SIGBUS at the next touch of a missing page; whoever
-//! cannot rule that out uses [`FileBytes::read_into_memory`]. This is the only module of the crate with
-//! `unsafe` code.
+//! cannot rule that out, as a server cannot, uses [`FileBytes::read_into_memory`]: a copy in pages of its own, which
+//! can be given back one by one like those of a file. This is the only module of the crate with `unsafe` code.
 
 use std::fs::File;
 use std::io;
@@ -53,7 +53,8 @@ impl FileBytes {
         // the parsers copy every length they check before they use it, so a rewrite yields wrong numbers at
         // worst, and a truncation SIGBUS.
         #[cfg(not(target_family = "wasm"))]
-        let mapped = unsafe { memmap2::Mmap::map(&file) }.map(mappings::share);
+        let mapped = unsafe { memmap2::Mmap::map(&file) }
+            .map(|map| mappings::share(map, mappings::Pages::File));
         #[cfg(target_family = "wasm")]
         let mapped = read_all(&file, len);
         mapped.map_err(|source| ModelError::Io {
@@ -63,10 +64,10 @@ impl FileBytes {
         })
     }
 
-    /// Reads a whole file into memory.
+    /// Reads a whole file into memory. What happens to the file afterwards changes nothing.
     ///
     /// # Errors
-    /// [`ModelError::Io`] when the file cannot be opened or read, or is a directory.
+    /// [`ModelError::Io`] when the file cannot be opened or read, is a directory, or ends earlier than it said.
     pub fn read_into_memory(path: &Path) -> Result<Bytes, ModelError> {
         let (file, len) = open_regular(path)?;
         read_all(&file, len).map_err(|source| ModelError::Io {
@@ -77,9 +78,10 @@ impl FileBytes {
     }
 }
 
-/// Gives the pages of a part of a mapped file back to the system, when its content is needed no more: they leave this
-/// process's memory, and come back from the file if somebody reads them after all. For bytes that are not mapped, and
-/// on systems without the advice, nothing happens.
+/// Gives the pages of a part of an opened file back to the system, when its content is needed no more: they leave this
+/// process's memory. Pages of a mapped file come back with their content if somebody reads them after all; those of a
+/// file that was read into memory are zeros from then on, so only whole pages of the part are given back. For other
+/// bytes, and on systems without the advice, nothing happens.
 pub fn release(part: &[u8]) {
     #[cfg(unix)]
     mappings::release(part);
@@ -87,8 +89,7 @@ pub fn release(part: &[u8]) {
     let _ = part;
 }
 
-/// Which mappings there are: a slice does not tell what it is a slice of, and the advice that drops a file's clean pages
-/// would zero ordinary memory.
+/// Which mappings there are: a slice does not tell what it is a slice of.
 #[cfg(not(target_family = "wasm"))]
 mod mappings {
     use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -96,40 +97,76 @@ mod mappings {
     use bytes::Bytes;
     use memmap2::Mmap;
 
-    static MAPPINGS: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
+    static MAPPINGS: Mutex<Vec<Weak<Mapping>>> = Mutex::new(Vec::new());
+
+    /// Where dropped pages come from again.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Pages {
+        /// From the file.
+        File,
+        /// From nowhere: they are zeros.
+        Memory,
+    }
+
+    struct Mapping {
+        map: Mmap,
+        pages: Pages,
+    }
 
     /// What [`Bytes`] keep alive.
-    struct Mapping(Arc<Mmap>);
+    struct Owner(Arc<Mapping>);
 
-    impl AsRef<[u8]> for Mapping {
+    impl AsRef<[u8]> for Owner {
         fn as_ref(&self) -> &[u8] {
-            &self.0
+            &self.0.map
         }
     }
 
     /// The mapping as bytes, remembered for as long as they live.
-    pub fn share(map: Mmap) -> Bytes {
-        let map = Arc::new(map);
+    pub fn share(map: Mmap, pages: Pages) -> Bytes {
+        let mapping = Arc::new(Mapping { map, pages });
         let mut mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
         mappings.retain(|mapping| mapping.strong_count() > 0);
-        mappings.push(Arc::downgrade(&map));
-        Bytes::from_owner(Mapping(map))
+        mappings.push(Arc::downgrade(&mapping));
+        Bytes::from_owner(Owner(mapping))
     }
+
+    /// The largest page of the systems this runs on (arm64 and POWER have 64 KiB): parts are cut to whole ones, so that
+    /// no byte beside them is lost.
+    #[cfg(unix)]
+    const PAGE: usize = 64 << 10;
 
     #[cfg(unix)]
     pub fn release(part: &[u8]) {
         let mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = mappings.iter().filter_map(Weak::upgrade).find_map(|map| {
-            let all = map.as_ptr_range();
-            let inside = all.start <= part.as_ptr() && part.as_ptr_range().end <= all.end;
-            let offset = part.as_ptr().addr().wrapping_sub(all.start.addr());
-            inside.then_some((map, offset))
-        });
-        if let Some((map, offset)) = found {
-            // SAFETY: the range lies in a read-only mapping of a file, of which nothing was ever written: dropped pages
-            // are read from the file again, with the content that they had. A refusal only costs memory.
+        let found = mappings
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find_map(|mapping| {
+                let all = mapping.map.as_ptr_range();
+                let inside = all.start <= part.as_ptr() && part.as_ptr_range().end <= all.end;
+                let offset = part.as_ptr().addr().wrapping_sub(all.start.addr());
+                inside.then_some((mapping, offset))
+            });
+        let Some((mapping, offset)) = found else {
+            return;
+        };
+        let (mut start, mut end) = (offset, offset + part.len());
+        if mapping.pages == Pages::Memory {
+            let base = mapping.map.as_ptr().addr();
+            start = (base + start).next_multiple_of(PAGE) - base;
+            end = ((base + end) & !(PAGE - 1)).saturating_sub(base);
+        }
+        if start < end {
+            // SAFETY: the range lies in a read-only mapping of ours. Of a file nothing was ever written: dropped pages
+            // are read from it again. In memory they become zeros, whole pages of `part` alone; the caller has said
+            // that nobody reads them any more, and any byte is a valid u8. A refusal only costs memory.
             let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len())
+                mapping.map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    start,
+                    end - start,
+                )
             };
         }
     }
@@ -150,14 +187,61 @@ fn open_regular(path: &Path) -> Result<(File, u64), ModelError> {
     Ok((file, metadata.len()))
 }
 
-/// Reads at most `len` bytes: the length is the file system's, so it may be trusted with an allocation, and
-/// a device or pipe that never ends is not followed.
-fn read_all(file: &File, len: u64) -> io::Result<Bytes> {
+/// Reads `len` bytes: the length is the file system's, so it may be trusted with an allocation, and a device or pipe
+/// that never ends is not followed. A file that is shorter by now was cut meanwhile.
+fn read_all(mut file: &File, len: u64) -> io::Result<Bytes> {
     use io::Read;
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    #[cfg(not(target_family = "wasm"))]
+    if len >= OWN_PAGES {
+        let mut map = memmap2::MmapMut::map_anon(len)?;
+        file.read_exact(&mut map)?;
+        return Ok(mappings::share(
+            map.make_read_only()?,
+            mappings::Pages::Memory,
+        ));
+    }
     let mut bytes = Vec::new();
-    bytes
-        .try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX))
-        .map_err(io::Error::other)?;
-    file.take(len).read_to_end(&mut bytes)?;
+    bytes.try_reserve_exact(len).map_err(io::Error::other)?;
+    bytes.resize(len, 0);
+    file.read_exact(&mut bytes)?;
     Ok(Bytes::from(bytes))
+}
+
+/// Bytes from which on a copy has pages of its own, so that parts of it can be given back.
+#[cfg(not(target_family = "wasm"))]
+const OWN_PAGES: usize = 1 << 20;
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_outlives_its_file_and_gives_back_whole_pages_of_a_part_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let content: Vec<u8> = (0..2 << 20).map(|i: u32| (i % 251) as u8 + 1).collect();
+        std::fs::write(&path, &content).unwrap();
+        let bytes = FileBytes::read_into_memory(&path).unwrap();
+        File::create(&path).unwrap().set_len(0).unwrap();
+        assert!(bytes == content);
+
+        let part = 1000..1_500_000;
+        release(&bytes[part.clone()]);
+        assert!(bytes[..part.start] == content[..part.start]);
+        assert!(bytes[part.end..] == content[part.end..]);
+        let zeros = bytes[part].iter().filter(|byte| **byte == 0).count();
+        assert!(zeros >= 1_300_000 && zeros % 4096 == 0, "{zeros}");
+    }
+
+    #[test]
+    fn a_mapped_file_comes_back_after_its_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let content: Vec<u8> = (0..2 << 20).map(|i: u32| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let bytes = FileBytes::open(&path).unwrap();
+        release(&bytes[1000..1_500_000]);
+        assert!(bytes == content);
+    }
 }

@@ -13,7 +13,10 @@ use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
 use crate::metrics::Metrics;
-use crate::model::{LoadedModel, ModelRegistry};
+use crate::model::LoadedModel;
+use crate::model_manager::ModelManager;
+use crate::model_manager::policy::ModelPolicy;
+use crate::model_manager::registry::ModelRegistry;
 use crate::request_log::RequestLog;
 use crate::running::{Job, Running};
 
@@ -21,6 +24,8 @@ use crate::running::{Job, Running};
 pub struct App {
     /// The models.
     pub models: ModelRegistry,
+    /// What loads and unloads them.
+    pub manager: ModelManager,
     /// What requests may ask for.
     pub limits: ServerLimits,
     /// What monitoring sees.
@@ -52,6 +57,7 @@ impl App {
     pub fn new(limits: ServerLimits) -> App {
         App {
             models: ModelRegistry::default(),
+            manager: ModelManager::new(ModelPolicy::default()),
             limits,
             metrics: Arc::new(Metrics::new(LONGEST_CONTEXT)),
             log: RequestLog::default(),
@@ -73,6 +79,15 @@ impl App {
     #[must_use]
     pub fn with_log(self, log: RequestLog) -> App {
         App { log, ..self }
+    }
+
+    /// The same, loading and unloading models as `policy` says.
+    #[must_use]
+    pub fn with_policy(self, policy: ModelPolicy) -> App {
+        App {
+            manager: ModelManager::new(policy),
+            ..self
+        }
     }
 
     /// From now on no request is taken; those under way go on.

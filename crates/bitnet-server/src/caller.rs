@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use bitnet_inference::TenantId;
 
 use crate::auth::rate::Permit;
-use crate::auth::{Principal, Refusal};
+use crate::auth::{Principal, Refusal, Role};
 use crate::error::{ApiError, ErrorCode};
 
 /// The sender of a request that the guard has let through.
@@ -23,6 +23,8 @@ pub struct Caller {
     pub cache_salt: u64,
     /// What its tokens are charged to.
     pub permit: Option<Arc<Permit>>,
+    /// Whether it may manage the server.
+    pub is_admin: bool,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -35,6 +37,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
             tenant: TenantId(principal.map_or(0, |principal| principal.tenant)),
             cache_salt: principal.map_or(0, |principal| principal.cache_salt),
             permit: parts.extensions.get::<Arc<Permit>>().cloned(),
+            is_admin: principal.is_some_and(|principal| principal.role == Some(Role::Admin)),
         })
     }
 }

@@ -76,6 +76,7 @@ enum Command {
         updates: mpsc::Sender<Update>,
     },
     Cancel(u64),
+    End,
 }
 
 /// A way to the thread. It ends when the last handle and the last ticket are gone.
@@ -115,6 +116,7 @@ struct Shared {
     step_started: AtomicU64, // milliseconds since `start` and 1, 0 between steps
     turns: AtomicU64,
     failed: AtomicBool,
+    ended: AtomicBool, // by whoever unloads the model
     last_ticket: AtomicU64,
     load: Mutex<EngineLoad>,
 }
@@ -135,6 +137,7 @@ impl EngineHandle {
             step_started: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             last_ticket: AtomicU64::new(0),
             load: Mutex::new(engine.current_load()),
         });
@@ -173,6 +176,17 @@ impl EngineHandle {
             number,
             commands: self.commands.clone(),
         }
+    }
+
+    /// Ends every request under way; their readers find their channels closed and [`EngineHandle::has_ended`].
+    pub fn end(&self) {
+        self.shared.ended.store(true, Ordering::Release);
+        let _ = self.commands.send(Command::End); // without the thread nothing is under way
+    }
+
+    /// Whether requests were ended because the model was unloaded.
+    pub fn has_ended(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
     }
 
     /// How the thread is, without waiting for it.
@@ -310,6 +324,12 @@ impl<T: Turns> Worker<T> {
                     self.active.remove(&id);
                     self.engine.cancel(id);
                 }
+            }
+            Command::End => {
+                for (id, _) in self.active.drain() {
+                    self.engine.cancel(id);
+                }
+                self.tickets.clear();
             }
         }
         self.publish_load(None);

@@ -32,6 +32,8 @@ pub struct ApiError {
     pub retry_after: Option<Duration>,
     /// The request's name, once it is known.
     pub request_id: Option<String>,
+    /// Figures behind the message, for programs.
+    pub details: Option<Value>,
 }
 
 impl ApiError {
@@ -44,6 +46,7 @@ impl ApiError {
             hint: None,
             retry_after: None,
             request_id: None,
+            details: None,
         }
     }
 
@@ -110,7 +113,7 @@ impl ApiError {
     /// The body.
     pub fn body(&self) -> Value {
         let row = self.code.info();
-        json!({
+        let mut body = json!({
             "error": {
                 "message": self.message,
                 "type": row.kind,
@@ -120,7 +123,11 @@ impl ApiError {
                 "retryable": self.code.is_retryable(),
                 "request_id": self.request_id,
             }
-        })
+        });
+        if let Some(details) = &self.details {
+            body["error"]["details"] = details.clone();
+        }
+        body
     }
 
     /// Puts itself in place of the body of an answer, whose headers stay.

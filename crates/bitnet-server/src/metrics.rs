@@ -162,6 +162,10 @@ impl Metrics {
             kernel,
             ..
         } = *info;
+        // Another version under the same name has other labels.
+        for id in [Id::ModelInfo, Id::VllmCacheConfig] {
+            self.registry.forget(id, model);
+        }
         self.registry
             .set(Id::ModelInfo, &[model, hash, quantization, kernel], 1.0);
         self.registry
@@ -182,6 +186,26 @@ impl Metrics {
     pub fn validated(&self, model: &str, accuracy: f64) {
         self.registry
             .set(Id::QuantizationAccuracy, &[model], accuracy);
+    }
+
+    /// The model that answers now was not compared with its reference.
+    pub fn not_validated(&self, model: &str) {
+        self.registry.forget(Id::QuantizationAccuracy, model);
+    }
+
+    /// A swap or rollback has ended: `swapped`, `rolled_back`, or the code of its error.
+    pub fn swapped(&self, result: &str) {
+        self.registry.add(Id::Swaps, &[result], 1.0);
+    }
+
+    /// A swap took this much memory beyond what there was before.
+    pub fn swap_memory(&self, bytes: u64) {
+        self.registry.set(Id::SwapMemory, &[], bytes as f64);
+    }
+
+    /// A model was taken out of memory: by a `request`, or to make `room`.
+    pub fn unloaded(&self, reason: &str) {
+        self.registry.add(Id::Unloads, &[reason], 1.0);
     }
 
     /// The graphics processor's busy share was measured.

@@ -1,17 +1,17 @@
-//! Loaded models by name.
+//! A loaded model: its engine, its thread, who may wait for it, and what its answers are named by.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bitnet_inference::{Engine, EngineLoad, Error, KV_BLOCK, Message, Prompt};
+use bitnet_inference::{Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, Prompt};
 
 use crate::admission::Admission;
 use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
-use crate::error::{ApiError, ErrorCode};
-use crate::metrics::LoadedInfo;
+use crate::metrics::{LoadedInfo, Metrics};
+use crate::model_manager::validate::Validation;
 
 /// The name that always stands for the default model.
 pub const DEFAULT_ALIAS: &str = "default";
@@ -30,7 +30,19 @@ pub struct LoadedModel {
     pub fingerprint: String,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
+    /// SHA-256 of its files, in hexadecimal digits.
+    pub version: Option<String>,
+    /// Where it was loaded from; for administrators only.
+    pub path: Option<PathBuf>,
+    /// What its validation found; `None` if there was none.
+    pub validation: Option<Validation>,
+    /// Why it runs where and as it does.
+    pub choice: String,
+    metrics: Arc<Metrics>,
 }
+
+/// Digits of a version in a fingerprint: enough to tell any two models apart, few enough to be read.
+const FINGERPRINT_DIGITS: usize = 12;
 
 impl LoadedModel {
     /// Starts the thread of an engine for a server, under its limits and in its metrics; `version` names the model's bytes.
@@ -61,15 +73,6 @@ impl LoadedModel {
         let (limits, metrics) = (&app.limits, app.metrics.clone());
         let load = engine.current_load();
         let kernel = &engine.info().kernel;
-        metrics.model_loaded(&LoadedInfo {
-            model: &id,
-            hash: version.unwrap_or_default(),
-            quantization: layout(kernel),
-            kernel,
-            load: engine.info().load,
-            kv_block_size: KV_BLOCK,
-            kv_blocks: load.kv_blocks,
-        });
         metrics.engine(&id, &load);
         let (name, mut rows_before) = (id.clone(), load.rows);
         let watch = move |load: &EngineLoad, step: Option<Duration>| {
@@ -81,7 +84,7 @@ impl LoadedModel {
         };
         let fingerprint = [
             Some(concat!("bitnet-", env!("CARGO_PKG_VERSION"))),
-            version,
+            version.map(|version| version.get(..FINGERPRINT_DIGITS).unwrap_or(version)),
             Some(kernel.as_str()),
         ];
         Ok(LoadedModel {
@@ -98,8 +101,31 @@ impl LoadedModel {
                 .collect::<Vec<_>>()
                 .join("-"),
             created: unix_seconds(),
+            version: version.map(str::to_owned),
+            path: None,
+            validation: None,
+            choice: String::new(),
+            metrics: app.metrics.clone(),
             engine,
         })
+    }
+
+    /// Tells the metrics that this is what answers under its name now.
+    pub(crate) fn announce(&self) {
+        let (info, load) = (self.engine.info(), self.handle.load());
+        self.metrics.model_loaded(&LoadedInfo {
+            model: &self.id,
+            hash: self.version.as_deref().unwrap_or_default(),
+            quantization: layout(&info.kernel),
+            kernel: &info.kernel,
+            load: info.load,
+            kv_block_size: KV_BLOCK,
+            kv_blocks: load.kv_blocks,
+        });
+        match &self.validation {
+            Some(found) => self.metrics.validated(&self.id, found.top1_agreement),
+            None => self.metrics.not_validated(&self.id),
+        }
     }
 
     /// The prompt of a conversation: by the chat template, or, for a model without one, the texts one after the other,
@@ -116,60 +142,16 @@ impl LoadedModel {
     }
 }
 
-/// The models of a server.
-#[derive(Default)]
-pub struct ModelRegistry {
-    models: RwLock<Models>,
-}
-
-#[derive(Default, Clone)]
-struct Models {
-    by_id: BTreeMap<String, Arc<LoadedModel>>,
-    default: Option<String>,
-}
-
-impl ModelRegistry {
-    /// Adds a model; the first one is the default.
-    pub fn insert(&self, model: LoadedModel) {
-        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        let id = model.id.clone();
-        models.default.get_or_insert_with(|| id.clone());
-        models.by_id.insert(id, Arc::new(model));
-    }
-
-    /// The model of this name; without a name the default one.
-    ///
-    /// # Errors
-    /// [`ErrorCode::ModelNotFound`], and [`ErrorCode::NotReady`] when there is none at all.
-    pub fn get(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, ApiError> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(default) = models.default.as_deref() else {
-            return Err(ApiError::new(ErrorCode::NotReady, "no model is loaded"));
-        };
-        let id = match name {
-            None | Some("" | DEFAULT_ALIAS) => default,
-            Some(name) => name,
-        };
-        models.by_id.get(id).cloned().ok_or_else(|| {
-            let known: Vec<&str> = models.by_id.keys().map(String::as_str).collect();
-            let id: String = id.chars().take(80).collect();
-            let message = format!("there is no model '{id}'; there is {}", known.join(", "));
-            ApiError::about("model", ErrorCode::ModelNotFound, message)
-        })
-    }
-
-    /// All models, by name.
-    pub fn all(&self) -> Vec<Arc<LoadedModel>> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.by_id.values().cloned().collect()
-    }
-}
-
 /// Now, in seconds since 1970.
 pub fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// Bytes of all weights in memory, second copies included.
+pub fn weight_bytes(info: &EngineInfo) -> usize {
+    info.layer_bytes + info.layer_copy_bytes + info.head_bytes + info.head_copy_bytes
 }
 
 /// The layout of weights that a kernel multiplies: the middle of its name, `{arch}-{format}-{isa}`.

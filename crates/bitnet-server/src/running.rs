@@ -269,6 +269,10 @@ impl Running {
         if self.model.handle.health().failed {
             return engine_failed();
         }
+        if self.model.handle.has_ended() {
+            let message = format!("the model '{}' was unloaded", self.model.id);
+            return ApiError::new(ErrorCode::NotReady, message);
+        }
         let message = "the answer was not read for so long that it was given up";
         ApiError::new(ErrorCode::SlowReader, message)
     }

@@ -5,18 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bitnet_inference::LoadOptions;
 use bitnet_server::auth::Guard;
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
+use bitnet_server::model_manager::policy::{self, ModelOrigin, ModelPolicy};
+use bitnet_server::model_manager::version;
 use bitnet_server::request_log::RequestLog;
 use bitnet_server::{App, LoadedModel, ServerLimits, Stopped, process, routes};
+use bytes::Bytes;
 use clap::Args;
 
 use crate::args::{EngineArgs, ModelArgs};
+use crate::embedded;
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
-use crate::model_source::{self, LoadExtras, Serving};
+use crate::model_source::{self, LoadExtras, ModelSource};
 use crate::output::{Out, notice, warning};
 use crate::prompt::TextSource;
 use crate::units;
@@ -90,16 +95,50 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
         .map(|path| TextSource::File(Path::new(path).to_owned()).read())
         .transpose()?;
     let max_sequences = config.performance.max_concurrent_requests;
-    let extras = LoadExtras {
-        chat_template,
-        max_sequences,
-        serving: Some(Serving {
-            prefix_cache: config.performance.prefix_cache,
-        }),
+    let mut named = args.model.clone();
+    named.model = named.model.or(config.models.default_model.clone());
+    let chosen = |chat_template| {
+        let extras = LoadExtras {
+            chat_template,
+            max_sequences,
+        };
+        model_source::load_options(&named, &args.engine, env, extras)
     };
-    let mut model = args.model.clone();
-    model.model = model.model.or(config.models.default_model.clone());
-    let loaded = model_source::load(&model, &args.engine, env, extras)?;
+    // Template and tokenizer are those of the model that the command line names.
+    let others = LoadOptions {
+        tokenizer: None,
+        ..chosen(None)
+    };
+    let policy = ModelPolicy::new(&config, others)
+        .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
+    let options = policy::serving(&config, chosen(chat_template));
+    let source = ModelSource::choose(named.model.as_deref(), env)?;
+    let origin = ModelOrigin {
+        options: options.clone(),
+        source: match &source {
+            ModelSource::Path(path) => policy::ModelSource::Path(path.clone()),
+            ModelSource::Embedded => policy::ModelSource::Bytes {
+                name: embedded::NAME,
+                bytes: Bytes::from_static(embedded::BYTES),
+            },
+        },
+    };
+    let (loaded, version) = std::thread::scope(|scope| {
+        // Beside the load, which takes longer.
+        let hashed = scope.spawn(|| match &source {
+            ModelSource::Path(path) => version::of_path(path).map(|(version, _)| version),
+            ModelSource::Embedded => Ok(version::of_bytes(embedded::BYTES)),
+        });
+        let loaded = model_source::load_chosen(source.clone(), &options, &args.engine, env);
+        (loaded, hashed.join().expect("hashing does not panic"))
+    });
+    let loaded = loaded?;
+    let version = version.map_err(|e| {
+        CliError::runtime(
+            format!("cannot read {} for its version: {e}", loaded.name),
+            "check the path and the disk, then try again",
+        )
+    })?;
     loaded.note_repairs();
     if loaded.engine.chat_template().is_none() {
         notice("this model has no chat template: chats are continued as plain text");
@@ -123,10 +162,12 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
             "check monitoring.audit_log_file and who may write there",
         )
     })?;
-    let app = Arc::new(App::new(ServerLimits::from(&config)).with_log(log));
-    let model = LoadedModel::start(name.as_str(), engine, None, &app)
+    let app = Arc::new(App::new(ServerLimits::from(&config)).with_log(log).with_policy(policy));
+    let model = LoadedModel::start(name.as_str(), engine, Some(&version), &app)
         .map_err(|e| CliError::runtime(format!("the engine's thread cannot start: {e}"), ""))?;
     app.models.insert(model);
+    app.models.set_origin(&name, origin);
+    app.know_configured();
     // The first Ctrl-C drains; the second one ends the process.
     let _cooperative = Cooperative::begin();
     let address = SocketAddr::new(config.server.host, config.server.port);

@@ -198,8 +198,25 @@ settings! {
         restart default_model: [Option<String>] = None, Any;
         /// Name under which clients ask for the model; without it, the model's own.
         restart served_model_name: [Option<String>] = None, Any;
-        /// Weights kept loaded, for servers of several models; this version serves one, whatever it takes.
+        /// Directories that requests may load models from. Without any, they may load none.
+        restart directories: [Vec<String>] = Vec::new(), Any;
+        /// Further models, each as `id=path`, loaded when a request first asks for them.
+        restart configured: [Vec<String>] = Vec::new(), Any;
+        /// Ids of models that are never unloaded to make room.
+        restart pinned: [Vec<String>] = Vec::new(), Any;
+        /// Bytes of weights kept loaded; past them, idle models that were used longest ago make room. 0 is no limit.
         restart cache_size: [ByteSize] = ByteSize(0), Any;
+        /// Use files where they lie instead of copying embeddings and heads: less memory, but a file that is cut short
+        /// under a running model ends the process.
+        restart map_files: [bool] = false, Any;
+        /// Time that a request waits for its model to be loaded.
+        restart load_wait: [Duration] = seconds(60), Within(seconds(0)..=DAY);
+        /// Time that running requests have to end when their model is unloaded.
+        restart unload_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
+        /// Time for which a swap of strategy `blue_green` keeps the old version ready.
+        restart keep_previous: [Duration] = seconds(300), Within(seconds(0)..=DAY);
+        /// Time between the steps of a swap of strategy `rolling`: 10, 50 and 100 percent of new requests.
+        restart rolling_step: [Duration] = seconds(10), Within(seconds(0)..=DAY);
     }
 
     /// How much is done at once.

@@ -52,6 +52,18 @@ fn resident_bytes(status: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
+/// Memory that only this process has and that cannot be read from a file again: `Private_Dirty` of
+/// `/proc/self/smaps_rollup`, or `Anonymous` where that is more, in bytes. `None` where the system does not tell.
+pub fn private_bytes() -> Option<u64> {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let field = |name: &str| -> Option<u64> {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    let kibibytes = field("Private_Dirty:")?.max(field("Anonymous:")?);
+    kibibytes.checked_mul(1024)
+}
+
 /// `utime` and `stime` of `/proc/self/stat`, proc(5). The name before them may hold spaces, but ends at the last `)`.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     /// USER_HZ: 100 on every architecture that Linux runs Rust's standard library on.

@@ -161,6 +161,12 @@ metrics! {
         "Requests that ran past their deadline.";
     ModelInfo: Gauge, "bitnet_model_info", ["model", "hash", "quantization", "kernel"],
         "1 for each loaded model.";
+    Swaps: Counter, "bitnet_swap_total", ["result"],
+        "Swaps and rollbacks of models, by how they ended: swapped, rolled_back, or the error's code.";
+    SwapMemory: Gauge, "bitnet_swap_temporary_bytes", [],
+        "Memory that the last swap took beyond what the process had before; absent where the system does not tell.";
+    Unloads: Counter, "bitnet_model_unloads_total", ["reason"],
+        "Models taken out of memory: by a request, or to make room.";
     BuildInfo: Gauge, "bitnet_build_info", ["version"],
         "1; the label tells the version.";
     ResidentMemory: Gauge, "process_resident_memory_bytes", [],

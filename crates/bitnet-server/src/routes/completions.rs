@@ -38,7 +38,7 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let model = app.models.get(fields.text("model")?.as_deref())?;
+    let model = app.model(fields.text("model")?.as_deref()).await?;
     let prompts = prompts(fields.need("prompt")?, &app.limits)?;
     let stream = fields.flag("stream")?.unwrap_or(false);
     let include_usage = include_usage(&mut fields)?;

@@ -61,8 +61,8 @@ pub async fn stream(
     Ok(sse::response(running, wire, app.limits.ping_interval))
 }
 
-async fn start(app: &App, caller: &Caller, fields: &mut Fields) -> Result<Running, ApiError> {
-    let model = app.models.get(fields.text("model")?.as_deref())?;
+async fn start(app: &Arc<App>, caller: &Caller, fields: &mut Fields) -> Result<Running, ApiError> {
+    let model = app.model(fields.text("model")?.as_deref()).await?;
     let prompt = match fields.need("prompt")? {
         Value::String(text) => Prompt::Markup(text),
         other => return Err(ApiError::invalid("prompt", &other, "a string")),
@@ -109,8 +109,18 @@ struct Outcome {
     tokens_per_second: Option<f64>,
     quantization_used: String,
     device_used: &'static str,
-    /// `null`: measured of a file when it is validated, never of a request.
-    accuracy_metrics: Option<()>,
+    /// Measured of a file when it is validated, never of a request; `null` without a validation.
+    accuracy_metrics: Option<AccuracyMetrics>,
+}
+
+/// What the validation of the model found that answered.
+#[derive(Debug, Serialize)]
+struct AccuracyMetrics {
+    /// Share of prompts whose likeliest token was the reference's.
+    quantization_accuracy: f64,
+    /// Mean cosine of the logits with the reference's.
+    cross_validation_score: Option<f64>,
+    measured_at: u64,
 }
 
 impl Outcome {
@@ -125,7 +135,15 @@ impl Outcome {
             tokens_per_second: choice.timings.decode_tok_s(),
             quantization_used: layout(&running.model.engine.info().kernel).to_owned(),
             device_used: "cpu",
-            accuracy_metrics: None,
+            accuracy_metrics: running
+                .model
+                .validation
+                .as_ref()
+                .map(|found| AccuracyMetrics {
+                    quantization_accuracy: found.top1_agreement,
+                    cross_validation_score: found.mean_cosine,
+                    measured_at: found.measured_at,
+                }),
         }
     }
 }

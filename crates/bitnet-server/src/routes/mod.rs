@@ -4,6 +4,7 @@ pub mod chat;
 pub mod completions;
 pub mod health;
 pub mod inference;
+pub mod management;
 pub mod metrics;
 pub mod models;
 pub mod tokens;
@@ -26,6 +27,7 @@ use crate::request_id;
 /// What each route needs. One that is missing here is for administrators only.
 pub fn access() -> AccessTable {
     let infer = |method, path| (method, path, RouteAccess::Infer);
+    let admin = |method, path| (method, path, RouteAccess::Admin);
     let probe = |path| (Method::GET, path, RouteAccess::Probe);
     AccessTable::new(&[
         infer(Method::POST, "/v1/chat/completions"),
@@ -34,6 +36,12 @@ pub fn access() -> AccessTable {
         infer(Method::POST, "/v1/inference/stream"),
         infer(Method::GET, "/v1/models"),
         infer(Method::GET, "/v1/models/{id}"),
+        infer(Method::GET, "/v1/models/{id}/status"),
+        admin(Method::POST, "/v1/models/load"),
+        admin(Method::POST, "/v1/models/swap"),
+        admin(Method::POST, "/v1/models/{id}/rollback"),
+        admin(Method::POST, "/v1/models/{id}/unload"),
+        admin(Method::DELETE, "/v1/models/{id}"),
         infer(Method::POST, "/tokenize"),
         infer(Method::POST, "/detokenize"),
         infer(Method::POST, "/apply-template"),
@@ -58,7 +66,15 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/v1/inference", post(inference::create))
         .route("/v1/inference/stream", post(inference::stream))
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::show))
+        .route(
+            "/v1/models/{id}",
+            get(models::show).delete(management::delete),
+        )
+        .route("/v1/models/load", post(management::load))
+        .route("/v1/models/swap", post(management::swap))
+        .route("/v1/models/{id}/status", get(management::status))
+        .route("/v1/models/{id}/rollback", post(management::rollback))
+        .route("/v1/models/{id}/unload", post(management::unload))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))

@@ -1,5 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: one body for OpenAI's clients (`data`) and for ours (`models`).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,16 +8,26 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 
 use crate::app::App;
+use crate::caller::Caller;
 use crate::error::ApiError;
-use crate::model::{LoadedModel, layout};
+use crate::model::{LoadedModel, layout, weight_bytes};
+use crate::model_manager::registry::Seen;
 
 /// Lists the models.
-pub async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let models = app.models.all();
+pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList> {
+    let ids = app.models.ids();
+    // One that was deleted in this moment is left out.
+    let known: Vec<Seen> = ids
+        .iter()
+        .filter_map(|id| app.models.look(id).ok())
+        .collect();
+    let loaded = known.iter().filter_map(|seen| seen.current.as_ref());
     Json(ModelList {
         object: "list",
-        data: models.iter().map(|model| ModelCard::of(model)).collect(),
-        models: models.iter().map(|model| ModelStatus::of(model)).collect(),
+        data: known.iter().map(ModelCard::of).collect(),
+        models: loaded
+            .map(|model| ModelStatus::of(model, caller.is_admin))
+            .collect(),
     })
 }
 
@@ -28,8 +39,8 @@ pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
-    let model = app.models.get(Some(&id))?;
-    Ok(Json(ModelCard::of(&model)))
+    let seen = app.models.look(&id)?;
+    Ok(Json(ModelCard::of(&seen)))
 }
 
 /// The answer of [`list`].
@@ -47,27 +58,32 @@ pub struct ModelCard {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// Under vLLM's name.
-    max_model_len: usize,
+    /// Under vLLM's name; `null` while the model is not loaded.
+    max_model_len: Option<usize>,
 }
 
 impl ModelCard {
-    fn of(model: &LoadedModel) -> ModelCard {
+    fn of(seen: &Seen) -> ModelCard {
+        let model = seen.current.as_ref();
         ModelCard {
-            id: model.id.clone(),
+            id: seen.id.clone(),
             object: "model",
-            created: model.created,
+            created: model.map_or(0, |model| model.created),
             owned_by: "bitnet",
-            max_model_len: model.engine.context(),
+            max_model_len: model.map(|model| model.engine.context()),
         }
     }
 }
 
-/// A model as operators want to see one. Its path is nobody's business but the server's.
+/// A model as operators want to see one.
 #[derive(Debug, Serialize)]
 pub struct ModelStatus {
     id: String,
+    /// For administrators only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<PathBuf>,
     status: &'static str,
+    version: Option<String>,
     quantization_format: String,
     device: &'static str,
     load_time: u64,
@@ -80,10 +96,12 @@ pub struct ModelStatus {
 }
 
 impl ModelStatus {
-    fn of(model: &LoadedModel) -> ModelStatus {
+    fn of(model: &LoadedModel, with_path: bool) -> ModelStatus {
         let info = model.engine.info();
         ModelStatus {
             id: model.id.clone(),
+            path: model.path.clone().filter(|_| with_path),
+            version: model.version.clone(),
             status: if model.handle.health().failed {
                 "failed"
             } else {
@@ -94,10 +112,7 @@ impl ModelStatus {
             load_time: model.created,
             kernel: info.kernel.clone(),
             context: info.context,
-            weight_bytes: info.layer_bytes
-                + info.layer_copy_bytes
-                + info.head_bytes
-                + info.head_copy_bytes,
+            weight_bytes: weight_bytes(info),
             kv_cache_bytes: info.kv_cache_bytes,
             performance_metrics: None,
         }

@@ -1,0 +1,171 @@
+//! Why a file is no model for this server, in numbers: which tensor, at which byte, what was expected and what found.
+
+use std::path::Path;
+
+use bitnet_inference::{Error, ModelError};
+use serde_json::{Value, json};
+
+use super::policy::ModelSource;
+use crate::error::{ApiError, ErrorCode};
+
+/// What a client is told when `source` cannot be loaded. Folders of the server are nobody's business.
+pub fn load_error(source: &ModelSource, error: &Error) -> ApiError {
+    let message = match error.hint() {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    };
+    let details = match error {
+        Error::Model(error) => Some(details(error)),
+        _ => None,
+    };
+    let code = match error {
+        Error::Model(error) if matches!(**error, ModelError::Io { .. }) => {
+            ErrorCode::ModelIncompatible
+        }
+        Error::Kernel(_) => ErrorCode::InternalError,
+        _ => ErrorCode::ModelIncompatible,
+    };
+    ApiError {
+        details,
+        ..ApiError::new(code, without_folder(source, &message))
+    }
+}
+
+/// The same text without the folder that the model is in.
+pub fn without_folder(source: &ModelSource, text: &str) -> String {
+    let folder = match source {
+        ModelSource::Path(path) => path.parent().unwrap_or(Path::new("")),
+        ModelSource::Bytes { .. } => Path::new(""),
+    };
+    let folder = format!("{}/", folder.display());
+    if folder.len() > 1 {
+        text.replace(&folder, "")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// A model that is well made and another one than it has to be.
+pub fn other_model(what: &str, expected: impl ToString, found: impl ToString) -> ApiError {
+    let (expected, found) = (expected.to_string(), found.to_string());
+    ApiError {
+        details: Some(json!({ "expected": expected, "found": found })),
+        ..ApiError::new(
+            ErrorCode::ModelIncompatible,
+            format!(
+                "the {what} is {found}, expected {expected}: clients would get another model than they ask for"
+            ),
+        )
+    }
+}
+
+/// The figures of an error, `null` where it has none.
+fn details(error: &ModelError) -> Value {
+    let (mut tensor, mut offset) = (None, None);
+    let (mut expected, mut found) = (None, None);
+    match error {
+        ModelError::Truncated {
+            offset: at,
+            needed,
+            available,
+            ..
+        } => {
+            offset = Some(*at);
+            expected = Some(format!("{needed} bytes"));
+            found = Some(format!("{available} bytes"));
+        }
+        ModelError::Malformed {
+            offset: at,
+            expected: wanted,
+            found: there,
+            ..
+        } => {
+            offset = *at;
+            (expected, found) = (Some(wanted.clone()), Some(there.clone()));
+        }
+        ModelError::Limit {
+            offset: at,
+            limit,
+            unit,
+            found: there,
+            ..
+        } => {
+            offset = *at;
+            expected = Some(format!("at most {limit} {unit}"));
+            found = Some(there.to_string());
+        }
+        ModelError::Architecture {
+            found: there,
+            supported,
+            ..
+        } => (expected, found) = (Some(supported.clone()), Some(there.clone())),
+        ModelError::MissingField {
+            expected: wanted, ..
+        } => expected = Some(wanted.clone()),
+        ModelError::Field {
+            expected: wanted,
+            found: there,
+            ..
+        } => (expected, found) = (Some(wanted.clone()), Some(there.clone())),
+        ModelError::MissingTensor {
+            tensor: name,
+            expected: wanted,
+            ..
+        } => (tensor, expected) = (Some(name.clone()), Some(wanted.clone())),
+        ModelError::TensorShape {
+            tensor: name,
+            expected: wanted,
+            found: there,
+            ..
+        }
+        | ModelError::TensorType {
+            tensor: name,
+            expected: wanted,
+            found: there,
+            ..
+        } => {
+            tensor = Some(name.clone());
+            (expected, found) = (Some(wanted.clone()), Some(there.clone()));
+        }
+        ModelError::NotTernary {
+            tensor: name,
+            found: there,
+            ..
+        } => {
+            tensor = Some(name.clone());
+            (expected, found) = (Some("ternary weights".into()), Some(there.clone()));
+        }
+        ModelError::Scale {
+            tensor: name,
+            found: there,
+            ..
+        } => {
+            tensor = Some(name.clone());
+            expected = Some("a finite scale above 0".into());
+            found = Some(there.to_string());
+        }
+        ModelError::TensorData {
+            tensor: name,
+            source,
+            ..
+        } => (tensor, found) = (Some(name.clone()), Some(source.to_string())),
+        ModelError::ForeignTensor { tensor: name, .. } => tensor = Some(name.clone()),
+        ModelError::VectorValue {
+            tensor: name,
+            expected: wanted,
+            found: there,
+            ..
+        } => {
+            tensor = Some(name.clone());
+            (expected, found) = (Some((*wanted).to_owned()), Some(there.to_string()));
+        }
+        _ => {}
+    }
+    json!({
+        "kind": error.code(),
+        "tensor": tensor,
+        "offset": offset,
+        "expected": expected,
+        "found": found,
+    })
+}

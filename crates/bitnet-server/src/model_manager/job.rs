@@ -1,0 +1,131 @@
+//! Loading under way: how far it is, and how it ended. Everybody may look, whoever waits is told.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use bitnet_inference::LoadProgress;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::error::{ApiError, ErrorCode};
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadStage {
+    /// For its turn: one model is loaded at a time.
+    Waiting,
+    /// Reading, hashing and repacking the file.
+    Loading,
+    /// Comparing it with the reference.
+    Validating,
+    /// Drawing a first token.
+    Starting,
+    /// Being given requests.
+    Publishing,
+    /// Over.
+    Ended,
+}
+
+/// One loading of a model.
+#[derive(Debug)]
+pub struct LoadJob {
+    /// Its name, which the answer to its request tells.
+    pub id: String,
+    /// Whether it puts a model in another one's place.
+    pub is_swap: bool,
+    /// When it began.
+    pub started: Instant,
+    stage: watch::Sender<LoadStage>,
+    layers_done: AtomicU64,
+    n_layers: AtomicU64,
+    cancelled: AtomicBool,
+    outcome: watch::Sender<Option<Result<(), ApiError>>>,
+}
+
+impl LoadJob {
+    /// One that waits for its turn.
+    pub fn new(id: String, is_swap: bool) -> LoadJob {
+        LoadJob {
+            id,
+            is_swap,
+            started: Instant::now(),
+            stage: watch::Sender::new(LoadStage::Waiting),
+            layers_done: AtomicU64::new(0),
+            n_layers: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+            outcome: watch::Sender::new(None),
+        }
+    }
+
+    /// Where it is.
+    pub fn stage(&self) -> LoadStage {
+        *self.stage.borrow()
+    }
+
+    /// Says where it is.
+    pub fn enter(&self, stage: LoadStage) {
+        self.stage.send_replace(stage);
+    }
+
+    /// Resolves when it has come to `stage` or a later one.
+    pub async fn reached(&self, stage: LoadStage) {
+        let mut watcher = self.stage.subscribe();
+        // The sender lives as long as `self`.
+        let _ = watcher.wait_for(|now| *now as u8 >= stage as u8).await;
+    }
+
+    /// Says how many layers are there.
+    pub fn progress(&self, progress: LoadProgress) {
+        self.layers_done
+            .store(progress.layers_done as u64, Ordering::Relaxed);
+        self.n_layers
+            .store(progress.n_layers as u64, Ordering::Relaxed);
+    }
+
+    /// Layers that are there, and all; both 0 before the file is open.
+    pub fn layers(&self) -> (u64, u64) {
+        (
+            self.layers_done.load(Ordering::Relaxed),
+            self.n_layers.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Nobody wants it any more: it ends at its next look.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// # Errors
+    /// When nobody wants it any more.
+    pub fn check(&self) -> Result<(), ApiError> {
+        if self.cancelled.load(Ordering::Acquire) {
+            let message = "the model is not wanted any more";
+            return Err(ApiError::new(ErrorCode::ModelBusy, message));
+        }
+        Ok(())
+    }
+
+    /// Says how it ended.
+    pub fn end(&self, outcome: Result<(), ApiError>) {
+        self.stage.send_replace(LoadStage::Ended);
+        self.outcome.send_replace(Some(outcome));
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn outcome(&self) -> Option<Result<(), ApiError>> {
+        self.outcome.borrow().clone()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Why there is no model.
+    pub async fn ended(&self) -> Result<(), ApiError> {
+        let mut watcher = self.outcome.subscribe();
+        match watcher.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().expect("it was waited for"),
+            Err(_) => Ok(()), // the sender lives as long as `self`
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! From a file to a model that may be given requests: hash, weights, validation, a first token.
+//!
+//! It runs on a thread of its own, one model at a time: two loads would take each other's memory and processors. Whoever
+//! waits for it waits on its [`LoadJob`]; when nobody wants it any more it ends at its next look, and what it had is
+//! dropped.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bitnet_inference::{Engine, GenerateOptions, LoadOptions, LoadProgress};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::incompatible::{load_error, other_model, without_folder};
+use super::job::{LoadJob, LoadStage};
+use super::policy::{self, ModelOrigin, ModelSource};
+use super::validate::{self, ValidationPlan};
+use super::version::{self, FileStamp};
+use crate::app::App;
+use crate::error::{ApiError, ErrorCode};
+use crate::metrics::process::private_bytes;
+use crate::model::{LoadedModel, layout};
+
+/// What is to be loaded.
+pub(super) struct LoadOrder {
+    /// What clients will call it.
+    pub id: String,
+    /// Its files, and how.
+    pub origin: ModelOrigin,
+    /// How it is compared with the reference; `None`: not at all.
+    pub plan: Option<ValidationPlan>,
+    /// What it has to be like, as it takes the place of another one.
+    pub like: Option<Likeness>,
+    /// The version that it has to be.
+    pub version: Option<String>,
+}
+
+/// What clients rely on when the model behind a name changes.
+pub(super) struct Likeness {
+    pub family: &'static str,
+    pub vocab_size: usize,
+}
+
+impl Likeness {
+    pub fn of(model: &LoadedModel) -> Likeness {
+        let config = model.engine.config();
+        Likeness {
+            family: config.family.name,
+            vocab_size: config.vocab_size,
+        }
+    }
+
+    fn check(&self, engine: &Engine) -> Result<(), ApiError> {
+        let config = engine.config();
+        if config.family.name != self.family {
+            return Err(other_model("family", self.family, config.family.name));
+        }
+        if config.vocab_size != self.vocab_size {
+            return Err(other_model(
+                "size of the vocabulary",
+                self.vocab_size,
+                config.vocab_size,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Memory of the process around a load: what only it has (`Private_Dirty` and anonymous pages), in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LoadMemory {
+    /// Before the first byte was read.
+    pub before_bytes: Option<u64>,
+    /// The most that was seen.
+    pub peak_bytes: Option<u64>,
+    /// When the model was ready.
+    pub after_bytes: Option<u64>,
+}
+
+/// Time between two looks at the process's memory.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Time for the first token of a model: a model of that size answers nobody.
+const FIRST_TOKEN_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Loads on a thread and waits for it; a validation that takes too long is given up.
+pub(super) async fn load(
+    app: &Arc<App>,
+    job: &Arc<LoadJob>,
+    order: LoadOrder,
+    turn: OwnedSemaphorePermit,
+) -> Result<(LoadedModel, LoadMemory), ApiError> {
+    let (sender, receiver) = oneshot::channel();
+    let timeout = order.plan.map(|plan| plan.timeout);
+    let (on_thread, app) = (job.clone(), app.clone());
+    let started = thread::Builder::new().name("load".into()).spawn(move || {
+        let made = make(&app, &on_thread, &order);
+        drop(turn); // before anybody is told: whoever comes next finds its turn free
+        let _ = sender.send(made); // nobody waits any more
+    });
+    if let Err(error) = started {
+        return Err(ApiError::new(
+            ErrorCode::InternalError,
+            format!("no thread can be started to load a model: {error}"),
+        ));
+    }
+    let too_slow = async {
+        match timeout {
+            None => std::future::pending().await,
+            Some(timeout) => {
+                job.reached(LoadStage::Validating).await;
+                tokio::select! {
+                    () = tokio::time::sleep(timeout) => timeout,
+                    () = job.reached(LoadStage::Starting) => std::future::pending().await,
+                }
+            }
+        }
+    };
+    tokio::select! {
+        made = receiver => made.unwrap_or_else(|_| {
+            tracing::error!(job = job.id, "loading a model panicked");
+            Err(ApiError::new(ErrorCode::InternalError, "loading the model failed"))
+        }),
+        timeout = too_slow => {
+            job.cancel();
+            let message = format!("the validation took longer than {} seconds", timeout.as_secs_f64());
+            Err(ApiError::new(ErrorCode::ValidationTimeout, message))
+        }
+    }
+}
+
+fn make(
+    app: &App,
+    job: &LoadJob,
+    order: &LoadOrder,
+) -> Result<(LoadedModel, LoadMemory), ApiError> {
+    job.check()?;
+    let mut memory = LoadMemory {
+        before_bytes: private_bytes(),
+        ..LoadMemory::default()
+    };
+    let (watching, stop) = std::sync::mpsc::channel::<()>();
+    let made = thread::scope(|scope| {
+        let watcher = scope.spawn(move || {
+            let mut peak = None;
+            loop {
+                peak = peak.max(private_bytes());
+                if stop.recv_timeout(MEMORY_INTERVAL)
+                    != Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+                {
+                    return peak;
+                }
+            }
+        });
+        let made = thread::scope(|scope| {
+            let source = &order.origin.source;
+            // Beside the load: reading from the system's cache and hashing take about as long as repacking.
+            let hashed = scope.spawn(move || version_of(source));
+            let built = build(job, order);
+            let hashed = hashed
+                .join()
+                .map_err(|_| ApiError::new(ErrorCode::InternalError, "hashing the model failed"))?;
+            finish(app, job, order, built?, hashed?)
+        });
+        drop(watching);
+        memory.peak_bytes = watcher.join().unwrap_or_default();
+        made
+    })?;
+    memory.after_bytes = private_bytes();
+    memory.peak_bytes = memory.peak_bytes.max(memory.after_bytes);
+    Ok((made, memory))
+}
+
+/// A loaded engine and what its validation found.
+struct Built {
+    engine: Engine,
+    validation: Option<validate::Validation>,
+}
+
+fn build(job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError> {
+    let ModelOrigin { source, options } = &order.origin;
+    let check = |engine: &Engine| match &order.like {
+        Some(like) => like.check(engine),
+        None => Ok(()),
+    };
+    room_for(source)?;
+    job.enter(LoadStage::Loading);
+    if let Some(plan) = &order.plan {
+        // Shapes first: they are wrong in a moment, the reference takes its time.
+        let started = Instant::now();
+        let small = policy::reference(options, validate::context_of(usize::MAX));
+        let reference = open(source, &small, job)?;
+        check(&reference)?;
+        job.enter(LoadStage::Validating);
+        let expected = validate::run(&reference, plan.samples, job)?;
+        drop(reference);
+        let engine = open(source, options, job)?;
+        let found = validate::run(&engine, plan.samples, job)?;
+        let validation = validate::compare(&expected, &found, started);
+        validation.judge(plan)?;
+        return Ok(Built {
+            engine,
+            validation: Some(validation),
+        });
+    }
+    let engine = open(source, options, job)?;
+    check(&engine)?;
+    Ok(Built {
+        engine,
+        validation: None,
+    })
+}
+
+fn open(source: &ModelSource, options: &LoadOptions, job: &LoadJob) -> Result<Engine, ApiError> {
+    job.check()?;
+    let mut progress = |progress: LoadProgress| job.progress(progress);
+    let opened = match source {
+        ModelSource::Path(path) => Engine::load_with_progress(path, options, &mut progress),
+        ModelSource::Bytes { name, bytes } => {
+            Engine::from_bytes_with_progress(name, bytes.clone(), options, &mut progress)
+        }
+    };
+    opened.map_err(|error| load_error(source, &error))
+}
+
+/// Starts the engine's thread and lets it draw a token.
+fn finish(
+    app: &App,
+    job: &LoadJob,
+    order: &LoadOrder,
+    built: Built,
+    (version, stamps): (String, Vec<FileStamp>),
+) -> Result<LoadedModel, ApiError> {
+    job.enter(LoadStage::Starting);
+    job.check()?;
+    let source = &order.origin.source;
+    version::check_unchanged(&stamps).map_err(|error| {
+        let message = without_folder(source, &error.to_string());
+        ApiError::new(ErrorCode::ModelIncompatible, message)
+    })?;
+    if let Some(expected) = &order.version
+        && *expected != version
+    {
+        return Err(other_model("version", expected, version));
+    }
+    let engine = Arc::new(built.engine);
+    let mut model =
+        LoadedModel::start(&*order.id, engine, Some(&version), app).map_err(|error| {
+            ApiError::new(
+                ErrorCode::InternalError,
+                format!("no thread can be started for the engine: {error}"),
+            )
+        })?;
+    model.validation = built.validation;
+    model.choice = choice(&model.engine, &order.origin.options);
+    if let ModelSource::Path(path) = source {
+        model.path = Some(path.clone());
+    }
+    draw_one(&model)?;
+    Ok(model)
+}
+
+/// A token by the way that all requests go.
+fn draw_one(model: &LoadedModel) -> Result<(), ApiError> {
+    let options = GenerateOptions {
+        max_tokens: Some(1),
+        ..GenerateOptions::default()
+    };
+    let request = model.engine.check(&[0u32][..], &options)?;
+    let (sender, mut updates) = mpsc::channel(4);
+    let _ticket = model.handle.submit(request, 0, sender);
+    let started = Instant::now();
+    loop {
+        match updates.try_recv() {
+            Ok(update) => return update.outcome.map(|_| ()).map_err(ApiError::from),
+            Err(mpsc::error::TryRecvError::Empty) if started.elapsed() < FIRST_TOKEN_PATIENCE => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => {
+                let message = "the engine of the new model draws no token";
+                return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+            }
+        }
+    }
+}
+
+/// Refuses a model that the machine has no memory for, before it is read. Where the system does not tell, nothing is
+/// refused.
+fn room_for(source: &ModelSource) -> Result<(), ApiError> {
+    let ModelSource::Path(path) = source else {
+        return Ok(());
+    };
+    let (needed, available) = (bytes_of(path), available_memory());
+    match available {
+        Some(available) if needed > available => Err(other_model(
+            "size of the files in bytes",
+            format!("at most the {available} that memory has room for"),
+            needed,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of a model's files; 0 for what is not there, which opening it tells.
+pub(super) fn bytes_of(path: &Path) -> u64 {
+    let stamps = version::files_of(path).and_then(|files| version::stamps(&files));
+    stamps.map_or(0, |stamps| stamps.iter().map(FileStamp::len).sum())
+}
+
+/// `MemAvailable` of `/proc/meminfo`, proc(5), in bytes.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+fn version_of(source: &ModelSource) -> Result<(String, Vec<FileStamp>), ApiError> {
+    match source {
+        ModelSource::Bytes { bytes, .. } => Ok((version::of_bytes(bytes), Vec::new())),
+        ModelSource::Path(path) => version::of_path(path).map_err(|error| {
+            let message = without_folder(source, &format!("{}: {error}", path.display()));
+            ApiError::new(ErrorCode::ModelIncompatible, message)
+        }),
+    }
+}
+
+/// Why the model runs where and as it does.
+fn choice(engine: &Engine, options: &LoadOptions) -> String {
+    let info = engine.info();
+    let why = match (&options.kernel, &info.layouts) {
+        (Some(_), _) => "as asked for".to_owned(),
+        (None, Some(speeds)) => format!(
+            "by a race on this machine: t5 {:.2} times as fast as i2s",
+            speeds.gain
+        ),
+        (None, None) => "the widest instructions of this machine".to_owned(),
+    };
+    format!(
+        "cpu: this build runs models nowhere else; {} ({}): {why}",
+        layout(&info.kernel),
+        info.kernel
+    )
+}

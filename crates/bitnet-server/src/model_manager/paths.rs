@@ -1,0 +1,147 @@
+//! Which files a request may name: those inside the directories that the operator has configured, wherever links lead.
+//!
+//! A path is resolved by the system first, links and all, and then held against the resolved directories; the same is
+//! done with every file that loading it would read. What is outside and what does not exist are answered alike, so that
+//! nobody learns which files a machine has.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::version;
+use crate::error::{ApiError, ErrorCode};
+
+/// Bytes of a path in a request.
+const LONGEST_PATH: usize = 4096;
+
+/// Characters of a model's id.
+const LONGEST_ID: usize = 128;
+
+/// Checks the name of a model: letters, digits, `.`, `_` and `-`, and not the one that always means the default model.
+///
+/// # Errors
+/// [`ErrorCode::InvalidValue`].
+pub fn check_id(field: &'static str, id: &str) -> Result<(), ApiError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=LONGEST_ID).contains(&id.len())
+        && id.chars().all(plain)
+        && id != crate::model::DEFAULT_ALIAS
+    {
+        return Ok(());
+    }
+    let expected = "1 to 128 letters, digits, '.', '_' or '-', and not 'default'";
+    Err(ApiError::invalid(field, &id.into(), expected))
+}
+
+/// The file or directory that `asked` means: in one of `directories`, which are resolved already.
+///
+/// # Errors
+/// [`ErrorCode::ModelNotAllowed`] for everything that is not a readable model inside them.
+pub fn confine(
+    field: &'static str,
+    asked: &str,
+    directories: &[PathBuf],
+) -> Result<PathBuf, ApiError> {
+    let refused = || {
+        let message = format!("{field} names no model in the configured directories");
+        ApiError::about(field, ErrorCode::ModelNotAllowed, message)
+    };
+    let path = Path::new(asked);
+    let climbs = |part| matches!(part, Component::ParentDir);
+    if asked.is_empty()
+        || asked.len() > LONGEST_PATH
+        || asked.chars().any(char::is_control)
+        || path.components().any(climbs)
+    {
+        return Err(refused());
+    }
+    // An absolute path replaces the directory that it is joined to.
+    directories
+        .iter()
+        .filter_map(|directory| directory.join(path).canonicalize().ok())
+        .find(|found| is_inside(found, directories) && reads_inside(found, directories))
+        .ok_or_else(refused)
+}
+
+fn is_inside(path: &Path, directories: &[PathBuf]) -> bool {
+    directories
+        .iter()
+        .any(|directory| path.starts_with(directory) && path != directory)
+}
+
+/// Whether everything that loading `path` reads is inside too. A named pipe or a device is no model file: opening one
+/// may wait for ever.
+fn reads_inside(path: &Path, directories: &[PathBuf]) -> bool {
+    version::files_of(path).is_ok_and(|files| {
+        files.iter().all(|file| {
+            file.canonicalize()
+                .is_ok_and(|file| is_inside(&file, directories) && file.is_file())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn nothing_outside_the_directories_can_be_named_by_any_way_of_writing_it() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (models, outside) = (root.join("models"), root.join("models-secret"));
+        for dir in [&models, &outside, &models.join("hf"), &models.join("bad")] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        for file in [
+            models.join("a.gguf"),
+            outside.join("s.gguf"),
+            models.join("hf/model.safetensors"),
+        ] {
+            std::fs::write(file, "x").unwrap();
+        }
+        let link = |to: &Path, at: &str| std::os::unix::fs::symlink(to, models.join(at)).unwrap();
+        link(&outside.join("s.gguf"), "link.gguf");
+        link(&outside, "dir");
+        link(&models.join("a.gguf"), "inner.gguf");
+        link(&outside.join("s.gguf"), "bad/model.safetensors");
+
+        let directories = [models.clone()];
+        let confine = |asked: &str| confine("model_path", asked, &directories);
+        assert_eq!(confine("a.gguf").unwrap(), models.join("a.gguf"));
+        assert_eq!(confine("inner.gguf").unwrap(), models.join("a.gguf"));
+        assert_eq!(confine("hf").unwrap(), models.join("hf"));
+        let absolute = models.join("a.gguf");
+        assert!(confine(absolute.to_str().unwrap()).is_ok());
+
+        let missing = confine("nothing.gguf").unwrap_err();
+        for asked in [
+            "",
+            ".",
+            "..",
+            "../models-secret/s.gguf",
+            "hf/../../models-secret/s.gguf",
+            "/etc/passwd",
+            "link.gguf",
+            "dir/s.gguf",
+            "dir",
+            "bad",
+            "a.gguf\0",
+            "a.gguf/",
+            "a\n.gguf",
+            outside.join("s.gguf").to_str().unwrap(),
+            &"x/".repeat(5000),
+        ] {
+            assert_eq!(confine(asked).unwrap_err(), missing, "{asked}");
+        }
+        assert!(super::confine("model_path", "a.gguf", &[]).is_err());
+    }
+
+    #[test]
+    fn ids_are_plain_words() {
+        for id in ["a", "Model-1.58_b", &"x".repeat(128)] {
+            check_id("model_id", id).unwrap();
+        }
+        for id in ["", "default", "a/b", "..\u{0}", "é", &"x".repeat(129)] {
+            check_id("model_id", id).unwrap_err();
+        }
+    }
+}

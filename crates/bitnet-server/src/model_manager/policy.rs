@@ -1,0 +1,152 @@
+//! What the operator lets the model manager do.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bitnet_inference::Access;
+use bitnet_inference::{CheckpointOptions, HeadMode, LoadOptions, SERVING_PREFILL_BESIDE};
+use bytes::Bytes;
+
+use super::paths;
+use crate::config::{ServerConfig, SettingError};
+
+/// Where a model comes from.
+#[derive(Debug, Clone)]
+pub enum ModelSource {
+    /// A file or a directory.
+    Path(PathBuf),
+    /// A GGUF file that is part of the program.
+    Bytes {
+        /// What messages call it.
+        name: &'static str,
+        /// All of it.
+        bytes: Bytes,
+    },
+}
+
+/// Where a model comes from and how it is loaded.
+#[derive(Debug, Clone)]
+pub struct ModelOrigin {
+    /// Its files.
+    pub source: ModelSource,
+    /// How they are loaded.
+    pub options: LoadOptions,
+}
+
+/// What the operator lets the model manager do.
+#[derive(Debug, Clone)]
+pub struct ModelPolicy {
+    /// Directories that models may be loaded from by requests, resolved.
+    pub directories: Vec<PathBuf>,
+    /// Models that are loaded when they are asked for.
+    pub configured: Vec<(String, PathBuf)>,
+    /// Models that are never unloaded to make room.
+    pub pinned: Vec<String>,
+    /// Bytes of weights that are kept loaded; 0 is no limit.
+    pub cache_bytes: u64,
+    /// Time that running requests have to end when their model is unloaded.
+    pub unload_timeout: Duration,
+    /// Time for which a swap of strategy `blue_green` keeps the old version.
+    pub keep_previous: Duration,
+    /// Time between the steps of a swap of strategy `rolling`.
+    pub rolling_step: Duration,
+    /// Time for which a request waits for its model to be loaded.
+    pub load_wait: Duration,
+    /// How models are loaded.
+    pub options: LoadOptions,
+}
+
+impl Default for ModelPolicy {
+    fn default() -> ModelPolicy {
+        ModelPolicy::new(&ServerConfig::default(), LoadOptions::default())
+            .expect("the defaults name no directory")
+    }
+}
+
+impl ModelPolicy {
+    /// The policy of a configuration; models are loaded as `options` says, but for what serving many needs.
+    ///
+    /// # Errors
+    /// Directories that do not exist, and configured models that are written in another way than `id=path`.
+    pub fn new(config: &ServerConfig, options: LoadOptions) -> Result<ModelPolicy, SettingError> {
+        let models = &config.models;
+        let wrong = |message: String| SettingError::Contradiction(message);
+        let resolved = |directory: &String| {
+            Path::new(directory).canonicalize().map_err(|error| {
+                wrong(format!(
+                    "models.directories has {directory}, which cannot be used: {error}"
+                ))
+            })
+        };
+        let named = |entry: &String| {
+            let (id, path) = entry
+                .split_once('=')
+                .ok_or_else(|| wrong(format!("models.configured has {entry}, expected id=path")))?;
+            paths::check_id("models.configured", id).map_err(|error| wrong(error.message))?;
+            Ok((id.to_owned(), PathBuf::from(path)))
+        };
+        Ok(ModelPolicy {
+            directories: models
+                .directories
+                .iter()
+                .map(resolved)
+                .collect::<Result<_, _>>()?,
+            configured: models
+                .configured
+                .iter()
+                .map(named)
+                .collect::<Result<_, _>>()?,
+            pinned: models.pinned.clone(),
+            cache_bytes: models.cache_size.0,
+            unload_timeout: models.unload_timeout,
+            keep_previous: models.keep_previous,
+            rolling_step: models.rolling_step,
+            load_wait: models.load_wait,
+            options: serving(config, options),
+        })
+    }
+
+    /// The models' origin when nothing else is said of it.
+    pub fn origin(&self, path: PathBuf) -> ModelOrigin {
+        ModelOrigin {
+            source: ModelSource::Path(path),
+            options: self.options.clone(),
+        }
+    }
+}
+
+/// `options` as a server needs them.
+pub fn serving(config: &ServerConfig, options: LoadOptions) -> LoadOptions {
+    LoadOptions {
+        max_sequences: config.performance.max_concurrent_requests,
+        prefix_cache: config.performance.prefix_cache,
+        // A long prompt must not hold up those who read their answers.
+        prefill_beside: SERVING_PREFILL_BESIDE,
+        checkpoint: CheckpointOptions {
+            access: match config.models.map_files {
+                true => Access::Map,
+                // Nothing that happens to a file may end the process.
+                false => Access::ReadIntoMemory,
+            },
+            ..options.checkpoint
+        },
+        ..options
+    }
+}
+
+/// The options that a model is validated against: plain kernels, every logit, nothing left out, numbers kept in f32.
+pub fn reference(options: &LoadOptions, context: usize) -> LoadOptions {
+    LoadOptions {
+        kernel: Some(REFERENCE_KERNEL.into()),
+        dense: true,
+        head: HeadMode::Full,
+        kv_type: bitnet_inference::KvType::F32,
+        max_sequences: 1,
+        context: Some(context),
+        prefix_cache: false,
+        ..options.clone()
+    }
+}
+
+/// The kernel that is written for reading: no vector instructions, one weight after the other.
+pub const REFERENCE_KERNEL: &str = "scalar-i2s";

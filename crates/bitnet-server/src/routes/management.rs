@@ -1,0 +1,377 @@
+//! Models come and go: `POST /v1/models/load`, `/v1/models/swap`, `/v1/models/{id}/rollback`, `/v1/models/{id}/unload`,
+//! `DELETE /v1/models/{id}`; and `GET /v1/models/{id}/status`.
+//!
+//! All but the last are for administrators. What they start goes on when the client leaves.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bitnet_inference::{LoadOptions, available_kernels};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::body::JsonBody;
+use crate::caller::Caller;
+use crate::error::{ApiError, ErrorCode};
+use crate::fields::{Fields, missing};
+use crate::model::{LoadedModel, layout, weight_bytes};
+use crate::model_manager::policy::{ModelOrigin, ModelSource};
+use crate::model_manager::swap::{self, SwapOrder, SwapReport, SwapStrategy};
+use crate::model_manager::unload::{self, UnloadOrder};
+use crate::model_manager::validate::{
+    DEFAULT_ACCURACY, DEFAULT_COSINE, DEFAULT_SAMPLES, DEFAULT_TIMEOUT, MAX_SAMPLES, ValidationPlan,
+};
+use crate::model_manager::{paths, start_load};
+
+/// Longest time for anything that a request may name.
+const DAY: f64 = 86_400.0;
+
+/// Loads a model under a new name: 202 with the name of the job, or with `?wait=true` 200 with the model's status.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn load(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Response, ApiError> {
+    let path = model_path(&app, &mut fields, "model_path")?;
+    let id = match fields.text("model_id")? {
+        Some(id) => id,
+        None => path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    };
+    paths::check_id("model_id", &id)?;
+    let plan = validation(&mut fields, DEFAULT_TIMEOUT)?;
+    let origin = origin(&app, path, &mut fields)?;
+    let job = start_load(&app, &id, origin, plan)?;
+    if is_true(query.as_deref(), "wait") {
+        job.ended().await?;
+        return Ok(Json(status_of(&app, &id, true)?).into_response());
+    }
+    let body = json!({
+        "job_id": job.id,
+        "model_id": id,
+        "status": "loading",
+        "status_url": format!("/v1/models/{id}/status"),
+    });
+    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+}
+
+/// Puts a new version in the place of a model that answers; the answer comes when all requests go to it.
+///
+/// # Errors
+/// Those of the table in [`crate::error`]; the old version then answers as before.
+pub async fn swap(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Json<SwapReport>, ApiError> {
+    let path = model_path(&app, &mut fields, "new_model_path")?;
+    let id = fields
+        .text("target_model_id")?
+        .ok_or_else(|| missing("target_model_id"))?;
+    let id = app.models.get(Some(&id))?.id.clone();
+    let strategy = match fields.text("swap_strategy")?.as_deref() {
+        None | Some("atomic") => SwapStrategy::Atomic,
+        Some("blue_green") => SwapStrategy::BlueGreen,
+        Some("rolling") => SwapStrategy::Rolling,
+        Some(other) => {
+            let expected = "atomic, blue_green or rolling";
+            return Err(ApiError::invalid("swap_strategy", &other.into(), expected));
+        }
+    };
+    let timeout = match fraction(&mut fields, "validation_timeout_seconds", DAY)? {
+        Some(seconds) => Duration::from_secs_f64(seconds),
+        None => DEFAULT_TIMEOUT,
+    };
+    let order = SwapOrder {
+        id,
+        plan: validation(&mut fields, timeout)?.unwrap_or(plan(timeout)),
+        strategy,
+        rollback_on_failure: fields.flag("rollback_on_failure")?.unwrap_or(true),
+        origin: origin(&app, path, &mut fields)?,
+    };
+    on_its_own(async move { swap::swap(&app, order).await }).await
+}
+
+/// Goes back to the version before the last swap.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn rollback(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<SwapReport>, ApiError> {
+    on_its_own(async move { swap::roll_back(&app, &id).await }).await
+}
+
+/// Takes a model out of memory; the next request for it loads it again.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn unload(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, ApiError> {
+    leave(app, id, query, false).await
+}
+
+/// Takes a model out of memory and forgets its name.
+///
+/// # Errors
+/// Those of the table in [`crate::error`].
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, ApiError> {
+    leave(app, id, query, true).await
+}
+
+async fn leave(
+    app: Arc<App>,
+    id: String,
+    query: Option<String>,
+    forget: bool,
+) -> Result<Json<Value>, ApiError> {
+    let query = query.as_deref();
+    let order = UnloadOrder {
+        timeout: match value(query, "timeout_seconds") {
+            None => app.manager.policy.unload_timeout,
+            Some(text) => match text.parse() {
+                Ok(seconds) if (0.0..=DAY).contains(&seconds) => Duration::from_secs_f64(seconds),
+                _ => {
+                    let expected = "a number of seconds from 0 to 86400";
+                    return Err(ApiError::invalid("timeout_seconds", &text.into(), expected));
+                }
+            },
+        },
+        force: is_true(query, "force"),
+        forget,
+    };
+    on_its_own(async move {
+        unload::unload(&app, &id, order).await?;
+        let status = if forget { "deleted" } else { "unloaded" };
+        Ok(json!({ "id": id, "object": "model", "status": status, "deleted": forget }))
+    })
+    .await
+}
+
+/// Shows how a model is.
+///
+/// # Errors
+/// [`ErrorCode::ModelNotFound`].
+pub async fn status(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Json<Value>, ApiError> {
+    status_of(&app, &id, caller.is_admin).map(Json)
+}
+
+/// What [`status`] tells of a model; its path only to administrators.
+fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
+    let seen = app.models.look(id)?;
+    let model = seen.current.as_deref();
+    let failed = model.is_some_and(|model| model.handle.health().failed);
+    let status = match (model, &seen.job, &seen.failure) {
+        (Some(_), ..) if failed => "failed",
+        (Some(_), ..) => "loaded",
+        (None, Some(_), _) => "loading",
+        (None, None, Some(_)) => "failed",
+        (None, None, None) => "unloaded",
+    };
+    let job = seen.job.as_deref().map(|job| {
+        let (done, all) = job.layers();
+        json!({
+            "job_id": job.id,
+            "is_swap": job.is_swap,
+            "stage": job.stage(),
+            "layers_done": done,
+            "n_layers": all,
+            "seconds": job.started.elapsed().as_secs_f64(),
+        })
+    });
+    let error = seen
+        .failure
+        .map(|error| error.body()["error"].clone())
+        .filter(|_| model.is_none());
+    let path = model.and_then(|model| model.path.as_ref());
+    let mut body = json!({
+        "id": seen.id,
+        "status": status,
+        "progress": job,
+        "error": error,
+        "previous_version": seen.previous_version,
+        "rolling_percent": seen.rolling_percent,
+    });
+    if let Some(about) = model.map(about) {
+        for (key, value) in about.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
+    }
+    if let Some(path) = path.filter(|_| with_path) {
+        body["path"] = json!(path);
+    }
+    Ok(body)
+}
+
+/// What is known of a model that is in memory.
+fn about(model: &LoadedModel) -> Value {
+    let info = model.engine.info();
+    json!({
+        "version": model.version,
+        "fingerprint": model.fingerprint,
+        "device": "cpu",
+        "quantization_format": layout(&info.kernel),
+        "decision": model.choice,
+        "family": model.engine.config().family.name,
+        "loaded_at": model.created,
+        "load_seconds": info.load.as_secs_f64(),
+        "weight_bytes": weight_bytes(info),
+        "validation": model.validation,
+        "requests": model.admission.waiting().0,
+    })
+}
+
+/// Runs `work` to its end whoever waits for it.
+async fn on_its_own<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<Json<T>, ApiError> {
+    match tokio::spawn(work).await {
+        Ok(done) => done.map(Json),
+        Err(_) => Err(ApiError::new(
+            ErrorCode::InternalError,
+            "changing the model failed",
+        )),
+    }
+}
+
+fn model_path(app: &App, fields: &mut Fields, name: &'static str) -> Result<PathBuf, ApiError> {
+    let asked = fields.text(name)?.ok_or_else(|| missing(name))?;
+    paths::confine(name, &asked, &app.manager.policy.directories)
+}
+
+/// How the files at `path` are loaded, as the request wants it.
+fn origin(app: &App, path: PathBuf, fields: &mut Fields) -> Result<ModelOrigin, ApiError> {
+    let impossible = |field: &'static str, message: String| {
+        Err(ApiError::about(
+            field,
+            ErrorCode::ModelIncompatible,
+            message,
+        ))
+    };
+    match fields.text("device_preference")?.as_deref() {
+        None | Some("auto" | "cpu") => {}
+        Some("gpu") => {
+            let message = "this build runs models on the CPU alone: say auto or cpu";
+            return impossible("device_preference", message.into());
+        }
+        Some(other) => {
+            let expected = "auto, cpu or gpu";
+            return Err(ApiError::invalid(
+                "device_preference",
+                &other.into(),
+                expected,
+            ));
+        }
+    }
+    let kernel = match fields.text("quantization_format")?.as_deref() {
+        None | Some("auto") => None,
+        Some(format @ ("i2s" | "t5" | "tl1" | "tl2")) => {
+            let found = available_kernels()
+                .into_iter()
+                .find(|kernel| layout(kernel) == format);
+            match found {
+                Some(kernel) => Some(kernel.to_owned()),
+                None => {
+                    let message =
+                        format!("no kernel of this machine multiplies {format}: say auto or i2s");
+                    return impossible("quantization_format", message);
+                }
+            }
+        }
+        Some(other) => {
+            let expected = "auto, i2s, t5, tl1 or tl2";
+            return Err(ApiError::invalid(
+                "quantization_format",
+                &other.into(),
+                expected,
+            ));
+        }
+    };
+    let options = &app.manager.policy.options;
+    Ok(ModelOrigin {
+        source: ModelSource::Path(path),
+        options: LoadOptions {
+            kernel: kernel.or(options.kernel.clone()),
+            ..options.clone()
+        },
+    })
+}
+
+fn plan(timeout: Duration) -> ValidationPlan {
+    ValidationPlan {
+        samples: DEFAULT_SAMPLES,
+        min_accuracy: DEFAULT_ACCURACY,
+        min_cosine: DEFAULT_COSINE,
+        timeout,
+    }
+}
+
+/// The `validation_config`; `None` where there is to be no validation.
+fn validation(fields: &mut Fields, timeout: Duration) -> Result<Option<ValidationPlan>, ApiError> {
+    let Some(mut config) = fields.object("validation_config")? else {
+        return Ok(None);
+    };
+    if !config.flag("enable_cross_validation")?.unwrap_or(true) {
+        return Ok(None);
+    }
+    let usual = plan(timeout);
+    Ok(Some(ValidationPlan {
+        samples: config
+            .count("validation_samples", 1..=MAX_SAMPLES)?
+            .unwrap_or(usual.samples),
+        min_accuracy: fraction(&mut config, "min_accuracy", 1.0)?.unwrap_or(usual.min_accuracy),
+        min_cosine: fraction(&mut config, "min_cosine", 1.0)?.unwrap_or(usual.min_cosine),
+        timeout,
+    }))
+}
+
+/// A number from 0 to `most`.
+fn fraction(fields: &mut Fields, name: &'static str, most: f64) -> Result<Option<f64>, ApiError> {
+    let Some(value) = fields.take(name) else {
+        return Ok(None);
+    };
+    match value
+        .as_f64()
+        .filter(|number| (0.0..=most).contains(number))
+    {
+        Some(number) => Ok(Some(number)),
+        None => Err(ApiError::invalid(
+            name,
+            &value,
+            format!("a number from 0 to {most}"),
+        )),
+    }
+}
+
+/// The value of a parameter of a query.
+fn value<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .into_iter()
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+fn is_true(query: Option<&str>, name: &str) -> bool {
+    matches!(value(query, name), Some("true" | "1"))
+}
