@@ -12,6 +12,7 @@ use crate::body::JsonBody;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;
 use crate::routes::chat::messages;
+use crate::sampling::token_id;
 use crate::token_text;
 
 /// Text, or a conversation, to ids. BOS is added where the tokenizer does so, unless `add_special` is false.
@@ -88,10 +89,9 @@ pub async fn detokenize(
 ) -> Result<Json<Value>, ApiError> {
     let model = app.models.get(fields.text("model")?.as_deref())?;
     let value = fields.need("tokens")?;
-    let ids: Option<Vec<u32>> = value.as_array().and_then(|values| {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        values.iter().map(id).collect()
-    });
+    let ids: Option<Vec<u32>> = value
+        .as_array()
+        .and_then(|values| values.iter().map(token_id).collect());
     let ids = ids.ok_or_else(|| ApiError::invalid("tokens", &value, "a list of token ids"))?;
     blocking(move || {
         let tokenizer = model.engine.tokenizer()?;
