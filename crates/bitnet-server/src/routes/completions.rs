@@ -7,8 +7,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bitnet_inference::Prompt;
 use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
-use bitnet_inference::{FinishReason, Prompt};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -202,9 +202,8 @@ impl Writer {
         }
         let state = &mut self.texts[piece.choice];
         if let Some(token) = piece.token {
-            if let (Some(logprob), Some(n_top)) = (token.logprob, self.shown.logprobs)
-                && piece.finish != Some(FinishReason::EndOfText)
-            {
+            // The token that ends the text too, as OpenAI has it: harnesses count on one entry for each drawn token.
+            if let (Some(logprob), Some(n_top)) = (token.logprob, self.shown.logprobs) {
                 let top = &token.top_logprobs[..n_top.min(token.top_logprobs.len())];
                 let logprobs = out.logprobs.get_or_insert_default();
                 logprobs.push(engine, state.n_chars, token.id, Some((logprob, top)));

@@ -129,6 +129,25 @@ fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiErr
     }
 }
 
+/// What harnesses ask of a tokenizer that they have no copy of, as vLLM tells it.
+///
+/// # Errors
+/// A model without a tokenizer.
+pub async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let model = app.models.get(None)?;
+    let engine = &model.engine;
+    let tokenizer = engine.tokenizer()?;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+    Ok(Json(json!({
+        "vocab_size": tokenizer.vocab_size(),
+        "bos_token": text(tokenizer.bos()),
+        "eos_token": text(tokenizer.eos()),
+        "add_bos_token": tokenizer.adds_bos(),
+        "model_max_length": engine.context(),
+        "chat_template": engine.chat_template(),
+    })))
+}
+
 /// Runs `work`, which may take a while, where no connection waits for it.
 async fn blocking(
     work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,

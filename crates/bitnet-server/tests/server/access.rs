@@ -46,6 +46,7 @@ fn nothing_but_the_probes_answers_without_a_key() {
         ("POST", "/tokenize", "{}"),
         ("POST", "/detokenize", "{}"),
         ("POST", "/apply-template", "{}"),
+        ("GET", "/tokenizer_info", ""),
         ("GET", "/v1/models", ""),
         ("GET", "/v1/models/stories", ""),
         ("GET", "/health", ""),
