@@ -182,6 +182,7 @@ impl SamplingArgs {
             logit_bias: self.logit_bias.clone(),
             seed: env.seed(self.seed),
             stop: self.stop.clone(),
+            stop_token_ids: Vec::new(),
             ignore_eos: self.ignore_eos,
             speculate: self.speculate.unwrap_or(0),
             logprobs: false,

@@ -91,6 +91,8 @@ pub struct GenerateOptions {
     pub seed: Option<u64>,
     /// Texts that end the generation; they are never part of the output.
     pub stop: Vec<String>,
+    /// Tokens that end the generation as an end-of-text token does, also where `ignore_eos` goes on past those.
+    pub stop_token_ids: Vec<u32>,
     /// Go on past end-of-text tokens.
     pub ignore_eos: bool,
     /// Most tokens to guess ahead in a pass, 0 none, at most [`MAX_DRAFT`](crate::speculative::MAX_DRAFT). Changes the
@@ -135,6 +137,14 @@ impl GenerateOptions {
             if bias.is_nan() || bias == f32::INFINITY {
                 return Err(invalid("logit_bias", bias, "finite biases, or -inf"));
             }
+        }
+        if let Some(&id) = self
+            .stop_token_ids
+            .iter()
+            .find(|&&id| id as usize >= vocab_size)
+        {
+            let expected = format!("token ids below the vocabulary size {vocab_size}");
+            return Err(invalid("stop_token_ids", id, expected));
         }
         if self.top_logprobs > MAX_TOP_LOGPROBS {
             let expected = format!("a number from 0 to {MAX_TOP_LOGPROBS}");
@@ -260,8 +270,9 @@ fn invalid(option: &str, value: impl fmt::Display, expected: impl Into<String>) 
 }
 
 /// A seed nobody chose: the standard library's per-map hash keys are random on every system that has randomness.
+/// Of 53 bits: programs that read JSON's numbers as floats can say it back exactly.
 fn fresh_seed() -> u64 {
-    RandomState::new().build_hasher().finish()
+    RandomState::new().build_hasher().finish() >> 11
 }
 
 #[cfg(test)]

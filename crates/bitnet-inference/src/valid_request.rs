@@ -3,6 +3,8 @@
 //! Checking needs the tokenizer and the model's shape but not the model: any thread may do it while a forward pass
 //! runs, and refuse a bad request without a place in the queue.
 
+use std::sync::Arc;
+
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::logprobs::LogprobWishes;
@@ -87,11 +89,7 @@ impl Engine {
                 max_tokens: options.max_tokens.unwrap_or(usize::MAX).max(1),
                 context: self.context(),
                 sampler: Sampler::new(params),
-                end_of_generation: if options.ignore_eos {
-                    [].into()
-                } else {
-                    self.end_of_generation_handle()
-                },
+                end_of_generation: self.ends_of(options),
                 stop: StopMatcher::new(options.stop.clone()),
                 decoder,
                 logprobs: LogprobWishes {
@@ -108,5 +106,14 @@ impl Engine {
                 },
             },
         })
+    }
+
+    /// The tokens that end a request's text; those of the model are shared, not copied.
+    fn ends_of(&self, options: &GenerateOptions) -> Arc<[u32]> {
+        match (options.ignore_eos, &*options.stop_token_ids) {
+            (false, []) => self.end_of_generation_handle(),
+            (true, own) => own.into(),
+            (false, own) => [self.end_of_generation(), own].concat().into(),
+        }
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! # Layout
 //!
-//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it and [`request_log`] writes about it, [`auth`] lets it
-//! through (as a [`caller`]), [`routes`] finds its handler, [`body`] and [`fields`] read it, [`sampling`] says how tokens are drawn; [`admission`] takes or refuses it;
+//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it and [`request_log`]
+//! writes about it, [`auth`] lets it through (as a [`caller`]), [`routes`] finds its handler, [`body`] and [`fields`] read
+//! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
+//! refused); [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
 //! write the answer. [`process`] is the program around it: runtime, signals, health check.
 //!
@@ -23,6 +25,7 @@ pub mod connection;
 pub mod engine_thread;
 pub mod error;
 pub mod fields;
+pub mod generation_request;
 pub mod limits;
 pub mod metrics;
 pub mod model;
@@ -36,6 +39,7 @@ pub mod sampling;
 pub mod server;
 pub mod sse;
 pub mod token_text;
+pub mod unsupported;
 pub mod usage;
 
 pub use app::App;

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{
-    FinishReason, GenerateOptions, Prompt, Terms, Timings, Token, TokenLogprobs, ValidRequest,
+    Engine, FinishReason, GenerateOptions, Prompt, Terms, Timings, Token, TokenLogprobs,
+    ValidRequest,
 };
 use tokio::sync::mpsc;
 
@@ -25,8 +26,12 @@ pub struct Job {
     pub prompts: Prompts,
     /// Choices of each prompt.
     pub n: usize,
-    /// How to continue them.
+    /// How to continue them; `max_tokens` is what the client asks for.
     pub options: GenerateOptions,
+    /// Tokens when the client asks for no number of them; `None` is what the context leaves.
+    pub default_max_tokens: Option<usize>,
+    /// What becomes of a prompt that is too long.
+    pub truncate: Truncate,
     /// On which terms.
     pub terms: Terms,
     /// What its tokens are charged to.
@@ -48,6 +53,18 @@ impl Prompts {
             Prompts::Plain(prompts) => prompts.len(),
         }
     }
+}
+
+/// What becomes of a prompt that is too long. It loses its beginning; the token that begins every text stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Truncate {
+    /// The request is refused.
+    #[default]
+    No,
+    /// It keeps at most this many tokens.
+    To(usize),
+    /// It keeps what leaves room for the tokens that are asked for, which are themselves cut to the context.
+    ToFit,
 }
 
 /// A request under way.
@@ -127,6 +144,8 @@ impl Running {
             prompts,
             n,
             options,
+            default_max_tokens,
+            truncate,
             terms,
             permit,
         } = work;
@@ -140,8 +159,15 @@ impl Running {
         let place = model.admission.admit(prompts.len() * n)?;
         let checker = model.clone();
         // The place goes along: a client that leaves meanwhile takes up the checker until it is done.
-        let checked =
-            tokio::task::spawn_blocking(move || (check(&checker, prompts, n, &options), place));
+        let checked = tokio::task::spawn_blocking(move || {
+            let wishes = Wishes {
+                n,
+                options,
+                default_max_tokens,
+                truncate,
+            };
+            (check(&checker, prompts, wishes), place)
+        });
         let (checked, mut place) = checked
             .await
             .map_err(|_| ApiError::new(ErrorCode::InternalError, "checking the request failed"))?;
@@ -345,19 +371,26 @@ pub fn engine_failed() -> ApiError {
     )
 }
 
+/// What is asked for each prompt.
+struct Wishes {
+    n: usize,
+    options: GenerateOptions,
+    default_max_tokens: Option<usize>,
+    truncate: Truncate,
+}
+
 /// Tokenises the prompts and checks `n` requests of each.
 fn check(
     model: &LoadedModel,
     prompts: Prompts,
-    n: usize,
-    options: &GenerateOptions,
+    wishes: Wishes,
 ) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
     match prompts {
-        Prompts::Plain(prompts) => check_all(model, prompts, n, options),
+        Prompts::Plain(prompts) => check_all(model, prompts, wishes),
         Prompts::Chat(messages) => model
             .chat_prompt(&messages)
             .map_err(ApiError::from)
-            .and_then(|prompt| check_all(model, vec![prompt], n, options))
+            .and_then(|prompt| check_all(model, vec![prompt], wishes))
             // The prompt was made of them.
             .map_err(|error| match error.param.as_deref() {
                 None | Some("prompt") => ApiError {
@@ -372,22 +405,29 @@ fn check(
 fn check_all(
     model: &LoadedModel,
     prompts: Vec<Prompt>,
-    n: usize,
-    options: &GenerateOptions,
+    mut wishes: Wishes,
 ) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
     let engine = &model.engine;
+    let n = wishes.n;
+    let asked = wishes.cut_to(engine.context());
     let mut ids = Vec::with_capacity(prompts.len());
     let mut requests = Vec::with_capacity(prompts.len() * n);
     for prompt in prompts {
         let mut encoded = engine.encode_prompt(&prompt)?;
+        if let Some(keep) = wishes.prompt_room(engine.context()) {
+            shorten(&mut encoded, keep, engine);
+        }
         for choice in 0..n {
             let options = GenerateOptions {
                 // Choices of one seed differ from each other and are the same again next time.
-                seed: options.seed.map(|seed| seed.wrapping_add(choice as u64)),
-                ..options.clone()
+                seed: wishes
+                    .options
+                    .seed
+                    .map(|seed| seed.wrapping_add(choice as u64)),
+                ..wishes.options.clone()
             };
             let request = engine.check(encoded.as_slice(), &options)?;
-            if let Some(asked) = options.max_tokens
+            if let Some(asked) = asked
                 && asked > request.max_tokens()
             {
                 return Err(too_long(
@@ -404,6 +444,45 @@ fn check_all(
         ids.push(encoded);
     }
     Ok((ids, requests))
+}
+
+impl Wishes {
+    /// Settles how many tokens are drawn; returns the number that the client insists on.
+    fn cut_to(&mut self, context: usize) -> Option<usize> {
+        if self.truncate == Truncate::ToFit {
+            // The last token that is drawn takes no place: a prompt of one leaves room for as many as the context has.
+            let cut = |tokens: usize| tokens.min(context);
+            self.options.max_tokens = self.options.max_tokens.map(cut);
+        }
+        let asked = self.options.max_tokens;
+        self.options.max_tokens = asked.or(self.default_max_tokens);
+        asked
+    }
+
+    /// Most tokens of a prompt that is to be shortened.
+    fn prompt_room(&self, context: usize) -> Option<usize> {
+        match self.truncate {
+            Truncate::No => None,
+            Truncate::To(keep) => Some(keep),
+            Truncate::ToFit => {
+                let drawn = self.options.max_tokens.unwrap_or(1);
+                Some(context + 1 - drawn.clamp(1, context))
+            }
+        }
+    }
+}
+
+/// Leaves the last `keep` tokens, and the one that begins every text.
+fn shorten(ids: &mut Vec<u32>, keep: usize, engine: &Engine) {
+    if ids.len() <= keep {
+        return;
+    }
+    let bos = engine
+        .tokenizer()
+        .ok()
+        .and_then(|tokenizer| tokenizer.bos());
+    let first = usize::from(keep > 1 && bos.is_some() && ids.first().copied() == bos);
+    ids.drain(first..ids.len() - (keep - first));
 }
 
 fn too_long(prompt: usize, asked: usize, context: usize) -> ApiError {

@@ -55,48 +55,10 @@ pub fn read(
         logit_bias: logit_bias(fields, limits)?,
         seed: seed(fields)?,
         stop: stops(fields, limits)?,
+        stop_token_ids: stop_tokens(fields, limits)?,
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
         ..GenerateOptions::default()
     })
-}
-
-/// Refuses the fields that change an answer and that this server cannot honour, on any route.
-///
-/// # Errors
-/// [`crate::error::ErrorCode::UnsupportedParameter`].
-pub fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    let grammar = "this server does not constrain what a model writes";
-    for name in [
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "structured_outputs",
-        "grammar",
-        "json_schema",
-    ] {
-        fields.refuse(name, grammar, |_| false)?;
-    }
-    let ids = "end the text by 'stop' strings";
-    fields.refuse("stop_token_ids", ids, |value| {
-        value.as_array().is_some_and(Vec::is_empty)
-    })?;
-    fields.refuse("chat_template", "the server chooses the template", |_| {
-        false
-    })?;
-    fields.refuse(
-        "chat_template_kwargs",
-        "templates take no arguments",
-        is_empty_object,
-    )?;
-    fields.refuse("use_beam_search", "texts are sampled", |value| {
-        *value == Value::Bool(false)
-    })?;
-    Ok(())
-}
-
-fn is_empty_object(value: &Value) -> bool {
-    value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 /// OpenAI's seeds are signed; two's complement keeps different ones different.
@@ -157,6 +119,25 @@ fn stops(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<String>, ApiE
         }
     }
     Ok(stops)
+}
+
+/// vLLM's `stop_token_ids`.
+fn stop_tokens(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<u32>, ApiError> {
+    const NAME: &str = "stop_token_ids";
+    let Some(value) = fields.take(NAME) else {
+        return Ok(Vec::new());
+    };
+    let ids = value.as_array().filter(|ids| ids.len() <= limits.max_stops);
+    let ids = ids.and_then(|ids| ids.iter().map(token_id).collect());
+    ids.ok_or_else(|| {
+        let expected = format!("a list of at most {} token ids", limits.max_stops);
+        ApiError::invalid(NAME, &value, expected)
+    })
+}
+
+/// A token id; whether the model has it is found out later.
+pub fn token_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
 /// `{"token id": bias}`, biases from -100 (as good as never) to 100 (as good as always).

@@ -1,6 +1,8 @@
 //! Tokens as log probabilities show them: one by one, with their bytes.
 
-use bitnet_inference::{Engine, Token};
+use std::collections::BTreeMap;
+
+use bitnet_inference::{Engine, Token, TokenLogprobs};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -42,8 +44,8 @@ pub fn bytes(engine: &Engine, id: u32) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// A drawn token as chat shows it; `None` when its probability was not asked for.
-pub fn chat_logprob(engine: &Engine, token: &Token) -> Option<TokenLogprob> {
+/// A drawn token as chat shows it, with `n_top` alternatives; `None` when its probability was not asked for.
+pub fn chat_logprob(engine: &Engine, token: &Token, n_top: usize) -> Option<TokenLogprob> {
     let entry = |id: u32, logprob: f32, top| {
         let bytes = bytes(engine, id);
         TokenLogprob {
@@ -56,6 +58,7 @@ pub fn chat_logprob(engine: &Engine, token: &Token) -> Option<TokenLogprob> {
     let top = token
         .top_logprobs
         .iter()
+        .take(n_top)
         .map(|&(id, logprob)| entry(id, logprob, None))
         .collect();
     Some(entry(token.id, token.logprob?, Some(top)))
@@ -102,5 +105,47 @@ impl CompletionLogprobs {
     /// Whether it has no token.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
+    }
+}
+
+/// vLLM's `prompt_logprobs`: for each token of a prompt but the first an object, by token id, of the token itself and
+/// its alternatives.
+#[derive(Debug, Clone, Serialize)]
+pub struct PromptLogprobs(Vec<Option<BTreeMap<u32, RankedLogprob>>>);
+
+/// A token at a place of a prompt.
+#[derive(Debug, Clone, Serialize)]
+struct RankedLogprob {
+    logprob: Number,
+    /// 1 is the most probable; `null` for a token that is not among the alternatives.
+    rank: Option<usize>,
+    decoded_token: String,
+}
+
+impl PromptLogprobs {
+    /// Of what the engine found, with `n_top` alternatives.
+    pub fn new(engine: &Engine, found: &[Option<TokenLogprobs>], n_top: usize) -> PromptLogprobs {
+        let entry = |id, logprob, rank| {
+            let entry = RankedLogprob {
+                logprob: Number(logprob),
+                rank,
+                decoded_token: text(engine, id),
+            };
+            (id, entry)
+        };
+        let place = |found: &TokenLogprobs| {
+            let top = found.top.iter().zip(1..);
+            let rank = top.clone().find(|((id, _), _)| *id == found.id);
+            let own = entry(found.id, found.logprob, rank.map(|(_, rank)| rank));
+            let top = top.take(n_top);
+            let top = top.map(|(&(id, logprob), rank)| entry(id, logprob, Some(rank)));
+            top.chain([own]).collect()
+        };
+        PromptLogprobs(
+            found
+                .iter()
+                .map(|found| found.as_ref().map(place))
+                .collect(),
+        )
     }
 }

@@ -8,6 +8,7 @@ use bitnet_server::config::ServerConfig;
 use bitnet_server::config::settings::{Applies, SETTINGS};
 use bitnet_server::error::code::ERRORS;
 use bitnet_server::metrics::table::{Kind, METRICS};
+use bitnet_server::unsupported::WITHOUT_EFFECT;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -83,6 +84,19 @@ fn the_document_lists_every_error() {
         })
         .collect();
     assert_rows("docs/errors.md", &rows);
+}
+
+#[test]
+fn the_document_lists_every_field_without_effect() {
+    let text = read("docs/serving.md");
+    let begin = "| field | why nothing is lost |\n|---|---|\n";
+    let (_, table) = text.split_once(begin).expect("the table is there");
+    let (table, _) = table.split_once("\n\n").expect("something follows it");
+    let rows: Vec<String> = WITHOUT_EFFECT
+        .iter()
+        .map(|(name, why)| format!("| `{name}` | {why} |"))
+        .collect();
+    assert_eq!(table, rows.join("\n"));
 }
 
 #[test]

@@ -162,7 +162,11 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
             "check monitoring.audit_log_file and who may write there",
         )
     })?;
-    let app = Arc::new(App::new(ServerLimits::from(&config)).with_log(log).with_policy(policy));
+    let app = Arc::new(
+        App::new(ServerLimits::from(&config))
+            .with_log(log)
+            .with_policy(policy),
+    );
     let model = LoadedModel::start(name.as_str(), engine, Some(&version), &app)
         .map_err(|e| CliError::runtime(format!("the engine's thread cannot start: {e}"), ""))?;
     app.models.insert(model);

@@ -68,3 +68,32 @@ fn pieces_of_a_stream_are_never_empty_and_make_the_text() {
     );
     assert_eq!(stream.generation().timings().n_generated, 30);
 }
+
+#[test]
+fn a_stop_token_ends_the_text_and_does_not_show() {
+    let greedy = GenerateOptions {
+        max_tokens: Some(12),
+        ..GenerateOptions::greedy()
+    };
+    let story = tokens(stories(), "Once upon a time", &greedy);
+    let stop = story[5].id;
+    let at = story.iter().position(|token| token.id == stop).unwrap();
+    for ignore_eos in [false, true] {
+        let options = GenerateOptions {
+            stop_token_ids: vec![stop],
+            ignore_eos,
+            ..greedy.clone()
+        };
+        let mut generation = stories()
+            .generate("Once upon a time", &options)
+            .expect("valid");
+        let text = generation.text().expect("no errors");
+        assert_eq!(text, text_of(&story[..at]));
+        assert_eq!(generation.finish_reason(), Some(FinishReason::EndOfText));
+    }
+    let beyond = GenerateOptions {
+        stop_token_ids: vec![u32::MAX],
+        ..greedy
+    };
+    assert!(stories().generate("Once", &beyond).is_err());
+}

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::Message;
 use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
+use bitnet_inference::{FinishReason, Message};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -17,12 +17,13 @@ use crate::body::JsonBody;
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode, shortened};
 use crate::fields::{Fields, missing};
+use crate::generation_request::{GenerationRequest, Shown, StreamUsage};
 use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
-use crate::running::{Job, Piece, Prompts, Running};
-use crate::sampling;
+use crate::running::{Piece, Prompts, Running};
 use crate::sse::{self, Events, Wire};
-use crate::token_text::{TokenLogprob, chat_logprob};
+use crate::token_text::{PromptLogprobs, TokenLogprob, chat_logprob};
+use crate::unsupported;
 use crate::usage::{TimingReport, Usage, finish_reason};
 
 /// Answers a conversation.
@@ -34,105 +35,38 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let mut request =
+        GenerationRequest::read(&app, &caller, &mut fields, unsupported::CHAT).await?;
     let messages = messages(fields.need("messages")?, &app.limits)?;
-    let stream = fields.flag("stream")?.unwrap_or(false);
-    let include_usage = include_usage(&mut fields)?;
-    let n = fields.count("n", 1..=app.limits.max_choices)?.unwrap_or(1);
-    let mut options = sampling::read(&mut fields, &app.limits, &model.engine)?;
-    options.max_tokens = match fields.count("max_completion_tokens", 0..=usize::MAX)? {
+    request.options.max_tokens = match fields.count("max_completion_tokens", 0..=usize::MAX)? {
         None => fields.count("max_tokens", 0..=usize::MAX)?,
         given => given,
     };
-    options.logprobs = fields.flag("logprobs")?.unwrap_or(false);
-    if let Some(top) = fields.count("top_logprobs", 0..=MAX_TOP_LOGPROBS)? {
-        if !options.logprobs {
-            let message = "top_logprobs needs logprobs to be true";
-            return Err(ApiError::about(
-                "top_logprobs",
-                ErrorCode::InvalidValue,
-                message,
-            ));
-        }
-        options.top_logprobs = top;
-    }
-    refuse_unsupported(&mut fields)?;
-    let work = Job {
-        prompts: Prompts::Chat(messages),
-        n,
-        options,
-        terms: app.terms(&mut fields, &caller)?,
-        permit: caller.permit,
-    };
-    let running = app.start(model, work).await?;
+    request.shown.logprobs = logprobs(&mut fields)?;
+    let (stream, usage, shown) = (request.stream, request.usage, request.shown);
+    let running = request.start(&app, Prompts::Chat(messages)).await?;
     let head = Head {
         id: app.new_id("chatcmpl-"),
         created: unix_seconds(),
+        shown,
     };
     if stream {
-        let wire = ChatWire {
-            head,
-            include_usage,
-        };
+        let wire = ChatWire { head, usage };
         return Ok(sse::response(running, wire, app.limits.ping_interval));
     }
     collect(running, head).await
 }
 
-/// Whether the last chunk of a stream tells the usage.
-///
-/// # Errors
-/// A `stream_options` that is no object.
-pub fn include_usage(fields: &mut Fields) -> Result<bool, ApiError> {
-    let Some(mut options) = fields.object("stream_options")? else {
-        return Ok(false);
-    };
-    let continuous = "usage comes once, with the last chunk";
-    options.refuse("continuous_usage_stats", continuous, |value| {
-        *value == Value::Bool(false)
-    })?;
-    Ok(options.flag("include_usage")?.unwrap_or(false))
-}
-
-fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    sampling::refuse_unsupported(fields)?;
-    let tools = "this server does not call tools yet";
-    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    fields.refuse("tools", tools, empty)?;
-    fields.refuse("functions", tools, empty)?;
-    let none = |value: &Value| matches!(value.as_str(), Some("none" | "auto"));
-    fields.refuse("tool_choice", tools, none)?;
-    fields.refuse("function_call", tools, none)?;
-    let grammar = "this server does not constrain what a model writes";
-    fields.refuse("response_format", grammar, |value| value["type"] == "text")?;
-    fields.refuse("prediction", "this server takes no predictions", |_| false)?;
-    fields.refuse("audio", "this server speaks text only", |_| false)?;
-    fields.refuse("modalities", "this server speaks text only", |value| {
-        value
-            .as_array()
-            .is_some_and(|all| all.iter().all(|one| one == "text"))
-    })?;
-    fields.refuse(
-        "web_search_options",
-        "this server has no network access",
-        |_| false,
-    )?;
-    let reasoning = "these models do not reason apart from their answer";
-    fields.refuse("reasoning_effort", reasoning, |value| value == "none")?;
-    fields.refuse(
-        "verbosity",
-        "answers are as the model writes them",
-        |value| value == "medium",
-    )?;
-    fields.refuse("store", "this server keeps no answers", |value| {
-        *value == Value::Bool(false)
-    })?;
-    fields.refuse("service_tier", "there is one", |value| {
-        matches!(value.as_str(), Some("auto" | "default"))
-    })?;
-    fields.refuse("echo", "only /v1/completions repeats its prompt", |value| {
-        *value == Value::Bool(false)
-    })
+/// How many alternatives to each token are shown; `None` without `logprobs`.
+fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let top = fields.count("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
+    if top.is_some_and(|top| top > 0) && !wanted {
+        let message = "top_logprobs needs logprobs to be true";
+        let code = ErrorCode::InvalidValue;
+        return Err(ApiError::about("top_logprobs", code, message));
+    }
+    Ok(wanted.then_some(top.unwrap_or(0)))
 }
 
 /// Reads `messages`.
@@ -233,6 +167,7 @@ fn text_part(path: &str, value: Value) -> Result<String, ApiError> {
 struct Head {
     id: String,
     created: u64,
+    shown: Shown,
 }
 
 #[derive(Serialize)]
@@ -245,6 +180,10 @@ struct Answer<'a> {
     choices: Vec<AnswerChoice>,
     usage: Usage,
     timings: TimingReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
 }
 
 #[derive(Serialize)]
@@ -254,6 +193,8 @@ struct AnswerChoice {
     logprobs: Option<Logprobs>,
     finish_reason: &'static str,
     seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 #[derive(Serialize)]
@@ -278,32 +219,48 @@ impl Logprobs {
     }
 }
 
+/// What has come of a choice.
+#[derive(Default, Clone)]
+struct Written {
+    content: String,
+    logprobs: Option<Vec<TokenLogprob>>,
+    ids: Vec<u32>,
+}
+
 async fn collect(mut running: Running, head: Head) -> Result<Response, ApiError> {
-    let mut texts = vec![(String::new(), None::<Vec<TokenLogprob>>); running.choices.len()];
+    let mut written = vec![Written::default(); running.choices.len()];
+    let mut prompt_logprobs = None;
     while let Some(piece) = running.piece().await {
-        let piece = piece?;
-        let (text, logprobs) = &mut texts[piece.choice];
-        if let Some(token) = &piece.token {
-            text.push_str(&token.text);
+        let mut piece = piece?;
+        if let (Some(n_top), Some(found)) = (head.shown.prompt_logprobs, piece.prompt.take()) {
+            let engine = &running.model.engine;
+            prompt_logprobs.get_or_insert_with(|| PromptLogprobs::new(engine, &found, n_top));
         }
-        if let Some(logprob) = logprob(&running, &piece) {
-            logprobs.get_or_insert_default().push(logprob);
+        let logprob = head.logprob(&running, &piece);
+        let to = &mut written[piece.choice];
+        if let Some(token) = piece.token {
+            to.content.push_str(&token.text);
+            to.ids.push(token.id);
+        }
+        if let Some(logprob) = logprob {
+            to.logprobs.get_or_insert_default().push(logprob);
         }
     }
-    let choices = texts
+    let choices = written
         .into_iter()
         .zip(&running.choices)
         .enumerate()
-        .map(|(index, ((content, logprobs), choice))| AnswerChoice {
+        .map(|(index, (written, choice))| AnswerChoice {
             index,
             message: AnswerMessage {
                 role: "assistant",
-                content,
+                content: written.content,
                 refusal: None,
             },
-            logprobs: logprobs.map(Logprobs::new),
+            logprobs: written.logprobs.map(Logprobs::new),
             finish_reason: choice.finish.map_or("stop", finish_reason),
             seed: choice.seed,
+            token_ids: head.shown.token_ids.then_some(written.ids),
         })
         .collect();
     let answer = Answer {
@@ -315,22 +272,31 @@ async fn collect(mut running: Running, head: Head) -> Result<Response, ApiError>
         choices,
         usage: Usage::of(&running),
         timings: TimingReport::of(&running),
+        prompt_logprobs,
+        prompt_token_ids: head.prompt_ids(&running),
     };
     Ok(Json(answer).into_response())
 }
 
-/// The log probability of a piece that is part of the text.
-fn logprob(running: &Running, piece: &Piece) -> Option<TokenLogprob> {
-    if piece.finish == Some(bitnet_inference::FinishReason::EndOfText) {
-        return None;
+impl Head {
+    /// The log probability of a piece that is part of the text.
+    fn logprob(&self, running: &Running, piece: &Piece) -> Option<TokenLogprob> {
+        if piece.finish == Some(FinishReason::EndOfText) {
+            return None;
+        }
+        let n_top = self.shown.logprobs?;
+        chat_logprob(&running.model.engine, piece.token.as_ref()?, n_top)
     }
-    chat_logprob(&running.model.engine, piece.token.as_ref()?)
+
+    fn prompt_ids<'a>(&self, running: &'a Running) -> Option<&'a [u32]> {
+        self.shown.token_ids.then_some(&*running.prompts[0])
+    }
 }
 
 /// Writes `chat.completion.chunk` events.
 struct ChatWire {
     head: Head,
-    include_usage: bool,
+    usage: StreamUsage,
 }
 
 #[derive(Serialize)]
@@ -346,14 +312,20 @@ struct Chunk<'a> {
     usage: Option<Option<Usage>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timings: Option<TimingReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct ChunkChoice {
     index: usize,
     delta: Delta,
     logprobs: Option<Logprobs>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 #[derive(Serialize, Default)]
@@ -366,26 +338,31 @@ struct Delta {
 
 impl ChatWire {
     fn chunk(&self, running: &Running, choice: ChunkChoice, events: &mut Events) {
-        self.write(running, &[choice], None, events);
+        let usage = match self.usage {
+            StreamUsage::Never => None,
+            StreamUsage::Last => Some(None),
+            StreamUsage::Every => Some(Some(Usage::of(running))),
+        };
+        let first = choice.delta.role.is_some();
+        events.data(&Chunk {
+            usage,
+            prompt_token_ids: self.head.prompt_ids(running).filter(|_| first),
+            ..self.empty(running, &[choice])
+        });
     }
 
-    fn write(
-        &self,
-        running: &Running,
-        choices: &[ChunkChoice],
-        end: Option<(Option<Usage>, TimingReport)>,
-        events: &mut Events,
-    ) {
-        events.data(&Chunk {
+    fn empty<'a>(&'a self, running: &'a Running, choices: &'a [ChunkChoice]) -> Chunk<'a> {
+        Chunk {
             id: &self.head.id,
             object: "chat.completion.chunk",
             created: self.head.created,
             model: &running.model.id,
             system_fingerprint: &running.model.fingerprint,
             choices,
-            usage: self.include_usage.then(|| end.and_then(|(usage, _)| usage)),
-            timings: end.map(|(_, timings)| timings),
-        });
+            usage: None,
+            timings: None,
+            prompt_token_ids: None,
+        }
     }
 }
 
@@ -398,8 +375,7 @@ impl Wire for ChatWire {
                     role: Some("assistant"),
                     content: Some(String::new()),
                 },
-                logprobs: None,
-                finish_reason: None,
+                ..ChunkChoice::default()
             };
             self.chunk(running, choice, events);
         }
@@ -411,26 +387,29 @@ impl Wire for ChatWire {
         running: &Running,
         events: &mut Events,
     ) -> Result<(), ApiError> {
-        let logprobs = logprob(running, &piece).map(|logprob| Logprobs::new(vec![logprob]));
+        let logprobs = self.head.logprob(running, &piece);
+        let token_ids = piece.token.as_ref().map(|token| vec![token.id]);
+        let token_ids = token_ids.filter(|_| self.head.shown.token_ids);
         let text = piece.token.map(|token| token.text).unwrap_or_default();
-        if !text.is_empty() || logprobs.is_some() {
+        if !text.is_empty() || logprobs.is_some() || token_ids.is_some() {
             let choice = ChunkChoice {
                 index: piece.choice,
                 delta: Delta {
                     role: None,
                     content: Some(text),
                 },
-                logprobs,
-                finish_reason: None,
+                logprobs: logprobs.map(|logprob| Logprobs::new(vec![logprob])),
+                token_ids,
+                ..ChunkChoice::default()
             };
             self.chunk(running, choice, events);
         }
         if let Some(finish) = piece.finish {
             let choice = ChunkChoice {
                 index: piece.choice,
-                delta: Delta::default(),
-                logprobs: None,
                 finish_reason: Some(finish_reason(finish)),
+                seed: Some(running.choices[piece.choice].seed),
+                ..ChunkChoice::default()
             };
             self.chunk(running, choice, events);
         }
@@ -438,9 +417,12 @@ impl Wire for ChatWire {
     }
 
     fn end(&mut self, running: &Running, events: &mut Events) {
-        if self.include_usage {
-            let end = (Some(Usage::of(running)), TimingReport::of(running));
-            self.write(running, &[], Some(end), events);
+        if self.usage != StreamUsage::Never {
+            events.data(&Chunk {
+                usage: Some(Some(Usage::of(running))),
+                timings: Some(TimingReport::of(running)),
+                ..self.empty(running, &[])
+            });
         }
         events.done();
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bitnet_inference::Prompt;
 use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
-use bitnet_inference::{FinishReason, Prompt};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -17,13 +17,14 @@ use crate::body::JsonBody;
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
+use crate::generation_request::{GenerationRequest, Shown, StreamUsage};
 use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
-use crate::routes::chat::include_usage;
-use crate::running::{Job, Piece, Prompts, Running};
-use crate::sampling;
+use crate::running::{Piece, Prompts, Running};
+use crate::sampling::token_id;
 use crate::sse::{self, Events, Wire};
-use crate::token_text::CompletionLogprobs;
+use crate::token_text::{CompletionLogprobs, PromptLogprobs};
+use crate::unsupported;
 use crate::usage::{TimingReport, Usage, finish_reason};
 
 /// Tokens when the request does not say, OpenAI's number.
@@ -38,41 +39,25 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let mut request =
+        GenerationRequest::read(&app, &caller, &mut fields, unsupported::COMPLETIONS).await?;
     let prompts = prompts(fields.need("prompt")?, &app.limits)?;
-    let stream = fields.flag("stream")?.unwrap_or(false);
-    let include_usage = include_usage(&mut fields)?;
-    let n = choices_of_each(&mut fields, prompts.len(), &app.limits)?;
+    check_choices(&mut fields, request.n, prompts.len(), &app.limits)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
-    let mut options = sampling::read(&mut fields, &app.limits, &model.engine)?;
-    let max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
-    options.max_tokens = Some(max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
-    if let Some(top) = logprobs(&mut fields)? {
-        options.logprobs = true;
-        options.top_logprobs = top;
-        options.prompt_logprobs = echo;
-    }
-    sampling::refuse_unsupported(&mut fields)?;
-    let suffix = "this server only continues texts";
-    fields.refuse("suffix", suffix, |value| value == "")?;
-    fields.refuse("response_format", "texts are not constrained", |value| {
-        value["type"] == "text"
-    })?;
+    request.options.max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
+    request.default_max_tokens = Some(DEFAULT_MAX_TOKENS);
+    request.shown.logprobs = logprobs(&mut fields)?;
+    request.options.prompt_logprobs = echo && request.shown.logprobs.is_some();
     let echoed = echo.then(|| prompts.clone());
-    let work = Job {
-        prompts: Prompts::Plain(prompts),
-        n,
-        options,
-        terms: app.terms(&mut fields, &caller)?,
-        permit: caller.permit,
-    };
-    let running = app.start(model, work).await?;
+    let (stream, usage, shown) = (request.stream, request.usage, request.shown);
+    let running = request.start(&app, Prompts::Plain(prompts)).await?;
     let writer = Writer {
         id: app.new_id("cmpl-"),
         created: unix_seconds(),
         texts: vec![TextState::default(); running.choices.len()],
         echoed,
-        include_usage,
+        usage,
+        shown,
     };
     if stream {
         return Ok(sse::response(running, writer, app.limits.ping_interval));
@@ -113,18 +98,18 @@ fn prompts(value: Value, limits: &ServerLimits) -> Result<Vec<Prompt>, ApiError>
 
 fn ids(path: &str, values: &[Value]) -> Result<Vec<u32>, ApiError> {
     let id = |(index, value): (usize, &Value)| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| ApiError::invalid(format!("{path}[{index}]"), value, "a token id"))
+        token_id(value)
+            .ok_or_else(|| ApiError::invalid(format!("{path}[{index}]"), value, "a token id"))
     };
     values.iter().enumerate().map(id).collect()
 }
 
-fn choices_of_each(
+fn check_choices(
     fields: &mut Fields,
+    n: usize,
     n_prompts: usize,
     limits: &ServerLimits,
-) -> Result<usize, ApiError> {
-    let n = fields.count("n", 1..=limits.max_choices)?.unwrap_or(1);
+) -> Result<(), ApiError> {
     if n * n_prompts > limits.max_choices {
         let message = format!(
             "{n_prompts} prompts with n {n} make {} choices, at most {} are allowed",
@@ -135,8 +120,7 @@ fn choices_of_each(
     }
     // `best_of` choices are drawn and `n` returned; without more than `n` that is nothing else.
     let of_all = "every choice that is drawn is returned";
-    fields.refuse("best_of", of_all, |value| value.as_u64() == Some(n as u64))?;
-    Ok(n)
+    fields.refuse("best_of", of_all, |value| value.as_u64() == Some(n as u64))
 }
 
 /// How many alternatives are wanted; OpenAI's number, or the `true` that some clients send.
@@ -160,7 +144,8 @@ struct Writer {
     created: u64,
     texts: Vec<TextState>,
     echoed: Option<Vec<Prompt>>,
-    include_usage: bool,
+    usage: StreamUsage,
+    shown: Shown,
 }
 
 /// How far the text of a choice is.
@@ -190,10 +175,19 @@ struct TextChoice {
     text: String,
     logprobs: Option<CompletionLogprobs>,
     finish_reason: Option<&'static str>,
+    /// Told with the finish reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 impl Writer {
-    /// The text that a piece adds and the probabilities of its tokens, the echoed prompt's with the first.
+    /// What a piece adds to its choice; the first one brings the prompt along where that is shown.
     fn add(
         &mut self,
         piece: Piece,
@@ -201,51 +195,76 @@ impl Writer {
         out: &mut TextChoice,
     ) -> Result<(), ApiError> {
         let engine = &running.model.engine;
-        let state = &mut self.texts[piece.choice];
-        if !state.has_begun {
-            state.has_begun = true;
-            if let Some(prompts) = &self.echoed {
-                let index = running.choices[piece.choice].prompt;
-                let ids = &running.prompts[index];
-                let text = match &prompts[index] {
-                    Prompt::Text(text) | Prompt::Markup(text) => text.clone(),
-                    Prompt::Ids(ids) => engine
-                        .tokenizer()?
-                        .decode(ids, true)
-                        .map_err(bitnet_inference::Error::from)?,
-                };
-                if let Some(prompt) = &piece.prompt {
-                    let logprobs = out.logprobs.get_or_insert_default();
-                    let mut pieces = engine
-                        .tokenizer()?
-                        .decode_stream(&[], true)
-                        .map_err(bitnet_inference::Error::from)?;
-                    let mut offset = 0;
-                    for (&id, found) in ids.iter().zip(&**prompt) {
-                        let found = found.as_ref().map(|found| (found.logprob, &*found.top));
-                        logprobs.push(engine, offset, id, found);
-                        let piece = pieces.push(id).map_err(bitnet_inference::Error::from)?;
-                        offset += piece.map_or(0, |piece| piece.chars().count());
-                    }
-                }
-                state.n_chars += text.chars().count();
-                out.text.push_str(&text);
-            }
+        let choice = &running.choices[piece.choice];
+        if !self.texts[piece.choice].has_begun {
+            self.texts[piece.choice].has_begun = true;
+            self.add_prompt(&piece, choice.prompt, running, out)?;
         }
+        let state = &mut self.texts[piece.choice];
         if let Some(token) = piece.token {
-            if let Some(logprob) = token.logprob
-                && piece.finish != Some(FinishReason::EndOfText)
-            {
-                let found = Some((logprob, &*token.top_logprobs));
+            // The token that ends the text too, as OpenAI has it: harnesses count on one entry for each drawn token.
+            if let (Some(logprob), Some(n_top)) = (token.logprob, self.shown.logprobs) {
+                let top = &token.top_logprobs[..n_top.min(token.top_logprobs.len())];
                 let logprobs = out.logprobs.get_or_insert_default();
-                logprobs.push(engine, state.n_chars, token.id, found);
+                logprobs.push(engine, state.n_chars, token.id, Some((logprob, top)));
+            }
+            if self.shown.token_ids {
+                out.token_ids.get_or_insert_default().push(token.id);
             }
             state.n_chars += token.text.chars().count();
             out.text.push_str(&token.text);
         }
         if let Some(finish) = piece.finish {
             out.finish_reason = Some(finish_reason(finish));
+            out.seed = Some(choice.seed);
         }
+        Ok(())
+    }
+
+    fn add_prompt(
+        &mut self,
+        piece: &Piece,
+        index: usize,
+        running: &Running,
+        out: &mut TextChoice,
+    ) -> Result<(), ApiError> {
+        let engine = &running.model.engine;
+        let ids = &running.prompts[index];
+        if let (Some(n_top), Some(found)) = (self.shown.prompt_logprobs, &piece.prompt) {
+            out.prompt_logprobs = Some(PromptLogprobs::new(engine, found, n_top));
+        }
+        if self.shown.token_ids {
+            out.prompt_token_ids = Some(ids.clone());
+            out.token_ids.get_or_insert_default();
+        }
+        let Some(prompts) = &self.echoed else {
+            return Ok(());
+        };
+        let text = match &prompts[index] {
+            Prompt::Text(text) | Prompt::Markup(text) => text.clone(),
+            Prompt::Ids(ids) => engine
+                .tokenizer()?
+                .decode(ids, true)
+                .map_err(bitnet_inference::Error::from)?,
+        };
+        if let (Some(n_top), Some(prompt)) = (self.shown.logprobs, &piece.prompt) {
+            let logprobs = out.logprobs.get_or_insert_default();
+            let mut pieces = engine
+                .tokenizer()?
+                .decode_stream(&[], true)
+                .map_err(bitnet_inference::Error::from)?;
+            let mut offset = 0;
+            for (&id, found) in ids.iter().zip(&**prompt) {
+                let found = found
+                    .as_ref()
+                    .map(|found| (found.logprob, &found.top[..n_top.min(found.top.len())]));
+                logprobs.push(engine, offset, id, found);
+                let piece = pieces.push(id).map_err(bitnet_inference::Error::from)?;
+                offset += piece.map_or(0, |piece| piece.chars().count());
+            }
+        }
+        self.texts[piece.choice].n_chars += text.chars().count();
+        out.text.push_str(&text);
         Ok(())
     }
 
@@ -297,19 +316,27 @@ impl Wire for Writer {
             ..TextChoice::default()
         };
         self.add(piece, running, &mut choice)?;
-        if choice.text.is_empty() && choice.logprobs.is_none() && choice.finish_reason.is_none() {
+        if choice.text.is_empty()
+            && choice.logprobs.is_none()
+            && choice.token_ids.is_none()
+            && choice.finish_reason.is_none()
+        {
             return Ok(());
         }
         let choices = [choice];
         events.data(&Answer {
-            usage: self.include_usage.then_some(None),
+            usage: match self.usage {
+                StreamUsage::Never => None,
+                StreamUsage::Last => Some(None),
+                StreamUsage::Every => Some(Some(Usage::of(running))),
+            },
             ..self.answer(running, &choices)
         });
         Ok(())
     }
 
     fn end(&mut self, running: &Running, events: &mut Events) {
-        if self.include_usage {
+        if self.usage != StreamUsage::Never {
             events.data(&Answer {
                 usage: Some(Some(Usage::of(running))),
                 timings: Some(TimingReport::of(running)),

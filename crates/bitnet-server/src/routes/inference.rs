@@ -16,10 +16,11 @@ use crate::body::JsonBody;
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
+use crate::generation_request::GenerationRequest;
 use crate::model::layout;
-use crate::running::{Job, Piece, Prompts, Running};
-use crate::sampling;
+use crate::running::{Piece, Prompts, Running};
 use crate::sse::{self, Events, Wire};
+use crate::unsupported;
 use crate::usage::{TimingReport, Usage, finish_reason, milliseconds};
 
 /// Tokens between two `metrics` events of a stream.
@@ -62,12 +63,12 @@ pub async fn stream(
 }
 
 async fn start(app: &Arc<App>, caller: &Caller, fields: &mut Fields) -> Result<Running, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let mut request = GenerationRequest::read(app, caller, fields, unsupported::INFERENCE).await?;
     let prompt = match fields.need("prompt")? {
         Value::String(text) => Prompt::Markup(text),
         other => return Err(ApiError::invalid("prompt", &other, "a string")),
     };
-    let used = layout(&model.engine.info().kernel);
+    let used = layout(&request.model.engine.info().kernel);
     if let Some(wanted) = fields.text("quantization_preference")?
         && !["auto", used].contains(&&*wanted)
     {
@@ -75,17 +76,8 @@ async fn start(app: &Arc<App>, caller: &Caller, fields: &mut Fields) -> Result<R
         let code = ErrorCode::QuantizationUnavailable;
         return Err(ApiError::about("quantization_preference", code, message));
     }
-    let mut options = sampling::read(fields, &app.limits, &model.engine)?;
-    options.max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
-    sampling::refuse_unsupported(fields)?;
-    let work = Job {
-        prompts: Prompts::Plain(vec![prompt]),
-        n: 1,
-        options,
-        terms: app.terms(fields, caller)?,
-        permit: caller.permit.clone(),
-    };
-    app.start(model, work).await
+    request.options.max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
+    request.start(app, Prompts::Plain(vec![prompt])).await
 }
 
 /// The answer of [`create`].

@@ -45,6 +45,7 @@ pub fn access() -> AccessTable {
         infer(Method::POST, "/tokenize"),
         infer(Method::POST, "/detokenize"),
         infer(Method::POST, "/apply-template"),
+        infer(Method::GET, "/tokenizer_info"),
         infer(Method::GET, "/health"),
         infer(Method::GET, "/version"),
         (Method::GET, "/metrics", RouteAccess::Metrics),
@@ -78,6 +79,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
+        .route("/tokenizer_info", get(tokens::tokenizer_info))
         .route("/health", get(health::detail))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

@@ -14,6 +14,7 @@ use crate::body::JsonBody;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;
 use crate::routes::chat::messages;
+use crate::sampling::token_id;
 use crate::token_text;
 
 /// Text, or a conversation, to ids. BOS is added where the tokenizer does so, unless `add_special` is false.
@@ -90,10 +91,9 @@ pub async fn detokenize(
 ) -> Result<Json<Value>, ApiError> {
     let model = app.model(fields.text("model")?.as_deref()).await?;
     let value = fields.need("tokens")?;
-    let ids: Option<Vec<u32>> = value.as_array().and_then(|values| {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        values.iter().map(id).collect()
-    });
+    let ids: Option<Vec<u32>> = value
+        .as_array()
+        .and_then(|values| values.iter().map(token_id).collect());
     let ids = ids.ok_or_else(|| ApiError::invalid("tokens", &value, "a list of token ids"))?;
     blocking(&app.tokenising, move || {
         let tokenizer = model.engine.tokenizer()?;
@@ -130,6 +130,25 @@ fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiErr
             .decode(&ids, false)
             .map_err(Error::from)?),
     }
+}
+
+/// What harnesses ask of a tokenizer that they have no copy of, as vLLM tells it.
+///
+/// # Errors
+/// A model without a tokenizer.
+pub async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let model = app.model(None).await?;
+    let engine = &model.engine;
+    let tokenizer = engine.tokenizer()?;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+    Ok(Json(json!({
+        "vocab_size": tokenizer.vocab_size(),
+        "bos_token": text(tokenizer.bos()),
+        "eos_token": text(tokenizer.eos()),
+        "add_bos_token": tokenizer.adds_bos(),
+        "model_max_length": engine.context(),
+        "chat_template": engine.chat_template(),
+    })))
 }
 
 /// Runs `work`, which may take a while, where no connection waits for it, if there is `room`.

@@ -76,6 +76,13 @@ impl Connection {
         line.trim_end().to_owned()
     }
 
+    /// Reads so many bytes.
+    pub fn text(&mut self, length: usize) -> String {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
     pub fn answer(&mut self) -> Answer {
         let status = self.line();
         let status = status

@@ -132,3 +132,21 @@ fn without_a_word_about_sampling_the_whole_distribution_is_drawn_from() {
     assert_eq!(ask(json!({})), ask(spelt_out));
     assert_ne!(ask(json!({})), ask(json!({"top_k": 1})));
 }
+
+#[test]
+fn every_drawn_token_has_its_probability_the_last_one_too() {
+    let server = TestServer::start();
+    let engine = engine();
+    let end = engine.end_of_generation()[0];
+    let body = json!({
+        "prompt": "Once upon", "logprobs": 1, "max_tokens": 5, "logit_bias": {end.to_string(): 100},
+    });
+    let answer = server.post(COMPLETIONS, &body).json();
+    let choice = &answer["choices"][0];
+    assert_eq!(
+        (&choice["finish_reason"], &choice["text"]),
+        (&json!("stop"), &json!(""))
+    );
+    let found = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+    assert_eq!(found.len(), answer["usage"]["completion_tokens"]);
+}

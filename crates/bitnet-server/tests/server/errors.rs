@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bitnet_server::ServerLimits;
+use bitnet_server::unsupported::{self, RefusedField};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Connection};
@@ -262,6 +263,48 @@ fn bad_fields_are_named() {
             Some("guided_json"),
         ),
         (
+            CHAT,
+            json!({"messages": user, "stream": true, "prompt_logprobs": 1}),
+            "unsupported_parameter",
+            Some("prompt_logprobs"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stream_options": {"include_usage": 1}}),
+            "invalid_value",
+            Some("stream_options.include_usage"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stream_options": {"include_obfuscation": true}}),
+            "unsupported_parameter",
+            Some("stream_options.include_obfuscation"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "truncate_prompt_tokens": 0}),
+            "invalid_value",
+            Some("truncate_prompt_tokens"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stop_token_ids": ["a"]}),
+            "invalid_value",
+            Some("stop_token_ids"),
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "stop_token_ids": [4_000_000_000u32]}),
+            "invalid_value",
+            Some("stop_token_ids"),
+        ),
+        (
+            "/v1/inference",
+            json!({"prompt": "a", "n": 2}),
+            "unsupported_parameter",
+            Some("n"),
+        ),
+        (
             "/v1/inference",
             json!({"prompt": "a", "quantization_preference": "tl9"}),
             "quantization_unavailable",
@@ -277,6 +320,29 @@ fn bad_fields_are_named() {
     ];
     for (path, body, code, param) in cases {
         assert_error(&server.post(path, &body), 400, code, param);
+    }
+}
+
+#[test]
+fn every_field_of_the_tables_is_refused_by_its_name() {
+    let server = TestServer::start();
+    let chat = json!({"messages": [{"role": "user", "content": "hi"}]});
+    let prompt = json!({"prompt": "hi"});
+    let rows: [(&str, &Value, &[RefusedField]); 5] = [
+        (CHAT, &chat, unsupported::GENERATION),
+        (CHAT, &chat, unsupported::CHAT),
+        (COMPLETIONS, &prompt, unsupported::COMPLETIONS),
+        ("/v1/inference", &prompt, unsupported::GENERATION),
+        ("/v1/inference", &prompt, unsupported::INFERENCE),
+    ];
+    for (path, body, refused) in rows {
+        for field in refused {
+            let mut body = body.clone();
+            // Asks for something in every one of them.
+            body[field.name] = json!({"x": "y"});
+            let answer = server.post(path, &body);
+            assert_error(&answer, 400, "unsupported_parameter", Some(field.name));
+        }
     }
 }
 
