@@ -71,6 +71,7 @@ pub use loader::{
 pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
+pub use runner::{Runner, RunnerShape};
 pub use score::{Score, ScoreOptions, ScoreProgress};
 pub use sequence::RequestId;
 pub use step::{Drawn, Event};
@@ -79,7 +80,9 @@ pub use valid_request::ValidRequest;
 
 // The types of lower crates that appear in the signatures above.
 pub use bitnet_kernels::{HeadWork, KV_BLOCK, KvType, Traffic};
-pub use bitnet_models::{CheckpointOptions, LoadProgress, LogitRows, Operation, Profile};
+pub use bitnet_models::{
+    Batch, CheckpointOptions, LoadProgress, LogitRows, Observer, Operation, Profile,
+};
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 
 /// The examples of the repository's README, compiled with the documentation tests.
