@@ -9,12 +9,14 @@
 //! - [`documents`]: the commands that the documents show
 //! - [`neon`]: the kernels' tests on emulated ARM processors
 //! - [`wasm`]: the engine for wasm32, built and run
+//! - [`load`]: a server under load
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
 //! - [`cross`]: a standard library for a target that the toolchain does not carry
 //! - [`process`]: running a tool and failing with its name
 
 mod cross;
 mod documents;
+mod load;
 mod neon;
 mod peers;
 mod process;
@@ -39,13 +41,15 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(&root()),
         ["neon"] => neon::run(&root()),
         ["wasm"] => wasm::run(&root()),
+        ["load", options @ ..] => load::run(&root(), options),
+        ["soak", options @ ..] => load::soak(&root(), options),
         ["peers", options @ ..] => peers::run(&root(), options),
         ["--help" | "-h" | "help"] => {
-            println!("{USAGE}\n{}", peers::USAGE);
+            println!("{USAGE}\n{}\n{}", load::USAGE, peers::USAGE);
             Ok(())
         }
         _ => {
-            eprintln!("{USAGE}\n{}", peers::USAGE);
+            eprintln!("{USAGE}\n{}\n{}", load::USAGE, peers::USAGE);
             return ExitCode::from(2);
         }
     };

@@ -17,7 +17,7 @@ mod models;
 mod options;
 mod plan;
 mod report;
-mod statistics;
+pub(crate) mod statistics;
 
 use anyhow::Result;
 use std::collections::BTreeMap;

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::loader::{self, LoadOptions, Loaded};
 use crate::metrics::{Clock, SystemClock};
 use crate::request::Prompt;
+use crate::runner::Runner;
 use crate::sequence::RequestId;
 use crate::step::{Event, Step};
 use crate::valid_request::ValidRequest;
@@ -140,7 +141,22 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
         let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
-        Engine::from_checkpoint(&checkpoint, options, clock, progress)
+        Engine::from_checkpoint(&checkpoint, options, clock, progress, |runner| runner)
+    }
+
+    /// [`Engine::load`] with a runner of the caller's: `replace` is given the model's own. For measuring what lies around
+    /// the forward pass, and for tests of what happens when one fails.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn load_with_runner(
+        path: impl AsRef<Path>,
+        options: &LoadOptions,
+        replace: impl FnOnce(Box<dyn Runner>) -> Box<dyn Runner>,
+    ) -> Result<Engine, Error> {
+        let clock = SystemClock::start();
+        let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
+        Engine::from_checkpoint(&checkpoint, options, clock, &mut |_| {}, replace)
     }
 
     /// Loads a GGUF file that is already in memory; `name` stands for it in messages. Tensors that need no repacking
@@ -164,7 +180,7 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
         let checkpoint = Checkpoint::from_gguf_bytes(name, bytes, &options.checkpoint)?;
-        Engine::from_checkpoint(&checkpoint, options, clock, progress)
+        Engine::from_checkpoint(&checkpoint, options, clock, progress, |runner| runner)
     }
 
     fn from_checkpoint(
@@ -172,6 +188,7 @@ impl Engine {
         options: &LoadOptions,
         clock: SystemClock,
         progress: &mut dyn FnMut(LoadProgress),
+        replace: impl FnOnce(Box<dyn Runner>) -> Box<dyn Runner>,
     ) -> Result<Engine, Error> {
         let loaded = loader::load(checkpoint, options, progress)?;
         let end_of_generation = end_of_generation(&loaded);
@@ -211,7 +228,7 @@ impl Engine {
             info,
             clock,
             shared: Mutex::new(Shared {
-                step: Step::new(loaded.runner, loaded.limits, options.prefix_cache),
+                step: Step::new(replace(loaded.runner), loaded.limits, options.prefix_cache),
                 last_id: 0,
                 mailboxes: HashMap::new(),
                 unclaimed: Vec::new(),

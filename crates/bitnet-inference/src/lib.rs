@@ -71,6 +71,7 @@ pub use loader::{
 pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
+pub use runner::{Runner, RunnerShape};
 pub use score::{Score, ScoreOptions, ScoreProgress};
 pub use sequence::RequestId;
 pub use step::{Drawn, Event};
@@ -81,7 +82,7 @@ pub use valid_request::ValidRequest;
 pub use bitnet_kernels::{HeadWork, KV_BLOCK, KvType, Traffic, available_kernels};
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
-    CheckpointOptions, LoadProgress, LogitRows, ModelError, Operation, Profile,
+    Batch, CheckpointOptions, LoadProgress, LogitRows, ModelError, Observer, Operation, Profile,
 };
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

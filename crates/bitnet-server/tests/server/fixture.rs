@@ -74,10 +74,6 @@ impl TestServer {
         TestServer::of(app, model.unwrap(), config)
     }
 
-    pub fn without_model(app: App) -> TestServer {
-        TestServer::run(Arc::new(app), ServerConfig::default())
-    }
-
     pub fn with_turns(
         engine: Arc<Engine>,
         turns: Arc<impl Turns>,

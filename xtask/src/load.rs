@@ -1,0 +1,124 @@
+//! `cargo run --release -p xtask -- load` and `-- soak`: a running server measured from outside.
+//!
+//! Client and server share the machine, so the client is one thread that does no more than it must, and the figure that
+//! a busy machine does not spoil is reported beside the rates: the server's processor time for each token.
+//!
+//! # Layout
+//! - [`options`]: the command line
+//! - [`server`]: servers that are started for the measurement
+//! - [`vocabulary`]: prompts
+//! - [`drive`]: clients, closed and open loop, that stream, leave and dawdle
+//! - [`answer`]: HTTP and event streams, read as they come
+//! - [`watch`]: memory, processor time and health of the server
+//! - [`latency`]: percentiles
+//! - [`report`]: the table and the JSON document
+
+mod answer;
+mod drive;
+mod latency;
+mod options;
+mod report;
+mod server;
+mod vocabulary;
+mod watch;
+
+use anyhow::{Result, ensure};
+use std::path::Path;
+
+use drive::Driver;
+use options::{Arrivals, LoadPlan, Trial};
+use report::Round;
+use server::Subject;
+use vocabulary::Vocabulary;
+use watch::Watch;
+
+pub use options::USAGE;
+
+/// Measures a server.
+///
+/// # Errors
+/// Wrong arguments, a server that does not start.
+pub fn run(root: &Path, args: &[&str]) -> Result<()> {
+    let plan = LoadPlan::parse(args)?;
+    let rounds = measure(root, &plan)?;
+    report::print(&plan, &rounds)
+}
+
+/// Measures a server for long and judges what was measured.
+///
+/// # Errors
+/// As [`run`], and a verdict that it failed.
+pub fn soak(root: &Path, args: &[&str]) -> Result<()> {
+    let (plan, trial) = LoadPlan::parse_soak(args)?;
+    let rounds = measure(root, &plan)?;
+    report::print(&plan, &rounds)?;
+    let faults: Vec<String> = rounds
+        .iter()
+        .flat_map(|round| judge(trial, round))
+        .collect();
+    ensure!(faults.is_empty(), "not passed: {}", faults.join("; "));
+    println!("passed");
+    Ok(())
+}
+
+fn measure(root: &Path, plan: &LoadPlan) -> Result<Vec<Round>> {
+    let subject = Subject::start(root, plan)?;
+    let driver = Driver {
+        address: subject.address,
+        pid: subject.pid,
+        plan: plan.clone(),
+        vocabulary: Vocabulary::ask(subject.address, plan.key.as_deref())?,
+    };
+    match plan.arrivals {
+        Arrivals::Closed(clients) => eprintln!("{clients} clients at {}", subject.address),
+        Arrivals::Open(rate) => eprintln!("{rate} requests a second to {}", subject.address),
+    }
+    let watch = Watch::start(subject.address, subject.pid);
+    (0..plan.rounds)
+        .map(|_| {
+            let tally = driver.round(|| drop(watch.take()))?;
+            let seen = watch.take();
+            Ok(Round { tally, seen })
+        })
+        .collect()
+}
+
+/// Megabytes a minute that memory may grow after the warm-up: an hour adds less than a prompt of any length takes.
+const FLAT: f64 = 0.5;
+
+/// How much longer than its median a stream's largest gap may be.
+const EVEN: f64 = 5.0;
+
+/// Milliseconds in which the health route answers.
+const PROMPT: f64 = 50.0;
+
+/// What a trial found wrong.
+fn judge(trial: Trial, round: &Round) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut at_most = |name: &str, limit: f64| match round.figure(name) {
+        Some(value) if value <= limit => {}
+        Some(value) => faults.push(format!("{name} is {value:.3}, at most {limit}")),
+        None => faults.push(format!("{name} was not measured")),
+    };
+    at_most("health_largest_ms", PROMPT);
+    at_most("health_failures", 0.0);
+    match trial {
+        Trial::Streams(_) => {
+            at_most("errors", 0.0);
+            at_most("memory_slope_mb_min", FLAT);
+            at_most("gap_ratio_worst", EVEN);
+        }
+        Trial::Crowd { .. } => {
+            let tally = &round.tally;
+            let others = tally
+                .troubles
+                .keys()
+                .filter(|what| !what.starts_with("429 "));
+            faults.extend(others.map(|what| format!("some requests ended with {what}")));
+            if tally.answered == 0 || tally.refusal.len() == 0 {
+                faults.push("a crowd sees answers and refusals".into());
+            }
+        }
+    }
+    faults
+}

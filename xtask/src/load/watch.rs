@@ -1,0 +1,157 @@
+//! What a server costs and how it is, looked at from outside: `/proc` and its health route, on a thread of its own so
+//! that a busy client does not slow the looking.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::latency::LatencyHistogram;
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Longest wait for the health route: one that is later counts as a failure.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ticks a second of the times in `/proc/PID/stat`: the same on every Linux.
+const TICKS: f64 = 100.0;
+
+/// What was seen.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Seconds since the watch began, and the resident megabytes at that time.
+    pub memory: Vec<(f64, f64)>,
+    /// How long the health route took.
+    pub health: LatencyHistogram,
+    /// How often it did not answer, or not with 200 or 503.
+    pub health_failures: usize,
+}
+
+/// Looks until it is dropped.
+pub struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Looks at the server at `address`, and at the memory of process `pid` if it is known.
+    pub fn start(address: SocketAddr, pid: Option<u32>) -> Watch {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (seen, stop) = (seen.clone(), stop.clone());
+            move || watch(address, pid, &seen, &stop)
+        });
+        Watch {
+            seen,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// What was seen since the start or the last call.
+    pub fn take(&self) -> Seen {
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It only reads and counts.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Seen>, stop: &AtomicBool) {
+    let started = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let looked = Instant::now();
+        let answered = ask(address);
+        let took = looked.elapsed();
+        let memory = pid.and_then(resident_megabytes);
+        {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            match answered {
+                Ok(()) => seen.health.add(took),
+                Err(_) => seen.health_failures += 1,
+            }
+            let at = started.elapsed().as_secs_f64();
+            seen.memory.extend(memory.map(|megabytes| (at, megabytes)));
+        }
+        std::thread::sleep(INTERVAL.saturating_sub(looked.elapsed()));
+    }
+}
+
+/// One question on a connection of its own, as probes do it.
+fn ask(address: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream
+        .write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    if answer.starts_with(b"HTTP/1.1 200") {
+        return Ok(());
+    }
+    Err(std::io::ErrorKind::InvalidData.into())
+}
+
+/// Resident memory of a process; `None` where `/proc` does not tell.
+pub fn resident_megabytes(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes / 1024.0)
+}
+
+/// Processor seconds that a process took so far, its own and the system's for it.
+pub fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+/// The slope of the line through `points` that leaves the least squares; `None` of fewer than two places.
+pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let n = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
+    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+    let spread: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
+    let along: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+    (spread > 0.0).then(|| along / spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slope_of_a_line_is_its_own() {
+        assert_eq!(slope(&[]), None);
+        assert_eq!(slope(&[(1.0, 5.0), (1.0, 6.0)]), None);
+        assert_eq!(slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]), Some(2.0));
+        // One outlier in the middle tilts nothing.
+        assert_eq!(slope(&[(0.0, 1.0), (1.0, 9.0), (2.0, 1.0)]), Some(0.0));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_memory_and_has_worked() {
+        let pid = std::process::id();
+        assert!(resident_megabytes(pid).unwrap() > 0.1);
+        assert!(cpu_seconds(pid).is_some());
+        assert_eq!(resident_megabytes(u32::MAX), None);
+    }
+}
