@@ -89,7 +89,7 @@ fn run_crowd(engine: &Engine) -> (Vec<Vec<Token>>, EngineLoad) {
         }
         for event in events.drain(..) {
             let drawn = event.outcome.expect("no errors");
-            out[number_of[&event.request] as usize].push(drawn.token);
+            out[number_of[&event.request] as usize].extend(drawn.token);
         }
     }
     (out, engine.current_load())
