@@ -73,6 +73,14 @@ pub enum Error {
         /// What is wrong with the row.
         reason: String,
     },
+    /// An embedding would hold a number that is none.
+    #[error("number {index} of the hidden state at position {position} is not finite")]
+    BadHiddenState {
+        /// The last position of the text.
+        position: usize,
+        /// Which number of the vector.
+        index: usize,
+    },
     /// The request would need more of the KV cache than there is, however long it waited.
     #[error("the request needs {needed} KV blocks, the cache has {available}")]
     NeverFits {
@@ -128,6 +136,7 @@ impl Error {
             Error::Kernel(error) if matches!(**error, KernelError::Kernel { .. }) => USAGE,
             Error::Kernel(_)
             | Error::BadLogits { .. }
+            | Error::BadHiddenState { .. }
             | Error::Busy { .. }
             | Error::DeadlineExceeded { .. }
             | Error::QueueTimeout { .. } => RUN_TIME,
@@ -167,6 +176,7 @@ impl Error {
             Error::BadLogits { .. } => {
                 "if no bias forbids every token, the model file is damaged: check its checksum"
             }
+            Error::BadHiddenState { .. } => "the model file is damaged: check its checksum",
             Error::NeverFits { .. } => "ask for fewer tokens or load with a larger KV cache",
             Error::Busy { .. } => {
                 "finish or drop the other generations first, or load with room for more sequences"

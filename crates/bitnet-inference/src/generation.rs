@@ -129,7 +129,7 @@ impl Generation<'_> {
             self.finish_reason = drawn.finish;
             self.leave();
         }
-        Ok(drawn.token)
+        Ok(drawn.token.expect("an event of a generation has a token"))
     }
 
     fn leave(&mut self) {

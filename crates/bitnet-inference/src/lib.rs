@@ -28,7 +28,7 @@
 //!
 //! What callers see: [`engine`] (load), [`generation`] (tokens, text, batches), [`request`] (prompt and options),
 //! [`valid_request`] (checked ones, for whoever drives the engine from a loop of its own) on their [`terms`],
-//! [`logprobs`], [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`engine_load`],
+//! [`logprobs`], [`embedding`], [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`engine_load`],
 //! [`error`].
 //!
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`], [`block_manager`]
@@ -38,6 +38,7 @@
 //! Deliberately absent: threads, channels, an async runtime, environment variables.
 
 pub mod block_manager;
+pub mod embedding;
 pub mod engine;
 pub mod engine_load;
 pub mod error;
@@ -60,6 +61,7 @@ pub mod stop;
 pub mod terms;
 pub mod valid_request;
 
+pub use embedding::Embedding;
 pub use engine::{Engine, EngineInfo, LayoutSpeeds};
 pub use engine_load::EngineLoad;
 pub use error::Error;
@@ -82,7 +84,8 @@ pub use valid_request::ValidRequest;
 pub use bitnet_kernels::{HeadWork, KV_BLOCK, KvType, Traffic, available_kernels};
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
-    Batch, CheckpointOptions, LoadProgress, LogitRows, ModelError, Observer, Operation, Profile,
+    Batch, CheckpointOptions, EmbeddingConfig, LoadProgress, LogitRows, ModelError, Observer,
+    Operation, Pooling, Profile,
 };
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

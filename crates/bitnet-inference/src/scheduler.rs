@@ -71,7 +71,7 @@ pub struct Chunk {
     pub n_tokens: usize,
     /// How many guesses run behind them; only behind the last pending token.
     pub n_drafted: usize,
-    /// Whether these are its last pending tokens, so that the next one is drawn from the last row.
+    /// Whether these are its last pending tokens and the next one is drawn from the last row.
     pub draws: bool,
 }
 
@@ -374,7 +374,7 @@ impl Scheduler {
                 index,
                 n_tokens,
                 n_drafted: 0,
-                draws: n_tokens == pending,
+                draws: n_tokens == pending && !sequence.is_embedding(),
             });
         }
     }

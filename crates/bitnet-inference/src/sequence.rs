@@ -10,6 +10,7 @@ use bitnet_kernels::Keep;
 use bitnet_tokenizers::{DecodeState, Tokenizer};
 
 use crate::block_manager::BlockManager;
+use crate::embedding::Pooler;
 use crate::error::Error;
 use crate::logits::Row;
 use crate::logprobs::{LogprobWishes, TokenLogprobs};
@@ -19,6 +20,7 @@ use crate::request::{FinishReason, Token};
 use crate::sampler::Sampler;
 use crate::scheduler::Rank;
 use crate::speculative::{Drafter, MAX_DRAFT};
+use crate::step::Drawn;
 use crate::stop::{StopMatcher, StopOutcome};
 use crate::terms::Terms;
 
@@ -86,6 +88,8 @@ pub struct SequenceParts {
     pub decoder: Option<TextDecoder>,
     /// The log probabilities to report.
     pub logprobs: LogprobWishes,
+    /// Collects the hidden states of a prompt that only they are wanted of.
+    pub pooler: Option<Pooler>,
     /// When and beside whom it runs.
     pub terms: Terms,
     /// Guesses tokens ahead.
@@ -284,6 +288,33 @@ impl Sequence {
     /// What was collected of the prompt, once.
     pub fn take_prompt_logprobs(&mut self) -> Option<Arc<[Option<TokenLogprobs>]>> {
         self.prompt_logprobs.take().map(Arc::from)
+    }
+
+    /// Whether its hidden states are wanted and no token.
+    pub fn is_embedding(&self) -> bool {
+        self.parts.pooler.is_some()
+    }
+
+    /// Takes note of the hidden state behind the token at `position`, which `read` copies, if it is wanted.
+    pub fn see_hidden(&mut self, position: usize, read: impl FnOnce(&mut [f32])) {
+        if let Some(pooler) = &mut self.parts.pooler {
+            pooler.see(position, self.n_prompt, read);
+        }
+    }
+
+    /// The embedding, once the whole prompt has run, and an end to the sequence.
+    ///
+    /// # Errors
+    /// [`Error::BadHiddenState`].
+    pub fn finish_embedding(&mut self) -> Option<Result<Drawn, Error>> {
+        let found = (self.parts.pooler.as_ref()?).result(self.n_cached, self.n_prompt)?;
+        self.finished = true;
+        Some(found.map(|vector| Drawn {
+            token: None,
+            finish: Some(FinishReason::Length), // as of any request for no token
+            prompt: None,
+            embedding: Some(vector),
+        }))
     }
 
     /// Whether its next row is not that of the token drawn last: the prompt is still to be run, or all of the text

@@ -31,15 +31,17 @@ pub struct Event {
     pub timings: Timings,
 }
 
-/// A token was drawn.
+/// A token was drawn, or an embedding is done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drawn {
-    /// The token.
-    pub token: Token,
+    /// The token; `None` of a request for an embedding.
+    pub token: Option<Token>,
     /// Set with the last token.
     pub finish: Option<FinishReason>,
     /// Of every prompt token (of the first there is none), with the first token of a request that asks for them.
     pub prompt: Option<Arc<[Option<TokenLogprobs>]>>,
+    /// The prompt's vector, `[hidden_size]`, of a request for one ([`Engine::check_embedding`](crate::Engine::check_embedding)).
+    pub embedding: Option<Arc<[f32]>>,
 }
 
 /// The model, its cache and the requests under way.
@@ -194,8 +196,11 @@ impl Step {
         clock: &dyn Clock,
         events: &mut Vec<Event>,
     ) {
-        let mut n_rows_done = 0;
+        let mut n_rows_done = 0; // of logits
+        let mut first_row = 0; // of the batch
         for chunk in &self.plan {
+            let rows = first_row..first_row + chunk.n_tokens;
+            first_row = rows.end + chunk.n_drafted;
             let sequence = &mut self.scheduler.running_mut()[chunk.index];
             if let Err(error) = &ran {
                 events.push(failed(sequence, error.clone()));
@@ -210,10 +215,22 @@ impl Step {
                 // The last of them is the one that is drawn from.
                 n_rows_done += chunk.n_tokens - usize::from(chunk.draws);
             }
+            for (position, row) in (sequence.start_position()..).zip(rows) {
+                sequence.see_hidden(position, |out| self.runner.read_hidden(row, out));
+            }
             let done = sequence.advance(chunk.n_tokens, run_time);
             self.work.prompt_tokens += done.n_prompt as u64;
             self.work.recomputed_tokens += done.n_recomputed as u64;
             let first_event = events.len();
+            match sequence.finish_embedding() {
+                None => {}
+                Some(Ok(drawn)) => events.push(Event {
+                    request: sequence.id(),
+                    outcome: Ok(drawn),
+                    timings: sequence.timings(),
+                }),
+                Some(Err(error)) => events.push(failed(sequence, error)),
+            }
             let mut n_drawn = 0;
             let n_rows = if chunk.draws { 1 + chunk.n_drafted } else { 0 };
             let rows_of_chunk = n_rows_done..n_rows_done + n_rows;
@@ -234,9 +251,10 @@ impl Step {
                 events.push(Event {
                     request: sequence.id(),
                     outcome: Ok(Drawn {
-                        token,
+                        token: Some(token),
                         finish,
                         prompt: sequence.take_prompt_logprobs(),
+                        embedding: None,
                     }),
                     timings: sequence.timings(),
                 });

@@ -4,7 +4,9 @@
 //! runs, and refuse a bad request without a place in the queue.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::embedding::Pooler;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::logprobs::LogprobWishes;
@@ -28,8 +30,11 @@ impl ValidRequest {
         &self.parts.prompt
     }
 
-    /// Most tokens that can be drawn: the caller's limit, or what is left of the context.
+    /// Most tokens that can be drawn: the caller's limit, or what is left of the context; 0 for an embedding.
     pub fn max_tokens(&self) -> usize {
+        if self.parts.pooler.is_some() {
+            return 0;
+        }
         let room = self.parts.context + 1 - self.parts.prompt.len();
         self.parts.max_tokens.min(room)
     }
@@ -74,9 +79,21 @@ impl Engine {
             prompt.extend(self.bos());
         }
         let tokenize = self.clock().now() - started;
+        self.valid_request(prompt, tokenize, options, None)
+    }
+
+    /// Checks the ids of a prompt, which it took `tokenize` to find, and how they are continued or pooled.
+    pub(crate) fn valid_request(
+        &self,
+        prompt: Vec<u32>,
+        tokenize: Duration,
+        options: &GenerateOptions,
+        pooler: Option<Pooler>,
+    ) -> Result<ValidRequest, Error> {
         self.check_ids(&prompt)?;
         let params = options.resolve(self.generation_defaults(), self.config().vocab_size)?;
         let decoder = match self.tokenizer_handle() {
+            _ if pooler.is_some() => None,
             Some(tokenizer) => Some(TextDecoder::new(tokenizer, &prompt)?),
             None if options.stop.is_empty() => None,
             None => return Err(self.tokenizer().expect_err("there is none")),
@@ -86,7 +103,10 @@ impl Engine {
             parts: SequenceParts {
                 id: RequestId(0),
                 prompt,
-                max_tokens: options.max_tokens.unwrap_or(usize::MAX).max(1),
+                max_tokens: match &pooler {
+                    Some(_) => 1, // none is drawn: the prompt needs its place and no more
+                    None => options.max_tokens.unwrap_or(usize::MAX).max(1),
+                },
                 context: self.context(),
                 sampler: Sampler::new(params),
                 end_of_generation: self.ends_of(options),
@@ -97,6 +117,7 @@ impl Engine {
                     prompt: options.prompt_logprobs,
                     n_top: options.top_logprobs,
                 },
+                pooler,
                 terms: Terms::default(),
                 drafter: Drafter::new(options.speculate),
                 timings: Timings {

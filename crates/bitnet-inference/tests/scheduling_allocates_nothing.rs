@@ -39,6 +39,7 @@ fn sequence(id: u64) -> Sequence {
         stop: StopMatcher::default(),
         decoder: None,
         logprobs: LogprobWishes::default(),
+        pooler: None,
         terms: Terms::default(),
         drafter: Drafter::new(7),
         timings: Timings::default(),

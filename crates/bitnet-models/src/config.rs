@@ -6,9 +6,11 @@
 //! values come from `formats.md` 1.5: head_count 0, heads that don't divide, an odd or too large rotary dimension,
 //! epsilon 0 or NaN, thousands of layers.
 
+mod embedding;
 mod limits;
 mod rope;
 
+pub use embedding::{EmbeddingConfig, Pooling};
 pub use rope::{RopeConfig, RopeScaling};
 
 use crate::family::{FAMILIES, Family};
@@ -52,6 +54,8 @@ pub struct RawConfig {
     pub rope_scaling: RopeScaling,
     /// Whether the embedding is also the head: the file has no head of its own.
     pub tied_head: bool,
+    /// How hidden states become the vector of a text, where the file says so.
+    pub embedding: Option<EmbeddingConfig>,
 }
 
 /// A model's shape. Only [`ModelConfig::new`] makes one, so whoever holds one may rely on its numbers.
@@ -84,6 +88,8 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// Whether the embedding is also the head.
     pub tied_head: bool,
+    /// How hidden states become the vector of a text; `None` for a model that generates.
+    pub embedding: Option<EmbeddingConfig>,
 }
 
 impl ModelConfig {
@@ -177,6 +183,7 @@ impl ModelConfig {
             rms_norm_eps,
             rope,
             tied_head: raw.tied_head,
+            embedding: raw.embedding,
         })
     }
 

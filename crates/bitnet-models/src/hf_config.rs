@@ -91,6 +91,7 @@ impl HfConfig {
             rope_style: RopeStyle::Neox,
             rope_scaling: rope_scaling(rope.or(json.section("rope_scaling")?))?,
             tied_head: json.bool("tie_word_embeddings")?.unwrap_or(false),
+            embedding: None,
         };
         Ok(Self {
             raw,

@@ -60,7 +60,10 @@ pub use batch::{Batch, BatchError, LogitRows};
 pub use bitnet::Model;
 pub use check::check;
 pub use checkpoint::{Checkpoint, CheckpointOptions, TokenizerSource};
-pub use config::{ConfigError, ConfigField, ModelConfig, RawConfig, RopeConfig, RopeScaling};
+pub use config::{
+    ConfigError, ConfigField, EmbeddingConfig, ModelConfig, Pooling, RawConfig, RopeConfig,
+    RopeScaling,
+};
 pub use error::{ErrorClass, ModelError};
 pub use export::{Export, ExportError, Targets};
 pub use family::Family;

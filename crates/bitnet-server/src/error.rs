@@ -207,7 +207,10 @@ impl ApiError {
             Error::BadLogits { .. } => {
                 ApiError::about("logit_bias", ErrorCode::InvalidValue, message)
             }
-            Error::Model(_) | Error::Kernel(_) | Error::TooFewTokens { .. } => {
+            Error::Model(_)
+            | Error::Kernel(_)
+            | Error::BadHiddenState { .. }
+            | Error::TooFewTokens { .. } => {
                 tracing::error!(%error, "the engine failed");
                 ApiError::new(ErrorCode::InternalError, "the engine failed")
             }

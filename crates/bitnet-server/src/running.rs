@@ -250,7 +250,7 @@ impl Running {
                 self.n_open -= usize::from(choice.finish.is_some());
                 Ok(Piece {
                     choice: update.choice,
-                    token: (!self.draws_nothing).then_some(drawn.token),
+                    token: drawn.token.filter(|_| !self.draws_nothing),
                     prompt: drawn.prompt,
                     finish: choice.finish,
                 })

@@ -202,6 +202,11 @@ impl Tokenizer {
         self.bos.is_some_and(|bos| self.prefix.contains(&bos))
     }
 
+    /// The tokens that [`EncodeOptions::add_special`] puts behind a text; empty for most models that generate.
+    pub fn suffix(&self) -> &[u32] {
+        &self.suffix
+    }
+
     /// The ids that end generation, sorted: EOS, end of turn, end of message, and the tokens with their usual names.
     pub fn end_of_generation(&self) -> &[u32] {
         &self.end_of_generation

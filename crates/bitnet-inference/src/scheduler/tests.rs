@@ -45,6 +45,7 @@ fn drafting(
         stop: StopMatcher::default(),
         decoder: None,
         logprobs: LogprobWishes::default(),
+        pooler: None,
         terms,
         drafter: Drafter::new(speculate),
         timings: Timings::default(),

@@ -38,6 +38,8 @@ impl Sequence {
         self.n_cached == self.n_kept * KV_BLOCK
             && self.n_cached + KV_BLOCK < self.tokens.len()
             && !self.collects_prompt_logprobs()
+            && (self.parts.pooler.as_ref())
+                .is_none_or(|pooler| pooler.may_skip_to(self.n_cached + KV_BLOCK))
     }
 
     /// Whether its next block is among the next `n_tokens` of `other`: then it is worth waiting for.

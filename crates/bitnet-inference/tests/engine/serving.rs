@@ -35,6 +35,7 @@ fn request(n: u64) -> (&'static str, GenerateOptions, Terms) {
         tenant: TenantId(n % 4),
         cache_salt: n % 2,
         deadline: None,
+        queue_timeout: None,
     };
     (BEGINNINGS[n as usize % BEGINNINGS.len()], options, terms)
 }
@@ -89,7 +90,7 @@ fn run_crowd(engine: &Engine) -> (Vec<Vec<Token>>, EngineLoad) {
         }
         for event in events.drain(..) {
             let drawn = event.outcome.expect("no errors");
-            out[number_of[&event.request] as usize].push(drawn.token);
+            out[number_of[&event.request] as usize].extend(drawn.token);
         }
     }
     (out, engine.current_load())

@@ -21,6 +21,7 @@ fn raw() -> RawConfig {
         rope_dim: None,
         rope_style: RopeStyle::Neox,
         rope_scaling: RopeScaling::None,
+        embedding: None,
         tied_head: true,
     }
 }

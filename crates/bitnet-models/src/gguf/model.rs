@@ -6,7 +6,7 @@ use super::limits::MAX_VOCAB;
 use super::metadata::Metadata;
 use super::reader::Gguf;
 use super::value::{Array, Value, ValueType};
-use crate::config::{ConfigField, RawConfig, RopeScaling};
+use crate::config::{ConfigField, EmbeddingConfig, Pooling, RawConfig, RopeScaling};
 use crate::error::{ModelError, Place, quoted};
 use crate::family::Family;
 use crate::tensor_role::TensorRole;
@@ -65,7 +65,27 @@ pub(crate) fn raw_config(gguf: &Gguf) -> Result<RawConfig, ModelError> {
         rope_style: family.gguf_rope,
         rope_scaling: rope_scaling(metadata, architecture)?,
         tied_head: gguf.tensor(&TensorRole::Head.gguf_name()).is_none(),
+        embedding: embedding(gguf, architecture)?,
     })
+}
+
+/// `pooling_type`, which only files of embedding models have; their vectors have length 1, as llama.cpp gives them.
+fn embedding(gguf: &Gguf, architecture: &str) -> Result<Option<EmbeddingConfig>, ModelError> {
+    let metadata = gguf.metadata();
+    let key = format!("{architecture}.pooling_type");
+    let Some(number) = metadata.uniform_u64(&key)? else {
+        return Ok(None);
+    };
+    let pooling = Pooling::from_gguf(number).map_err(|number| ModelError::Field {
+        file: gguf.file().into(),
+        field: key,
+        expected: "0 (none), 1 (mean), 2 (first token) or 3 (last token)".into(),
+        found: number.to_string(),
+    })?;
+    Ok(pooling.map(|pooling| EmbeddingConfig {
+        pooling,
+        normalize: true,
+    }))
 }
 
 /// The key, else the rows of the embedding: upstream files of several architectures lack the key.
