@@ -35,6 +35,7 @@ fn request(n: u64) -> (&'static str, GenerateOptions, Terms) {
         tenant: TenantId(n % 4),
         cache_salt: n % 2,
         deadline: None,
+        queue_timeout: None,
     };
     (BEGINNINGS[n as usize % BEGINNINGS.len()], options, terms)
 }
