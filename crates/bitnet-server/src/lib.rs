@@ -4,7 +4,7 @@
 //! # Layout
 //!
 //! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it and [`request_log`]
-//! writes about it, [`auth`] lets it through (as a [`caller`]), [`routes`] finds its handler, [`body`] and [`fields`] read
+//! writes about it, [`panics`] answers for it if it cannot, [`auth`] lets it through (as a [`caller`]), [`routes`] finds its handler, [`body`] and [`fields`] read
 //! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
 //! refused); [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
@@ -30,6 +30,7 @@ pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod model_manager;
+pub mod panics;
 pub mod process;
 pub mod request_id;
 pub mod request_log;

@@ -86,6 +86,50 @@ fn the_document_lists_every_error() {
     assert_rows("docs/errors.md", &rows);
 }
 
+/// All Rust sources under a folder, in one text, and the names of the files.
+fn sources(folder: &Path, text: &mut String, files: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" {
+            sources(&path, text, files);
+        } else if name.ends_with(".rs") {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+            files.insert(name);
+        }
+    }
+}
+
+#[test]
+fn tests_that_the_security_document_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (mut tests, mut files) = (String::new(), BTreeSet::new());
+    sources(&root.join("crates"), &mut tests, &mut files);
+    files.clear();
+    sources(
+        &root.join("fuzz/fuzz_targets"),
+        &mut String::new(),
+        &mut files,
+    );
+    let text = read("docs/security.md");
+    let (_, table) = text.split_once("| attack |").unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let mut n_names = 0;
+    for row in rows {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for name in last.split('`').skip(1).step_by(2) {
+            let is_test = tests.contains(&format!("#[test]\nfn {name}("))
+                || tests.contains(&format!("#[test]\n    fn {name}("));
+            assert!(is_test || files.contains(name), "{name} is no test");
+            n_names += 1;
+        }
+    }
+    assert!(n_names > 40, "{n_names} names were found");
+}
+
 #[test]
 fn the_document_lists_every_field_without_effect() {
     let text = read("docs/serving.md");

@@ -149,7 +149,7 @@ fn methods_that_a_route_does_not_list_answer_nobody() {
 #[test]
 fn a_tenant_finds_its_own_prompts_in_the_cache_and_nobody_elses() {
     let (config, keys) = config_with_keys(&[], &[RateLimits::default(); 2]);
-    let server = TestServer::with_config(config);
+    let server = TestServer::with_prefix_cache(config);
     let cached = |key: &str, prompt: &str| {
         let body = json!({"prompt": prompt, "max_tokens": 1});
         let answer = send_with(&server, key, "/v1/completions", &body).json();

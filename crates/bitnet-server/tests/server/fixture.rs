@@ -40,7 +40,6 @@ pub fn load_options() -> LoadOptions {
         max_sequences: 4,
         prefill_chunk: 64, // so that prompts of a test take several passes
         chat_template: Some(TEMPLATE.into()),
-        prefix_cache: true,
         ..LoadOptions::default()
     }
 }
@@ -72,6 +71,22 @@ impl TestServer {
         let app = App::new(ServerLimits::from(&config)).with_log(log);
         let model = LoadedModel::start("stories", engine(), Some("test"), &app);
         TestServer::of(app, model.unwrap(), config)
+    }
+
+    /// A server that remembers prompts.
+    pub fn with_prefix_cache(config: ServerConfig) -> TestServer {
+        let app = App::new(ServerLimits::from(&config));
+        let options = LoadOptions {
+            prefix_cache: true,
+            ..load_options()
+        };
+        let engine = Arc::new(Engine::load(MODEL, &options).unwrap());
+        let model = LoadedModel::start("stories", engine, Some("test"), &app);
+        TestServer::of(app, model.unwrap(), config)
+    }
+
+    pub fn without_model(app: App) -> TestServer {
+        TestServer::run(Arc::new(app), ServerConfig::default())
     }
 
     pub fn with_turns(

@@ -82,6 +82,7 @@ impl Plan {
             tenant: TenantId(self.tenant),
             deadline: self.deadline.map(Duration::from_secs),
             cache_salt: self.salt,
+            queue_timeout: None,
         };
         drafting(id, self.prompt(id), self.max_tokens, terms, self.speculate)
     }
