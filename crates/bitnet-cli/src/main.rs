@@ -37,11 +37,14 @@ mod units;
 
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
+use bitnet_server::log::LogFilter;
 
 use crate::cli::{Command, Parsed};
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
+
+/// What is logged when nobody says: a command tells its warnings itself. `bitnet serve` has a setting.
+const DEFAULT_LOG: &str = "error";
 
 fn main() -> ExitCode {
     match run() {
@@ -68,12 +71,12 @@ fn run() -> Result<Exit, CliError> {
         }
     };
     let env = Environment::read()?;
-    log_to_stderr(&env)?;
+    let log = log_to_stderr(&env)?;
     interrupt::install()?;
     match &*command {
         Command::Run(args) => commands::run::run(args, &env),
         Command::Chat(args) => commands::chat::run(args, &env),
-        Command::Serve(args) => commands::serve::run(args, &env),
+        Command::Serve(args) => commands::serve::run(args, &env, log),
         Command::Healthcheck(args) => commands::serve::healthcheck(args),
         Command::Score(args) => commands::score::run(args, &env),
         Command::Logits(args) => commands::logits::run(args, &env),
@@ -89,19 +92,13 @@ fn run() -> Result<Exit, CliError> {
     }
 }
 
-/// Starts logging to standard error when `BITNET_LOG` asks for it; otherwise only errors are logged.
-fn log_to_stderr(env: &Environment) -> Result<(), CliError> {
-    let filter = env.log.as_deref().unwrap_or("error");
-    let filter = EnvFilter::try_new(filter).map_err(|e| {
+/// Starts logging to standard error, by `BITNET_LOG` if it is set.
+fn log_to_stderr(env: &Environment) -> Result<LogFilter, CliError> {
+    let filter = env.log.as_deref().unwrap_or(DEFAULT_LOG);
+    LogFilter::install(filter, output::colour_errors(env.no_color)).map_err(|e| {
         CliError::usage(
             format!("the environment variable BITNET_LOG is '{filter}': {e}"),
             "use error, warn, info, debug, trace, or a list such as warn,bitnet_inference=debug",
         )
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(output::colour_errors(env.no_color))
-        .init();
-    Ok(())
+    })
 }

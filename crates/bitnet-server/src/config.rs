@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use crate::config::nearest::nearest;
 use crate::config::settings::{Applies, SETTINGS, Sections, Setting};
 use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm};
+use crate::log;
 
 pub use crate::config::file::MAX_FILE_BYTES;
 
@@ -277,6 +278,14 @@ impl ServerConfig {
                 "performance.device_preference is gpu, and this build runs models on the CPU alone: say auto or cpu"
                     .into(),
             ));
+        }
+        if let Err(error) = log::parse(&self.monitoring.log_level) {
+            let origin = self.origin("monitoring.log_level");
+            return Err(SettingError::Contradiction(format!(
+                "{}: monitoring.log_level is {:?}: {error}",
+                origin.unwrap_or(&Origin::Default),
+                self.monitoring.log_level
+            )));
         }
         let server = &self.server;
         if server.max_arriving_bytes < server.max_body_bytes {

@@ -3,12 +3,14 @@
 //!
 //! # Layout
 //!
-//! The way of a request: [`server`] accepts its connection ([`connection`]), [`request_id`] names it and [`request_log`]
-//! writes about it, [`panics`] answers for it if it cannot, [`auth`] lets it through (as a [`caller`]), [`routes`] finds its handler, [`body`] and [`fields`] read
+//! The way of a request: [`server`] accepts its connection ([`listener`], [`peers`], [`connection`], [`tls`], [`transport`]),
+//! which [`http1`] serves; [`request_id`] names it and [`request_log`] writes about it, [`panics`] answers for it if it
+//! cannot, [`auth`] lets it through (as a [`caller`]), [`path`] and [`routes`] find its handler, [`body`] and [`fields`] read
 //! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
 //! refused); [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
-//! write the answer. [`process`] is the program around it: runtime, signals, health check.
+//! write the answer. [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
+//! [`health_check`] asks another one.
 //!
 //! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`error`] every error.
 //!
@@ -26,11 +28,20 @@ pub mod engine_thread;
 pub mod error;
 pub mod fields;
 pub mod generation_request;
+#[cfg(target_os = "linux")]
+pub mod hand_over;
+pub mod health_check;
+pub mod held_body;
+pub mod http1;
 pub mod limits;
+pub mod listener;
+pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod model_manager;
 pub mod panics;
+pub mod path;
+pub mod peers;
 pub mod process;
 pub mod request_id;
 pub mod request_log;
@@ -38,12 +49,17 @@ pub mod routes;
 pub mod running;
 pub mod sampling;
 pub mod server;
+#[cfg(target_os = "linux")]
+pub mod service_manager;
 pub mod sse;
+pub mod tally;
+pub mod tls;
 pub mod token_text;
+pub mod transport;
 pub mod unsupported;
 pub mod usage;
 
 pub use app::App;
 pub use limits::ServerLimits;
 pub use model::LoadedModel;
-pub use server::{Server, Stopped};
+pub use server::{Ending, Server, Stopped};

@@ -28,6 +28,8 @@ pub struct ServerLimits {
     pub max_messages: usize,
     /// Connections at once; others wait to be accepted.
     pub max_connections: usize,
+    /// Connections of one address at once; 0 is no limit. More are closed.
+    pub max_connections_per_peer: usize,
     /// Time for a client to send its headers, and for a connection to be idle.
     pub header_timeout: Duration,
     /// Time for a client to send its body.
@@ -75,6 +77,7 @@ impl From<&ServerConfig> for ServerLimits {
             max_biases: MAX_BIASES,
             max_messages: MAX_MESSAGES,
             max_connections: server.max_connections,
+            max_connections_per_peer: server.max_connections_per_peer,
             header_timeout: server.header_timeout,
             body_timeout: server.body_timeout,
             write_timeout: server.write_timeout,

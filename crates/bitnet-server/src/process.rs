@@ -1,15 +1,31 @@
-//! The server as a process: its runtime, its signals, and asking another one how it is.
+//! The server as a process: what is settled before the model is loaded, its signals, and what it tells whoever watches
+//! over it.
+//!
+//! A [`Process`] is made first of all: from then on signals mean what they should. While the model is being loaded,
+//! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tracing_subscriber::filter::ParseError;
+
 use crate::app::App;
 use crate::auth::Guard;
-use crate::auth::guard::follow_keys;
-use crate::config::{ServerConfig, Sources};
-use crate::server::{Server, Stopped};
+use crate::auth::guard::{GuardError, follow_keys};
+use crate::config::{Origin, ServerConfig, Sources};
+#[cfg(target_os = "linux")]
+use crate::hand_over;
+use crate::listener::{self, Listener};
+use crate::log::{LIFE, LogFilter};
+use crate::routes;
+use crate::server::{Ending, Server, Stopped};
+#[cfg(target_os = "linux")]
+use crate::service_manager::ServiceManager;
+use crate::tls::{TlsError, TlsIdentity, follow_certificate};
 
 /// Threads that read, write and format; the engine has its own.
 const IO_THREADS: usize = 2;
@@ -17,49 +33,252 @@ const IO_THREADS: usize = 2;
 /// Threads that tokenise: few, for they take the engine's processors.
 const CHECKING_THREADS: usize = 4;
 
-/// Serves where `config` says until Ctrl-C or SIGTERM, drains, and returns; a second signal ends the draining. `announce`
-/// is told the address, once clients can connect. On SIGHUP, `sources` are read again: limits and keys follow them.
-///
-/// # Errors
-/// When the address is taken, or the operating system has no threads or signals to give.
-pub fn serve(
-    app: Arc<App>,
+/// A process that will serve.
+pub struct Process {
+    runtime: Runtime,
+    signals: Signals,
+    ends_early: JoinHandle<()>,
     guard: Arc<Guard>,
-    (config, sources): (ServerConfig, Sources),
-    announce: impl FnOnce(SocketAddr),
-) -> io::Result<Stopped> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(IO_THREADS)
-        .max_blocking_threads(CHECKING_THREADS)
-        .thread_name("http")
-        .enable_all()
-        .build()?;
-    let stopped = runtime.block_on(async {
-        // Before the announcement: whoever starts the process may stop it at once.
-        let (stop, hurry) = (termination()?, termination()?);
-        let address = SocketAddr::new(config.server.host, config.server.port);
-        let server = Server::bind(app.clone(), guard.clone(), address).await?;
-        tokio::spawn(measure(app, config.monitoring.metrics_interval));
-        tokio::spawn(follow_keys(guard.clone(), config.auth.keys_poll_interval));
+    tls: Option<Arc<TlsIdentity>>,
+    log: LogFilter,
+    config: ServerConfig,
+    sources: Sources,
+}
+
+/// Why a process cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// Nobody could ask, or anybody.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The operating system has no threads or signals to give.
+    #[error("the process cannot be set up: {0}")]
+    Setup(io::Error),
+    /// The address cannot be listened on.
+    #[error("cannot serve on {address}: {source}")]
+    Address {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The process that waits at the path does not hand its socket over, or nobody can wait there.
+    #[error("server.handover_socket {path}: {reason}")]
+    HandOver {
+        /// The path.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Process {
+    /// Settles everything that needs no model: who may ask, the certificate, the log, signals, the limit of descriptors.
+    ///
+    /// # Errors
+    /// Whatever of it is wrong.
+    pub fn begin(
+        config: ServerConfig,
+        sources: Sources,
+        log: LogFilter,
+    ) -> Result<Process, ProcessError> {
+        let guard = Arc::new(Guard::new(&config, routes::access())?);
+        let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .max_blocking_threads(CHECKING_THREADS)
+            .thread_name("http")
+            .enable_all()
+            .build()
+            .map_err(ProcessError::Setup)?;
+        let entered = runtime.enter();
+        let signals = Signals::listen().map_err(ProcessError::Setup)?;
+        let ends_early = tokio::spawn(Signals::listen().map_err(ProcessError::Setup)?.end_early());
+        drop(entered);
         #[cfg(unix)]
-        tokio::spawn(follow_hangups(hangups()?, guard, config, sources));
-        #[cfg(not(unix))]
-        drop(sources);
-        announce(server.address()?);
-        let second = async {
-            let mut hurry = hurry;
-            hurry.signal().await;
-            hurry.signal().await;
-        };
-        let first = async {
-            let mut stop = stop;
-            stop.signal().await;
-        };
-        Ok(server.run(first, second).await)
-    });
-    // Requests that were cut off do not hold the process.
-    runtime.shutdown_background();
-    stopped
+        raise_descriptor_limit(config.server.max_connections);
+        Ok(Process {
+            runtime,
+            signals,
+            ends_early,
+            guard,
+            tls,
+            log,
+            config,
+            sources,
+        })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// Serves until Ctrl-C or SIGTERM, drains, and returns; a second signal ends the draining. `announce` is told the
+    /// address, with its scheme, once clients can connect. On SIGHUP settings, keys and certificate are read again.
+    ///
+    /// # Errors
+    /// When the address is taken, or the process that has it does not hand it over.
+    pub fn serve(
+        self,
+        app: Arc<App>,
+        announce: impl FnOnce(&str),
+    ) -> Result<Stopped, ProcessError> {
+        let Process {
+            runtime,
+            signals,
+            ends_early,
+            guard,
+            tls,
+            log,
+            config,
+            sources,
+        } = self;
+        ends_early.abort();
+        let stopped = runtime.block_on(async {
+            let listener = open(&config).await?;
+            #[cfg(target_os = "linux")]
+            let mut offer = offer(&config, &listener)?;
+            let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
+            let address = server.address().map_err(ProcessError::Setup)?;
+            tokio::spawn(measure(app.clone(), config.monitoring.metrics_interval));
+            tokio::spawn(follow_keys(guard.clone(), config.auth.keys_poll_interval));
+            if let Some(tls) = tls.clone() {
+                tokio::spawn(follow_certificate(tls, config.server.tls_poll_interval));
+            }
+            #[cfg(target_os = "linux")]
+            let manager = ServiceManager::of_process();
+            #[cfg(target_os = "linux")]
+            tokio::spawn(manager.clone().watch(app));
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            announce(&format!("{scheme}://{address}"));
+            let Signals {
+                mut first,
+                mut second,
+                #[cfg(unix)]
+                hangups,
+            } = signals;
+            #[cfg(unix)]
+            tokio::spawn(
+                Reload {
+                    guard,
+                    tls,
+                    log,
+                    config,
+                    sources,
+                    #[cfg(target_os = "linux")]
+                    manager: manager.clone(),
+                }
+                .follow(hangups),
+            );
+            #[cfg(not(unix))]
+            drop((log, sources));
+            #[cfg(target_os = "linux")]
+            manager.ready();
+
+            let told = async {
+                first.signal().await;
+                Ending::Told
+            };
+            let hurry = async {
+                second.signal().await;
+                second.signal().await;
+                tracing::warn!(target: LIFE, "a second signal: requests under way are cut off");
+            };
+            #[cfg(target_os = "linux")]
+            let told = async {
+                tokio::select! {
+                    ending = told => ending,
+                    () = given(&mut offer) => Ending::HandedOver,
+                }
+            };
+            let stop = async {
+                let ending = told.await;
+                match ending {
+                    Ending::Told => {
+                        tracing::info!(target: LIFE, "draining: no request is taken any more")
+                    }
+                    Ending::HandedOver => {
+                        tracing::info!(target: LIFE, "draining: another process serves")
+                    }
+                }
+                #[cfg(target_os = "linux")]
+                manager.stopping();
+                ending
+            };
+            let stopped = server.run(stop, hurry).await;
+            match stopped {
+                Stopped::Drained => tracing::info!(target: LIFE, "ended, every request answered"),
+                Stopped::CutOff => {
+                    tracing::warn!(target: LIFE, "ended, some requests were cut off")
+                }
+            }
+            Ok(stopped)
+        });
+        // Requests that were cut off do not hold the process.
+        runtime.shutdown_background();
+        stopped
+    }
+}
+
+/// The listening socket: the service manager's, that of the process before this one, or a new one.
+async fn open(config: &ServerConfig) -> Result<Listener, ProcessError> {
+    let address = SocketAddr::new(config.server.host, config.server.port);
+    let failed = |source| ProcessError::Address { address, source };
+    #[cfg(unix)]
+    if let Some(socket) = listener::activated().map_err(failed)? {
+        tracing::info!(target: LIFE, "took the socket of the service manager");
+        return Listener::given(socket, true).map_err(failed);
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(path) = &config.server.handover_socket
+        && let Some(offered) = hand_over::ask(path).map_err(|e| refused(path, &e))?
+    {
+        let older = offered.address().map_err(|e| refused(path, &e))?;
+        let is_same = older.ip() == address.ip() && [0, older.port()].contains(&address.port());
+        if !is_same {
+            let reason = format!("the running process listens on {older}, not on {address}");
+            return Err(refused(path, &io::Error::other(reason)));
+        }
+        let socket = offered.take().map_err(|e| refused(path, &e))?;
+        tracing::info!(target: LIFE, "took the socket of the process before this one");
+        return Listener::given(socket, false).map_err(failed);
+    }
+    Listener::bind(address).await.map_err(failed)
+}
+
+#[cfg(target_os = "linux")]
+fn refused(path: &std::path::Path, error: &io::Error) -> ProcessError {
+    ProcessError::HandOver {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Where the next process finds this one, and the socket that it will get.
+#[cfg(target_os = "linux")]
+fn offer(
+    config: &ServerConfig,
+    listener: &Listener,
+) -> Result<Option<(hand_over::Offer, std::os::fd::OwnedFd)>, ProcessError> {
+    use std::os::fd::AsFd;
+    let Some(path) = &config.server.handover_socket else {
+        return Ok(None);
+    };
+    let offer = hand_over::Offer::at(path).map_err(|e| refused(path, &e))?;
+    let socket = listener.socket.as_fd().try_clone_to_owned();
+    Ok(Some((offer, socket.map_err(|e| refused(path, &e))?)))
+}
+
+#[cfg(target_os = "linux")]
+async fn given(offer: &mut Option<(hand_over::Offer, std::os::fd::OwnedFd)>) {
+    match offer {
+        Some((offer, socket)) => offer.give(socket).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Measures the process for ever.
@@ -73,31 +292,147 @@ async fn measure(app: Arc<App>, interval: Duration) {
     }
 }
 
+/// Files that are open beside connections: the model's, keys, the log.
 #[cfg(unix)]
-fn hangups() -> io::Result<tokio::signal::unix::Signal> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Asks for as many descriptors as connections may be open: many systems give 1024 to a process that does not ask.
+#[cfg(unix)]
+fn raise_descriptor_limit(max_connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let wanted = max_connections as u64 + OTHER_DESCRIPTORS;
+    let mut limit = getrlimit(Resource::Nofile);
+    let enough = |soft: Option<u64>| soft.is_none_or(|soft| soft >= wanted);
+    if enough(limit.current) {
+        return;
+    }
+    limit.current = Some(limit.maximum.map_or(wanted, |hard| hard.min(wanted)));
+    let raised = setrlimit(Resource::Nofile, limit);
+    if raised.is_err() || !enough(limit.current) {
+        tracing::warn!(
+            limit = getrlimit(Resource::Nofile).current,
+            wanted,
+            "server.max_connections is more than the process may have open: connections will wait"
+        );
+    }
 }
 
-/// Takes over changed settings at each SIGHUP; a configuration that is wrong changes nothing.
+/// What SIGHUP changes.
 #[cfg(unix)]
-async fn follow_hangups(
-    mut hangups: tokio::signal::unix::Signal,
+struct Reload {
     guard: Arc<Guard>,
-    mut config: ServerConfig,
+    tls: Option<Arc<TlsIdentity>>,
+    log: LogFilter,
+    config: ServerConfig,
     sources: Sources,
-) {
-    while hangups.recv().await.is_some() {
-        match ServerConfig::load(&sources) {
-            Ok(fresh) => {
-                let reloaded = config.reload(&fresh);
-                guard.set_limits(&config.limits);
-                tracing::info!(changed = ?reloaded.changed, needs_restart = ?reloaded.needs_restart, "read the configuration");
+    #[cfg(target_os = "linux")]
+    manager: ServiceManager,
+}
+
+#[cfg(unix)]
+impl Reload {
+    async fn follow(mut self, mut hangups: tokio::signal::unix::Signal) {
+        while hangups.recv().await.is_some() {
+            #[cfg(target_os = "linux")]
+            self.manager.reloading();
+            // Files are read: not on a thread that serves.
+            let read = tokio::task::spawn_blocking(move || {
+                self.read();
+                self
+            });
+            match read.await {
+                Ok(reload) => self = reload,
+                Err(error) => {
+                    tracing::error!(
+                        "reading the configuration failed: {error}; nothing will be read again"
+                    );
+                    return;
+                }
             }
-            Err(error) => tracing::error!("{error}; the configuration stays as it was"),
+            #[cfg(target_os = "linux")]
+            self.manager.ready();
         }
-        if let Some(Err(error)) = guard.reload_keys() {
-            tracing::error!("{error}; the keys stay as they were");
+    }
+
+    /// Takes over what has changed; what is wrong changes nothing.
+    fn read(&mut self) {
+        match ServerConfig::load(&self.sources) {
+            Ok(fresh) => {
+                let reloaded = self.config.reload(&fresh);
+                self.guard.set_limits(&self.config.limits);
+                let level = "monitoring.log_level".to_owned();
+                if reloaded.changed.contains(&level)
+                    && let Err(error) = self.log.set(&self.config.monitoring.log_level)
+                {
+                    tracing::error!("{error}; the log stays as it was");
+                }
+                tracing::info!(
+                    target: LIFE,
+                    changed = ?reloaded.changed,
+                    needs_restart = ?reloaded.needs_restart,
+                    "read the configuration"
+                );
+            }
+            Err(error) => {
+                tracing::error!(target: LIFE, "{error}; the configuration stays as it was")
+            }
         }
+        match self.guard.reload_keys() {
+            Some(Ok(n_keys)) => tracing::info!(target: LIFE, n_keys, "read the keys"),
+            Some(Err(error)) => {
+                tracing::error!(target: LIFE, "{error}; the keys stay as they were")
+            }
+            None => {}
+        }
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            Some(Ok(())) => tracing::info!(target: LIFE, "read the certificate"),
+            Some(Err(error)) => {
+                tracing::error!(target: LIFE, "{error}; the certificate stays as it was");
+            }
+            None => {}
+        }
+    }
+}
+
+/// Filters the log as the settings say. `is_asked_for` says that the process was started with a filter of its own
+/// (`BITNET_LOG`), which stays until somebody sets the setting.
+///
+/// # Errors
+/// When the setting is no filter, which a configuration that was loaded cannot have.
+pub fn set_log_level(
+    config: &ServerConfig,
+    is_asked_for: bool,
+    log: &LogFilter,
+) -> Result<(), ParseError> {
+    match config.origin("monitoring.log_level") {
+        Some(Origin::Default) | None if is_asked_for => Ok(()),
+        _ => log.set(&config.monitoring.log_level),
+    }
+}
+
+/// The signals of a process, each heard from the moment of listening on.
+struct Signals {
+    first: Termination,
+    second: Termination, // hears the first one too
+    #[cfg(unix)]
+    hangups: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            first: Termination::listen()?,
+            second: Termination::listen()?,
+            #[cfg(unix)]
+            hangups: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+        })
+    }
+
+    /// Ends the process at the first signal, with the exit code that shells give to one that a signal ended.
+    async fn end_early(mut self) {
+        let code = self.first.signal().await;
+        tracing::info!(target: LIFE, "ended before it served");
+        std::process::exit(code);
     }
 }
 
@@ -109,21 +444,21 @@ struct Termination {
 
 #[cfg(unix)]
 impl Termination {
-    async fn signal(&mut self) {
+    fn listen() -> io::Result<Termination> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Termination {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one of the two, and says with which exit code it would end a process: 128 and its number.
+    async fn signal(&mut self) -> i32 {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => 130,
+            _ = self.terminate.recv() => 143,
         }
     }
-}
-
-#[cfg(unix)]
-fn termination() -> io::Result<Termination> {
-    use tokio::signal::unix::{SignalKind, signal};
-    Ok(Termination {
-        interrupt: signal(SignalKind::interrupt())?,
-        terminate: signal(SignalKind::terminate())?,
-    })
 }
 
 #[cfg(windows)]
@@ -133,53 +468,14 @@ struct Termination {
 
 #[cfg(windows)]
 impl Termination {
-    async fn signal(&mut self) {
+    fn listen() -> io::Result<Termination> {
+        Ok(Termination {
+            interrupt: tokio::signal::windows::ctrl_c()?,
+        })
+    }
+
+    async fn signal(&mut self) -> i32 {
         let _ = self.interrupt.recv().await;
+        130
     }
-}
-
-#[cfg(windows)]
-fn termination() -> io::Result<Termination> {
-    Ok(Termination {
-        interrupt: tokio::signal::windows::ctrl_c()?,
-    })
-}
-
-/// Asks the server at `address` whether it can be sent requests; the reason when it cannot.
-///
-/// # Errors
-/// When it does not answer within `patience`, or answers something else than HTTP.
-pub fn check_ready(address: SocketAddr, patience: Duration) -> io::Result<Result<(), String>> {
-    let mut stream = TcpStream::connect_timeout(&reachable(address), patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    stream
-        .write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-    let status = answer.strip_prefix("HTTP/1.1 ").map(|rest| rest.get(..3));
-    match status {
-        Some(Some("200")) => Ok(Ok(())),
-        Some(Some(status)) => {
-            let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-            Ok(Err(format!("status {status}: {body}")))
-        }
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the answer is no HTTP",
-        )),
-    }
-}
-
-/// The probe's answer is far shorter; a stranger on that port may send anything.
-const LONGEST_ANSWER: u64 = 64 << 10;
-
-/// A server that listens on every address is reached on this machine's own.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

@@ -1,36 +1,47 @@
 //! Accepting connections, and ending in good order.
 //!
-//! The end has three steps: no request is taken any more (`/health/ready` says so), no connection is accepted, and
-//! requests under way are given time. Whoever is still there after that, or at a second signal, is cut off.
+//! A server that drains goes on accepting: new requests are told to go elsewhere (503 with `Retry-After`) and probes see
+//! why, until those under way are answered; then connections end, and the listening socket with them. A server whose
+//! socket lives on in another process stops accepting at once: clients wait in the socket's queue for that process, and
+//! whoever is connected gets its answers here. Whoever is still there when the time is over, or at a second signal, is
+//! cut off.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::ServiceExt;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::App;
 use crate::auth::Guard;
-use crate::connection::Connection;
+use crate::http1::{Http, Phase};
+use crate::listener::Listener;
+use crate::peers::Peers;
 use crate::routes;
+use crate::tally::Tally;
+use crate::tls::TlsIdentity;
 
 /// A bound server.
 pub struct Server {
     app: Arc<App>,
     router: Router,
-    listener: TcpListener,
+    listener: Listener,
+    tls: Option<Arc<TlsIdentity>>,
+}
+
+/// Why a server ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to, and nobody takes its place here.
+    Told,
+    /// Another process accepts on its socket.
+    HandedOver,
 }
 
 /// How it ended.
@@ -45,11 +56,8 @@ pub enum Stopped {
 /// Pause after an accept that failed for want of descriptors or memory: trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bytes of a connection's read buffer, and so of its headers.
-const HEADER_BYTES: usize = 64 << 10;
-
-/// Headers of a request.
-const MAX_HEADERS: usize = 100;
+/// How long connections without a request may take to end: twice what a client may linger.
+const CLOSING: Duration = Duration::from_secs(2);
 
 impl Server {
     /// Binds `address`; port 0 takes a free one.
@@ -57,11 +65,23 @@ impl Server {
     /// # Errors
     /// When the address is taken or not ours.
     pub async fn bind(app: Arc<App>, guard: Arc<Guard>, address: SocketAddr) -> io::Result<Server> {
-        Ok(Server {
+        let listener = Listener::bind(address).await?;
+        Ok(Server::on(app, guard, listener, None))
+    }
+
+    /// A server on a socket that listens, with a certificate if it speaks TLS.
+    pub fn on(
+        app: Arc<App>,
+        guard: Arc<Guard>,
+        listener: Listener,
+        tls: Option<Arc<TlsIdentity>>,
+    ) -> Server {
+        Server {
             router: routes::router(app.clone(), guard),
-            listener: TcpListener::bind(address).await?,
+            listener,
             app,
-        })
+            tls,
+        }
     }
 
     /// Where it listens.
@@ -69,82 +89,159 @@ impl Server {
     /// # Errors
     /// When the operating system does not say.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listener.socket.local_addr()
     }
 
     /// Serves until `stop` resolves, then drains; `hurry` ends the draining.
     pub async fn run(
         self,
-        stop: impl Future<Output = ()>,
+        stop: impl Future<Output = Ending>,
         hurry: impl Future<Output = ()>,
     ) -> Stopped {
-        let Server {
-            app,
-            router,
-            listener,
-        } = self;
-        let connections = GracefulShutdown::new();
-        let places = Arc::new(Semaphore::new(app.limits.max_connections));
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let app = self.app;
+        let under_way = Tally::default();
+        let mut door = Door {
+            listener: self.listener,
+            places: Arc::new(Semaphore::new(app.limits.max_connections)),
+            peers: Peers::new(app.limits.max_connections_per_peer),
+            connections: Tally::default(),
+            http: Arc::new(Http {
+                app: app.clone(),
+                router: self.router,
+                tls: self.tls,
+                under_way: under_way.clone(),
+                phase: phases,
+            }),
+            is_failing: false,
+        };
+        let ending = door.accept_until(stop).await;
+
+        let over = Instant::now() + app.limits.drain_timeout;
+        let mut cut_off = pin!(async {
+            tokio::select! {
+                () = sleep_until(over) => {}
+                () = hurry => {}
+            }
+        });
+        let connections = door.connections.clone();
+        let in_time = if ending == Ending::HandedOver || door.listener.outlives_us {
+            drop(door);
+            phase.send_replace(Phase::Closing);
+            // Also those without a request: a client may be sending its next one.
+            is_first(connections.empty(), cut_off.as_mut()).await
+        } else {
+            // In this order: whatever is not refused is waited for.
+            app.start_draining();
+            phase.send_replace(Phase::Closing);
+            let done = is_first(under_way.empty(), cut_off.as_mut());
+            let in_time = door.accept_until(done).await;
+            door.empty_queue();
+            in_time
+        };
+        phase.send_replace(Phase::Ending);
+        if in_time {
+            // A connection on which half a request has come ends when its time is over, and is not waited for.
+            let nobody_waits = async {
+                loop {
+                    sleep(CLOSING).await;
+                    if under_way.count() == 0 {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = connections.empty() => {}
+                () = nobody_waits => {}
+                () = cut_off => {}
+            }
+        }
+        match under_way.count() {
+            0 => Stopped::Drained,
+            _ => Stopped::CutOff,
+        }
+    }
+}
+
+/// Waits for one of the two, and says whether it was this one.
+async fn is_first(
+    this: impl Future<Output = ()>,
+    other: Pin<&mut impl Future<Output = ()>>,
+) -> bool {
+    tokio::select! {
+        () = this => true,
+        () = other => false,
+    }
+}
+
+/// Where connections come in.
+struct Door {
+    listener: Listener,
+    places: Arc<Semaphore>,
+    peers: Peers,
+    connections: Tally,
+    http: Arc<Http>,
+    is_failing: bool, // said once, until it works again
+}
+
+impl Door {
+    /// Takes connections until `stop` resolves.
+    async fn accept_until<T>(&mut self, stop: impl Future<Output = T>) -> T {
         let mut stop = pin!(stop);
         loop {
             // A place first: past the limit, clients wait in the system's queue.
             let accepted = tokio::select! {
                 biased;
-                () = &mut stop => break,
-                accepted = accept(&listener, &places) => accepted,
+                stopped = &mut stop => return stopped,
+                accepted = self.accept() => accepted,
             };
-            let (stream, peer, place) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok((stream, peer, place)) => {
+                    self.is_failing = false;
+                    self.spawn(stream, peer, place);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
+                    if !std::mem::replace(&mut self.is_failing, true) {
+                        tracing::warn!(%error, "connections cannot be accepted, and wait");
+                    }
+                    sleep(ACCEPT_PAUSE).await;
                 }
-            };
-            // Tokens are small and each should leave at once.
-            let _ = stream.set_nodelay(true);
-            let router = router.clone();
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(ConnectInfo(peer));
-                router.clone().oneshot(request.map(axum::body::Body::new))
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(app.limits.header_timeout)
-                .max_headers(MAX_HEADERS)
-                .max_buf_size(HEADER_BYTES)
-                .serve_connection(
-                    TokioIo::new(Connection::new(stream, app.limits.write_timeout)),
-                    service,
-                );
-            let connection = connections.watch(connection);
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection broke off");
-                }
-                drop(place);
-            });
-        }
-        app.start_draining();
-        drop(listener);
-        tracing::info!("draining");
-        tokio::select! {
-            () = connections.shutdown() => Stopped::Drained,
-            () = tokio::time::sleep(app.limits.drain_timeout) => Stopped::CutOff,
-            () = hurry => Stopped::CutOff,
+            }
         }
     }
-}
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = places
-        .clone()
-        .acquire_owned()
-        .await
-        .expect("nobody closes the semaphore");
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, place))
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let place = self
+            .places
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("nobody closes the semaphore");
+        let (stream, peer) = self.listener.socket.accept().await?;
+        Ok((stream, peer, place))
+    }
+
+    /// Takes those who are in the queue: closing the socket would reset them.
+    fn empty_queue(&mut self) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        while let Ok(place) = self.places.clone().try_acquire_owned()
+            && let std::task::Poll::Ready(Ok((stream, peer))) =
+                self.listener.socket.poll_accept(&mut cx)
+        {
+            self.spawn(stream, peer, place);
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+        let Some(peer_place) = self.peers.enter(peer.ip()) else {
+            tracing::debug!(%peer, "one connection too many, closed");
+            return;
+        };
+        let http = self.http.clone();
+        let held = (place, peer_place, self.connections.enter());
+        tokio::spawn(async move {
+            http.serve(stream, peer).await;
+            drop(held);
+        });
+    }
 }

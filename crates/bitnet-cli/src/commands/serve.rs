@@ -1,18 +1,20 @@
 //! `bitnet serve`: a model over HTTP, for OpenAI's clients.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bitnet_inference::LoadOptions;
-use bitnet_server::auth::Guard;
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
+use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck};
+use bitnet_server::log::LogFilter;
 use bitnet_server::model_manager::policy::{self, ModelOrigin, ModelPolicy};
 use bitnet_server::model_manager::version;
+use bitnet_server::process::{self, Process, ProcessError};
 use bitnet_server::request_log::RequestLog;
-use bitnet_server::{App, LoadedModel, ServerLimits, Stopped, process, routes};
+use bitnet_server::{App, LoadedModel, ServerLimits, Stopped};
 use bytes::Bytes;
 use clap::Args;
 
@@ -60,16 +62,29 @@ pub struct HealthcheckArgs {
     /// Port that it listens on [default: 8080]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
-}
 
-/// How long a server may take to say how it is.
-const HEALTHCHECK_PATIENCE: Duration = Duration::from_secs(3);
+    /// Time for everything together, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
+    pub timeout: Duration,
+
+    /// Ask over TLS, and trust the certificate in this file alone: the server's own
+    #[arg(long, value_name = "FILE")]
+    pub tls_certificate_file: Option<PathBuf>,
+
+    /// Certificate to show to a server that asks for one
+    #[arg(long, value_name = "FILE", requires_all = ["tls_certificate_file", "client_key_file"])]
+    pub client_certificate_file: Option<PathBuf>,
+
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", requires = "client_certificate_file")]
+    pub client_key_file: Option<PathBuf>,
+}
 
 /// Serves until it is told to end.
 ///
 /// # Errors
 /// Bad settings and models, addresses that are taken, and public addresses without leave.
-pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
+pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, CliError> {
     let sources = args.config.sources();
     let config = ServerConfig::load(&sources).map_err(|e| {
         CliError::usage(
@@ -86,9 +101,11 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
     if config.monitoring.opentelemetry_enabled {
         warning("monitoring.opentelemetry_enabled is true, and this build exports no traces");
     }
-    // Before the model: who may ask is settled in milliseconds.
-    let guard = Guard::new(&config, routes::access())
+    // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
+    process::set_log_level(&config, env.log.is_some(), &log)
         .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
+    let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
+    let config = process.config();
     let chat_template = args
         .template
         .as_deref()
@@ -156,15 +173,15 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
         info.threads,
         info.kernel,
     );
-    let log = RequestLog::open(&config.monitoring).map_err(|e| {
+    let request_log = RequestLog::open(&config.monitoring).map_err(|e| {
         CliError::runtime(
             format!("the logs cannot be opened: {}", crate::exit::io_reason(&e)),
             "check monitoring.audit_log_file and who may write there",
         )
     })?;
     let app = Arc::new(
-        App::new(ServerLimits::from(&config))
-            .with_log(log)
+        App::new(ServerLimits::from(config))
+            .with_log(request_log)
             .with_policy(policy),
     );
     let model = LoadedModel::start(name.as_str(), engine, Some(&version), &app)
@@ -174,16 +191,11 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
     app.know_configured();
     // The first Ctrl-C drains; the second one ends the process.
     let _cooperative = Cooperative::begin();
-    let address = SocketAddr::new(config.server.host, config.server.port);
-    let stopped = process::serve(app, Arc::new(guard), (config, sources), |address| {
-        notice(&format!("serving {name} on http://{address}: {memory}"));
-    })
-    .map_err(|e| {
-        CliError::runtime(
-            format!("cannot serve on {address}: {}", crate::exit::io_reason(&e)),
-            "name another --port, or end the process that has this one",
-        )
-    })?;
+    let stopped = process
+        .serve(app, |url| {
+            notice(&format!("serving {name} on {url}: {memory}"))
+        })
+        .map_err(|e| process_error(&e))?;
     if stopped == Stopped::CutOff {
         notice("some requests were cut off");
     }
@@ -198,20 +210,64 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
     let defaults = ServerConfig::default();
     let host = args.host.unwrap_or(defaults.server.host);
     let address = SocketAddr::new(host, args.port.unwrap_or(defaults.server.port));
-    match process::check_ready(address, HEALTHCHECK_PATIENCE) {
+    let own = args.client_certificate_file.clone();
+    let check = HealthCheck {
+        address,
+        patience: args.timeout,
+        tls: args
+            .tls_certificate_file
+            .clone()
+            .map(|certificate| CheckTls {
+                certificate,
+                own: own.zip(args.client_key_file.clone()),
+            }),
+    };
+    match check.ask() {
         Ok(Ok(())) => Ok(Exit::Ok),
         Ok(Err(reason)) => Err(CliError::runtime(
             format!("the server at {address} is not ready: {reason}"),
             "wait for it to load or to drain, or look at its log",
         )),
-        Err(error) => Err(CliError::runtime(
+        Err(CheckError::Io(error)) => Err(CliError::runtime(
             format!(
                 "the server at {address} does not answer: {}",
                 crate::exit::io_reason(&error)
             ),
             "start one with `bitnet serve`, or name its --port",
         )),
+        Err(CheckError::Tls(error)) => Err(CliError::usage(
+            error.to_string(),
+            "name the file that the server has as server.tls_certificate_file",
+        )),
     }
+}
+
+/// What keeps a server from starting, with the exit code of its kind.
+fn process_error(error: &ProcessError) -> CliError {
+    match error {
+        ProcessError::Guard(_) | ProcessError::Tls(_) => {
+            CliError::usage(error.to_string(), "docs/config.md has every setting")
+        }
+        ProcessError::Setup(_) => CliError::runtime(error.to_string(), ""),
+        ProcessError::Address { address, source } => CliError::runtime(
+            format!(
+                "cannot serve on {address}: {}",
+                crate::exit::io_reason(source)
+            ),
+            "name another --port, or end the process that has this one",
+        ),
+        ProcessError::HandOver { .. } => CliError::runtime(
+            error.to_string(),
+            "both processes need the same user, address and server.handover_socket",
+        ),
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|&seconds: &f64| seconds > 0.0);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "expected a number of seconds above 0".into())
 }
 
 fn parse_host(text: &str) -> Result<IpAddr, String> {

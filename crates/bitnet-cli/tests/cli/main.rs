@@ -13,5 +13,12 @@ mod numbers;
 mod quantize;
 mod run;
 mod serve;
+#[cfg(target_os = "linux")]
+mod serve_faults;
+#[cfg(target_os = "linux")]
+mod serve_restart;
+#[cfg(target_os = "linux")]
+mod serve_signals;
+mod served;
 mod signals;
 mod tokens;

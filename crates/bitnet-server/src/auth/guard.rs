@@ -4,18 +4,15 @@
 //! as the body of its answer, so a stream counts as one of its principal's requests until its end.
 
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use hyper::body::{Frame, SizeHint};
 use sha2::{Digest, Sha256};
 
 use super::access::{AccessTable, Role, RouteAccess};
@@ -27,6 +24,7 @@ use super::key_store::KeyStore;
 use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
 use crate::config::ServerConfig;
 use crate::config::settings::LimitSettings;
+use crate::held_body::HeldBody;
 use crate::request_log::AdminAction;
 
 /// Longest credential that is looked at; longer ones are not good ones.
@@ -333,12 +331,7 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
             let mut response = next.run(request).await;
             response.extensions_mut().insert(principal);
             rate_headers(&remaining, response.headers_mut());
-            response.map(|body| {
-                Body::new(Held {
-                    body,
-                    _permit: permit,
-                })
-            })
+            response.map(|body| Body::new(HeldBody::new(body, permit)))
         }
     };
     if let Some(action) = action {
@@ -360,42 +353,6 @@ pub async fn follow_keys(guard: Arc<Guard>, interval: Duration) {
                 tracing::error!("reading the file of keys failed: {e}; the keys stay as they were")
             }
         }
-    }
-}
-
-/// A body that keeps its request's permit.
-struct Held {
-    body: Body,
-    _permit: Arc<Permit>,
-}
-
-impl HttpBody for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// What counts as one address: a customer of an IPv6 provider has 2^64 of them, and all of those are one.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            IpAddr::V6((u128::from(address) >> 64 << 64).into())
-        }
-        address => address,
     }
 }
 

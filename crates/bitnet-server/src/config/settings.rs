@@ -170,6 +170,8 @@ settings! {
         restart port: [u16] = 8080, Any;
         /// Connections open at once; more wait in the system's queue.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
+        /// Connections of one address open at once; more are closed. 0 is no limit: behind a proxy all have one address.
+        restart max_connections_per_peer: [usize] = 0, Within(0..=1_000_000);
         /// Largest request body.
         restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
         /// Bytes of bodies that may be arriving at once, of all requests together; one more is answered 429.
@@ -190,6 +192,16 @@ settings! {
         restart allowed_hosts: [Vec<String>] = Vec::new(), Any;
         /// Origins (`https://app.example`) whose web pages may use this server from a browser (CORS). Without one, none.
         restart allowed_origins: [Vec<String>] = Vec::new(), Any;
+        /// Certificate chain (PEM), the server's own first. With the key it turns TLS on. Its changes are followed.
+        restart tls_certificate_file: [Option<PathBuf>] = None, Any;
+        /// Private key of that certificate (PEM, without a password).
+        restart tls_key_file: [Option<PathBuf>] = None, Any;
+        /// Authorities (PEM) one of which must have signed the client's certificate. Without it, clients need none.
+        restart tls_client_ca_file: [Option<PathBuf>] = None, Any;
+        /// How often the files of TLS are looked at.
+        restart tls_poll_interval: [Duration] = seconds(5), Within(seconds(1)..=seconds(3600));
+        /// Unix socket by which the next process, started with the same setting, takes over the listening socket.
+        restart handover_socket: [Option<PathBuf>] = None, Any;
     }
 
     /// Which models are served.
@@ -239,6 +251,9 @@ settings! {
 
     /// What can be seen of the server.
     monitoring: MonitoringSettings {
+        /// What is logged: error, warn, info, debug, trace, off, or a list such as `warn,bitnet_server=debug`. At info
+        /// each request is a line. Start, reload and end are logged at every level.
+        reload log_level: [String] = "warn".into(), Any;
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
         /// Whether traces are exported. This version has none to export and says so at start.

@@ -62,6 +62,9 @@ error_codes! {
     /// The body is no JSON, or not an object.
     InvalidJson: BAD_REQUEST REQUEST "invalid_json"
         "send one JSON object in UTF-8";
+    /// The head of the request is not that of HTTP/1.1, or its path has an escape that means no text.
+    InvalidRequest: BAD_REQUEST REQUEST "invalid_request"
+        "send HTTP/1.1, with the path percent-encoded as UTF-8";
     /// A field that is needed is absent.
     MissingField: BAD_REQUEST REQUEST "missing_field"
         "add the field that param names";
@@ -116,6 +119,9 @@ error_codes! {
     /// The body is larger than the limit.
     BodyTooLarge: PAYLOAD_TOO_LARGE REQUEST "body_too_large"
         "send less, or ask the operator to raise server.max_body_bytes";
+    /// The request's target is longer than a head may be.
+    UriTooLong: URI_TOO_LONG REQUEST "uri_too_long"
+        "put what is long into the body";
     /// The body is said to be something else than JSON.
     UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE REQUEST "unsupported_media_type"
         "send the header 'Content-Type: application/json'";
@@ -125,6 +131,9 @@ error_codes! {
     /// The file is no model that this server can run.
     ModelIncompatible: UNPROCESSABLE_ENTITY REQUEST "model_incompatible"
         "`bitnet compat-check` says what is wrong with the file";
+    /// The head of the request is larger than 64 KiB, or has more than 100 headers.
+    HeadersTooLarge: REQUEST_HEADER_FIELDS_TOO_LARGE REQUEST "headers_too_large"
+        "send fewer or shorter headers";
     /// This client has sent too much.
     RateLimitExceeded: TOO_MANY_REQUESTS RATE_LIMIT "rate_limit_exceeded"
         "wait as long as Retry-After says";

@@ -17,12 +17,13 @@ use crate::usage::milliseconds;
 
 /// Whether the process should live on.
 pub async fn live(State(app): State<Arc<App>>) -> Response {
-    let broken = app
-        .models
-        .all()
-        .iter()
-        .find_map(|model| trouble(&app, model));
-    answer(broken)
+    answer(unsound(&app))
+}
+
+/// Why the process should be restarted, if it should.
+pub fn unsound(app: &App) -> Option<String> {
+    let models = app.models.all();
+    models.iter().find_map(|model| trouble(app, model))
 }
 
 /// Whether requests should be sent here.

@@ -9,9 +9,11 @@ use bitnet_inference::{Engine, EngineLoad, Error, Event, LoadOptions, RequestId,
 use bitnet_server::auth::Guard;
 use bitnet_server::config::ServerConfig;
 use bitnet_server::engine_thread::Turns;
+use bitnet_server::listener::Listener;
 use bitnet_server::request_log::RequestLog;
 use bitnet_server::routes;
-use bitnet_server::{App, LoadedModel, Server, ServerLimits, Stopped};
+use bitnet_server::tls::TlsIdentity;
+use bitnet_server::{App, Ending, LoadedModel, Server, ServerLimits, Stopped};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -29,6 +31,7 @@ const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{%
 pub struct TestServer {
     pub address: SocketAddr,
     pub app: Arc<App>,
+    pub tls: Option<Arc<TlsIdentity>>,
     stop: Arc<Notify>,
     hurry: Arc<Notify>,
     thread: Option<JoinHandle<Stopped>>,
@@ -61,7 +64,12 @@ impl TestServer {
 
     /// A server that asks for the keys of a file.
     pub fn with_config(config: ServerConfig) -> TestServer {
-        let app = App::new(ServerLimits::from(&config));
+        let limits = ServerLimits::from(&config);
+        TestServer::with_config_and_limits(config, limits)
+    }
+
+    pub fn with_config_and_limits(config: ServerConfig, limits: ServerLimits) -> TestServer {
+        let app = App::new(limits);
         let model = LoadedModel::start("stories", engine(), Some("test"), &app);
         TestServer::of(app, model.unwrap(), config)
     }
@@ -106,9 +114,11 @@ impl TestServer {
 
     fn run(app: Arc<App>, config: ServerConfig) -> TestServer {
         let (stop, hurry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let tls = TlsIdentity::open(&config.server).unwrap().map(Arc::new);
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::spawn({
             let (app, stop, hurry) = (app.clone(), stop.clone(), hurry.clone());
+            let tls = tls.clone();
             move || {
                 let runtime = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(2)
@@ -117,17 +127,22 @@ impl TestServer {
                     .unwrap();
                 runtime.block_on(async {
                     let guard = Guard::new(&config, routes::access()).unwrap();
-                    let server = Server::bind(app, Arc::new(guard), "127.0.0.1:0".parse().unwrap())
-                        .await
-                        .unwrap();
+                    let address = "127.0.0.1:0".parse().unwrap();
+                    let listener = Listener::bind(address).await.unwrap();
+                    let server = Server::on(app, Arc::new(guard), listener, tls);
                     sender.send(server.address().unwrap()).unwrap();
-                    server.run(stop.notified(), hurry.notified()).await
+                    let stop = async {
+                        stop.notified().await;
+                        Ending::Told
+                    };
+                    server.run(stop, hurry.notified()).await
                 })
             }
         });
         TestServer {
             address: receiver.recv().unwrap(),
             app,
+            tls,
             stop,
             hurry,
             thread: Some(thread),

@@ -44,6 +44,57 @@ fn a_server_that_drains_takes_no_request() {
 }
 
 #[test]
+fn while_running_requests_end_new_ones_are_sent_elsewhere() {
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
+    let body = json!({"prompt": "Once", "max_tokens": 3, "ignore_eos": true}).to_string();
+    let mut running = Connection::open(server.address);
+    running.send("POST", "/v1/completions", JSON, &body);
+    let mut kept = Connection::open(server.address);
+    kept.send("GET", "/health/ready", "", "");
+    assert_eq!(kept.answer().status, 200);
+    let model = server.model();
+    until("it is taken", || model.admission.waiting().0 == 1);
+    server.ask_to_stop();
+    until("it drains", || server.app.is_draining());
+
+    let mut fresh = Connection::open(server.address);
+    for connection in [&mut kept, &mut fresh] {
+        connection.send("POST", "/v1/completions", JSON, &body);
+        let refused = connection.answer();
+        assert_eq!(refused.status, 503);
+        assert_eq!(refused.json()["error"]["code"], "shutting_down");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(refused.header("connection"), Some("close"));
+        assert_eq!(connection.line(), "", "the connection must end");
+    }
+    assert_eq!(server.get("/health/ready").status, 503);
+    assert_eq!(server.get("/health/live").status, 200);
+
+    gated.open();
+    assert_eq!(running.answer().status, 200);
+    let address = server.address;
+    assert_eq!(server.join(), Stopped::Drained);
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn half_a_request_is_not_waited_for() {
+    let limits = ServerLimits {
+        drain_timeout: Duration::from_secs(3600),
+        header_timeout: Duration::from_secs(3600),
+        ..ServerLimits::default()
+    };
+    let server = TestServer::with_limits(limits);
+    let mut half = Connection::open(server.address);
+    half.send_raw(b"GET /health/live HTTP/1.1\r\nHost: local");
+    assert_eq!(server.get("/health/live").status, 200);
+    server.ask_to_stop();
+    assert_eq!(server.join(), Stopped::Drained);
+}
+
+#[test]
 fn who_is_not_done_in_time_is_cut_off() {
     for hurry in [false, true] {
         let engine = engine();

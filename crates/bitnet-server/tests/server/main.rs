@@ -15,5 +15,7 @@ mod health;
 mod lifecycle;
 mod logs;
 mod properties;
+mod tls;
 mod tokens;
+mod wire;
 mod wire_sequences;

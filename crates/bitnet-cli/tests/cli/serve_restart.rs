@@ -1,0 +1,206 @@
+//! Restarts that lose no request: the next process takes the socket of the one before it, or the service manager keeps it.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::bitnet::run;
+use crate::served::{LIVE, Served, ask, command, completion, until};
+
+/// Clients that ask one after the other, each on a connection of its own.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn on(port: u16) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicUsize::new(0));
+        let clients = (0..4)
+            .map(|_| {
+                let (stop, answered) = (stop.clone(), answered.clone());
+                std::thread::spawn(move || {
+                    let mut failed = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        match ask(port, &completion(8)) {
+                            Ok(answer) if answer.starts_with("HTTP/1.1 200") => {
+                                answered.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok(answer) => failed.push(answer),
+                            Err(error) => failed.push(error.to_string()),
+                        }
+                    }
+                    failed
+                })
+            })
+            .collect();
+        Load {
+            stop,
+            answered,
+            clients,
+        }
+    }
+
+    /// Waits for `n` answers more.
+    fn go_on(&self, n: usize) {
+        let goal = self.answered.load(Ordering::Relaxed) + n;
+        let done = || (self.answered.load(Ordering::Relaxed) >= goal).then_some(());
+        until("answers", String::new, done);
+    }
+
+    fn assert_none_failed(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            assert_eq!(client.join().unwrap(), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn the_next_process_takes_the_socket_and_no_request_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let mut old = Served::start(command(&["--handover-socket", path]));
+    let port = old.port();
+    let load = Load::on(port);
+    load.go_on(4);
+    for _ in 0..2 {
+        let mut next = crate::bitnet::bitnet();
+        let port = port.to_string();
+        next.args(["serve", "--threads", "1", "--port", &port])
+            .args(["--handover-socket", path]);
+        let next = Served::start(next);
+        next.until_line("serving ");
+        next.until_line("took the socket of the process before this one");
+        assert_eq!(old.end(), Some(0), "{}", old.text());
+        old.until_line("draining: another process serves");
+        old.until_line("ended, every request answered");
+        load.go_on(4);
+        old = next;
+    }
+    load.assert_none_failed();
+    old.signal("TERM");
+    assert_eq!(old.end(), Some(0));
+    assert!(!std::path::Path::new(path).exists(), "it was left behind");
+}
+
+#[test]
+fn a_next_process_that_cannot_take_over_leaves_the_running_one_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let running = Served::start(command(&["--handover-socket", path]));
+    let port = running.port();
+    let other_port = if port == 9 { "10" } else { "9" };
+    let args = ["--threads", "1", "--handover-socket", path];
+    let elsewhere = run(&[&["serve", "--port", other_port][..], &args].concat());
+    elsewhere.fails(
+        1,
+        "the running process listens on 127.0.0.1",
+        "handover_socket",
+    );
+    // Somebody who asks and leaves.
+    drop(std::os::unix::net::UnixStream::connect(path).unwrap());
+    running.until_line("did not take it");
+    assert!(ask(port, LIVE).unwrap().starts_with("HTTP/1.1 200"));
+
+    let file = folder.path().join("file");
+    std::fs::write(&file, "kept").unwrap();
+    let refused = run(&[
+        "serve",
+        "--port",
+        "0",
+        "--handover-socket",
+        file.to_str().unwrap(),
+    ]);
+    refused.fails(1, "something else than a socket", "handover_socket");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+}
+
+#[test]
+fn a_socket_left_behind_by_a_killed_process_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let mut killed = Served::start(command(&["--handover-socket", path]));
+    killed.until_line("serving ");
+    killed.signal("KILL");
+    killed.end();
+    let next = Served::start(command(&["--handover-socket", path]));
+    assert!(next.ask(LIVE).unwrap().starts_with("HTTP/1.1 200"));
+}
+
+/// A server that is given `listener` as systemd gives it: as descriptor 3, named by variables.
+fn activated(listener: &TcpListener) -> Served {
+    let serve = command(&[]);
+    let script =
+        "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=http; exec \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(serve.get_program());
+    shell.args(serve.get_args());
+    for (name, value) in serve.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
+    Served::start(shell)
+}
+
+#[test]
+fn a_socket_of_the_service_manager_outlives_its_servers_and_no_request_fails() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut served = activated(&listener);
+    assert_eq!(served.port(), port);
+    served.until_line("took the socket of the service manager");
+    let load = Load::on(port);
+    for _ in 0..2 {
+        load.go_on(4);
+        served.signal("TERM");
+        assert_eq!(served.end(), Some(0), "{}", served.text());
+        served = activated(&listener);
+    }
+    load.go_on(4);
+    load.assert_none_failed();
+}
+
+#[test]
+fn the_service_manager_is_told_what_the_server_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let until_told = |words: &str| loop {
+        let mut message = [0; 1024];
+        let n = socket.recv(&mut message).unwrap();
+        let text = std::str::from_utf8(&message[..n]).unwrap();
+        if text.contains(words) {
+            return text.to_owned();
+        }
+    };
+    let mut command = command(&[]);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "100000");
+    let mut served = Served::start(command);
+    until_told("READY=1");
+    until_told("WATCHDOG=1");
+    served.signal("HUP");
+    assert!(until_told("RELOADING=1").contains("MONOTONIC_USEC="));
+    until_told("READY=1");
+    served.signal("TERM");
+    until_told("STOPPING=1");
+    assert_eq!(served.end(), Some(0));
+}

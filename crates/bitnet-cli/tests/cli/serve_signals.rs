@@ -1,0 +1,117 @@
+//! `bitnet serve` and signals: draining, reading its settings again, at any time and in any number.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::bitnet::run;
+use crate::served::{LIVE, Served, command, completion, serve, until};
+
+#[test]
+fn a_signal_ends_it_in_good_order_and_the_log_says_so() {
+    for name in ["TERM", "INT"] {
+        let mut served = serve(&["--served-model-name", "story"]);
+        served.until_line("serving story on ");
+        served.signal(name);
+        assert_eq!(served.end(), Some(0), "{name}");
+        served.until_line("draining: no request is taken any more");
+        served.until_line("ended, every request answered");
+    }
+}
+
+#[test]
+fn a_hangup_reads_settings_again_and_half_a_file_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("server.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write("[limits]\nrequests_per_minute = 1000\n");
+    let served = serve(&["--config", file.to_str().unwrap()]);
+
+    write("[limits]\nrequests_per_mi");
+    served.signal("HUP");
+    let told = served.until_line("the configuration stays as it was");
+    assert!(told.contains("server.toml"), "{told}");
+    assert!(served.ask(LIVE).unwrap().starts_with("HTTP/1.1 200"));
+    assert!(!served.text().contains("answered"), "{}", served.text());
+
+    write(
+        "[limits]\nrequests_per_minute = 1\n[server]\nport = 1\n[monitoring]\nlog_level = \"info\"\n",
+    );
+    served.signal("HUP");
+    let told = served.until_line("read the configuration");
+    for words in ["limits.requests_per_minute", "monitoring.log_level"] {
+        let (_, changed) = told.split_once("changed=").unwrap();
+        assert!(changed.contains(words), "{told}");
+    }
+    // The limit holds from now on, and each request is a line.
+    let first = served.ask(&completion(1)).unwrap();
+    assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+    let second = served.ask(&completion(1)).unwrap();
+    assert!(second.starts_with("HTTP/1.1 429"), "{second}");
+    served.until_line("answered");
+}
+
+/// Waits until a process has its own handler for SIGHUP: bit 0 of the mask of caught signals.
+fn until_hangups_are_caught(served: &Served) {
+    let path = format!("/proc/{}/status", served.child.id());
+    let caught = || {
+        let status = std::fs::read_to_string(&path).ok()?;
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:\t"))?;
+        (u64::from_str_radix(mask, 16).ok()? & 1 == 1).then_some(())
+    };
+    until("handler for SIGHUP", || served.text(), caught);
+}
+
+/// A server that cannot go on loading until somebody writes to a pipe.
+fn loading(folder: &Path) -> (Served, std::path::PathBuf) {
+    let pipe = folder.join("template");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let served = Served::start(command(&["--template", pipe.to_str().unwrap()]));
+    until_hangups_are_caught(&served);
+    (served, pipe)
+}
+
+#[test]
+fn a_hangup_while_the_model_is_loaded_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (served, pipe) = loading(folder.path());
+    served.signal("HUP");
+    std::fs::write(pipe, "{{ messages[0].content }}").unwrap();
+    served.until_line("serving ");
+    served.until_line("read the configuration");
+    assert!(served.ask(LIVE).unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_signal_while_the_model_is_loaded_ends_it_at_once() {
+    for (name, code) in [("TERM", 143), ("INT", 130)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut served, _) = loading(folder.path());
+        served.signal(name);
+        assert_eq!(served.end(), Some(code), "{name}: {}", served.text());
+    }
+}
+
+#[test]
+fn storms_of_signals_end_in_the_one_answer_that_they_have() {
+    let mut served = serve(&[]);
+    for _ in 0..50 {
+        served.signal("HUP");
+        assert!(served.ask(LIVE).unwrap().starts_with("HTTP/1.1 200"));
+    }
+    let port = served.port().to_string();
+    assert_eq!(run(&["healthcheck", "--port", &port]).code, Some(0));
+    let id = served.child.id().to_string();
+    for _ in 0..50 {
+        // It may be gone already.
+        let _ = Command::new("kill").args(["-TERM", &id]).output();
+    }
+    assert_eq!(served.end(), Some(0), "{}", served.text());
+}

@@ -1,0 +1,222 @@
+//! Handing the listening socket to the next process, so that a restart loses no request.
+//!
+//! Both processes have the same setting, a path. The running one waits there for the next one. The next one loads its
+//! model, and only then connects: it is sent the listening socket as a descriptor (SCM_RIGHTS), answers that it has it,
+//! and from then on accepts, while the older one ends its connections. Clients that come in between wait in the queue of
+//! the socket, which both have. A next process that fails before its answer has changed nothing.
+//!
+//! Only the same user can connect, and is asked for by the kernel's word, not by its own.
+
+use std::fs::Permissions;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::process::geteuid;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+/// What comes with the descriptor: another protocol would say something else.
+const GREETING: &[u8] = b"bitnet listening socket 1\n";
+
+/// What the next process answers when it has it.
+const TAKEN: u8 = b'T';
+
+/// What the older one answers to that, and accepts no more.
+const GIVEN: u8 = b'G';
+
+/// How long each may wait for the other: both have nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits at a path for the next process.
+#[derive(Debug)]
+pub struct Offer {
+    socket: UnixListener,
+    path: PathBuf,
+    is_given: bool,
+}
+
+/// A socket that the older process has offered and still accepts on.
+#[derive(Debug)]
+pub struct Offered {
+    /// The listening socket.
+    pub listener: TcpListener,
+    older: BlockingStream,
+}
+
+/// Asks the process that waits at `path` for its socket; `None` when there is none.
+///
+/// # Errors
+/// When whoever waits there gives something else, or something else than a socket is at the path.
+pub fn ask(path: &Path) -> io::Result<Option<Offered>> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(other("there is something else than a socket at that path"));
+        }
+        Ok(_) => {}
+    }
+    let older = match BlockingStream::connect(path) {
+        // Left behind by a process that was killed.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+        connected => connected?,
+    };
+    older.set_read_timeout(Some(PATIENCE))?;
+    older.set_write_timeout(Some(PATIENCE))?;
+    let listener = TcpListener::from(receive(&older)?);
+    listener.local_addr()?;
+    Ok(Some(Offered { listener, older }))
+}
+
+impl Offered {
+    /// Where the socket listens.
+    ///
+    /// # Errors
+    /// When the operating system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Takes it: the older process stops accepting.
+    ///
+    /// # Errors
+    /// When the older process does not answer; it may still be accepting then.
+    pub fn take(mut self) -> io::Result<TcpListener> {
+        use std::io::{Read, Write};
+        self.older.write_all(&[TAKEN])?;
+        let mut answer = [0];
+        self.older.read_exact(&mut answer)?;
+        match answer[0] {
+            GIVEN => Ok(self.listener),
+            _ => Err(other("the running process did not agree")),
+        }
+    }
+}
+
+fn receive(stream: &BlockingStream) -> io::Result<OwnedFd> {
+    let mut bytes = [0; GREETING.len()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    match descriptor {
+        Some(descriptor) if bytes[..received.bytes] == *GREETING => Ok(descriptor),
+        _ => Err(other(
+            "whoever waits there is no server of this kind, or refuses this user",
+        )),
+    }
+}
+
+impl Offer {
+    /// Waits at `path`, in place of whoever waited there before. It must be called inside the runtime.
+    ///
+    /// # Errors
+    /// When the directory cannot be written to.
+    pub fn at(path: &Path) -> io::Result<Offer> {
+        // Under another name until nobody else can connect; the exchange is one step.
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let fresh = PathBuf::from(name);
+        let socket = UnixListener::bind(&fresh)?;
+        let placed = std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&fresh, path));
+        if let Err(error) = placed {
+            // The first error is the one that matters.
+            let _ = std::fs::remove_file(&fresh);
+            return Err(error);
+        }
+        Ok(Offer {
+            socket,
+            path: path.to_owned(),
+            is_given: false,
+        })
+    }
+
+    /// Gives `listener` to the first process that asks for it and takes it. That process is accepting already: the caller
+    /// stops.
+    pub async fn give(&mut self, listener: impl AsFd) {
+        loop {
+            let asked = match self.socket.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a process that asks for the socket cannot be heard");
+                    tokio::time::sleep(PATIENCE).await;
+                    continue;
+                }
+            };
+            let taken = timeout(PATIENCE, offer(asked, &listener)).await;
+            match taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(mut stream) => {
+                    self.is_given = true;
+                    // Without the answer it only does not know that it is alone.
+                    let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &[GIVEN]).await;
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a process asked for the socket and did not take it")
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if !self.is_given {
+            // It is ours, or is gone.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Sends the descriptor, and returns the connection when it was taken.
+async fn offer(mut stream: UnixStream, listener: &impl AsFd) -> io::Result<UnixStream> {
+    if stream.peer_cred()?.uid() != geteuid().as_raw() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it belongs to another user",
+        ));
+    }
+    stream
+        .async_io(Interest::WRITABLE, || {
+            let descriptors = [listener.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+            let sent = sendmsg(
+                &stream,
+                &[IoSlice::new(GREETING)],
+                &mut ancillary,
+                SendFlags::NOSIGNAL,
+            );
+            Ok(sent?)
+        })
+        .await?;
+    match stream.read_u8().await? {
+        TAKEN => Ok(stream),
+        _ => Err(other("it answered something else")),
+    }
+}
+
+fn other(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
