@@ -10,7 +10,7 @@
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
 //! write the answer. [`process`] is the program around it: runtime, signals, health check.
 //!
-//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`error`] every error.
+//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`machine`] the hardware, [`error`] every error.
 //!
 //! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
 //! `.await`, and work crosses threads by bounded channels.
@@ -27,6 +27,7 @@ pub mod error;
 pub mod fields;
 pub mod generation_request;
 pub mod limits;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod model_manager;
