@@ -11,12 +11,14 @@
 //! - [`wasm`]: the engine for wasm32, built and run
 //! - [`load`]: a server under load
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
+//! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
 //! - [`cross`]: a standard library for a target that the toolchain does not carry
 //! - [`process`]: running a tool and failing with its name
 
 mod cross;
 mod documents;
 mod load;
+mod monitoring;
 mod neon;
 mod peers;
 mod process;
@@ -43,13 +45,24 @@ fn main() -> ExitCode {
         ["wasm"] => wasm::run(&root()),
         ["load", options @ ..] => load::run(&root(), options),
         ["soak", options @ ..] => load::soak(&root(), options),
+        ["monitoring"] => monitoring::run(&root()),
         ["peers", options @ ..] => peers::run(&root(), options),
         ["--help" | "-h" | "help"] => {
-            println!("{USAGE}\n{}\n{}", load::USAGE, peers::USAGE);
+            println!(
+                "{USAGE}\n{}\n{}\n{}",
+                monitoring::USAGE,
+                load::USAGE,
+                peers::USAGE
+            );
             Ok(())
         }
         _ => {
-            eprintln!("{USAGE}\n{}\n{}", load::USAGE, peers::USAGE);
+            eprintln!(
+                "{USAGE}\n{}\n{}\n{}",
+                monitoring::USAGE,
+                load::USAGE,
+                peers::USAGE
+            );
             return ExitCode::from(2);
         }
     };

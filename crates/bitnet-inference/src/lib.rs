@@ -81,7 +81,9 @@ pub use terms::{TenantId, Terms};
 pub use valid_request::ValidRequest;
 
 // The types of lower crates that appear in the signatures above.
-pub use bitnet_kernels::{HeadWork, KV_BLOCK, KvType, Traffic, available_kernels};
+pub use bitnet_kernels::{
+    CpuFeatures, HeadWork, KV_BLOCK, KvType, Traffic, available_kernels, cpu_features,
+};
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
     Batch, CheckpointOptions, EmbeddingConfig, LoadProgress, LogitRows, ModelError, Observer,

@@ -12,7 +12,7 @@
 //! write the answer. [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
 //! [`health_check`] asks another one.
 //!
-//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`error`] every error.
+//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`machine`] the hardware, [`error`] every error.
 //!
 //! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
 //! `.await`, and work crosses threads by bounded channels.
@@ -36,6 +36,7 @@ pub mod http1;
 pub mod limits;
 pub mod listener;
 pub mod log;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod model_manager;

@@ -48,6 +48,8 @@ pub struct ServerLimits {
     pub queue_timeout: Option<Duration>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
+    /// Whether `/admin` answers.
+    pub shows_admin_page: bool,
 }
 
 /// What operators do not set: no client has a reason to ask for more.
@@ -87,6 +89,7 @@ impl From<&ServerConfig> for ServerLimits {
             request_timeout: server.request_timeout,
             queue_timeout: performance.queue_timeout,
             shows_metrics: config.monitoring.prometheus_enabled,
+            shows_admin_page: config.monitoring.admin_page,
         }
     }
 }

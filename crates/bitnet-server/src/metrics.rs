@@ -6,21 +6,26 @@
 //! # Layout
 //! - [`table`]: every metric
 //! - [`registry`]: values and their text
+//! - [`stats`]: the same values for people
+//! - [`recent`]: single requests
 //! - [`process`]: memory, processor time and files of this process
 
 pub mod process;
+pub mod recent;
 pub mod registry;
+pub mod stats;
 pub mod table;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bitnet_inference::EngineLoad;
+use bitnet_inference::{EngineLoad, Traffic};
 
 use self::process::{CpuMeter, ProcessSample};
+use self::recent::{Recent, RequestRecord};
 use self::registry::Registry;
 use self::table::Id;
 
@@ -30,13 +35,16 @@ pub use self::registry::Exposition;
 const ENGINE: &str = "0";
 
 /// Gauges whose first label is a model.
-const MODEL_GAUGES: [Id; 11] = [
+const MODEL_GAUGES: [Id; 14] = [
     Id::TokensPerSecond,
     Id::QuantizationAccuracy,
     Id::ActiveRequests,
     Id::LastStep,
     Id::KvBlocks,
     Id::WaitingTokens,
+    Id::QueueOldest,
+    Id::Memory,
+    Id::Bandwidth,
     Id::ModelInfo,
     Id::VllmRunning,
     Id::VllmWaiting,
@@ -44,11 +52,22 @@ const MODEL_GAUGES: [Id; 11] = [
     Id::VllmCacheConfig,
 ];
 
+/// Counters that are told before anything is counted.
+const BEGINNINGS: [(Id, &str); 6] = [
+    (Id::RequestFailures, "internal_error"),
+    (Id::RequestsRejected, "queue_full"),
+    (Id::RequestsRejected, "rate_limit_exceeded"),
+    (Id::RequestsRejected, "shutting_down"),
+    (Id::RequestsCancelled, "before_first_token"),
+    (Id::RequestsCancelled, "decode"),
+];
+
 /// The metrics of one server.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     meter: Mutex<Meter>,
+    recent: Recent,
 }
 
 /// What rates are computed from.
@@ -57,6 +76,8 @@ struct Meter {
     cpu: CpuMeter,
     /// Tokens drawn by each model, and when that was looked at.
     generated: BTreeMap<String, (Instant, f64)>,
+    /// Bytes that each model's passes of one row read since then, and the time of these passes.
+    read: BTreeMap<String, (u64, Duration)>,
 }
 
 /// A model that was loaded.
@@ -76,6 +97,23 @@ pub struct LoadedInfo<'a> {
     pub kv_block_size: usize,
     /// Blocks of its KV cache.
     pub kv_blocks: usize,
+    /// Bytes of its weights.
+    pub weight_bytes: usize,
+    /// Bytes of its KV cache.
+    pub kv_cache_bytes: usize,
+}
+
+/// A forward pass that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// What the engine had done before it.
+    pub before: &'a EngineLoad,
+    /// And after it.
+    pub after: &'a EngineLoad,
+    /// What it read, if it was of one row.
+    pub read: Traffic,
+    /// How long it took.
+    pub time: Duration,
 }
 
 /// How a request ended that was not refused.
@@ -87,6 +125,17 @@ pub enum RequestEnd {
     Length,
     /// By its client or an error.
     Abort,
+}
+
+impl RequestEnd {
+    /// As vLLM's label has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RequestEnd::Stop => "stop",
+            RequestEnd::Length => "length",
+            RequestEnd::Abort => "abort",
+        }
+    }
 }
 
 /// Where a request was when its client left.
@@ -101,6 +150,8 @@ pub enum CancelPhase {
 /// A request that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Finished<'a> {
+    /// Its `x-request-id`; empty when it came by no route.
+    pub request_id: &'a str,
     /// Its model's id.
     pub model: &'a str,
     /// How it ended.
@@ -137,20 +188,50 @@ impl Metrics {
         let registry = Registry::new(longest_context);
         registry.set(Id::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1.0);
         registry.set(Id::StartTime, &[], unix_time());
+        // What alerts look at begins at 0: a rate is taken between two values, and would miss the first event.
+        for (id, label) in BEGINNINGS {
+            registry.add(id, &[label], 0.0);
+        }
         Metrics {
             registry,
             meter: Mutex::default(),
+            recent: Recent::default(),
         }
     }
 
     /// The text of all metrics.
     pub fn text(&self, exposition: Exposition) -> String {
+        self.refresh();
         self.registry.text(exposition)
     }
 
     /// The values, for `/v1/stats`: it must not count for itself.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// The requests that took longest, of the last [`recent::KEPT`].
+    pub fn slowest(&self, n: usize) -> Vec<RequestRecord> {
+        self.recent.slowest(n)
+    }
+
+    /// Measures what changes while nothing happens.
+    fn refresh(&self) {
+        for model in self.models() {
+            let oldest = self.recent.oldest(&model).unwrap_or_default();
+            self.registry
+                .set(Id::QueueOldest, &[&model], oldest.as_secs_f64());
+        }
+    }
+
+    /// The models that are loaded, by name.
+    fn models(&self) -> Vec<String> {
+        let infos = self.registry.values(Id::ModelInfo).into_iter();
+        let mut models: Vec<String> = infos
+            .filter_map(|(labels, _)| labels.into_iter().next())
+            .collect();
+        models.dedup();
+        models
     }
 
     /// A model can be asked.
@@ -170,6 +251,12 @@ impl Metrics {
             .set(Id::ModelInfo, &[model, hash, quantization, kernel], 1.0);
         self.registry
             .observe(Id::ModelLoadDuration, &[model], info.load.as_secs_f64());
+        for (kind, bytes) in [
+            ("weights", info.weight_bytes),
+            ("kv_cache", info.kv_cache_bytes),
+        ] {
+            self.registry.set(Id::Memory, &[model, kind], bytes as f64);
+        }
         let (size, blocks) = (info.kv_block_size.to_string(), info.kv_blocks.to_string());
         self.registry
             .set(Id::VllmCacheConfig, &[model, ENGINE, &size, &blocks], 1.0);
@@ -180,6 +267,13 @@ impl Metrics {
         for id in MODEL_GAUGES {
             self.registry.forget(id, model);
         }
+    }
+
+    /// Tokens were run for somebody: `key:ID`, `jwt:SUBJECT`, or `None` for those that showed nothing.
+    pub fn tokens_of(&self, tenant: Option<&str>, tokens: usize) {
+        let tenant = tenant.unwrap_or("anonymous");
+        self.registry
+            .add(Id::TenantTokens, &[tenant], tokens as f64);
     }
 
     /// A model was compared with its reference: the share of equal tokens.
@@ -236,8 +330,10 @@ impl Metrics {
     pub fn token_gap(&self, model: &str, gap: Duration) {
         self.registry
             .observe(Id::TokenGap, &[model], gap.as_secs_f64());
-        self.registry
-            .observe(Id::VllmTokenGap, &[model, ENGINE], gap.as_secs_f64());
+        for id in [Id::VllmTokenGap, Id::VllmTokenGapOld] {
+            self.registry
+                .observe(id, &[model, ENGINE], gap.as_secs_f64());
+        }
     }
 
     /// A request has ended.
@@ -245,11 +341,7 @@ impl Metrics {
         let registry = &self.registry;
         let own = &[request.model][..];
         let vllm = &[request.model, ENGINE][..];
-        let reason = match request.ended {
-            RequestEnd::Stop => "stop",
-            RequestEnd::Length => "length",
-            RequestEnd::Abort => "abort",
-        };
+        let reason = request.ended.name();
         registry.add(Id::VllmSuccess, &[request.model, ENGINE, reason], 1.0);
         registry.observe(Id::InferenceDuration, own, request.latency.as_secs_f64());
         registry.observe(Id::QueueTime, own, request.queue.as_secs_f64());
@@ -286,19 +378,48 @@ impl Metrics {
             registry.add(Id::VllmDraftTokens, vllm, request.n_drafted as f64);
             registry.add(Id::VllmAcceptedTokens, vllm, request.n_accepted as f64);
         }
+        self.recent.ended(RequestRecord {
+            request_id: request.request_id.to_owned(),
+            model: request.model.to_owned(),
+            ended: reason,
+            ended_at: unix_time(),
+            total_seconds: request.latency.as_secs_f64(),
+            first_token_seconds: request.first_token.map(|time| time.as_secs_f64()),
+            queue_seconds: request.queue.as_secs_f64(),
+            prefill_seconds: request.prefill.as_secs_f64(),
+            decode_seconds: request.decode.as_secs_f64(),
+            prompt_tokens: request.n_prompt,
+            generated_tokens: request.n_generated,
+        });
     }
 
-    /// A forward pass of `rows` tokens has ended.
-    pub fn step(&self, model: &str, rows: u64, time: Duration) {
-        self.registry
-            .observe(Id::VllmIterationTokens, &[model, ENGINE], rows as f64);
-        self.registry
-            .observe(Id::StepTime, &[model], time.as_secs_f64());
-        self.registry.set(Id::LastStep, &[model], unix_time());
+    /// A forward pass has ended.
+    pub fn step(&self, model: &str, step: &Step<'_>) {
+        let (before, after) = (step.before, step.after);
+        let rows = after.rows.saturating_sub(before.rows) as f64;
+        let ran_prompts = after.prompt_tokens > before.prompt_tokens
+            || after.recomputed_tokens > before.recomputed_tokens;
+        let phase = if ran_prompts { "prefill" } else { "decode" };
+        let registry = &self.registry;
+        registry.observe(Id::VllmIterationTokens, &[model, ENGINE], rows);
+        registry.observe(Id::BatchRows, &[model], rows);
+        registry.observe(Id::StepTime, &[model, phase], step.time.as_secs_f64());
+        registry.set(Id::LastStep, &[model], unix_time());
+        if step.read.passes > 0 {
+            let mut meter = self.meter();
+            if !meter.read.contains_key(model) {
+                meter.read.insert(model.to_owned(), Default::default());
+            }
+            if let Some((bytes, time)) = meter.read.get_mut(model) {
+                *bytes += step.read.ternary_bytes;
+                *time += step.time;
+            }
+        }
     }
 
-    /// What an engine has to do and has done. It is to be told before and after each step, so that a hung step shows.
-    pub fn engine(&self, model: &str, load: &EngineLoad) {
+    /// What an engine has to do, and has done since `before`. It is to be told before and after each step, so that a hung
+    /// step shows. Counts are differences: after a swap two engines work under one name, and the new one begins at 0.
+    pub fn engine(&self, model: &str, before: &EngineLoad, load: &EngineLoad) {
         let registry = &self.registry;
         let own = &[model][..];
         let vllm = &[model, ENGINE][..];
@@ -327,31 +448,32 @@ impl Metrics {
         ] {
             registry.set(Id::KvBlocks, &[model, state], blocks as f64);
         }
-        for (id, total) in [
-            (Id::PromptTokens, load.prompt_tokens),
-            (Id::GeneratedTokens, load.generated_tokens),
-            (Id::EngineSteps, load.steps),
-            (Id::EngineRows, load.rows),
-            (Id::RecomputedTokens, load.recomputed_tokens),
-            (Id::DeadlinesExceeded, load.deadlines_exceeded),
+        let done = |count: fn(&EngineLoad) -> u64| count(load).saturating_sub(count(before)) as f64;
+        for (id, count) in [
+            (Id::PromptTokens, done(|load| load.prompt_tokens)),
+            (Id::GeneratedTokens, done(|load| load.generated_tokens)),
+            (Id::EngineSteps, done(|load| load.steps)),
+            (Id::EngineRows, done(|load| load.rows)),
+            (Id::RecomputedTokens, done(|load| load.recomputed_tokens)),
+            (Id::DeadlinesExceeded, done(|load| load.deadlines_exceeded)),
         ] {
-            registry.set_total(id, own, total as f64);
+            registry.add(id, own, count);
         }
-        for (id, total) in [
-            (Id::VllmPrefixQueries, load.prefix_queries),
-            (Id::VllmPrefixHits, load.prefix_hits),
-            (Id::VllmPreemptions, load.preemptions),
-            (Id::VllmPromptTokens, load.prompt_tokens),
-            (Id::VllmGenerationTokens, load.generated_tokens),
+        for (id, count) in [
+            (Id::VllmPrefixQueries, done(|load| load.prefix_queries)),
+            (Id::VllmPrefixHits, done(|load| load.prefix_hits)),
+            (Id::VllmPreemptions, done(|load| load.preemptions)),
+            (Id::VllmPromptTokens, done(|load| load.prompt_tokens)),
+            (Id::VllmGenerationTokens, done(|load| load.generated_tokens)),
         ] {
-            registry.set_total(id, vllm, total as f64);
+            registry.add(id, vllm, count);
         }
     }
 
     /// Measures the process and the models' rates. Call it every `monitoring.metrics_interval`.
     pub fn measure(&self, models: &[&str], now: Instant) {
         let sample = ProcessSample::take();
-        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut meter = self.meter();
         if let Some(bytes) = sample.resident_bytes {
             self.registry.set(Id::ResidentMemory, &[], bytes as f64);
         }
@@ -364,6 +486,15 @@ impl Metrics {
             let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
             if let Some(share) = meter.cpu.share(now, seconds, cores) {
                 self.registry.set(Id::CpuUtilization, &[], share);
+            }
+        }
+        for model in models {
+            match meter.read.remove(*model) {
+                Some((bytes, time)) if time > Duration::ZERO => {
+                    let rate = bytes as f64 / time.as_secs_f64();
+                    self.registry.set(Id::Bandwidth, &[model], rate);
+                }
+                _ => self.registry.forget(Id::Bandwidth, model),
             }
         }
         meter
@@ -381,6 +512,13 @@ impl Metrics {
                     .set(Id::TokensPerSecond, &[model], (total - before) / seconds);
             }
         }
+    }
+}
+
+impl Metrics {
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        // Sums that are off by one pass are better than none.
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

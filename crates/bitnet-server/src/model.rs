@@ -10,7 +10,7 @@ use bitnet_inference::{Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message,
 use crate::admission::Admission;
 use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
-use crate::metrics::{LoadedInfo, Metrics};
+use crate::metrics::{LoadedInfo, Metrics, Step};
 use crate::model_manager::validate::Validation;
 
 /// The name that always stands for the default model.
@@ -73,14 +73,24 @@ impl LoadedModel {
         let (limits, metrics) = (&app.limits, app.metrics.clone());
         let load = engine.current_load();
         let kernel = &engine.info().kernel;
-        metrics.engine(&id, &load);
-        let (name, mut rows_before) = (id.clone(), load.rows);
+        metrics.engine(&id, &EngineLoad::default(), &load);
+        let (name, mut before) = (id.clone(), load);
+        let (watched, mut read_before) = (engine.clone(), engine.traffic());
         let watch = move |load: &EngineLoad, step: Option<Duration>| {
-            metrics.engine(&name, load);
+            metrics.engine(&name, &before, load);
             if let Some(time) = step {
-                metrics.step(&name, load.rows - rows_before, time);
+                // The thread that calls this is the one that takes the turns: it never waits for the engine here.
+                let traffic = watched.traffic();
+                let step = Step {
+                    before: &before,
+                    after: load,
+                    read: traffic.since(&read_before),
+                    time,
+                };
+                metrics.step(&name, &step);
+                read_before = traffic;
             }
-            rows_before = load.rows;
+            before = *load;
         };
         let fingerprint = [
             Some(concat!("bitnet-", env!("CARGO_PKG_VERSION"))),
@@ -121,6 +131,8 @@ impl LoadedModel {
             load: info.load,
             kv_block_size: KV_BLOCK,
             kv_blocks: load.kv_blocks,
+            weight_bytes: weight_bytes(info),
+            kv_cache_bytes: info.kv_cache_bytes,
         });
         match &self.validation {
             Some(found) => self.metrics.validated(&self.id, found.top1_agreement),

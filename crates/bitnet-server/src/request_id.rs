@@ -11,6 +11,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
+use tracing::Instrument;
 
 use crate::app::App;
 use crate::auth::Principal;
@@ -26,6 +27,16 @@ const MAX_LENGTH: usize = 128;
 /// Milliseconds from the request's headers to its answer's, as OpenAI's clients log them.
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 
+tokio::task_local! {
+    /// The name of the request that this task answers.
+    static CURRENT: Arc<str>;
+}
+
+/// The name of the request that the caller's task answers; empty outside of one.
+pub fn current() -> Arc<str> {
+    CURRENT.try_with(Arc::clone).unwrap_or_default()
+}
+
 /// Names the request and writes a line about it. Prompts and answers are in no log.
 pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -35,7 +46,10 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         HeaderValue::try_from(app.new_id("req-")).expect("hexadecimal digits are a header")
     });
     let mut entry = Entry::new(&app, &request, shown(&id));
-    let mut response = next.run(request).await;
+    let name: Arc<str> = shown(&id).into();
+    let span = tracing::info_span!("request", id = &*name);
+    let answered = CURRENT.scope(name, next.run(request));
+    let mut response = answered.instrument(span).await;
     if let Some(name) = response.extensions().get::<StreamName>() {
         // Nobody has polled the stream yet, so nobody has set it.
         let _ = name.0.set(shown(&id).to_owned());

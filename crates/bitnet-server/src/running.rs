@@ -17,8 +17,11 @@ use crate::admission::Admitted;
 use crate::auth::rate::Permit;
 use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
 use crate::error::{ApiError, ErrorCode};
+use crate::metrics::recent::WaitingRequest;
 use crate::metrics::{CancelPhase, Finished, Metrics, RequestEnd};
 use crate::model::LoadedModel;
+use crate::request_id;
+use crate::usage::milliseconds;
 
 /// What a request asks the engine for.
 pub struct Job {
@@ -85,6 +88,7 @@ pub struct Running {
     failed: bool,
     place: Admitted,
     account: Account,
+    waiting: Option<WaitingRequest>, // until the first token
     _tickets: Vec<Ticket>,
 }
 
@@ -94,6 +98,8 @@ struct Account {
     permit: Option<Arc<Permit>>,
     max_tokens: Option<usize>,
     n: usize,
+    request_id: Arc<str>,
+    span: tracing::Span,
 }
 
 /// What is known of a choice.
@@ -154,9 +160,12 @@ impl Running {
             permit,
             max_tokens: options.max_tokens,
             n,
+            request_id: request_id::current(),
+            span: tracing::Span::current(),
         };
         let draws_nothing = options.max_tokens == Some(0);
         let place = model.admission.admit(prompts.len() * n)?;
+        let waiting = WaitingRequest::new(account.metrics.clone(), &model.id, started);
         let checker = model.clone();
         // The place goes along: a client that leaves meanwhile takes up the checker until it is done.
         let checked = tokio::task::spawn_blocking(move || {
@@ -213,6 +222,7 @@ impl Running {
             failed: false,
             place,
             account,
+            waiting: Some(waiting),
             _tickets: tickets,
         })
     }
@@ -238,6 +248,7 @@ impl Running {
                     self.account.metrics.token_gap(&self.model.id, now - last);
                 } else {
                     self.place.tokens_ran(self.prompts[choice.prompt].len());
+                    self.waiting = None;
                     self.first_token
                         .get_or_insert_with(|| self.started.elapsed());
                 }
@@ -278,6 +289,7 @@ impl Running {
     pub fn count_failure(&self, error: &ApiError) {
         let (_, _, code) = error.code.row();
         self.account.metrics.request_failed(code);
+        let _entered = self.account.span.enter();
         tracing::warn!(code, model = self.model.id, "a stream failed");
     }
 
@@ -311,6 +323,8 @@ impl Drop for Running {
             permit.charge(tokens as u64, Instant::now());
         }
         let metrics = &self.account.metrics;
+        let shown = self.account.permit.as_ref();
+        metrics.tokens_of(shown.and_then(|permit| permit.credential()), tokens);
         let left = self.n_open > 0;
         if left {
             metrics.request_cancelled(match self.first_token {
@@ -340,7 +354,8 @@ impl Drop for Running {
             counts.sum()
         };
         let drawn = self.choices.iter().map(|choice| choice.n_tokens);
-        metrics.request_finished(&Finished {
+        let finished = Finished {
+            request_id: &self.account.request_id,
             model: &self.model.id,
             ended,
             latency: self.started.elapsed(),
@@ -359,7 +374,21 @@ impl Drop for Running {
             n: self.account.n,
             n_drafted: total(|timings| timings.n_drafted),
             n_accepted: total(|timings| timings.n_accepted),
-        });
+        };
+        metrics.request_finished(&finished);
+        let _entered = self.account.span.enter();
+        tracing::info!(
+            model = finished.model,
+            ended = finished.ended.name(),
+            prompt_tokens = finished.n_prompt,
+            generated_tokens = finished.n_generated,
+            queue_ms = milliseconds(finished.queue),
+            prefill_ms = milliseconds(finished.prefill),
+            decode_ms = milliseconds(finished.decode),
+            first_token_ms = finished.first_token.map(milliseconds),
+            total_ms = milliseconds(finished.latency),
+            "finished"
+        );
     }
 }
 

@@ -169,6 +169,12 @@ impl RateLimiter {
 }
 
 impl Permit {
+    /// The key or the token's subject that it was let through by; `None` when it needed none.
+    pub fn credential(&self) -> Option<&str> {
+        let shown = !self.principal.starts_with("address:");
+        shown.then_some(self.principal.as_str())
+    }
+
     /// Takes tokens that the request used: its prompt when it is known, its answer as it comes or at its end.
     pub fn charge(&self, tokens: u64, now: Instant) {
         if let Some(account) = self.limiter.lock().get_mut(&self.principal) {

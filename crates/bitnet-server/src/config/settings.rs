@@ -256,6 +256,8 @@ settings! {
         reload log_level: [String] = "warn".into(), Any;
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
+        /// Whether the page `/admin` is served. It holds nothing itself: what it shows needs the keys that routes need.
+        restart admin_page: [bool] = true, Any;
         /// Whether traces are exported. This version has none to export and says so at start.
         restart opentelemetry_enabled: [bool] = false, Any;
         /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none.

@@ -5,7 +5,6 @@
 //! documents can be checked against, and with a bound on labels: a client must not be able to fill the memory with
 //! names.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +14,17 @@ use super::table::{Id, Kind, METRICS};
 const MAX_SERIES: usize = 64;
 /// Stands for label values that are too many.
 const OTHER: &str = "other";
+
+/// What a histogram has counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// Upper bounds, without the last one, which is infinite.
+    pub bounds: Vec<f64>,
+    /// Values up to each bound and above the one before it; one more than bounds.
+    pub counts: Vec<u64>,
+    /// Sum of all values.
+    pub sum: f64,
+}
 
 /// A text of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +44,12 @@ pub struct Registry {
 #[derive(Debug)]
 struct Family {
     bounds: Vec<f64>,
-    series: Mutex<BTreeMap<Vec<String>, Series>>,
+    series: Mutex<AllSeries>,
 }
+
+/// Sorted by label values. They are few, and finding one by borrowed texts allocates nothing: that happens several times
+/// for every token.
+type AllSeries = Vec<(Vec<String>, Series)>;
 
 #[derive(Debug, Clone)]
 enum Series {
@@ -113,23 +127,40 @@ impl Registry {
     pub fn forget(&self, id: Id, first: &str) {
         self.families[id as usize]
             .lock()
-            .retain(|labels, _| labels.first().is_none_or(|label| label != first));
+            .retain(|(labels, _)| labels.first().is_none_or(|label| label != first));
     }
 
     /// The value of a counter or gauge, if it was set.
     pub fn get(&self, id: Id, labels: &[&str]) -> Option<f64> {
-        match self.families[id as usize].lock().get(&owned(labels)) {
-            Some(Series::Value(value)) => Some(*value),
+        match self.families[id as usize].find(labels) {
+            Some(Series::Value(value)) => Some(value),
             _ => None,
         }
     }
 
-    /// How often a histogram counted, and the sum of what it counted.
-    pub fn observed(&self, id: Id, labels: &[&str]) -> Option<(u64, f64)> {
-        match self.families[id as usize].lock().get(&owned(labels)) {
-            Some(Series::Histogram { counts, sum }) => Some((counts.iter().sum(), *sum)),
+    /// What a histogram counted, if it counted anything.
+    pub fn observed(&self, id: Id, labels: &[&str]) -> Option<Observed> {
+        let family = &self.families[id as usize];
+        match family.find(labels) {
+            Some(Series::Histogram { counts, sum }) => Some(Observed {
+                bounds: family.bounds.clone(),
+                counts,
+                sum,
+            }),
             _ => None,
         }
+    }
+
+    /// Label values and value of every series of a counter or gauge.
+    pub fn values(&self, id: Id) -> Vec<(Vec<String>, f64)> {
+        let series = self.families[id as usize].lock();
+        series
+            .iter()
+            .filter_map(|(labels, series)| match series {
+                Series::Value(value) => Some((labels.clone(), *value)),
+                Series::Histogram { .. } => None,
+            })
+            .collect()
     }
 
     /// All values as text.
@@ -196,29 +227,97 @@ impl Registry {
 }
 
 impl Family {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<String>, Series>> {
+    fn lock(&self) -> MutexGuard<'_, AllSeries> {
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, labels: &[&str]) -> Option<Series> {
+        let all = self.lock();
+        place(&all, labels).ok().map(|index| all[index].1.clone())
     }
 
     /// Changes the series of these labels, which is made when there is none.
     fn with(&self, labels: &[&str], change: impl FnOnce(&mut Series)) {
         let mut all = self.lock();
-        let mut key = owned(labels);
-        if all.len() >= MAX_SERIES && !all.contains_key(&key) {
-            key = vec![OTHER.into(); labels.len()];
-        }
-        change(all.entry(key).or_insert_with(|| match self.bounds.len() {
+        let index = match place(&all, labels) {
+            Ok(index) => index,
+            Err(index) if all.len() < MAX_SERIES => self.insert(&mut all, index, labels),
+            Err(_) => {
+                let other = vec![OTHER; labels.len()];
+                let found = place(&all, &other);
+                found.unwrap_or_else(|index| self.insert(&mut all, index, &other))
+            }
+        };
+        change(&mut all[index].1);
+    }
+
+    fn insert(&self, all: &mut AllSeries, index: usize, labels: &[&str]) -> usize {
+        let series = match self.bounds.len() {
             0 => Series::Value(0.0),
             n => Series::Histogram {
                 counts: vec![0; n + 1],
                 sum: 0.0,
             },
-        }));
+        };
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        all.insert(index, (labels, series));
+        index
     }
 }
 
-fn owned(labels: &[&str]) -> Vec<String> {
-    labels.iter().map(|label| (*label).to_owned()).collect()
+impl Observed {
+    /// How many values.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Their mean; `None` without any.
+    pub fn mean(&self) -> Option<f64> {
+        let count = self.count();
+        (count > 0).then(|| self.sum / count as f64)
+    }
+
+    /// The value that the share `q` of all lies at or below, as Prometheus's `histogram_quantile` has it: values lie
+    /// evenly between two bounds, and those above the last bound at it. `None` without any value.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let count = self.count();
+        let last = *self.bounds.last()?;
+        if count == 0 {
+            return None;
+        }
+        let rank = q.clamp(0.0, 1.0) * count as f64;
+        let mut below = 0;
+        for (index, (&bound, &here)) in self.bounds.iter().zip(&self.counts).enumerate() {
+            // Of an empty bucket no value is told, also not by a rank of 0.
+            if here > 0 && (below + here) as f64 >= rank {
+                let start = if index == 0 {
+                    0.0
+                } else {
+                    self.bounds[index - 1]
+                };
+                let share = (rank - below as f64) / here as f64;
+                return Some(start + (bound - start) * share);
+            }
+            below += here;
+        }
+        Some(last)
+    }
+
+    /// Adds what another histogram of the same bounds counted.
+    pub fn merge(&mut self, other: &Observed) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.sum += other.sum;
+    }
+}
+
+/// Where the series of these labels is, or belongs.
+fn place(all: &AllSeries, labels: &[&str]) -> Result<usize, usize> {
+    all.binary_search_by(|(found, _)| {
+        let found = found.iter().map(String::as_str);
+        found.cmp(labels.iter().copied())
+    })
 }
 
 fn labels_text(names: &[&str], values: &[String]) -> String {

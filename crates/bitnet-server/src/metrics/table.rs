@@ -149,17 +149,23 @@ metrics! {
         "Rows (tokens) that forward passes carried.";
     LastStep: Gauge, "bitnet_engine_last_step_timestamp_seconds", ["model"],
         "When the last forward pass ended, in seconds since 1970.";
-    StepTime: Histogram(Fine), "bitnet_engine_step_seconds", ["model"],
-        "Time of a forward pass.";
+    StepTime: Histogram(Fine), "bitnet_engine_step_seconds", ["model", "phase"],
+        "Time of a forward pass: prefill if it carried prompt tokens, else decode.";
+    BatchRows: Histogram(StepTokens), "bitnet_batch_rows", ["model"],
+        "Rows (tokens) of a forward pass.";
     KvBlocks: Gauge, "bitnet_kv_blocks", ["model", "state"],
         "Blocks of the KV cache that are used, cached (found again or handed out) or free.";
     WaitingTokens: Gauge, "bitnet_waiting_prompt_tokens", ["model"],
         "Tokens that waiting requests have to run before they draw.";
+    QueueOldest: Gauge, "bitnet_queue_oldest_seconds", ["model"],
+        "How long the oldest request without a first token has waited for it; 0 when there is none.";
+    TenantTokens: Counter, "bitnet_tenant_tokens_total", ["tenant"],
+        "Tokens of prompts and answers, by key; anonymous for those that showed none.";
     RecomputedTokens: Counter, "bitnet_recomputed_tokens_total", ["model"],
         "Tokens run again after a pre-emption.";
     DeadlinesExceeded: Counter, "bitnet_deadlines_exceeded_total", ["model"],
         "Requests that ran past their deadline.";
-    ModelInfo: Gauge, "bitnet_model_info", ["model", "hash", "quantization", "kernel"],
+    ModelInfo: Gauge, "bitnet_model_info", ["model", "hash", "quant", "kernel"],
         "1 for each loaded model.";
     Swaps: Counter, "bitnet_swap_total", ["result"],
         "Swaps and rollbacks of models, by how they ended: swapped, rolled_back, or the error's code.";
@@ -167,6 +173,10 @@ metrics! {
         "Memory that the last swap took beyond what the process had before; absent where the system does not tell.";
     Unloads: Counter, "bitnet_model_unloads_total", ["reason"],
         "Models taken out of memory: by a request, or to make room.";
+    Memory: Gauge, "bitnet_memory_bytes", ["model", "kind"],
+        "Memory of a loaded model: weights, and kv_cache, which the system hands out as it fills.";
+    Bandwidth: Gauge, "bitnet_achieved_bandwidth_bytes_per_second", ["model"],
+        "Bytes of ternary weights that passes of one row read, per second of theirs, since the last measurement; absent without any.";
     BuildInfo: Gauge, "bitnet_build_info", ["version"],
         "1; the label tells the version.";
     ResidentMemory: Gauge, "process_resident_memory_bytes", [],
@@ -201,6 +211,8 @@ metrics! {
         "Time from a request's arrival to its first token.";
     VllmTokenGap: Histogram(BetweenTokens), "vllm:inter_token_latency_seconds", ["model_name", "engine"],
         "Time between two tokens of a request.";
+    VllmTokenGapOld: Histogram(BetweenTokens), "vllm:time_per_output_token_seconds", ["model_name", "engine"],
+        "vllm:inter_token_latency_seconds under its old name.";
     VllmTimePerToken: Histogram(BetweenTokens), "vllm:request_time_per_output_token_seconds", ["model_name", "engine"],
         "A request's mean time between tokens.";
     VllmLatency: Histogram(Request), "vllm:e2e_request_latency_seconds", ["model_name", "engine"],

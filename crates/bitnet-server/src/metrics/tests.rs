@@ -9,6 +9,7 @@ const MODEL: &str = "m\"1\\";
 
 fn finished() -> Finished<'static> {
     Finished {
+        request_id: "req-1",
         model: MODEL,
         ended: RequestEnd::Length,
         latency: Duration::from_millis(1100),
@@ -55,6 +56,8 @@ fn all() -> Metrics {
         load: Duration::from_millis(700),
         kv_block_size: 16,
         kv_blocks: 100,
+        weight_bytes: 1000,
+        kv_cache_bytes: 2000,
     });
     metrics.validated(MODEL, 1.0);
     metrics.gpu_utilization(0.5);
@@ -63,19 +66,37 @@ fn all() -> Metrics {
     metrics.request_cancelled(CancelPhase::BeforeFirstToken);
     metrics.token_gap(MODEL, Duration::from_millis(9));
     metrics.request_finished(&finished());
-    metrics.step(MODEL, 23, Duration::from_millis(9));
+    metrics.swapped("swapped");
+    metrics.swap_memory(1 << 20);
+    metrics.unloaded("request");
+    metrics.tokens_of(None, 23);
+    let read = Traffic {
+        passes: 1,
+        ternary_bytes: 900,
+        ..Traffic::default()
+    };
+    let step = Step {
+        before: &EngineLoad::default(),
+        after: &load(),
+        read,
+        time: Duration::from_millis(9),
+    };
+    metrics.step(MODEL, &step);
     let start = Instant::now();
     metrics.measure(&[MODEL], start);
-    metrics.engine(MODEL, &load());
+    metrics.engine(MODEL, &EngineLoad::default(), &load());
     metrics.measure(&[MODEL], start + Duration::from_secs(1));
     metrics.engine(
         MODEL,
+        &load(),
         &EngineLoad {
             generated_tokens: 31,
             ..load()
         },
     );
     metrics.measure(&[MODEL], start + Duration::from_secs(3));
+    metrics.step(MODEL, &step);
+    metrics.measure(&[MODEL], start + Duration::from_secs(4));
     metrics
 }
 
@@ -89,6 +110,9 @@ fn what_nobody_measured_is_absent() {
     assert_eq!(
         families,
         [
+            "bitnet_request_failures_total counter",
+            "bitnet_requests_rejected_total counter",
+            "bitnet_requests_cancelled_total counter",
             "bitnet_build_info gauge",
             "process_start_time_seconds gauge"
         ]
@@ -164,7 +188,8 @@ fn samples_have_labels_buckets_and_sums() {
         format!("vllm:request_prompt_tokens_bucket{{{model},le=\"2000.0\"}} 1"),
         format!("vllm:cache_config_info{{{model},block_size=\"16\",num_gpu_blocks=\"100\"}} 1"),
         r#"bitnet_kv_blocks{model="m\"1\\",state="free"} 25"#.into(),
-        r#"bitnet_tokens_per_second{model="m\"1\\"} 10"#.into(),
+        r#"bitnet_achieved_bandwidth_bytes_per_second{model="m\"1\\"} 100000"#.into(),
+        r#"bitnet_engine_step_seconds_count{model="m\"1\\",phase="prefill"} 2"#.into(),
         "bitnet_request_failures_total{code=\"invalid_value\"} 1".into(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
@@ -221,7 +246,7 @@ fn label_values_without_end_take_no_memory_without_end() {
         .registry()
         .get(Id::RequestFailures, &["other"])
         .unwrap();
-    assert_eq!(other, 10_000.0 - 64.0, "nothing is lost");
+    assert_eq!(other, 10_000.0 - 63.0, "nothing is lost");
 }
 
 #[test]
@@ -239,4 +264,65 @@ fn bounds_rise_and_tokens_end_at_the_context() {
         !Buckets::Tokens.bounds(0).is_empty(),
         "a histogram has a bucket, whatever the context"
     );
+}
+
+#[test]
+fn percentiles_lie_evenly_between_bounds_and_end_at_the_last_one() {
+    let observed = |counts: &[u64]| registry::Observed {
+        bounds: vec![1.0, 2.0, 4.0],
+        counts: counts.to_vec(),
+        sum: 0.0,
+    };
+    assert_eq!(observed(&[0, 0, 0, 0]).quantile(0.5), None);
+    assert_eq!(observed(&[10, 0, 0, 0]).quantile(0.5), Some(0.5));
+    assert_eq!(observed(&[0, 0, 10, 0]).quantile(0.0), Some(2.0));
+    assert_eq!(observed(&[0, 0, 10, 0]).quantile(1.0), Some(4.0));
+    assert_eq!(observed(&[5, 5, 0, 0]).quantile(0.75), Some(1.5));
+    assert_eq!(observed(&[0, 0, 0, 7]).quantile(0.99), Some(4.0));
+    assert_eq!(observed(&[1, 1, 1, 1]).count(), 4);
+}
+
+#[test]
+fn the_list_of_requests_is_bounded_and_keeps_the_slow_ones_in_order() {
+    let metrics = Metrics::new(16);
+    for milliseconds in 0..2000_u64 {
+        metrics.request_finished(&Finished {
+            latency: Duration::from_millis(milliseconds % 700),
+            ..finished()
+        });
+    }
+    let all = metrics.slowest(usize::MAX);
+    assert_eq!(all.len(), recent::KEPT);
+    assert!(all.is_sorted_by(|slow, fast| slow.total_seconds >= fast.total_seconds));
+    assert_eq!(metrics.slowest(3), all[..3]);
+}
+
+#[test]
+fn a_waiting_request_ages_until_it_is_dropped() {
+    let metrics = std::sync::Arc::new(all());
+    let oldest = || {
+        metrics.text(Exposition::Text);
+        metrics.registry().get(Id::QueueOldest, &[MODEL]).unwrap()
+    };
+    assert_eq!(oldest(), 0.0);
+    let since = Instant::now() - Duration::from_secs(3);
+    let waiting = recent::WaitingRequest::new(metrics.clone(), MODEL, since);
+    let other = recent::WaitingRequest::new(metrics.clone(), "other", since);
+    assert!(oldest() >= 3.0);
+    drop(waiting);
+    assert_eq!(oldest(), 0.0);
+    drop(other);
+}
+
+#[test]
+fn a_new_engine_under_the_same_name_counts_on() {
+    let metrics = all();
+    metrics.engine(MODEL, &EngineLoad::default(), &EngineLoad::default());
+    let drawn = EngineLoad {
+        generated_tokens: 4,
+        ..EngineLoad::default()
+    };
+    metrics.engine(MODEL, &EngineLoad::default(), &drawn);
+    let counted = metrics.registry().get(Id::GeneratedTokens, &[MODEL]);
+    assert_eq!(counted, Some(35.0), "31 of the one before it");
 }

@@ -1,12 +1,15 @@
 //! The route table.
 
+pub mod admin;
 pub mod chat;
 pub mod completions;
+pub mod devices;
 pub mod health;
 pub mod inference;
 pub mod management;
 pub mod metrics;
 pub mod models;
+pub mod stats;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -48,10 +51,20 @@ pub fn access() -> AccessTable {
         infer(Method::GET, "/tokenizer_info"),
         infer(Method::GET, "/health"),
         infer(Method::GET, "/version"),
+        infer(Method::GET, "/v1/stats"),
+        infer(Method::GET, "/v1/devices"),
         (Method::GET, "/metrics", RouteAccess::Metrics),
         probe("/health/live"),
         probe("/health/ready"),
         probe("/health/startup"),
+        probe("/livez"),
+        probe("/readyz"),
+        probe("/ping"),
+        // A page without contents: what it shows it asks for with the key of whoever looks at it.
+        probe("/admin"),
+        probe("/admin/page.js"),
+        probe("/admin/page.css"),
+        probe("/admin/icon.svg"),
     ])
 }
 
@@ -84,6 +97,15 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/health/startup", get(health::startup))
+        .route("/v1/stats", get(stats::show))
+        .route("/v1/devices", get(devices::list))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/ping", get(health::live))
+        .route("/admin", get(admin::page))
+        .route("/admin/page.js", get(admin::script))
+        .route("/admin/page.css", get(admin::style))
+        .route("/admin/icon.svg", get(admin::icon))
         .route("/version", get(health::version))
         .route("/metrics", get(metrics::text))
         .fallback(not_found)

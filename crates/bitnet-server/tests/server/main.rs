@@ -1,6 +1,7 @@
 //! The server over loopback, on the real engine and the model that ships inside the command.
 
 mod access;
+mod admin;
 mod attacks;
 mod cancellation;
 mod chat;
@@ -15,6 +16,7 @@ mod health;
 mod lifecycle;
 mod logs;
 mod properties;
+mod stats;
 mod tls;
 mod tokens;
 mod wire;
