@@ -46,6 +46,8 @@ pub enum Command {
     CompatCheck(commands::compat_check::CompatCheckArgs),
     /// Measure speed, next to this machine's limits
     Bench(commands::bench::BenchArgs),
+    /// Turn a Hugging Face directory into a GGUF file, losing nothing
+    Convert(commands::convert::ConvertArgs),
     /// Write a model's weights in other types, losing nothing
     Quantize(commands::quantize::QuantizeArgs),
     /// Write a random model of a real shape, for benchmarks

@@ -2,7 +2,7 @@
 //!
 //! Outside of long work Ctrl-C ends the process at once with code 130. Work that can stop in good order (an answer, a
 //! file being written, a measurement) holds a [`Cooperative`] guard: the first Ctrl-C then only raises a flag, which
-//! the work looks at between steps; a second one ends the process.
+//! the work looks at between steps; a second one ends the process, and files in the making are removed first.
 //!
 //! The `ctrlc` crate runs the handler on a thread of its own, so it may take locks and print; doing that in a real
 //! signal handler would need `unsafe` and a list of allowed calls, and Windows has no signals.
@@ -11,6 +11,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::exit::{CliError, Exit};
+use crate::pending;
 
 /// Raised by the first Ctrl-C of cooperative work.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -58,6 +59,7 @@ pub fn install() -> Result<(), CliError> {
         if !(cooperative && first) {
             // A bare newline, so that the shell's prompt does not follow "^C" on the same line.
             let _ = writeln!(std::io::stderr());
+            pending::remove_partials();
             std::process::exit(Exit::Interrupted as i32);
         }
     })

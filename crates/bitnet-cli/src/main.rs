@@ -7,7 +7,7 @@
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
 //! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`interrupt`]: what the
 //!   user sees
-//! - [`pending`], [`free_space`], [`safetensors_file`], [`synth`]: files that are written
+//! - [`pending`], [`free_space`], [`export_report`], [`safetensors_file`], [`synth`]: files that are written
 //!
 //! The libraries below know nothing of the environment, the terminal or exit codes; this crate knows nothing of
 //! tensors.
@@ -19,6 +19,7 @@ mod commands;
 mod embedded;
 mod env;
 mod exit;
+mod export_report;
 mod free_space;
 mod interrupt;
 mod model_source;
@@ -85,6 +86,7 @@ fn run() -> Result<Exit, CliError> {
         Command::Inspect(args) => commands::inspect::run(args, &env),
         Command::CompatCheck(args) => commands::compat_check::run(args, &env),
         Command::Bench(args) => commands::bench::run(args, &env),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Synth(args) => commands::synth::run(args),
         Command::Keys(args) => commands::keys::run(args),

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::exit::CliError;
 
@@ -124,7 +125,7 @@ impl Pending {
         // Never through a link or into a file that somebody else has put there.
         let file = File::create_new(&self.temporary)
             .map_err(|e| CliError::file("write", &self.temporary, &e))?;
-        self.state.set(State::Created);
+        self.created();
         Ok(BufWriter::with_capacity(BUFFER_BYTES, file))
     }
 
@@ -135,7 +136,7 @@ impl Pending {
     pub fn create_directory(&self) -> Result<(), CliError> {
         fs::create_dir(&self.temporary)
             .map_err(|e| CliError::file("write", &self.temporary, &e))?;
-        self.state.set(State::Created);
+        self.created();
         Ok(())
     }
 
@@ -144,19 +145,69 @@ impl Pending {
     /// # Errors
     /// Exit 1 when the system refuses.
     pub fn finish(self) -> Result<(), CliError> {
+        if let Ok(replaced) = fs::metadata(&self.target) {
+            // Whoever may read the old file may read the new one.
+            fs::set_permissions(&self.temporary, replaced.permissions())
+                .map_err(|e| CliError::file("write", &self.target, &e))?;
+        }
         fs::rename(&self.temporary, &self.target)
             .map_err(|e| CliError::file("write", &self.target, &e))?;
         self.state.set(State::Finished);
+        self.forget();
         Ok(())
     }
+
+    /// Refuses a target that exists.
+    ///
+    /// # Errors
+    /// Exit 2, naming it.
+    pub fn is_new(&self) -> Result<(), CliError> {
+        if self.target.exists() {
+            return Err(CliError::usage(
+                format!("{} exists", self.target.display()),
+                "write to another name, or say --force to replace it",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Notes that the temporary file or directory is there.
+    fn created(&self) {
+        self.state.set(State::Created);
+        partials().push(self.temporary.clone());
+    }
+
+    fn forget(&self) {
+        partials().retain(|path| *path != self.temporary);
+    }
+}
+
+/// What an end of the process would leave behind.
+static PARTIALS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn partials() -> MutexGuard<'static, Vec<PathBuf>> {
+    PARTIALS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all output in the making, before the process ends without dropping anything.
+pub fn remove_partials() {
+    for path in partials().drain(..) {
+        remove(&path);
+    }
+}
+
+/// Removes a file or a directory that is ours.
+fn remove(path: &Path) {
+    // Either may not exist, and there is nothing more to do about one that cannot be removed.
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_dir_all(path);
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
         if self.state.get() == State::Created {
-            // Either may not exist, and there is nothing more to do about one that cannot be removed.
-            let _ = fs::remove_file(&self.temporary);
-            let _ = fs::remove_dir_all(&self.temporary);
+            remove(&self.temporary);
+            self.forget();
         }
     }
 }
@@ -225,6 +276,23 @@ mod tests {
         assert!(pending.create_file().is_err());
         drop(pending);
         assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_replaced_file_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out.bin");
+        fs::write(&target, b"old").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
+        let pending = Pending::new(&target).unwrap();
+        assert!(pending.is_new().is_err());
+        pending.create_file().unwrap().write_all(b"new").unwrap();
+        pending.finish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        let mode = fs::metadata(&target).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::kv_cache::KvCache;
 use crate::observer::{Observer, Site};
 use crate::pass::Pass;
 use crate::tensor_role::TensorRole;
-use crate::weights::{LoadProgress, WeightBytes, Weights};
-use bitnet_kernels::{Backend, KernelError, KvType, RopeParams, RopeTable};
+use crate::weights::{LoadProgress, WeightBytes, Weights, rows_to_halves};
+use bitnet_kernels::{Backend, KernelError, KvType, RopeParams, RopeStyle, RopeTable};
 
 /// A model in memory, ready to run. It is only read after loading; what changes is in [`KvCache`] and
 /// [`Activations`].
@@ -101,6 +101,9 @@ impl<B: Backend> Model<B> {
         let mut config = checkpoint.config().clone();
         if checkpoint.has(TensorRole::RopeFactors) {
             config.rope.freq_factors = Some(checkpoint.vector(TensorRole::RopeFactors)?);
+        }
+        if rows_to_halves(&config) {
+            config.rope.style = RopeStyle::Neox;
         }
         let context_length = context_length.min(config.context_length);
         let rope = RopeTable::new(RopeParams {

@@ -9,6 +9,7 @@ mod hf;
 mod probe;
 mod stored;
 mod tokenizer;
+pub(crate) mod weight;
 
 use std::collections::HashSet;
 use std::io;
@@ -112,7 +113,8 @@ impl Checkpoint {
         } else {
             let source = GgufSource::open(path, options.access)?;
             let config = source.config()?;
-            (Source::Gguf(source), config, GenerationDefaults::default())
+            let generation = GenerationDefaults::of_gguf(source.gguf.metadata())?;
+            (Source::Gguf(source), config, generation)
         };
         Ok(Self::new(source, config, generation, *options))
     }
@@ -129,7 +131,7 @@ impl Checkpoint {
     ) -> Result<Self, ModelError> {
         let source = GgufSource::from_bytes(name, bytes)?;
         let config = source.config()?;
-        let generation = GenerationDefaults::default();
+        let generation = GenerationDefaults::of_gguf(source.gguf.metadata())?;
         Self::new(Source::Gguf(source), config, generation, *options).verified()
     }
 

@@ -7,18 +7,27 @@
 
 mod dense;
 mod gguf;
+mod hf;
+mod masters;
+mod metadata;
+mod model_card;
 mod report;
+mod unit_scale;
 
 use std::io::Write;
 
 use bitnet_quantization::{I2sDialect, QuantError, Repacker, TensorType, TernaryRows, TilePreset};
+use bitnet_tokenizers::TokenizerError;
 
 use crate::error::{ModelError, quoted};
 use crate::gguf::{GgufWriter, Value, WriteError};
 use crate::mmap;
 
 use self::dense::DenseRows;
+use self::masters::MasterRows;
 
+pub use self::gguf::{DENSE_TYPES, TERNARY_TYPES};
+pub use self::model_card::ModelCard;
 pub use self::report::{Change, ExportRefusal, TensorReport, ValueError};
 
 /// What the tensors of a model are to become.
@@ -35,6 +44,8 @@ pub struct Targets {
     /// Tile sizes of TL1 and TL2 tensors in the source; `None` takes those of the builds that have the shape, where they
     /// agree.
     pub tiles: Option<TilePreset>,
+    /// Make trits of projections that are dense, although nothing says that they are a BitNet model's master weights.
+    pub ternarize: bool,
 }
 
 /// Why a model is not written.
@@ -49,6 +60,9 @@ pub enum ExportError {
     /// Tensors that the chosen types cannot hold; never empty.
     #[error("{} of the model's tensors cannot be written as asked; {}", .0.len(), .0[0])]
     Refused(Vec<ExportRefusal>),
+    /// The tokenizer cannot be expressed in the new container, or is damaged.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// Something that cannot be asked of this model.
     #[error("{what}: expected {expected}")]
     Request {
@@ -75,6 +89,7 @@ pub struct Export<'a> {
     header: GgufWriter,
     items: Vec<Item<'a>>,
     file_bytes: u64,
+    notes: Vec<String>,
 }
 
 /// One tensor of the new file.
@@ -87,9 +102,41 @@ struct Item<'a> {
 }
 
 enum Content<'a> {
+    /// The source's bytes.
     Copy,
-    Ternary(Box<dyn TernaryRows + 'a>),
+    /// Bytes that no source has.
+    Made(Vec<u8>),
+    Ternary {
+        rows: Box<dyn TernaryRows + 'a>,
+        /// What the trits were made of, where that was dense.
+        masters: Option<MasterRows<'a>>,
+    },
     Dense(DenseRows<'a>),
+}
+
+impl Item<'_> {
+    /// A vector of F32 that the source does not have as a tensor.
+    fn made(name: String, values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        Self {
+            report: TensorReport {
+                name,
+                from: TensorType::F32.to_string(),
+                to: TensorType::F32.to_string(),
+                change: Change::Repacked,
+                bytes_before: 0,
+                bytes_after: 0,
+                error: None,
+                note: None,
+            },
+            bytes: &[],
+            to: TensorType::F32,
+            content: Content::Made(bytes),
+        }
+    }
 }
 
 /// Bytes handed to the output at once.
@@ -118,12 +165,18 @@ impl<'a> Export<'a> {
             file_bytes: header.file_bytes()?,
             header,
             items,
+            notes: Vec::new(),
         })
     }
 
     /// Bytes of the file that [`Export::write`] makes.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
+    }
+
+    /// What the new file cannot say, and other things worth knowing, in sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// What becomes of every tensor, in file order; errors of converted values are known after writing only.
@@ -166,22 +219,25 @@ impl<'a> Export<'a> {
             };
             match content {
                 Content::Copy => bytes.chunks(PIECE_BYTES).try_for_each(&mut hand_over)?,
-                Content::Ternary(rows) => {
+                Content::Made(bytes) => hand_over(&bytes)?,
+                Content::Ternary { rows, masters } => {
                     let mut repacker = Repacker::new(&*rows, to).map_err(damaged)?;
                     while repacker.next_piece(&mut buffer).map_err(damaged)? {
                         hand_over(&buffer)?;
                         buffer.clear();
                     }
+                    if let Some(masters) = masters {
+                        report.error = Some(masters.error().map_err(damaged)?);
+                    }
                 }
                 Content::Dense(mut rows) => {
-                    while rows
-                        .next_piece(to, PIECE_BYTES, &mut buffer)
-                        .map_err(damaged)?
-                    {
+                    while rows.next_piece(&mut buffer).map_err(damaged)? {
                         hand_over(&buffer)?;
                         buffer.clear();
                     }
-                    report.error = Some(rows.error());
+                    if !rows.is_exact() {
+                        report.error = Some(rows.error());
+                    }
                 }
             }
             mmap::release(bytes);

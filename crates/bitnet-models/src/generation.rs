@@ -3,12 +3,25 @@
 use std::path::Path;
 
 use crate::error::ModelError;
+use crate::gguf::Metadata;
 use crate::json::{Json, JsonFile};
 
 /// File name inside a model directory.
 pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// A model's own sampling settings; `None` where it says nothing. GGUF files carry none of them.
+/// The keys under which GGUF files carry the same (gguf-py, `Keys.General.SAMPLING_*`).
+pub(crate) mod sampling {
+    /// Softmax temperature; 0 is greedy.
+    pub const TEMPERATURE: &str = "general.sampling.temp";
+    /// How many of the most likely tokens are kept.
+    pub const TOP_K: &str = "general.sampling.top_k";
+    /// Nucleus mass.
+    pub const TOP_P: &str = "general.sampling.top_p";
+    /// Divisor of positive and multiplier of negative logits of tokens already seen.
+    pub const REPETITION_PENALTY: &str = "general.sampling.penalty_repeat";
+}
+
+/// A model's own sampling settings; `None` where it says nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationDefaults {
     /// Whether to sample at all; `false` means greedy.
@@ -43,6 +56,20 @@ impl GenerationDefaults {
             defaults.bos = config.ids("bos_token_id")?.first().copied();
         }
         Ok(defaults)
+    }
+
+    /// Reads the keys of a GGUF file; its end tokens are the tokenizer's.
+    pub(crate) fn of_gguf(metadata: &Metadata) -> Result<Self, ModelError> {
+        let temperature = metadata.f32(sampling::TEMPERATURE)?;
+        let top_k = metadata.u64(sampling::TOP_K)?;
+        Ok(Self {
+            do_sample: temperature.map(|temperature| temperature > 0.0),
+            temperature,
+            top_p: metadata.f32(sampling::TOP_P)?,
+            top_k: top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
+            repetition_penalty: metadata.f32(sampling::REPETITION_PENALTY)?,
+            ..Self::default()
+        })
     }
 
     fn from_json(json: Json<'_>) -> Result<Self, ModelError> {

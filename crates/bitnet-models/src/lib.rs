@@ -39,6 +39,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod generation;
 mod hf_config;
+mod row_order;
 
 pub mod export;
 

@@ -4,9 +4,11 @@
 //! finished weights only the matrix at hand is in memory. Embedding and head keep the file's bytes.
 
 use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::row_order::ReorderedRows;
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
-use bitnet_kernels::{Activation, Backend, TernaryUse};
+use bitnet_kernels::{Activation, Backend, RopeStyle, TernaryUse};
 
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
@@ -178,6 +180,20 @@ impl<B: Backend> LayerWeights<B> {
     }
 }
 
+/// Whether a file's query and key rows are in pairs and are put into halves as they are loaded, so that a model gives the
+/// same bytes whichever of the two orders its file has: sums over a head then run in one order.
+pub(crate) fn rows_to_halves(config: &ModelConfig) -> bool {
+    config.rope.style == RopeStyle::Norm && config.rope.n_rot == config.head_dim
+}
+
+/// Whether the rows of a projection are dimensions that rotate.
+pub(crate) fn rotates(role: TensorRole) -> bool {
+    matches!(
+        role,
+        TensorRole::Projection(_, Projection::Query | Projection::Key)
+    )
+}
+
 /// Takes tensors from a checkpoint to a backend.
 struct Loader<'a, B: Backend> {
     backend: &'a B,
@@ -217,7 +233,11 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn ternary(&self, role: TensorRole) -> Result<B::Ternary, ModelError> {
-        let rows = self.checkpoint.ternary(role)?;
+        let mut rows = self.checkpoint.ternary(role)?;
+        if rotates(role) && rows_to_halves(self.checkpoint.config()) {
+            let head_dim = self.checkpoint.config().head_dim;
+            rows = Box::new(ReorderedRows::new(rows, head_dim, RopeStyle::Neox));
+        }
         let usage = self.usage(role);
         let uploaded = self.backend.upload_ternary(&*rows, usage);
         self.checkpoint.release(role);

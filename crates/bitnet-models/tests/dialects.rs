@@ -81,6 +81,7 @@ fn targets(ternary: TensorType, tiles: Option<TilePreset>) -> Targets {
         head: None,
         i2s_dialect: I2sDialect::default(),
         tiles,
+        ternarize: false,
     }
 }
 

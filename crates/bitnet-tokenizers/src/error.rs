@@ -191,6 +191,14 @@ pub enum TokenizerError {
         /// The part of the text (shortened).
         text: String,
     },
+    /// The tokenizer cannot be expressed in the other container.
+    #[error("{what} cannot be converted: {why}")]
+    NotConvertible {
+        /// The part that has no counterpart.
+        what: &'static str,
+        /// Why it has none.
+        why: String,
+    },
     /// A chat template does not parse, or failed while rendering.
     #[error("chat template, line {line}: {message}")]
     Template {

@@ -130,6 +130,34 @@ impl SplittingRule {
     }
 }
 
+/// The name of the rule with these patterns, and whether it composes characters; one that composes them or not as wanted
+/// where there is a choice.
+pub(crate) fn rule_name(
+    patterns: &[String],
+    ignore_merges: bool,
+    composes: bool,
+) -> Option<(&'static str, bool)> {
+    let same = |rule: &&SplittingRule| {
+        rule.ignore_merges == ignore_merges && rule.patterns.iter().copied().eq(patterns)
+    };
+    let rule = RULES
+        .iter()
+        .filter(same)
+        .max_by_key(|rule| (rule.composes == composes, rule.adds_bos))?;
+    Some((rule.names[0], rule.composes))
+}
+
+/// The patterns of a named rule, whether whole pieces are looked up before merging, and whether it composes characters.
+///
+/// # Errors
+/// A name that is not known.
+pub(crate) fn named_rule(
+    name: &str,
+) -> Result<(&'static [&'static str], bool, bool), TokenizerError> {
+    let rule = SplittingRule::find(name)?;
+    Ok((rule.patterns, rule.ignore_merges, rule.composes))
+}
+
 /// Builds the tokenizer of a `gpt2` vocabulary.
 ///
 /// # Errors

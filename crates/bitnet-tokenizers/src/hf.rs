@@ -7,6 +7,7 @@
 
 mod files;
 mod lists;
+pub(crate) mod to_gguf;
 mod translate;
 
 use std::collections::HashMap;

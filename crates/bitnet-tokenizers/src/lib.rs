@@ -31,6 +31,7 @@
 //! - [`Tokenizer`] (`tokenizer`): the face of the crate; `decode_stream`: decoding while generating.
 //! - Builders: `hf` (`tokenizer.json`), `vocabulary` and `gguf_tokens` with `gguf_bpe` and `gguf_spm` (GGUF), `repair`
 //!   (what may be guessed, and what ends generation).
+//! - Converters: `hf::to_gguf`, `gguf_to_hf`.
 //! - Parts: `added_tokens` (special tokens in text), `split` and `bpe` (ranked merges), `byte_level` (bytes as
 //!   characters), `token_table` (what each id means).
 //! - `chat_template`: Jinja with limits.
@@ -41,6 +42,7 @@ mod decode_stream;
 
 mod gguf_bpe;
 mod gguf_spm;
+mod gguf_to_hf;
 mod gguf_tokens;
 mod hf;
 mod repair;
@@ -58,6 +60,8 @@ mod error;
 pub use chat_template::{ChatTemplate, Message};
 pub use decode_stream::{DecodeState, DecodeStream};
 pub use error::TokenizerError;
+pub use gguf_to_hf::HfTokenizerFiles;
+pub use hf::to_gguf::ConvertedVocabulary;
 pub use repair::Repair;
 pub use tokenizer::{EncodeOptions, Tokenizer, TokenizerOptions};
 pub use vocabulary::GgufVocabulary;

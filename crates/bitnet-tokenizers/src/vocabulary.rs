@@ -4,6 +4,10 @@
 //! judging them, and [`crate::Tokenizer::from_gguf`] checks every field. Source: the GGUF specification
 //! (ggml `docs/gguf.md`), section "Tokenizer".
 
+use crate::error::TokenizerError;
+use crate::gguf_to_hf::HfTokenizerFiles;
+use crate::hf::to_gguf::ConvertedVocabulary;
+
 /// The `tokenizer.*` metadata of one GGUF file, unchecked. Keys absent from the file are `None` or empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GgufVocabulary {
@@ -44,6 +48,52 @@ pub struct GgufVocabulary {
     pub chat_template: Option<String>,
 }
 
+impl GgufVocabulary {
+    /// The tokenizer section that says what the files of a Hugging Face directory say: the contents of `tokenizer.json`
+    /// and, where they exist, `tokenizer_config.json` and `special_tokens_map.json`. `ends` are the ids that end a
+    /// generation and `bos` the one that begins a text, for what the tokenizer's files leave open; the architecture stays
+    /// empty. What is returned has been read again and gives the same ids.
+    ///
+    /// # Errors
+    /// As [`crate::Tokenizer::from_hf`], and [`TokenizerError::NotConvertible`] for a tokenizer that GGUF has no words for.
+    pub fn from_hf(
+        tokenizer_json: &[u8],
+        tokenizer_config: Option<&[u8]>,
+        special_tokens_map: Option<&[u8]>,
+        ends: &[u32],
+        bos: Option<u32>,
+    ) -> Result<ConvertedVocabulary, TokenizerError> {
+        crate::hf::to_gguf::convert(
+            tokenizer_json,
+            tokenizer_config,
+            special_tokens_map,
+            ends,
+            bos,
+        )
+    }
+
+    /// Adds unused tokens until there are `n_tokens`: embeddings are often padded to a round number of rows.
+    pub fn pad_to(&mut self, n_tokens: usize) {
+        for id in self.tokens.len()..n_tokens {
+            self.tokens
+                .push(crate::hf::to_gguf::padding_text(id as u32));
+            self.token_types.push(GgufTokenType::Unused.number());
+            if !self.scores.is_empty() {
+                self.scores.push(0.0);
+            }
+        }
+    }
+
+    /// The files of a Hugging Face directory that say what this section says. What is returned has been read again and
+    /// gives the same ids.
+    ///
+    /// # Errors
+    /// As [`crate::Tokenizer::from_gguf`], and [`TokenizerError::NotConvertible`].
+    pub fn to_hf(&self) -> Result<HfTokenizerFiles, TokenizerError> {
+        crate::gguf_to_hf::convert(self)
+    }
+}
+
 /// The meaning of a `tokenizer.ggml.token_type` number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GgufTokenType {
@@ -56,6 +106,17 @@ pub(crate) enum GgufTokenType {
 }
 
 impl GgufTokenType {
+    pub(crate) fn number(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
+    }
+
     pub(crate) fn from_number(number: i32) -> Option<Self> {
         Some(match number {
             1 => Self::Normal,

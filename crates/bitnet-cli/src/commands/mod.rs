@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod compat_check;
 pub mod completions;
+pub mod convert;
 pub mod detokenize;
 pub mod inspect;
 pub mod keys;

@@ -5,6 +5,7 @@ mod bitnet;
 mod bad_input;
 mod bench;
 mod chat;
+mod convert;
 mod environment;
 mod files;
 mod help;

@@ -10,9 +10,11 @@ use bitnet_quantization::{
 };
 
 use super::dense::DenseRows;
+use super::masters::MasterRows;
 use super::report::{Change, ExportRefusal, TensorReport};
 use super::{Content, Export, ExportError, Item, Targets};
 use crate::checkpoint::gguf::{number, scale_name};
+use crate::checkpoint::weight::neighbour_note;
 use crate::error::{ModelError, Place};
 use crate::gguf::writer::ALIGNMENT_KEY;
 use crate::gguf::{
@@ -21,8 +23,18 @@ use crate::gguf::{
 use crate::mmap;
 use crate::tensor_role::{Projection, TensorRole};
 
-/// Types that embeddings and heads can be converted to.
-const DENSE_TYPES: [TensorType; 8] = [
+/// Types that ternary weights can be written as.
+pub const TERNARY_TYPES: [TensorType; 6] = [
+    TensorType::I2S,
+    TensorType::Tq1_0,
+    TensorType::Tq2_0,
+    TensorType::Q2_0,
+    TensorType::Pq2_0,
+    TensorType::Ptq1_0,
+];
+
+/// Types that embeddings and heads can be written as.
+pub const DENSE_TYPES: [TensorType; 8] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::BF16,
@@ -46,7 +58,7 @@ impl<'a> Export<'a> {
         targets: &Targets,
         advance: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Self, ExportError> {
-        check_request(gguf, targets)?;
+        check_types(targets, |role| gguf.tensor(&role.gguf_name()).is_some())?;
         let mut tensors = Vec::with_capacity(gguf.tensors().len());
         let mut refusals = Vec::new();
         // The scales of TL1 and TL2 tensors go into the tensors.
@@ -86,11 +98,22 @@ impl<'a> Export<'a> {
     }
 }
 
-fn check_request(gguf: &Gguf, targets: &Targets) -> Result<(), ExportError> {
+/// Makes sure that the types can be written, and that the model has what they are for.
+pub(super) fn check_types(
+    targets: &Targets,
+    has: impl Fn(TensorRole) -> bool,
+) -> Result<(), ExportError> {
     let request = |what: String, expected: String| Err(ExportError::Request { what, expected });
-    if !targets.ternary.is_ternary() {
+    let names = |types: &[TensorType]| {
+        types
+            .iter()
+            .map(|ty| ty.name())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if !TERNARY_TYPES.contains(&targets.ternary) {
         let what = format!("ternary weights as {}", targets.ternary);
-        return request(what, "I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 or PTQ1_0".into());
+        return request(what, names(&TERNARY_TYPES));
     }
     for (what, wanted, role) in [
         ("an embedding", targets.embedding, TensorRole::Embedding),
@@ -100,10 +123,9 @@ fn check_request(gguf: &Gguf, targets: &Targets) -> Result<(), ExportError> {
             continue;
         };
         if !DENSE_TYPES.contains(&ty) {
-            let names: Vec<&str> = DENSE_TYPES.iter().map(|ty| ty.name()).collect();
-            return request(format!("{what} as {ty}"), names.join(", "));
+            return request(format!("{what} as {ty}"), names(&DENSE_TYPES));
         }
-        if gguf.tensor(&role.gguf_name()).is_none() {
+        if !has(role) {
             let expected = format!(
                 "a model that has {} (one without a head uses its embedding)",
                 role.gguf_name()
@@ -163,7 +185,15 @@ fn item<'a>(
     let repacked = |rows: Box<dyn TernaryRows + 'a>, note| {
         let to = targets.ternary;
         match Repacker::new(&*rows, to).and_then(|mut repacker| repacker.check()) {
-            Ok(()) => item(to, Change::Repacked, note, Content::Ternary(rows)),
+            Ok(()) => {
+                let masters = None;
+                item(
+                    to,
+                    Change::Repacked,
+                    note,
+                    Content::Ternary { rows, masters },
+                )
+            }
             Err(error) => Ok(Err(error.to_string())),
         }
     };
@@ -190,8 +220,16 @@ fn item<'a>(
                 if from == TensorType::I2S || !cols.is_multiple_of(to.block_len()) {
                     return Ok(Err(format!("rows of {cols} values cannot become {to}")));
                 }
-                let content = Content::Dense(DenseRows::new(from, cols, bytes));
-                item(to, Change::Converted, None, content)
+                let rows = DenseRows::new(from, to, cols, bytes);
+                let change = if rows.is_exact() {
+                    Change::Repacked
+                } else {
+                    Change::Converted
+                };
+                match rows.check() {
+                    Ok(()) => item(to, change, None, Content::Dense(rows)),
+                    Err(error) => Ok(Err(error.to_string())),
+                }
             }
             _ => copy(),
         };
@@ -207,10 +245,28 @@ fn item<'a>(
         _ if from.is_float() && is_projection(name) => match recognise(from, rows, cols, bytes) {
             Err(error) => Err(error),
             Ok(Recognition::Ternary(rows)) => {
-                note = rows.neighbour().map(|neighbour| {
-                    format!("{neighbour} in some places, the last bit beside the scale, becomes the scale")
-                });
+                note = neighbour_note(rows.neighbour());
                 Ok(Box::new(rows) as _)
+            }
+            Ok(Recognition::Dense { .. }) if targets.ternarize => {
+                return match MasterRows::new(from, (rows, cols), bytes) {
+                    Ok(masters) => {
+                        let rows: Box<dyn TernaryRows + 'a> = Box::new(masters.trits());
+                        match Repacker::new(&*rows, targets.ternary).and_then(|mut r| r.check()) {
+                            Ok(()) => item(
+                                targets.ternary,
+                                Change::Ternarised,
+                                None,
+                                Content::Ternary {
+                                    rows,
+                                    masters: Some(masters),
+                                },
+                            ),
+                            Err(error) => Ok(Err(error.to_string())),
+                        }
+                    }
+                    Err(error) => Ok(Err(error.to_string())),
+                };
             }
             Ok(Recognition::Dense { magnitude, other }) => {
                 return Ok(Err(format!(

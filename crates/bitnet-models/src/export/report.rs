@@ -12,10 +12,12 @@ use crate::error::quoted;
 pub enum Change {
     /// The same bytes.
     Copied,
-    /// Other bytes, the same trits and scales.
+    /// Other bytes, the same trits and scales, or the same floats in a wider type.
     Repacked,
     /// Other values, as near as the new type has them.
     Converted,
+    /// Dense weights made trits, by their absolute mean.
+    Ternarised,
 }
 
 /// How far converted values are from the original ones.
@@ -25,6 +27,17 @@ pub struct ValueError {
     pub max: f32,
     /// Root of the mean square difference, as a share of the values' own root mean square.
     pub relative: f64,
+}
+
+impl ValueError {
+    pub(super) fn new(max: f32, squared_error: f64, squared: f64) -> Self {
+        let relative = if squared > 0.0 {
+            (squared_error / squared).sqrt()
+        } else {
+            0.0
+        };
+        Self { max, relative }
+    }
 }
 
 /// One tensor of a conversion.

@@ -8,6 +8,7 @@
 
 mod batching;
 mod cases;
+mod conversion;
 mod determinism;
 mod greedy;
 mod loading;

@@ -199,6 +199,8 @@ pub(super) enum DecoderFile {
 pub(super) struct ConfigFile {
     bos_token: Option<TokenFile>,
     eos_token: Option<TokenFile>,
+    unk_token: Option<TokenFile>,
+    pad_token: Option<TokenFile>,
     pub(super) add_bos_token: Option<bool>,
     pub(super) add_eos_token: Option<bool>,
     chat_template: Option<ChatTemplateFile>,
@@ -324,6 +326,14 @@ impl ConfigFile {
 
     pub(super) fn eos_token(&self) -> Option<&String> {
         self.eos_token.as_ref().map(TokenFile::text)
+    }
+
+    pub(super) fn unk_token(&self) -> Option<&String> {
+        self.unk_token.as_ref().map(TokenFile::text)
+    }
+
+    pub(super) fn pad_token(&self) -> Option<&String> {
+        self.pad_token.as_ref().map(TokenFile::text)
     }
 
     /// The template: the only one, the one named `default`, or the first.

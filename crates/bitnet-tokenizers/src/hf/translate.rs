@@ -202,7 +202,7 @@ fn add_steps(pre_tokenizer: &PreTokenizerFile, out: &mut Vec<Step>) -> Result<()
     Ok(())
 }
 
-fn prepend(metaspace: &MetaspaceFile) -> Prepend {
+pub(super) fn prepend(metaspace: &MetaspaceFile) -> Prepend {
     match (metaspace.prepend_scheme, metaspace.add_prefix_space) {
         (Some(PrependFile::Always), _) | (None, None | Some(true)) => Prepend::Always,
         (Some(PrependFile::First), _) => Prepend::First,

@@ -1,0 +1,77 @@
+//! `convert`: a directory becomes a file that runs alike, or nothing is written.
+
+use std::path::Path;
+
+use crate::bitnet::{Ended, bitnet, data_arg, end, run};
+
+fn convert(input: &str, out: &Path, args: &[&str]) -> Ended {
+    let mut command = bitnet();
+    command.args(["convert", input, out.to_str().unwrap()]);
+    end(command.args(args))
+}
+
+fn story(model: &str) -> String {
+    let args = [
+        "run",
+        "--model",
+        model,
+        "--prompt",
+        "Once upon a time",
+        "--greedy",
+        "-n",
+        "24",
+    ];
+    run(&args).ok().to_string()
+}
+
+#[test]
+fn the_converted_file_tells_the_same_story() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("stories.gguf");
+    let input = data_arg("stories-5m");
+    let report = convert(&input, &out, &["--type", "q2_0", "--format", "json"]).json();
+    assert_eq!(report["written"], true);
+    assert_eq!(
+        report["bytes_after"],
+        std::fs::metadata(&out).unwrap().len()
+    );
+    assert_eq!(story(out.to_str().unwrap()), story(&input));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    run(&["compat-check", out.to_str().unwrap(), "--strict"]).ok();
+}
+
+#[test]
+fn an_existing_file_is_replaced_only_by_force_and_inputs_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let input = data_arg("reference/tiny-bitnet");
+    std::fs::write(&out, b"mine").unwrap();
+    convert(&input, &out, &[]).fails(2, "exists", "--force");
+    assert_eq!(std::fs::read(&out).unwrap(), b"mine");
+    convert(&input, &out, &["--force", "--dry-run"]).ok();
+    assert_eq!(std::fs::read(&out).unwrap(), b"mine");
+    convert(&input, &out, &["--force"]).ok();
+    assert_eq!(&std::fs::read(&out).unwrap()[..4], b"GGUF");
+    let weights = format!("{input}/model.safetensors");
+    convert(&input, Path::new(&weights), &["--force"]).fails(2, "is a file to read", "name");
+}
+
+#[test]
+fn what_cannot_be_converted_is_said_in_two_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let input = data_arg("reference/tiny-bitnet");
+    convert(&input, &out, &["--type", "q8_0"]).fails(
+        2,
+        "expected one of i2_s, tq1_0, tq2_0, q2_0, pq2_0, ptq1_0",
+        "--help",
+    );
+    convert(&input, &out, &["--embedding-type", "tq1_0"]).fails(2, "expected one of f32", "--help");
+    convert(&input, &out, &["--head-type", "q8_0"]).fails(2, "output.weight", "inspect");
+    let odd = data_arg("reference/tiny-bitnet-odd");
+    convert(&odd, &out, &["--type", "tq1_0"]).fails(2, "cannot be written as asked", "--type");
+    let file = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
+    convert(&file, &out, &[]).fails(2, "is no directory", "quantize");
+    convert("/nowhere", &out, &[]).fails(2, "is no directory", "quantize");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}

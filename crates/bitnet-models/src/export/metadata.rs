@@ -1,0 +1,133 @@
+//! The keys of a GGUF file made of a Hugging Face directory: the model's shape, its tokenizer, what it recommends for
+//! sampling, licence and origin. Names are those of the GGUF specification and gguf-py.
+
+use bitnet_quantization::TensorType;
+use bitnet_tokenizers::GgufVocabulary;
+
+use super::model_card::ModelCard;
+use crate::config::{ConfigField, ModelConfig};
+use crate::generation::{GenerationDefaults, sampling};
+use crate::gguf::{Array, FILE_TYPE, Value, file_type, model};
+
+/// Everything that goes into the header.
+pub(super) struct Header<'a> {
+    pub config: &'a ModelConfig,
+    pub generation: &'a GenerationDefaults,
+    pub vocabulary: &'a GgufVocabulary,
+    pub card: &'a ModelCard,
+    pub ternary: TensorType,
+}
+
+impl Header<'_> {
+    /// All keys with their values, in the order in which they are written.
+    pub fn metadata(&self) -> Vec<(String, Value)> {
+        let general = |key: &str, value| (key.to_owned(), value);
+        let mut keys = vec![
+            general(model::ARCHITECTURE, Value::string(self.config.family.name)),
+            general("general.type", Value::string("model")),
+            general("general.name", Value::string(&self.config.name)),
+        ];
+        keys.extend(self.card.metadata());
+        keys.push(general(FILE_TYPE, Value::U32(file_type(self.ternary))));
+        keys.push(general("general.quantization_version", Value::U32(2)));
+        keys.extend(self.sampling());
+        keys.extend(self.shape());
+        keys.extend(tokenizer(self.vocabulary));
+        keys
+    }
+
+    fn sampling(&self) -> Vec<(String, Value)> {
+        let defaults = self.generation;
+        // Greedy decoding has no key of its own: it is a temperature of 0.
+        let temperature = match defaults.do_sample {
+            Some(false) => Some(0.0),
+            _ => defaults.temperature,
+        };
+        let top_k = defaults
+            .top_k
+            .map(|k| Value::I32(i32::try_from(k).unwrap_or(i32::MAX)));
+        let numbers = [
+            (sampling::TEMPERATURE, temperature.map(Value::F32)),
+            (sampling::TOP_K, top_k),
+            (sampling::TOP_P, defaults.top_p.map(Value::F32)),
+            (
+                sampling::REPETITION_PENALTY,
+                defaults.repetition_penalty.map(Value::F32),
+            ),
+        ];
+        let present = numbers.into_iter();
+        present
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect()
+    }
+
+    fn shape(&self) -> Vec<(String, Value)> {
+        use ConfigField as Field;
+        let config = self.config;
+        let number = |field, n: usize| (field, Value::U32(n as u32)); // sizes are checked against limits far below
+        let fields = [
+            number(Field::ContextLength, config.context_length),
+            number(Field::HiddenSize, config.hidden_size),
+            number(Field::LayerCount, config.n_layers),
+            number(Field::IntermediateSize, config.intermediate_size),
+            number(Field::VocabSize, config.vocab_size),
+            number(Field::HeadCount, config.n_heads),
+            number(Field::KvHeadCount, config.n_kv_heads),
+            number(Field::HeadDim, config.head_dim),
+            number(Field::ValueHeadDim, config.head_dim),
+            (Field::RmsNormEps, Value::F32(config.rms_norm_eps)),
+            number(Field::RopeDim, config.rope.n_rot),
+            (Field::RopeBase, Value::F32(config.rope.base)),
+        ];
+        fields
+            .into_iter()
+            .map(|(field, value)| (model::key(config.family.name, field), value))
+            .collect()
+    }
+}
+
+/// The tokenizer section.
+fn tokenizer(vocabulary: &GgufVocabulary) -> Vec<(String, Value)> {
+    let mut keys = Vec::new();
+    let mut add = |key: &str, value: Value| keys.push((key.to_owned(), value));
+    add("tokenizer.ggml.model", Value::string(&vocabulary.model));
+    if let Some(pre) = &vocabulary.pre {
+        add("tokenizer.ggml.pre", Value::string(pre));
+    }
+    let strings = |list: &[String]| Value::Array(Array::of_strings(list));
+    add(model::TOKENS, strings(&vocabulary.tokens));
+    if !vocabulary.scores.is_empty() {
+        let scores = Array::of_f32(&vocabulary.scores);
+        add("tokenizer.ggml.scores", Value::Array(scores));
+    }
+    let types = Array::of_i32(&vocabulary.token_types);
+    add("tokenizer.ggml.token_type", Value::Array(types));
+    if !vocabulary.merges.is_empty() {
+        add("tokenizer.ggml.merges", strings(&vocabulary.merges));
+    }
+    for (name, id) in [
+        ("bos", vocabulary.bos),
+        ("eos", vocabulary.eos),
+        ("eot", vocabulary.eot),
+        ("eom", vocabulary.eom),
+        ("unknown", vocabulary.unknown),
+        ("padding", vocabulary.padding),
+    ] {
+        if let Some(id) = id {
+            add(&format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
+        }
+    }
+    for (name, flag) in [
+        ("add_bos_token", vocabulary.add_bos),
+        ("add_eos_token", vocabulary.add_eos),
+        ("add_space_prefix", vocabulary.add_space_prefix),
+    ] {
+        if let Some(flag) = flag {
+            add(&format!("tokenizer.ggml.{name}"), Value::Bool(flag));
+        }
+    }
+    if let Some(template) = &vocabulary.chat_template {
+        add(model::CHAT_TEMPLATE, Value::string(template));
+    }
+    keys
+}

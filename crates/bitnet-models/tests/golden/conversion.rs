@@ -1,0 +1,271 @@
+//! What `convert` writes is the same model: the same bytes each time, and the logits of the directory bit for bit.
+
+use std::path::{Path, PathBuf};
+
+use crate::session::{Session, two_threads};
+use bitnet_kernels::KvType;
+use bitnet_models::{
+    Checkpoint, CheckpointOptions, Export, ExportError, Severity, Targets, TensorRole,
+    TokenizerSource,
+};
+use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType};
+use bitnet_tokenizers::{EncodeOptions, Tokenizer, TokenizerOptions};
+
+/// Every layout of a directory that is read: packed with either direction of scales, rows that fill no block, both
+/// activations, master weights, heads in halves that GGUF wants in pairs, stretched rotations, a head of its own.
+const DIRECTORIES: [&str; 7] = [
+    "reference/tiny-bitnet",
+    "reference/tiny-bitnet-bf16",
+    "reference/tiny-bitnet-odd",
+    "reference/tiny-bitnet-silu",
+    "reference/tiny-falcon3-158",
+    "llama-rope-tiny",
+    "stories-5m",
+];
+
+const TYPES: [TensorType; 6] = bitnet_models::export::TERNARY_TYPES;
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+fn open(path: &Path) -> Checkpoint {
+    Checkpoint::open(path, &CheckpointOptions::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn targets(ternary: TensorType) -> Targets {
+    Targets {
+        ternary,
+        embedding: None,
+        head: None,
+        i2s_dialect: I2sDialect::default(),
+        tiles: None,
+        ternarize: false,
+    }
+}
+
+fn convert(checkpoint: &Checkpoint, targets: &Targets) -> Result<Vec<u8>, ExportError> {
+    let export = Export::of_directory(checkpoint, targets, &mut |_| true)?;
+    let size = export.file_bytes();
+    let (bytes, _) = export.write(Vec::new(), &mut |_| true)?;
+    assert_eq!(bytes.len() as u64, size);
+    Ok(bytes)
+}
+
+/// Converts into a file of `dir` and opens it.
+fn converted(dir: &Path, checkpoint: &Checkpoint, targets: &Targets) -> Checkpoint {
+    let path = dir.join("converted.gguf");
+    std::fs::write(&path, convert(checkpoint, targets).unwrap()).unwrap();
+    open(&path)
+}
+
+fn logits(checkpoint: &Checkpoint) -> Vec<u32> {
+    let mut session = Session::with(checkpoint, two_threads(), KvType::F32);
+    let vocab_size = checkpoint.config().vocab_size as u32;
+    let ids: Vec<u32> = (0..40).map(|i| (i * i * 31 + 7) % vocab_size).collect();
+    let logits = session.all_logits(&ids, 40);
+    logits.into_iter().map(f32::to_bits).collect()
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> Tokenizer {
+    let options = TokenizerOptions { strict: true };
+    match checkpoint.tokenizer_source().unwrap() {
+        TokenizerSource::Gguf(vocabulary) => Tokenizer::from_gguf(*vocabulary, &options).unwrap(),
+        TokenizerSource::Hf {
+            tokenizer_json,
+            tokenizer_config,
+            special_tokens_map,
+        } => Tokenizer::from_hf(
+            &tokenizer_json,
+            tokenizer_config.as_deref(),
+            special_tokens_map.as_deref(),
+            &options,
+        )
+        .unwrap(),
+        TokenizerSource::Missing => panic!("no tokenizer"),
+    }
+}
+
+#[test]
+fn a_converted_directory_gives_the_same_logits_bit_for_bit_in_every_type_that_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in DIRECTORIES {
+        let original = open(&data(name));
+        let expected = logits(&original);
+        let config = original.config();
+        let mut written = 0;
+        for ty in TYPES {
+            let widths = [
+                config.hidden_size,
+                config.query_size(),
+                config.intermediate_size,
+            ];
+            let fits = widths
+                .iter()
+                .all(|width| width.is_multiple_of(ty.block_len()));
+            if !fits {
+                let error = convert(&original, &targets(ty)).unwrap_err();
+                assert!(
+                    matches!(error, ExportError::Refused(_)),
+                    "{name} {ty}: {error}"
+                );
+                continue;
+            }
+            let converted = converted(dir.path(), &original, &targets(ty));
+            let mut findings = converted.findings().iter();
+            assert!(
+                findings.all(|f| f.severity == Severity::Note),
+                "{name} {ty}"
+            );
+            assert!(logits(&converted) == expected, "{name} {ty}");
+            written += 1;
+        }
+        assert!(written >= 2, "{name}");
+    }
+}
+
+#[test]
+fn tokenizer_template_and_sampling_defaults_go_over() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in DIRECTORIES {
+        let original = open(&data(name));
+        let converted = converted(dir.path(), &original, &targets(TensorType::I2S));
+        let (a, b) = (tokenizer(&original), tokenizer(&converted));
+        assert_eq!((a.bos(), a.eos()), (b.bos(), b.eos()), "{name}");
+        let mut ends = a.end_of_generation().to_vec();
+        ends.extend(&original.generation_defaults().eos);
+        ends.sort_unstable();
+        ends.dedup();
+        assert_eq!(b.end_of_generation(), ends, "{name}");
+        for text in [
+            "Hello, world! 123",
+            " a\n\n  b",
+            "<|eot_id|>",
+            "Ünïcödé 你好",
+        ] {
+            for special in [false, true] {
+                let options = EncodeOptions {
+                    add_special: special,
+                    parse_special: special,
+                };
+                let ids = |tokenizer: &Tokenizer| tokenizer.encode(text, options).ok();
+                assert_eq!(ids(&a), ids(&b), "{name} {text:?}");
+            }
+        }
+        assert_eq!(
+            original.chat_template().unwrap(),
+            converted.chat_template().unwrap(),
+            "{name}"
+        );
+        let (a, b) = (
+            original.generation_defaults(),
+            converted.generation_defaults(),
+        );
+        assert_eq!(a.top_p, b.top_p, "{name}");
+        assert_eq!(a.top_k, b.top_k, "{name}");
+        if a.do_sample == Some(false) {
+            assert_eq!(b.temperature, Some(0.0), "{name}");
+        } else {
+            assert_eq!(a.temperature, b.temperature, "{name}");
+        }
+        assert_eq!(original.config().name, converted.config().name);
+    }
+}
+
+#[test]
+fn the_same_directory_gives_the_same_bytes_twice() {
+    for name in DIRECTORIES {
+        for ty in [TensorType::I2S, TensorType::Q2_0] {
+            let first = convert(&open(&data(name)), &targets(ty)).unwrap();
+            let second = convert(&open(&data(name)), &targets(ty)).unwrap();
+            assert!(first == second, "{name} {ty}");
+        }
+    }
+}
+
+/// Falcon3's checkpoints store the inverse of the scale, whose inverse is no f16 number.
+#[test]
+fn a_scale_that_no_block_holds_goes_beside_the_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = open(&data("reference/tiny-falcon3-158"));
+    let converted = converted(dir.path(), &original, &targets(TensorType::Q2_0));
+    let beside = converted.describe().tensors.into_iter();
+    let beside = beside
+        .filter(|tensor| tensor.name.ends_with(".scale"))
+        .count();
+    assert!(beside > 0);
+    for role in TensorRole::required(original.config()) {
+        if !matches!(role, TensorRole::Projection(..)) {
+            continue;
+        }
+        let scale = |checkpoint: &Checkpoint| match checkpoint.ternary(role).unwrap().scale() {
+            ScaleLayout::PerTensor(scale) => scale.to_bits(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(scale(&original), scale(&converted), "{role}");
+    }
+}
+
+#[test]
+fn masters_come_with_a_report_and_ordinary_weights_need_a_word() {
+    let masters = open(&data("reference/tiny-bitnet-bf16"));
+    let export = Export::of_directory(&masters, &targets(TensorType::I2S), &mut |_| true).unwrap();
+    let (_, reports) = export.write(Vec::new(), &mut |_| true).unwrap();
+    let error = reports
+        .iter()
+        .find(|r| r.name == "blk.0.attn_q.weight")
+        .unwrap()
+        .error;
+    let relative = error.unwrap().relative;
+    assert!((0.1..0.9).contains(&relative), "{relative}");
+
+    // The same weights in a model whose configuration does not call them masters.
+    let dir = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(data("reference/tiny-bitnet-bf16")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+    }
+    let config = dir.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"online\"", "\"offline\"")).unwrap();
+    let ordinary = open(dir.path());
+    match convert(&ordinary, &targets(TensorType::I2S)) {
+        Err(ExportError::Refused(refused)) => {
+            assert_eq!(refused.len(), 4 * 7);
+            assert!(refused[0].why.contains("are not ternary"), "{}", refused[0]);
+        }
+        other => panic!("{:?}", other.map(|bytes| bytes.len())),
+    }
+    let asked = Targets {
+        ternarize: true,
+        ..targets(TensorType::I2S)
+    };
+    let bytes = convert(&ordinary, &asked).unwrap();
+    assert!(!bytes.is_empty());
+}
+
+#[test]
+fn a_model_card_becomes_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(data("reference/tiny-bitnet")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+    }
+    let card = "---\nlicense: mit\nlanguage:\n- en\nbase_model: org/base\n---\n# A model\n";
+    std::fs::write(dir.path().join("README.md"), card).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let converted = converted(out.path(), &open(dir.path()), &targets(TensorType::I2S));
+    let metadata = converted.describe().metadata;
+    let value = |key: &str| {
+        metadata
+            .iter()
+            .find(|entry| entry.0 == key)
+            .map(|entry| &*entry.2)
+    };
+    assert_eq!(value("general.license"), Some("\"mit\""));
+    assert_eq!(value("general.base_model.0.organization"), Some("\"org\""));
+    assert_eq!(value("general.languages"), Some("an array of 1 string"));
+    assert_eq!(value("bitnet-b1.58.rope.freq_base"), Some("500000"));
+}
