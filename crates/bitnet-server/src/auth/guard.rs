@@ -356,6 +356,16 @@ pub async fn follow_keys(guard: Arc<Guard>, interval: Duration) {
     }
 }
 
+/// What counts as one address: a customer of an IPv6 provider has 2^64 of them, and all of those are one.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6((u128::from(address) >> 64 << 64).into())
+        }
+        address => address,
+    }
+}
+
 fn limits_of(limits: &LimitSettings) -> RateLimits {
     RateLimits {
         requests_per_minute: limits.requests_per_minute,

@@ -143,7 +143,7 @@ fn both_versions_are_spoken_and_plain_http_is_told() {
             assert!(ask(&mut connection).unwrap().starts_with("HTTP/1.1 200"));
         }
         assert_eq!(connection.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
-        assert_eq!(connection.conn.protocol_version(), Some(version.version()));
+        assert_eq!(connection.conn.protocol_version(), Some(version.version));
     }
     let mut plain = Connection::open(server.address);
     plain.send("GET", "/health/live", "", "");
