@@ -15,10 +15,11 @@ use bitnet_inference::{
     Batch, Engine, HeadWork, LoadOptions, Observer, Runner, RunnerShape, SERVING_PREFILL_BESIDE,
     Traffic,
 };
-use bitnet_server::auth::Guard;
 use bitnet_server::config::ServerConfig;
 use bitnet_server::config::flags::ConfigArgs;
-use bitnet_server::{App, LoadedModel, ServerLimits, process, routes};
+use bitnet_server::log::LogFilter;
+use bitnet_server::process::Process;
+use bitnet_server::{App, LoadedModel, ServerLimits};
 use clap::Parser;
 
 /// Serves a model without running it
@@ -105,9 +106,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let app = Arc::new(App::new(ServerLimits::from(&config)));
     let model = LoadedModel::start("no-forward-pass", Arc::new(engine), None, &app)?;
     app.models.insert(model);
-    let guard = Arc::new(Guard::new(&config, routes::access())?);
-    process::serve(app, guard, (config, sources), |address| {
-        eprintln!("serving no-forward-pass on http://{address}");
+    Process::begin(config, sources, LogFilter::foreign())?.serve(app, |url| {
+        eprintln!("serving no-forward-pass on {url}");
     })?;
     Ok(())
 }
