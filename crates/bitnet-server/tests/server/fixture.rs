@@ -1,6 +1,7 @@
 //! A server for a test: its own engine, thread and port.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use bitnet_server::auth::Guard;
 use bitnet_server::config::ServerConfig;
 use bitnet_server::engine_thread::Turns;
 use bitnet_server::listener::Listener;
+use bitnet_server::model_manager::policy::ModelPolicy;
+use bitnet_server::model_manager::version;
 use bitnet_server::request_log::RequestLog;
 use bitnet_server::routes;
 use bitnet_server::tls::TlsIdentity;
@@ -95,6 +98,19 @@ impl TestServer {
 
     pub fn without_model(app: App) -> TestServer {
         TestServer::run(Arc::new(app), ServerConfig::default())
+    }
+
+    /// A server that loads models itself, with the one at `path` to begin with.
+    pub fn with_models(config: ServerConfig, policy: ModelPolicy, path: &Path) -> TestServer {
+        let origin = policy.origin(path.to_owned());
+        let app = App::new(ServerLimits::from(&config)).with_policy(policy);
+        let engine = Arc::new(Engine::load(path, &origin.options).unwrap());
+        let version = version::of_path(path).unwrap().0;
+        let model = LoadedModel::start("stories", engine, Some(&version), &app);
+        let server = TestServer::of(app, model.unwrap(), config);
+        server.app.models.set_origin("stories", origin);
+        server.app.know_configured();
+        server
     }
 
     pub fn with_turns(

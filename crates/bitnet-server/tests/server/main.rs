@@ -15,6 +15,8 @@ mod fixture;
 mod health;
 mod lifecycle;
 mod logs;
+mod managed;
+mod models;
 mod properties;
 mod stats;
 mod tls;

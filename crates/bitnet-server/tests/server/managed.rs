@@ -1,0 +1,149 @@
+//! A server with an administrator, and a directory of models: two versions of one, and what is none.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bitnet_inference::LoadOptions;
+use bitnet_server::auth::Role;
+use bitnet_server::auth::key_file::{self, NewKey};
+use bitnet_server::auth::rate::RateLimits;
+use bitnet_server::config::{ServerConfig, Sources};
+use bitnet_server::model_manager::policy::ModelPolicy;
+use bitnet_server::model_manager::version;
+use serde_json::Value;
+
+use crate::client::{Answer, Connection};
+use crate::fixture::{MODEL, TestServer, load_options};
+
+/// A small model of another family.
+const OTHER_FAMILY: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../bitnet-models/tests/data/qwen3-tiny/qwen3-tiny.qwen3.TQ2_0.gguf"
+);
+
+pub struct Managed {
+    pub server: TestServer,
+    pub models: PathBuf,
+    admin: String,
+    infer: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Managed {
+    pub fn start() -> Managed {
+        Managed::with(|policy| policy)
+    }
+
+    pub fn with(change: impl FnOnce(ModelPolicy) -> ModelPolicy) -> Managed {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let models = root.join("models");
+        std::fs::create_dir(&models).unwrap();
+        write_models(&models);
+        let keys = root.join("keys.json");
+        let key = |name, role| {
+            let limits = RateLimits::default();
+            let new = NewKey { name, role, limits };
+            key_file::add(&keys, &new).unwrap().reveal().to_owned()
+        };
+        let (admin, infer) = (key("admin", Role::Admin), key("infer", Role::Infer));
+        let sources = Sources {
+            flags: vec![
+                ("keys-file".into(), keys.display().to_string()),
+                ("directories".into(), models.display().to_string()),
+                ("max-concurrent-requests".into(), "4".into()),
+            ],
+            ..Sources::default()
+        };
+        let config = ServerConfig::load(&sources).unwrap();
+        let options = LoadOptions {
+            chat_template: None,
+            ..load_options()
+        };
+        let policy = change(ModelPolicy {
+            rolling_step: Duration::from_millis(50),
+            unload_timeout: Duration::from_secs(20),
+            ..ModelPolicy::new(&config, options).unwrap()
+        });
+        Managed {
+            server: TestServer::with_models(config, policy, &models.join("v1.gguf")),
+            models,
+            admin,
+            infer,
+            _folder: folder,
+        }
+    }
+
+    pub fn ask(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.send(&self.admin, method, path, body)
+    }
+
+    pub fn ask_as_user(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.send(&self.infer, method, path, body)
+    }
+
+    fn send(&self, key: &str, method: &str, path: &str, body: &Value) -> Answer {
+        let mut connection = Connection::open(self.server.address);
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        connection.send(method, path, &headers(key), &body);
+        connection.answer()
+    }
+
+    pub fn headers(&self) -> String {
+        headers(&self.infer)
+    }
+
+    /// The version of a file of the directory.
+    pub fn version(&self, file: &str) -> String {
+        version::of_path(&self.models.join(file)).unwrap().0
+    }
+}
+
+fn headers(key: &str) -> String {
+    format!("Content-Type: application/json\r\nAuthorization: Bearer {key}\r\n")
+}
+
+/// Two versions, a file that is cut short, one with a number that is none, another family, and no model at all.
+fn write_models(dir: &Path) {
+    let v1 = std::fs::read(MODEL).unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.join(name), bytes).unwrap();
+    write("v1.gguf", &v1);
+
+    let key = b"rope.freq_base";
+    let at = position(&v1, key) + key.len() + 4; // the type of the value comes first
+    let mut v2 = v1.clone();
+    v2[at..at + 4].copy_from_slice(&25_000f32.to_le_bytes());
+    write("v2.gguf", &v2);
+
+    write("cut.gguf", &v1[..v1.len() - 5000]);
+    write("text.gguf", b"this is no model");
+
+    // The embedding is the first tensor and F16; it is the head too.
+    let mut nan = v1.clone();
+    let row = data_start(&v1) + 300 * 256 * 2;
+    nan[row..row + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
+    write("nan.gguf", &nan);
+    std::fs::copy(OTHER_FAMILY, dir.join("family.gguf")).unwrap();
+}
+
+fn position(bytes: &[u8], wanted: &[u8]) -> usize {
+    let found = bytes
+        .windows(wanted.len())
+        .rposition(|window| window == wanted);
+    found.unwrap()
+}
+
+/// Where the tensors of a GGUF file start whose first one is the embedding.
+fn data_start(bytes: &[u8]) -> usize {
+    let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let mut at = position(bytes, b"token_embd.weight") - 8;
+    for _ in 0..u64_at(8) {
+        at += 8 + u64_at(at);
+        let n_dims = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        at += 4 + 8 * n_dims + 4 + 8;
+    }
+    at.next_multiple_of(32)
+}

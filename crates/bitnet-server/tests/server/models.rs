@@ -1,0 +1,368 @@
+//! Models come and go while requests run.
+
+use std::time::Duration;
+
+use bitnet_server::model_manager::policy::ModelPolicy;
+use serde_json::{Value, json};
+
+use crate::client::Connection;
+use crate::fixture::until;
+use crate::managed::Managed;
+
+const SWAP: &str = "/v1/models/swap";
+
+fn swap_to(file: &str) -> Value {
+    json!({"new_model_path": file, "target_model_id": "stories",
+        "validation_config": {"validation_samples": 2}})
+}
+
+fn prompt() -> Value {
+    json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0, "ignore_eos": true})
+}
+
+fn status(managed: &Managed, id: &str) -> Value {
+    managed
+        .ask("GET", &format!("/v1/models/{id}/status"), &Value::Null)
+        .json()
+}
+
+#[test]
+fn the_version_of_a_model_is_its_hash_in_fingerprints_metrics_and_status() {
+    let managed = Managed::start();
+    let version = managed.version("v1.gguf");
+    let answer = managed.ask("POST", "/v1/completions", &prompt()).json();
+    let fingerprint = answer["system_fingerprint"].as_str().unwrap();
+    assert!(fingerprint.contains(&version[..12]), "{fingerprint}");
+    let metrics = managed.ask("GET", "/metrics", &Value::Null).body;
+    let label = format!("bitnet_model_info{{model=\"stories\",hash=\"{version}\"");
+    assert!(metrics.contains(&label), "{metrics}");
+    assert_eq!(status(&managed, "stories")["version"], version);
+}
+
+#[test]
+fn a_swap_puts_a_validated_version_in_place_and_a_rollback_brings_the_old_one_back() {
+    let managed = Managed::start();
+    let text = || managed.ask("POST", "/v1/completions", &prompt()).json()["choices"].clone();
+    let first = text();
+    let inference = json!({"prompt": "Once", "max_tokens": 1});
+    let metrics =
+        || managed.ask("POST", "/v1/inference", &inference).json()["accuracy_metrics"].clone();
+    assert_eq!(metrics(), Value::Null);
+
+    let swapped = managed.ask("POST", SWAP, &swap_to("v2.gguf"));
+    assert_eq!(swapped.status, 200, "{}", swapped.body);
+    let report = swapped.json();
+    assert_eq!(report["version"], managed.version("v2.gguf"));
+    assert_eq!(report["previous_version"], managed.version("v1.gguf"));
+    assert_eq!(report["validation"]["top1_agreement"], 1.0);
+    assert!(report["memory"]["peak_bytes"].as_u64() >= report["memory"]["before_bytes"].as_u64());
+    let second = text();
+    assert_ne!(first, second, "the versions differ");
+    assert_eq!(metrics()["quantization_accuracy"], 1.0);
+    assert!(metrics()["cross_validation_score"].as_f64().unwrap() > 0.9999);
+
+    let back = managed.ask("POST", "/v1/models/stories/rollback", &Value::Null);
+    assert_eq!(back.status, 200, "{}", back.body);
+    assert_eq!(back.json()["version"], managed.version("v1.gguf"));
+    assert_eq!(text(), first);
+}
+
+#[test]
+fn what_is_no_model_is_told_in_figures_and_changes_nothing() {
+    let managed = Managed::start();
+    let before = status(&managed, "stories")["version"].clone();
+    for (file, status, code) in [
+        ("cut.gguf", 422, "model_incompatible"),
+        ("text.gguf", 422, "model_incompatible"),
+        ("family.gguf", 422, "model_incompatible"),
+        ("nan.gguf", 422, "validation_failed"),
+        ("nothing.gguf", 403, "model_not_allowed"),
+        ("../keys.json", 403, "model_not_allowed"),
+    ] {
+        let refused = managed.ask("POST", SWAP, &swap_to(file));
+        assert_eq!(refused.status, status, "{file}: {}", refused.body);
+        let error = &refused.json()["error"];
+        assert_eq!(error["code"], code, "{file}");
+        let folder = managed.models.display().to_string();
+        assert!(!refused.body.contains(&folder), "{}", refused.body);
+    }
+    let details =
+        |file| managed.ask("POST", SWAP, &swap_to(file)).json()["error"]["details"].clone();
+    let cut = details("cut.gguf");
+    assert!(
+        cut["offset"].is_u64() && cut["expected"].is_string() && cut["found"].is_string(),
+        "{cut}"
+    );
+    assert_eq!(
+        details("family.gguf"),
+        json!({"expected": "bitnet-b1.58", "found": "qwen3"})
+    );
+    assert_eq!(details("nan.gguf")["top1_agreement"], 0.0);
+
+    let mut slow = swap_to("v2.gguf");
+    slow["validation_timeout_seconds"] = 0.into();
+    let slow = managed.ask("POST", SWAP, &slow);
+    assert_eq!(
+        (slow.status, &slow.json()["error"]["code"]),
+        (504, &json!("validation_timeout"))
+    );
+
+    let mut strict = swap_to("v2.gguf");
+    strict["device_preference"] = "gpu".into();
+    assert_eq!(managed.ask("POST", SWAP, &strict).status, 422);
+    strict["device_preference"] = "auto".into();
+    strict["quantization_format"] = "tl1".into();
+    assert_eq!(managed.ask("POST", SWAP, &strict).status, 422);
+
+    assert_eq!(status(&managed, "stories")["version"], before);
+    assert_eq!(
+        managed.ask("POST", "/v1/completions", &prompt()).status,
+        200
+    );
+    let metrics = managed.ask("GET", "/metrics", &Value::Null).body;
+    for line in [
+        "bitnet_swap_total{result=\"validation_failed\"} 2",
+        "bitnet_swap_total{result=\"validation_timeout\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn blue_green_keeps_the_old_version_and_rolling_shares_requests_first() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        rolling_step: Duration::from_millis(400),
+        ..policy
+    });
+    let mut order = swap_to("v2.gguf");
+    order["swap_strategy"] = "blue_green".into();
+    assert_eq!(managed.ask("POST", SWAP, &order).status, 200);
+    let back = managed
+        .ask("POST", "/v1/models/stories/rollback", &Value::Null)
+        .json();
+    assert_eq!(back["version"], managed.version("v1.gguf"));
+    assert_eq!(
+        back["memory"]["peak_bytes"],
+        Value::Null,
+        "nothing was loaded"
+    );
+
+    order["swap_strategy"] = "rolling".into();
+    std::thread::scope(|scope| {
+        let swap = scope.spawn(|| managed.ask("POST", SWAP, &order));
+        until("half of the requests go to the new version", || {
+            status(&managed, "stories")["rolling_percent"] == 50
+        });
+        let one = json!({"prompt": "Once", "max_tokens": 1});
+        let fingerprint =
+            || managed.ask("POST", "/v1/completions", &one).json()["system_fingerprint"].clone();
+        let seen: Vec<Value> = (0..8).map(|_| fingerprint()).collect();
+        assert!(seen.iter().any(|one| *one != seen[0]), "{seen:?}");
+        assert_eq!(swap.join().unwrap().status, 200);
+    });
+    assert_eq!(
+        status(&managed, "stories")["version"],
+        managed.version("v2.gguf")
+    );
+    order["swap_strategy"] = "purple".into();
+    assert_eq!(managed.ask("POST", SWAP, &order).status, 400);
+}
+
+#[test]
+fn models_are_loaded_by_request_and_by_need_and_make_room_for_each_other() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        configured: vec![
+            ("spare".into(), policy.directories[0].join("v2.gguf")),
+            ("broken".into(), policy.directories[0].join("cut.gguf")),
+        ],
+        pinned: vec!["stories".into()],
+        cache_bytes: 5_000_000, // two models, not three
+        ..policy
+    });
+    assert_eq!(status(&managed, "spare")["status"], "unloaded");
+    let ask = |model: &str| {
+        let body = json!({"model": model, "prompt": "Once", "max_tokens": 1});
+        managed.ask_as_user("POST", "/v1/completions", &body)
+    };
+    // Several requests wait for one loading.
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| ask("spare").status))
+            .collect();
+        assert!(asked.into_iter().all(|asked| asked.join().unwrap() == 200));
+    });
+    let loads = "bitnet_model_load_duration_seconds_count{model=\"spare\"} 1";
+    assert!(
+        managed
+            .ask("GET", "/metrics", &Value::Null)
+            .body
+            .contains(loads)
+    );
+
+    let broken = ask("broken");
+    assert_eq!(
+        (broken.status, &broken.json()["error"]["code"]),
+        (422, &json!("model_incompatible"))
+    );
+    assert!(!broken.body.contains(&managed.models.display().to_string()));
+    assert_eq!(status(&managed, "broken")["status"], "failed");
+    assert_eq!(ask("unknown").status, 404);
+
+    let order = json!({"model_path": "v2.gguf", "model_id": "third"});
+    let accepted = managed.ask("POST", "/v1/models/load", &order);
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    assert!(accepted.json()["job_id"].is_string());
+    until("the third one is loaded", || {
+        status(&managed, "third")["status"] == "loaded"
+    });
+    assert_eq!(
+        status(&managed, "spare")["status"],
+        "unloaded",
+        "it made room"
+    );
+    assert_eq!(
+        status(&managed, "stories")["status"],
+        "loaded",
+        "it is pinned"
+    );
+    assert_eq!(
+        managed
+            .ask("POST", "/v1/models/load?wait=true", &order)
+            .status,
+        409
+    );
+    assert_eq!(ask("third").status, 200);
+    assert_eq!(ask("spare").status, 200, "it comes back");
+
+    let waited = json!({"model_path": "v1.gguf", "model_id": "waited",
+        "validation_config": {"validation_samples": 1}, "quantization_format": "i2s"});
+    let waited = managed
+        .ask("POST", "/v1/models/load?wait=true", &waited)
+        .json();
+    assert_eq!(waited["validation"]["samples"], 1);
+    assert!(waited["decision"].as_str().unwrap().contains("i2s"));
+    let list = managed.ask("GET", "/v1/models", &Value::Null).json();
+    let ids: Vec<&str> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["broken", "spare", "stories", "third", "waited"]);
+}
+
+#[test]
+fn unloading_waits_for_requests_and_a_deleted_model_is_unknown() {
+    let managed = Managed::start();
+    let long =
+        json!({"prompt": "Once", "max_tokens": 200, "n": 16, "ignore_eos": true, "stream": true});
+    let mut stream = Connection::open(managed.server.address);
+    stream.send(
+        "POST",
+        "/v1/completions",
+        &managed.headers(),
+        &long.to_string(),
+    );
+    until("it runs", || {
+        managed.server.model().admission.waiting().0 > 0
+    });
+
+    let path = "/v1/models/stories?timeout_seconds=0";
+    let refused = managed.ask("DELETE", path, &Value::Null);
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (409, &json!("model_busy"))
+    );
+    assert_eq!(status(&managed, "stories")["status"], "loaded");
+
+    let unloaded = managed.ask("POST", "/v1/models/stories/unload", &Value::Null);
+    assert_eq!(unloaded.status, 200, "{}", unloaded.body);
+    let whole = stream.answer();
+    assert_eq!(whole.status, 200);
+    assert!(whole.body.ends_with("data: [DONE]\n\n") && !whole.body.contains("error"));
+    assert_eq!(status(&managed, "stories")["status"], "unloaded");
+    assert_eq!(
+        managed.ask("POST", "/v1/completions", &prompt()).status,
+        200,
+        "it is loaded again"
+    );
+
+    let engine = std::sync::Arc::downgrade(&managed.server.model().engine);
+    let mut stream = Connection::open(managed.server.address);
+    stream.send(
+        "POST",
+        "/v1/completions",
+        &managed.headers(),
+        &long.to_string(),
+    );
+    until("it runs", || {
+        managed.server.model().admission.waiting().0 > 0
+    });
+    let forced = managed.ask(
+        "DELETE",
+        "/v1/models/stories?timeout_seconds=0&force=true",
+        &Value::Null,
+    );
+    assert_eq!(forced.status, 200, "{}", forced.body);
+    assert!(stream.answer().body.contains("was unloaded"));
+    assert_eq!(
+        status(&managed, "stories")["error"]["code"],
+        "model_not_found"
+    );
+    until("its memory is free", || engine.strong_count() == 0);
+    let gone = managed.ask("DELETE", "/v1/models/stories", &Value::Null);
+    assert_eq!(gone.status, 404);
+}
+
+#[test]
+fn only_administrators_change_models_or_see_paths() {
+    let managed = Managed::start();
+    for (method, path) in [
+        ("POST", "/v1/models/load"),
+        ("POST", SWAP),
+        ("POST", "/v1/models/stories/rollback"),
+        ("POST", "/v1/models/stories/unload"),
+        ("DELETE", "/v1/models/stories"),
+    ] {
+        let refused = managed.ask_as_user(method, path, &json!({}));
+        assert_eq!(refused.status, 403, "{method} {path}");
+    }
+    assert_eq!(managed.ask("POST", SWAP, &swap_to("v2.gguf")).status, 200);
+    let folder = managed.models.display().to_string();
+    for path in ["/v1/models", "/v1/models/stories/status"] {
+        let seen = managed.ask_as_user("GET", path, &Value::Null);
+        assert_eq!(seen.status, 200);
+        assert!(!seen.body.contains(&folder), "{}", seen.body);
+        let all = managed.ask("GET", path, &Value::Null);
+        assert!(all.body.contains(&folder), "{}", all.body);
+    }
+}
+
+#[test]
+fn a_file_cut_short_under_its_running_model_harms_nobody() {
+    let managed = Managed::start();
+    let text = || managed.ask("POST", "/v1/completions", &prompt()).json()["choices"].clone();
+    let before = text();
+    let long =
+        json!({"prompt": "Once", "max_tokens": 200, "n": 16, "ignore_eos": true, "stream": true});
+    let mut stream = Connection::open(managed.server.address);
+    stream.send(
+        "POST",
+        "/v1/completions",
+        &managed.headers(),
+        &long.to_string(),
+    );
+    until("it runs", || {
+        managed.server.model().admission.waiting().0 > 0
+    });
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(managed.models.join("v1.gguf"));
+    file.unwrap().set_len(100).unwrap();
+    let whole = stream.answer();
+    assert!(whole.body.ends_with("data: [DONE]\n\n") && !whole.body.contains("error"));
+    assert_eq!(text(), before, "the model is a copy");
+    let cut = managed.ask("POST", SWAP, &swap_to("v1.gguf"));
+    assert_eq!(cut.json()["error"]["code"], "model_incompatible");
+    assert_eq!(text(), before);
+}
