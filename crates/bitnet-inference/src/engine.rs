@@ -40,6 +40,8 @@ pub struct Engine {
 /// What the engine runs on and with.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct EngineInfo {
+    /// What it ran on when it was loaded: the CPU takes over from any other that fails ([`EngineLoad::device_failures`]).
+    pub device: &'static str,
     /// Name of the kernel, `{arch}-{format}-{isa}`.
     pub kernel: String,
     /// The race of the two layouts of weights, where there was a choice.
@@ -192,7 +194,9 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let loaded = loader::load(checkpoint, options, progress)?;
         let end_of_generation = end_of_generation(&loaded);
+        let runner = replace(loaded.runner);
         let info = EngineInfo {
+            device: runner.device(),
             kernel: loaded.kernel,
             layouts: loaded.layouts.map(LayoutSpeeds::from),
             threads: loaded.threads,
@@ -228,7 +232,7 @@ impl Engine {
             info,
             clock,
             shared: Mutex::new(Shared {
-                step: Step::new(replace(loaded.runner), loaded.limits, options.prefix_cache),
+                step: Step::new(runner, loaded.limits, options.prefix_cache),
                 last_id: 0,
                 mailboxes: HashMap::new(),
                 unclaimed: Vec::new(),

@@ -35,4 +35,6 @@ pub struct EngineLoad {
     pub rows: u64,
     /// Requests that ran past their deadline, waiting or running.
     pub deadlines_exceeded: u64,
+    /// Times that what ran the model failed and the CPU took over.
+    pub device_failures: u64,
 }

@@ -22,6 +22,14 @@ pub enum Error {
     /// The tokenizer or the chat template.
     #[error(transparent)]
     Tokenizer(Arc<TokenizerError>),
+    /// What runs the model has failed in the middle of a pass; its memory is lost.
+    #[error("{device} failed: {reason}")]
+    Device {
+        /// What it is.
+        device: String,
+        /// What it says.
+        reason: String,
+    },
     /// Text was given or asked for, but the checkpoint has no tokenizer.
     #[error("{model} has no tokenizer")]
     NoTokenizer {
@@ -135,6 +143,7 @@ impl Error {
             // Who names a kernel that is not here has used the command wrongly; all else is the machine's.
             Error::Kernel(error) if matches!(**error, KernelError::Kernel { .. }) => USAGE,
             Error::Kernel(_)
+            | Error::Device { .. }
             | Error::BadLogits { .. }
             | Error::BadHiddenState { .. }
             | Error::Busy { .. }
@@ -187,6 +196,7 @@ impl Error {
             Error::QueueTimeout { .. } => {
                 "try again later or elsewhere; if it is so often, more machines are needed"
             }
+            Error::Device { .. } => "look at the log, and load the model on the CPU",
             Error::TooFewTokens { .. } => "use a longer text or a smaller context",
         };
         Some(hint.to_owned())

@@ -63,6 +63,17 @@ pub trait Runner: Send {
 
     /// What passes of one row have read of the ternary weights so far.
     fn traffic(&self) -> Traffic;
+
+    /// What it runs on, as results report it.
+    fn device(&self) -> &'static str {
+        "cpu"
+    }
+
+    /// The runner that takes over when this one fails with [`Error::Device`]: of the same shape, with an empty cache.
+    /// `None` for one that fails no other way than its machine does, such as the CPU's; asked for once.
+    fn fallback(&mut self) -> Option<Box<dyn Runner>> {
+        None
+    }
 }
 
 /// A [`Model`] with its cache and buffers.

@@ -174,6 +174,16 @@ impl Scheduler {
         });
     }
 
+    /// Takes the places and blocks of all that run: the cache is lost, and their tokens are to be run again.
+    pub fn restart(&mut self, now: Duration, blocks: &mut BlockManager) {
+        for sequence in &mut self.running {
+            sequence.finish_draft(); // of which nothing was confirmed
+        }
+        while !self.running.is_empty() {
+            self.preempt_last(now, blocks);
+        }
+    }
+
     /// Lets finished sequences go and frees their blocks.
     pub fn retire(&mut self, blocks: &mut BlockManager) {
         self.end_if(blocks, |sequence| sequence.is_finished());

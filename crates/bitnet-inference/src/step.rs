@@ -157,9 +157,38 @@ impl Step {
         let run_time = clock.now() - started;
         self.work.steps += 1;
         self.work.rows += self.batch.len() as u64;
+        if let Err(error @ Error::Device { .. }) = &ran
+            && self.fall_back(error, clock.now())
+        {
+            return true;
+        }
         self.take_results(ran, run_time, clock, events);
         self.scheduler.retire(&mut self.blocks);
         true
+    }
+
+    /// Puts the fallback in the place of a runner that has failed for good. What its cache held is run again from the
+    /// tokens, which are here: the pass that failed is replayed, and no request notices. `false` without a fallback.
+    fn fall_back(&mut self, error: &Error, now: Duration) -> bool {
+        let device = self.runner.device();
+        let Some(runner) = self.runner.fallback() else {
+            return false;
+        };
+        if runner.shape() != self.runner.shape() {
+            tracing::error!(device, %error, "the fallback has another shape: requests end");
+            return false;
+        }
+        tracing::error!(device, %error, "the device is marked bad, the CPU takes over");
+        self.scheduler.restart(now, &mut self.blocks);
+        self.blocks = BlockManager::new(self.blocks.n_blocks(), self.blocks.keeps_prefixes());
+        self.runner = runner;
+        self.work.device_failures += 1;
+        true
+    }
+
+    /// What runs the model.
+    pub fn device(&self) -> &'static str {
+        self.runner.device()
     }
 
     /// Writes the rows of the plan into the batch.

@@ -210,6 +210,7 @@ impl ApiError {
             Error::Model(_)
             | Error::Kernel(_)
             | Error::BadHiddenState { .. }
+            | Error::Device { .. }
             | Error::TooFewTokens { .. } => {
                 tracing::error!(%error, "the engine failed");
                 ApiError::new(ErrorCode::InternalError, "the engine failed")

@@ -456,6 +456,7 @@ impl Metrics {
             (Id::EngineRows, done(|load| load.rows)),
             (Id::RecomputedTokens, done(|load| load.recomputed_tokens)),
             (Id::DeadlinesExceeded, done(|load| load.deadlines_exceeded)),
+            (Id::DeviceFailures, done(|load| load.device_failures)),
         ] {
             registry.add(id, own, count);
         }

@@ -120,6 +120,14 @@ impl LoadedModel {
         })
     }
 
+    /// What runs it now: the CPU, where it has taken over from a device that failed.
+    pub fn device(&self) -> &'static str {
+        match self.handle.load().device_failures {
+            0 => self.engine.info().device,
+            _ => "cpu",
+        }
+    }
+
     /// Tells the metrics that this is what answers under its name now.
     pub(crate) fn announce(&self) {
         let (info, load) = (self.engine.info(), self.handle.load());

@@ -177,6 +177,8 @@ metrics! {
         "Memory of a loaded model: weights, and kv_cache, which the system hands out as it fills.";
     Bandwidth: Gauge, "bitnet_achieved_bandwidth_bytes_per_second", ["model"],
         "Bytes of ternary weights that passes of one row read, per second of theirs, since the last measurement; absent without any.";
+    DeviceFailures: Counter, "bitnet_device_failures_total", ["model"],
+        "Times that a device failed in a pass, which the CPU then ran again.";
     BuildInfo: Gauge, "bitnet_build_info", ["version"],
         "1; the label tells the version.";
     ResidentMemory: Gauge, "process_resident_memory_bytes", [],

@@ -340,7 +340,8 @@ fn choice(engine: &Engine, options: &LoadOptions) -> String {
         (None, None) => "the widest instructions of this machine".to_owned(),
     };
     format!(
-        "cpu: this build runs models nowhere else; {} ({}): {why}",
+        "{}: this build runs models on the CPU alone; {} ({}): {why}",
+        info.device,
         layout(&info.kernel),
         info.kernel
     )

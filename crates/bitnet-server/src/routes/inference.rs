@@ -126,7 +126,7 @@ impl Outcome {
             inference_time_ms: milliseconds(running.started.elapsed()),
             tokens_per_second: choice.timings.decode_tok_s(),
             quantization_used: layout(&running.model.engine.info().kernel).to_owned(),
-            device_used: "cpu",
+            device_used: running.model.device(),
             accuracy_metrics: running
                 .model
                 .validation
@@ -165,7 +165,7 @@ impl Wire for InferenceWire {
             let rate = running.choices[piece.choice].timings.decode_tok_s();
             events.named(
                 "metrics",
-                &json!({ "tokens_per_second": rate, "device": "cpu" }),
+                &json!({ "tokens_per_second": rate, "device": running.model.device() }),
             );
         }
         Ok(())

@@ -230,7 +230,7 @@ fn about(model: &LoadedModel) -> Value {
     json!({
         "version": model.version,
         "fingerprint": model.fingerprint,
-        "device": "cpu",
+        "device": model.device(),
         "quantization_format": layout(&info.kernel),
         "decision": model.choice,
         "family": model.engine.config().family.name,

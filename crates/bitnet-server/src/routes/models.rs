@@ -108,7 +108,7 @@ impl ModelStatus {
                 "loaded"
             },
             quantization_format: layout(&info.kernel).to_owned(),
-            device: "cpu",
+            device: model.device(),
             load_time: model.created,
             kernel: info.kernel.clone(),
             context: info.context,
