@@ -7,18 +7,16 @@
 //!
 //! # Layout
 //! - [`environment`]: installing from package indexes
-//! - [`server`]: the server under test
 
 mod environment;
-mod server;
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::load::server::Subject;
 use crate::process::{cargo, find, output, run as run_shown, target_folder};
 use environment::{Environment, Packages};
-use server::Server;
 
 /// The command line.
 pub const USAGE: &str = "\
@@ -199,16 +197,27 @@ struct Job<'a> {
 impl Job<'_> {
     /// A server of its own for each client: what one leaves behind cannot help or hurt the next.
     fn run(&self, client: &Client, environment: &Environment) -> Result<()> {
-        let server = Server::start(self.bitnet, &[])?;
+        let mut serve = Command::new(self.bitnet);
+        serve.args([
+            "serve",
+            "--port",
+            "0",
+            "--served-model-name",
+            MODEL,
+            "--pooling",
+            "last",
+        ]);
+        let server = Subject::spawn(serve)?;
+        let url = format!("http://{}", server.address);
         if client.name == "ab" {
-            return self.bench(&server);
+            return self.bench(&url);
         }
         let script = self.root.join("xtask/clients").join(client.script);
         let mut command = environment.interpreter(&script)?;
         command
             .current_dir(&self.scratch)
-            .env("BITNET_URL", server.url())
-            .env("BITNET_MODEL", server.model())
+            .env("BITNET_URL", &url)
+            .env("BITNET_MODEL", MODEL)
             .env("BITNET_PROGRAM", self.bitnet)
             // Clients must not find a proxy or a key of this machine's.
             .env("NO_PROXY", "*")
@@ -218,7 +227,7 @@ impl Job<'_> {
     }
 
     /// The requirement's own command: a thousand requests, a hundred at once, none refused.
-    fn bench(&self, server: &Server) -> Result<()> {
+    fn bench(&self, url: &str) -> Result<()> {
         let body = self.scratch.join("body.json");
         std::fs::write(&body, BENCH_BODY)?;
         let printed = output(
@@ -234,7 +243,7 @@ impl Job<'_> {
                     "-p",
                 ])
                 .arg(&body)
-                .arg(format!("{}/v1/inference", server.url())),
+                .arg(format!("{url}/v1/inference")),
         )?;
         let figure = |name: &str| {
             let line = printed.lines().find_map(|line| line.strip_prefix(name));
@@ -274,6 +283,9 @@ impl Job<'_> {
         Ok(())
     }
 }
+
+/// What clients call the model.
+const MODEL: &str = "stories";
 
 /// Every field that the requirements name for `/v1/inference`.
 const BENCH_BODY: &str = r#"{"prompt": "Once upon a time", "max_tokens": 16, "model": "default", "temperature": 0.7,
