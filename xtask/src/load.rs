@@ -18,7 +18,7 @@ mod drive;
 mod latency;
 mod options;
 mod report;
-mod server;
+pub mod server;
 mod vocabulary;
 mod watch;
 

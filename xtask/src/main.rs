@@ -10,11 +10,13 @@
 //! - [`neon`]: the kernels' tests on emulated ARM processors
 //! - [`wasm`]: the engine for wasm32, built and run
 //! - [`load`]: a server under load
+//! - [`clients`]: real clients of the server
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
 //! - [`cross`]: a standard library for a target that the toolchain does not carry
 //! - [`process`]: running a tool and failing with its name
 
+mod clients;
 mod cross;
 mod documents;
 mod load;
@@ -46,23 +48,14 @@ fn main() -> ExitCode {
         ["load", options @ ..] => load::run(&root(), options),
         ["soak", options @ ..] => load::soak(&root(), options),
         ["monitoring"] => monitoring::run(&root()),
+        ["clients", options @ ..] => clients::run(&root(), options),
         ["peers", options @ ..] => peers::run(&root(), options),
         ["--help" | "-h" | "help"] => {
-            println!(
-                "{USAGE}\n{}\n{}\n{}",
-                monitoring::USAGE,
-                load::USAGE,
-                peers::USAGE
-            );
+            println!("{}", usage());
             Ok(())
         }
         _ => {
-            eprintln!(
-                "{USAGE}\n{}\n{}\n{}",
-                monitoring::USAGE,
-                load::USAGE,
-                peers::USAGE
-            );
+            eprintln!("{}", usage());
             return ExitCode::from(2);
         }
     };
@@ -73,6 +66,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> String {
+    let parts = [
+        USAGE,
+        monitoring::USAGE,
+        load::USAGE,
+        clients::USAGE,
+        peers::USAGE,
+    ];
+    parts.join("\n")
 }
 
 /// The repository's root: the parent of this crate's folder.

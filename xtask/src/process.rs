@@ -1,7 +1,8 @@
 //! Running a tool: its command line is shown, and a failure names it.
 
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The cargo that runs this task, so that a pinned toolchain stays pinned.
@@ -43,6 +44,19 @@ pub fn output(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Cargo's target folder of the workspace at `root`.
+///
+/// # Errors
+/// When cargo does not tell.
+pub fn target_folder(root: &Path) -> Result<PathBuf> {
+    let args = ["metadata", "--format-version", "1", "--no-deps"];
+    let metadata: Value = serde_json::from_str(&output(cargo().current_dir(root).args(args))?)?;
+    let folder = metadata["target_directory"].as_str();
+    Ok(folder
+        .context("cargo metadata names no target folder")?
+        .into())
 }
 
 /// Where `program` is found along `PATH`.

@@ -119,6 +119,7 @@ impl GenerationRequest {
             options,
             default_max_tokens: self.default_max_tokens,
             truncate: self.truncate,
+            embed: None,
             terms: self.terms,
             permit: self.permit,
         };

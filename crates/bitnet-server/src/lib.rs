@@ -44,6 +44,7 @@ pub mod panics;
 pub mod path;
 pub mod peers;
 pub mod process;
+pub mod prompts;
 pub mod request_id;
 pub mod request_log;
 pub mod routes;

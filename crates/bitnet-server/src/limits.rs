@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use bitnet_inference::Pooling;
+
 use crate::config::ServerConfig;
+use crate::config::value::PoolingChoice;
 
 /// The limits of a server. They come from the configuration; `Default` is that of nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct ServerLimits {
     pub request_timeout: Option<Duration>,
     /// Longest time that a request may wait for a place.
     pub queue_timeout: Option<Duration>,
+    /// How vectors are pooled; `None` is as the model's files say.
+    pub pooling: Option<Pooling>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
     /// Whether `/admin` answers.
@@ -88,6 +93,12 @@ impl From<&ServerConfig> for ServerLimits {
             drain_timeout: server.shutdown_timeout,
             request_timeout: server.request_timeout,
             queue_timeout: performance.queue_timeout,
+            pooling: match config.models.pooling {
+                PoolingChoice::Model => None,
+                PoolingChoice::Last => Some(Pooling::Last),
+                PoolingChoice::Mean => Some(Pooling::Mean),
+                PoolingChoice::Cls => Some(Pooling::Cls),
+            },
             shows_metrics: config.monitoring.prometheus_enabled,
             shows_admin_page: config.monitoring.admin_page,
         }

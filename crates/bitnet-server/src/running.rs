@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{
-    Engine, FinishReason, GenerateOptions, Prompt, Terms, Timings, Token, TokenLogprobs,
+    Engine, FinishReason, GenerateOptions, Pooling, Prompt, Terms, Timings, Token, TokenLogprobs,
     ValidRequest,
 };
 use tokio::sync::mpsc;
@@ -35,6 +35,8 @@ pub struct Job {
     pub default_max_tokens: Option<usize>,
     /// What becomes of a prompt that is too long.
     pub truncate: Truncate,
+    /// Vectors are wanted, no tokens (`max_tokens` is 0 then).
+    pub embed: Option<Pooling>,
     /// On which terms.
     pub terms: Terms,
     /// What its tokens are charged to.
@@ -127,6 +129,8 @@ pub struct Piece {
     pub token: Option<Token>,
     /// Log probabilities of its prompt, with the first piece, where they are wanted.
     pub prompt: Option<Arc<[Option<TokenLogprobs>]>>,
+    /// The vector of its prompt, where that is wanted.
+    pub embedding: Option<Arc<[f32]>>,
     /// Set with the last piece.
     pub finish: Option<FinishReason>,
 }
@@ -152,6 +156,7 @@ impl Running {
             options,
             default_max_tokens,
             truncate,
+            embed,
             terms,
             permit,
         } = work;
@@ -174,6 +179,7 @@ impl Running {
                 options,
                 default_max_tokens,
                 truncate,
+                embed,
             };
             (check(&checker, prompts, wishes), place)
         });
@@ -263,6 +269,7 @@ impl Running {
                     choice: update.choice,
                     token: drawn.token.filter(|_| !self.draws_nothing),
                     prompt: drawn.prompt,
+                    embedding: drawn.embedding,
                     finish: choice.finish,
                 })
             }
@@ -406,6 +413,7 @@ struct Wishes {
     options: GenerateOptions,
     default_max_tokens: Option<usize>,
     truncate: Truncate,
+    embed: Option<Pooling>,
 }
 
 /// Tokenises the prompts and checks `n` requests of each.
@@ -437,6 +445,15 @@ fn check_all(
     mut wishes: Wishes,
 ) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
     let engine = &model.engine;
+    if let Some(pooling) = wishes.embed {
+        let check = |prompt| Ok(engine.check_embedding(&prompt, pooling)?);
+        let requests: Vec<ValidRequest> = prompts
+            .into_iter()
+            .map(check)
+            .collect::<Result<_, ApiError>>()?;
+        let ids = requests.iter().map(|request| request.prompt_ids().to_vec());
+        return Ok((ids.collect(), requests));
+    }
     let n = wishes.n;
     let asked = wishes.cut_to(engine.context());
     let mut ids = Vec::with_capacity(prompts.len());

@@ -44,9 +44,9 @@ pub const GENERATION: &[RefusedField] = &[
     row("guided_regex", NOT_CONSTRAINED, never),
     row("guided_choice", NOT_CONSTRAINED, never),
     row("guided_grammar", NOT_CONSTRAINED, never),
-    row("grammar", NOT_CONSTRAINED, is_empty),
+    row("grammar", NOT_CONSTRAINED, |v| v == ""),
     row("json_schema", NOT_CONSTRAINED, never),
-    row("bad_words", "forbid tokens by logit_bias", is_empty),
+    row("bad_words", "forbid tokens by logit_bias", is_empty_list),
     row("allowed_token_ids", "forbid tokens by logit_bias", never),
     row("min_tokens", "forbid the end by ignore_eos", |v| v == 0),
     row(
@@ -78,8 +78,8 @@ pub const GENERATION: &[RefusedField] = &[
 
 /// Refused in conversations.
 pub const CHAT: &[RefusedField] = &[
-    row("tools", NO_TOOLS, is_empty),
-    row("functions", NO_TOOLS, is_empty),
+    row("tools", NO_TOOLS, is_empty_list),
+    row("functions", NO_TOOLS, is_empty_list),
     row("tool_choice", NO_TOOLS, |v| v == "none" || v == "auto"),
     row("function_call", NO_TOOLS, |v| v == "none" || v == "auto"),
     row("audio", TEXT_ONLY, never),
@@ -108,11 +108,11 @@ pub const CHAT: &[RefusedField] = &[
     row(
         "chat_template_kwargs",
         "templates take no arguments",
-        is_empty,
+        is_empty_object,
     ),
     row("add_generation_prompt", SERVER_TEMPLATE, is_true),
     row("continue_final_message", SERVER_TEMPLATE, is_false),
-    row("documents", TEXT_ONLY, is_empty),
+    row("documents", TEXT_ONLY, is_empty_list),
 ];
 
 /// Refused by `/v1/completions`.
@@ -127,7 +127,11 @@ pub const COMPLETIONS: &[RefusedField] = &[
         "send token ids to lay out the prompt to the last token",
         is_true,
     ),
-    row("prompt_embeds", "prompts are texts or token ids", is_empty),
+    row(
+        "prompt_embeds",
+        "prompts are texts or token ids",
+        is_empty_list,
+    ),
 ];
 
 /// Refused by `/v1/inference`, where a request has one answer.
@@ -146,6 +150,17 @@ pub const INFERENCE: &[RefusedField] = &[
         never,
     ),
     row("echo", "only /v1/completions repeats its prompt", is_false),
+];
+
+/// Refused by `/v1/embeddings`.
+pub const EMBEDDINGS: &[RefusedField] = &[
+    row("truncate", "send texts that fit into the context", is_false),
+    row(
+        "truncate_prompt_tokens",
+        "send texts that fit into the context",
+        never,
+    ),
+    row("normalize", "vectors have length 1", is_true),
 ];
 
 /// Refused inside `stream_options`.
@@ -206,11 +221,10 @@ fn is_one(value: &Value) -> bool {
     value.as_f64() == Some(1.0)
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Array(values) => values.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
-    }
+fn is_empty_list(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty)
+}
+
+fn is_empty_object(value: &Value) -> bool {
+    value.as_object().is_some_and(serde_json::Map::is_empty)
 }

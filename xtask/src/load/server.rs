@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use super::options::{LoadPlan, Target};
-use crate::process::{cargo, output, run};
+use crate::process::{cargo, run, target_folder};
 
 /// The model inside the program, as a file.
 const EMBEDDED: &str = "crates/bitnet-cli/assets/stories-5m.I2_S.gguf";
@@ -66,7 +65,11 @@ impl Subject {
         Subject::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Result<Subject> {
+    /// Starts a server by `command` and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// When it ends before that, with what it said.
+    pub fn spawn(mut command: Command) -> Result<Subject> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -116,10 +119,7 @@ fn address_in(line: &str) -> Option<SocketAddr> {
 }
 
 fn release_folder(root: &Path) -> Result<PathBuf> {
-    let args = ["metadata", "--format-version", "1", "--no-deps"];
-    let metadata: Value = serde_json::from_str(&output(cargo().current_dir(root).args(args))?)?;
-    let target = metadata["target_directory"].as_str();
-    Ok(PathBuf::from(target.context("cargo metadata names no target directory")?).join("release"))
+    Ok(target_folder(root)?.join("release"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::models;
 use super::options::PeersOptions;
 use super::plan::{Comparison, Contender, PeerJob, Timed};
 use super::statistics::Sample;
-use crate::process::{cargo, output, run};
+use crate::process::{cargo, output, run, target_folder};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -172,15 +172,6 @@ fn output_of_lines(command: &mut Command, texts: &[String]) -> Result<String> {
     let done = child.wait_with_output()?;
     ensure!(done.status.success(), "{}: bitnet tokenize", done.status);
     Ok(String::from_utf8(done.stdout)?)
-}
-
-fn target_folder(root: &Path) -> Result<PathBuf> {
-    let args = ["metadata", "--format-version", "1", "--no-deps"];
-    let metadata: Value = serde_json::from_str(&output(cargo().current_dir(root).args(args))?)?;
-    let folder = metadata["target_directory"].as_str();
-    Ok(folder
-        .context("cargo metadata names no target folder")?
-        .into())
 }
 
 fn build_llama_cpp(root: &Path, target: &Path, flags: &str) -> Result<()> {

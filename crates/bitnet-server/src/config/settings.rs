@@ -11,7 +11,7 @@ use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
     AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LoopbackInference,
-    SettingValue,
+    PoolingChoice, SettingValue,
 };
 
 /// When a changed setting takes effect.
@@ -229,6 +229,8 @@ settings! {
         restart keep_previous: [Duration] = seconds(300), Within(seconds(0)..=DAY);
         /// Time between the steps of a swap of strategy `rolling`: 10, 50 and 100 percent of new requests.
         restart rolling_step: [Duration] = seconds(10), Within(seconds(0)..=DAY);
+        /// How `/v1/embeddings` pools hidden states. `model`: as the model's files say, or not at all.
+        restart pooling: [PoolingChoice] = PoolingChoice::Model, Any;
     }
 
     /// How much is done at once.

@@ -374,3 +374,17 @@ words! {
         Json = "json",
     }
 }
+
+words! {
+    /// How `/v1/embeddings` makes a vector of a text.
+    PoolingChoice {
+        /// As the model's files say; models whose files say nothing have no embeddings.
+        Model = "model",
+        /// The state of the last token.
+        Last = "last",
+        /// The mean over all tokens.
+        Mean = "mean",
+        /// The state of the first token.
+        Cls = "cls",
+    }
+}

@@ -151,11 +151,13 @@ fn message(index: usize, value: Value) -> Result<Message, ApiError> {
 }
 
 fn text_part(path: &str, value: Value) -> Result<String, ApiError> {
-    let kind = value.get("type").and_then(Value::as_str).unwrap_or("text");
-    if kind != "text" {
-        let kind = shortened(&Value::from(kind));
-        let why = format!("{kind} parts cannot be read, only \"text\"");
-        return Err(ApiError::unsupported(format!("{path}.type"), why));
+    match value.get("type") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(kind)) if kind == "text" => {}
+        Some(kind) => {
+            let why = format!("{} parts cannot be read, only \"text\"", shortened(kind));
+            return Err(ApiError::unsupported(format!("{path}.type"), why));
+        }
     }
     match value.get("text").and_then(Value::as_str) {
         Some(text) => Ok(text.to_owned()),

@@ -20,8 +20,8 @@ use crate::fields::Fields;
 use crate::generation_request::{GenerationRequest, Shown, StreamUsage};
 use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
+use crate::prompts;
 use crate::running::{Piece, Prompts, Running};
-use crate::sampling::token_id;
 use crate::sse::{self, Events, Wire};
 use crate::token_text::{CompletionLogprobs, PromptLogprobs};
 use crate::unsupported;
@@ -41,7 +41,13 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let mut request =
         GenerationRequest::read(&app, &caller, &mut fields, unsupported::COMPLETIONS).await?;
-    let prompts = prompts(fields.need("prompt")?, &app.limits)?;
+    let prompts = prompts::read(
+        "prompt",
+        fields.need("prompt")?,
+        app.limits.max_choices,
+        // Names of special tokens are read as such: whoever uses this route lays out the text themselves.
+        Prompt::Markup,
+    )?;
     check_choices(&mut fields, request.n, prompts.len(), &app.limits)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     request.options.max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
@@ -63,45 +69,6 @@ pub async fn create(
         return Ok(sse::response(running, writer, app.limits.ping_interval));
     }
     writer.collect(running).await
-}
-
-/// A text, ids, or a list of either.
-fn prompts(value: Value, limits: &ServerLimits) -> Result<Vec<Prompt>, ApiError> {
-    let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
-    let values = match value {
-        // Names of special tokens are read as such: whoever uses this route lays out the text themselves.
-        Value::String(text) => return Ok(vec![Prompt::Markup(text)]),
-        Value::Array(values) if !values.is_empty() => values,
-        other => return Err(ApiError::invalid("prompt", &other, expected)),
-    };
-    if values[0].is_number() {
-        return Ok(vec![Prompt::Ids(ids("prompt", &values)?)]);
-    }
-    if values.len() > limits.max_choices {
-        let expected = format!("at most {} prompts", limits.max_choices);
-        return Err(ApiError::invalid("prompt", &Value::Array(values), expected));
-    }
-    values
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| match value {
-            Value::String(text) => Ok(Prompt::Markup(text)),
-            Value::Array(values) => Ok(Prompt::Ids(ids(&format!("prompt[{index}]"), &values)?)),
-            other => Err(ApiError::invalid(
-                format!("prompt[{index}]"),
-                &other,
-                expected,
-            )),
-        })
-        .collect()
-}
-
-fn ids(path: &str, values: &[Value]) -> Result<Vec<u32>, ApiError> {
-    let id = |(index, value): (usize, &Value)| {
-        token_id(value)
-            .ok_or_else(|| ApiError::invalid(format!("{path}[{index}]"), value, "a token id"))
-    };
-    values.iter().enumerate().map(id).collect()
 }
 
 fn check_choices(

@@ -4,11 +4,13 @@ pub mod admin;
 pub mod chat;
 pub mod completions;
 pub mod devices;
+pub mod embeddings;
 pub mod health;
 pub mod inference;
 pub mod management;
 pub mod metrics;
 pub mod models;
+pub mod openapi;
 pub mod stats;
 pub mod tokens;
 
@@ -35,6 +37,7 @@ pub fn access() -> AccessTable {
     AccessTable::new(&[
         infer(Method::POST, "/v1/chat/completions"),
         infer(Method::POST, "/v1/completions"),
+        infer(Method::POST, "/v1/embeddings"),
         infer(Method::POST, "/v1/inference"),
         infer(Method::POST, "/v1/inference/stream"),
         infer(Method::GET, "/v1/models"),
@@ -53,6 +56,7 @@ pub fn access() -> AccessTable {
         infer(Method::GET, "/version"),
         infer(Method::GET, "/v1/stats"),
         infer(Method::GET, "/v1/devices"),
+        infer(Method::GET, "/openapi.json"),
         (Method::GET, "/metrics", RouteAccess::Metrics),
         probe("/health/live"),
         probe("/health/ready"),
@@ -77,6 +81,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/inference", post(inference::create))
         .route("/v1/inference/stream", post(inference::stream))
         .route("/v1/models", get(models::list))
@@ -107,6 +112,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/admin/page.css", get(admin::style))
         .route("/admin/icon.svg", get(admin::icon))
         .route("/version", get(health::version))
+        .route("/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::text))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

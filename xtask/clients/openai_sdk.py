@@ -1,0 +1,167 @@
+"""OpenAI's Python SDK, major versions 2 and 3: every call that applications make of it."""
+
+import base64
+import os
+import struct
+import subprocess
+import threading
+import time
+
+import openai
+
+URL, MODEL = os.environ["BITNET_URL"], os.environ["BITNET_MODEL"]
+client = openai.OpenAI(base_url=URL + "/v1", api_key="unused")
+HELLO = [{"role": "user", "content": "Once upon a time"}]
+
+
+def raises(kind, call, code=None, param=None):
+    try:
+        call()
+    except kind as error:
+        assert code is None or error.code == code, error.code
+        assert param is None or error.param == param, error.param
+        return error
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def models():
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).object == "model"
+
+
+def chat():
+    ask = dict(model=MODEL, messages=HELLO, max_tokens=12, seed=1)
+    whole = client.chat.completions.create(**ask)
+    text = whole.choices[0].message.content
+    assert text and whole.usage.completion_tokens <= 12
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert whole.system_fingerprint.startswith("bitnet-")
+
+    pieces, usage = [], None
+    options = {"include_usage": True}
+    for chunk in client.chat.completions.create(**ask, stream=True, stream_options=options):
+        if chunk.choices:
+            pieces.append(chunk.choices[0].delta.content or "")
+        else:
+            usage = chunk.usage
+    assert "".join(pieces) == text, (pieces, text)
+    assert usage == whole.usage or usage.total_tokens == whole.usage.total_tokens
+
+    # The SDK's own assembling of a stream, which takes an answer that was cut off for an error.
+    raises(openai.LengthFinishReasonError, lambda: assembled(max_tokens=1))
+    sentence = assembled(temperature=0, stop=".").choices[0]
+    assert sentence.finish_reason == "stop" and sentence.message.content
+
+    several = client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_completion_tokens=4, n=2, logprobs=True, top_logprobs=3
+    )
+    assert [choice.index for choice in several.choices] == [0, 1]
+    for token in several.choices[0].logprobs.content:
+        assert len(token.top_logprobs) == 3 and token.logprob <= 0
+
+
+def assembled(**extra):
+    with client.chat.completions.stream(model=MODEL, messages=HELLO, **extra) as stream:
+        kinds = {event.type for event in stream}
+        assert "content.delta" in kinds, kinds
+        return stream.get_final_completion()
+
+
+def completions():
+    ask = dict(model=MODEL, max_tokens=5, temperature=0)
+    two = client.completions.create(prompt=["The cat", "A dog"], n=2, logprobs=2, echo=True, **ask)
+    assert [choice.index for choice in two.choices] == [0, 1, 2, 3]
+    assert two.choices[0].text.startswith("The cat") and two.choices[3].text.startswith("A dog")
+    found = two.choices[0].logprobs
+    assert found.token_logprobs[0] is None and len(found.tokens) == len(found.text_offset)
+    whole = client.completions.create(prompt="The cat", **ask).choices[0].text
+    stream = client.completions.create(prompt="The cat", stream=True, **ask)
+    assert "".join(chunk.choices[0].text for chunk in stream) == whole
+
+
+def errors():
+    raises(
+        openai.NotFoundError,
+        lambda: client.chat.completions.create(model="nobody", messages=HELLO),
+        "model_not_found",
+        "model",
+    )
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    raises(
+        openai.BadRequestError,
+        lambda: client.chat.completions.create(model=MODEL, messages=HELLO, tools=tools),
+        "unsupported_parameter",
+        "tools",
+    )
+    raises(
+        openai.BadRequestError,
+        lambda: client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=10**6),
+        "context_length_exceeded",
+        "max_tokens",
+    )
+    raises(openai.BadRequestError, lambda: client.completions.create(model=MODEL, prompt=[]))
+
+
+def asynchronous():
+    import asyncio
+
+    async def ask():
+        async with openai.AsyncOpenAI(base_url=URL + "/v1", api_key="unused") as client:
+            calls = [
+                client.chat.completions.create(
+                    model=MODEL, messages=HELLO, max_tokens=8, temperature=0
+                )
+                for _ in range(8)
+            ]
+            return [answer.choices[0].message.content for answer in await asyncio.gather(*calls)]
+
+    assert len(set(asyncio.run(ask()))) == 1
+
+
+class Served:
+    """A server of our own, for what cannot be asked of one that others use."""
+
+    def __init__(self, *flags):
+        command = [os.environ["BITNET_PROGRAM"], "serve", *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if line.startswith("serving "):
+                self.url = "http://" + line.split(" on http://")[1].split(": ")[0]
+                return
+        raise AssertionError("the server did not start")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+def retries_after_429():
+    """The SDK waits as Retry-After says and is served when there is room again."""
+    flags = ["--port", "0", "--max-concurrent-requests", "1", "--max-queued-requests", "127"]
+    with Served(*flags) as server:
+
+        def ask(retries, **extra):
+            client = openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=retries)
+            return client.completions.create(model="default", prompt="Once", **extra)
+
+        # 128 choices, one at a time: seconds of work, until this stream is closed.
+        endless = {"ignore_eos": True}
+        stream = ask(0, n=128, max_tokens=200, stream=True, extra_body=endless)
+        next(iter(stream))
+        refused = raises(openai.RateLimitError, lambda: ask(0, max_tokens=1), "queue_full")
+        assert int(refused.response.headers["retry-after"]) >= 1
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(ask(5, max_tokens=1)))
+        waiting.start()
+        time.sleep(0.3)  # it is refused at least once
+        stream.close()
+        waiting.join()
+        assert answers[0].usage.completion_tokens == 1
+
+
+for check in (models, chat, completions, errors, asynchronous, retries_after_429):
+    check()
+    print(f"openai {openai.__version__}: {check.__name__} ok", flush=True)
