@@ -48,6 +48,8 @@ pub struct ServerLimits {
     pub queue_timeout: Option<Duration>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
+    /// Whether `/health` answers 200 while the server is degraded.
+    pub degraded_ok: bool,
     /// Whether `/admin` answers.
     pub shows_admin_page: bool,
 }
@@ -89,6 +91,7 @@ impl From<&ServerConfig> for ServerLimits {
             request_timeout: server.request_timeout,
             queue_timeout: performance.queue_timeout,
             shows_metrics: config.monitoring.prometheus_enabled,
+            degraded_ok: config.monitoring.degraded_ok,
             shows_admin_page: config.monitoring.admin_page,
         }
     }

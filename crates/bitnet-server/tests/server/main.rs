@@ -17,6 +17,8 @@ mod lifecycle;
 mod logs;
 mod properties;
 mod stats;
+#[cfg(feature = "opentelemetry")]
+mod telemetry;
 mod tls;
 mod tokens;
 mod wire;
