@@ -12,9 +12,12 @@
 //! - [`load`]: a server under load
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
+//! - [`admin_page`]: the page `/admin` in a real browser
+//! - [`served`]: a server of this tree
 //! - [`cross`]: a standard library for a target that the toolchain does not carry
 //! - [`process`]: running a tool and failing with its name
 
+mod admin_page;
 mod cross;
 mod documents;
 mod load;
@@ -22,6 +25,7 @@ mod monitoring;
 mod neon;
 mod peers;
 mod process;
+mod served;
 mod tidy;
 mod wasm;
 
@@ -46,23 +50,14 @@ fn main() -> ExitCode {
         ["load", options @ ..] => load::run(&root(), options),
         ["soak", options @ ..] => load::soak(&root(), options),
         ["monitoring"] => monitoring::run(&root()),
+        ["admin-page"] => admin_page::run(&root()),
         ["peers", options @ ..] => peers::run(&root(), options),
         ["--help" | "-h" | "help"] => {
-            println!(
-                "{USAGE}\n{}\n{}\n{}",
-                monitoring::USAGE,
-                load::USAGE,
-                peers::USAGE
-            );
+            println!("{}", usage());
             Ok(())
         }
         _ => {
-            eprintln!(
-                "{USAGE}\n{}\n{}\n{}",
-                monitoring::USAGE,
-                load::USAGE,
-                peers::USAGE
-            );
+            eprintln!("{}", usage());
             return ExitCode::from(2);
         }
     };
@@ -73,6 +68,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// All commands.
+fn usage() -> String {
+    [
+        USAGE,
+        monitoring::USAGE,
+        admin_page::USAGE,
+        load::USAGE,
+        peers::USAGE,
+    ]
+    .join("\n")
 }
 
 /// The repository's root: the parent of this crate's folder.
