@@ -70,11 +70,6 @@ pub fn run(root: &Path) -> Result<()> {
             .args(["check", "config"])
             .arg(&config),
     )?;
-    run_tool(
-        cargo()
-            .current_dir(root)
-            .args(["build", "-q", "-p", "bitnet-cli"]),
-    )?;
 
     let folder = root.join("target/xtask/monitoring");
     if folder.exists() {
