@@ -13,9 +13,12 @@
 //! - [`clients`]: real clients of the server
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
+//! - [`admin_page`]: the page `/admin` in a real browser
+//! - [`served`]: a server of this tree
 //! - [`cross`]: a standard library for a target that the toolchain does not carry
 //! - [`process`]: running a tool and failing with its name
 
+mod admin_page;
 mod clients;
 mod cross;
 mod documents;
@@ -24,6 +27,7 @@ mod monitoring;
 mod neon;
 mod peers;
 mod process;
+mod served;
 mod tidy;
 mod wasm;
 
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         ["soak", options @ ..] => load::soak(&root(), options),
         ["monitoring"] => monitoring::run(&root()),
         ["clients", options @ ..] => clients::run(&root(), options),
+        ["admin-page"] => admin_page::run(&root()),
         ["peers", options @ ..] => peers::run(&root(), options),
         ["--help" | "-h" | "help"] => {
             println!("{}", usage());
@@ -68,10 +73,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// All commands.
 fn usage() -> String {
     let parts = [
         USAGE,
         monitoring::USAGE,
+        admin_page::USAGE,
         load::USAGE,
         clients::USAGE,
         peers::USAGE,

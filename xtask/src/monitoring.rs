@@ -12,17 +12,18 @@ mod http;
 mod queries;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::process::{cargo, find, run as run_tool};
+use crate::process::{find, run as run_tool};
+use crate::served::{Owned, Served};
 use queries::Query;
 
 /// One line of the usage.
@@ -38,9 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Clients at once: more than run and wait under [`SERVER_FLAGS`], so that some are refused.
 const N_CLIENTS: usize = 6;
 /// Few places, so that there is a queue, and measurements as often as scrapes.
-const SERVER_FLAGS: [&str; 8] = [
-    "--port",
-    "0",
+const SERVER_FLAGS: [&str; 6] = [
     "--max-concurrent-requests",
     "2",
     "--max-queued-requests",
@@ -48,17 +47,6 @@ const SERVER_FLAGS: [&str; 8] = [
     "--metrics-interval",
     "1s",
 ];
-
-/// A process that ends with its owner.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Runs everything.
 ///
@@ -82,18 +70,14 @@ pub fn run(root: &Path) -> Result<()> {
             .args(["check", "config"])
             .arg(&config),
     )?;
-    run_tool(
-        cargo()
-            .current_dir(root)
-            .args(["build", "-q", "-p", "bitnet-cli"]),
-    )?;
 
     let folder = root.join("target/xtask/monitoring");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let (_server, server_address) = start_server(root)?;
+    let server = Served::start(root, &SERVER_FLAGS)?;
+    let server_address = server.address;
     let (_prometheus, prometheus_address) = start_prometheus(root, &folder, server_address)?;
     load(server_address);
 
@@ -114,41 +98,8 @@ pub fn run(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn start_server(root: &Path) -> Result<(Running, SocketAddr)> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), Into::into);
-    let mut child = Command::new(target.join("debug/bitnet"))
-        .arg("serve")
-        .args(SERVER_FLAGS)
-        .env("BITNET_LOG", "error")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("could not start bitnet serve")?;
-    let stderr = child.stderr.take().context("no standard error")?;
-    let server = Running(child);
-    let mut lines = BufReader::new(stderr).lines();
-    for line in lines.by_ref() {
-        let line = line?;
-        let address = line
-            .split("http://")
-            .nth(1)
-            .and_then(|rest| rest.split(": ").next()?.parse().ok());
-        if let Some(address) = address {
-            // What it says later must not fill the pipe.
-            thread::spawn(move || lines.for_each(|line| eprintln!("{}", line.unwrap_or_default())));
-            return Ok((server, address));
-        }
-    }
-    bail!("bitnet serve ended without telling an address")
-}
-
 /// Prometheus with the shipped configuration, on this server and at a scrape a second.
-fn start_prometheus(
-    root: &Path,
-    folder: &Path,
-    server: SocketAddr,
-) -> Result<(Running, SocketAddr)> {
+fn start_prometheus(root: &Path, folder: &Path, server: SocketAddr) -> Result<(Owned, SocketAddr)> {
     let shipped = fs::read_to_string(root.join("deploy/prometheus/prometheus.yaml"))?;
     let config = shipped
         .replace("127.0.0.1:8080", &server.to_string())
@@ -179,7 +130,7 @@ fn start_prometheus(
         .stderr(log)
         .spawn()
         .context("could not start prometheus")?;
-    let prometheus = Running(child);
+    let prometheus = Owned(child);
     let deadline = Instant::now() + PATIENCE;
     while http::get(address, "/-/ready").is_none_or(|(status, _)| status != 200) {
         if Instant::now() > deadline {

@@ -19,6 +19,7 @@ use crate::model_manager::policy::ModelPolicy;
 use crate::model_manager::registry::ModelRegistry;
 use crate::request_log::RequestLog;
 use crate::running::{Job, Running};
+use crate::telemetry::Telemetry;
 
 /// The state that routes share.
 pub struct App {
@@ -32,6 +33,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// What is written about requests.
     pub log: RequestLog,
+    /// What exports traces, if anything does.
+    pub telemetry: Option<Telemetry>,
     /// Room for bodies that arrive, in units of [`BODY_UNIT`] bytes.
     pub bodies: Arc<Semaphore>,
     /// Room for texts that are tokenised without being put in the queue.
@@ -61,6 +64,7 @@ impl App {
             limits,
             metrics: Arc::new(Metrics::new(LONGEST_CONTEXT)),
             log: RequestLog::default(),
+            telemetry: None,
             bodies: Arc::new(Semaphore::new(
                 (limits.max_arriving / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS),
             )),

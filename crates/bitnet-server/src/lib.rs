@@ -12,7 +12,7 @@
 //! write the answer. [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
 //! [`health_check`] asks another one.
 //!
-//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`machine`] the hardware, [`error`] every error.
+//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`error`] every error.
 //!
 //! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
 //! `.await`, and work crosses threads by bounded channels.
@@ -55,6 +55,7 @@ pub mod server;
 pub mod service_manager;
 pub mod sse;
 pub mod tally;
+pub mod telemetry;
 pub mod tls;
 pub mod token_text;
 pub mod transport;

@@ -53,6 +53,8 @@ pub struct ServerLimits {
     pub pooling: Option<Pooling>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
+    /// Whether `/health` answers 200 while the server is degraded.
+    pub degraded_ok: bool,
     /// Whether `/admin` answers.
     pub shows_admin_page: bool,
 }
@@ -100,6 +102,7 @@ impl From<&ServerConfig> for ServerLimits {
                 PoolingChoice::Cls => Some(Pooling::Cls),
             },
             shows_metrics: config.monitoring.prometheus_enabled,
+            degraded_ok: config.monitoring.degraded_ok,
             shows_admin_page: config.monitoring.admin_page,
         }
     }

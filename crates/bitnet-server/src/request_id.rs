@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
@@ -17,9 +17,13 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
 use crate::request_log::{AccessLine, AdminAction, AuditLine, AuditTarget};
+use crate::telemetry::RequestTrace;
 
 /// The header that carries it: the client's own name, or ours.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// W3C's header that names a trace and the span in it.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Longest name that is taken from a client.
 const MAX_LENGTH: usize = 128;
@@ -27,13 +31,22 @@ const MAX_LENGTH: usize = 128;
 /// Milliseconds from the request's headers to its answer's, as OpenAI's clients log them.
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 
-tokio::task_local! {
-    /// The name of the request that this task answers.
-    static CURRENT: Arc<str>;
+/// What the parts of a request are told by.
+#[derive(Debug, Default)]
+pub struct RequestContext {
+    /// Its name.
+    pub id: String,
+    /// Its trace, where traces are exported.
+    pub trace: Option<RequestTrace>,
 }
 
-/// The name of the request that the caller's task answers; empty outside of one.
-pub fn current() -> Arc<str> {
+tokio::task_local! {
+    /// The request that this task answers.
+    static CURRENT: Arc<RequestContext>;
+}
+
+/// The request that the caller's task answers; nameless outside of one.
+pub fn current() -> Arc<RequestContext> {
     CURRENT.try_with(Arc::clone).unwrap_or_default()
 }
 
@@ -46,9 +59,12 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         HeaderValue::try_from(app.new_id("req-")).expect("hexadecimal digits are a header")
     });
     let mut entry = Entry::new(&app, &request, shown(&id));
-    let name: Arc<str> = shown(&id).into();
-    let span = tracing::info_span!("request", id = &*name);
-    let answered = CURRENT.scope(name, next.run(request));
+    let context = Arc::new(RequestContext {
+        id: shown(&id).to_owned(),
+        trace: trace(&app, &request, route.as_ref(), shown(&id)),
+    });
+    let span = tracing::info_span!("request", id = &*context.id);
+    let answered = CURRENT.scope(context.clone(), next.run(request));
     let mut response = answered.instrument(span).await;
     if let Some(name) = response.extensions().get::<StreamName>() {
         // Nobody has polled the stream yet, so nobody has set it.
@@ -61,6 +77,9 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
     if let Some(error) = error {
         let (_, _, code) = error.code.row();
         app.metrics.request_failed(code);
+        if let Some(trace) = &context.trace {
+            trace.refused(code);
+        }
         if matches!(
             error.code,
             ErrorCode::QueueFull | ErrorCode::RateLimitExceeded | ErrorCode::ShuttingDown
@@ -79,6 +98,10 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         "answered"
     );
     let headers = response.headers_mut();
+    let traceparent = context.trace.as_ref().map(RequestTrace::traceparent);
+    if let Some(Ok(value)) = traceparent.map(HeaderValue::try_from) {
+        headers.insert(TRACEPARENT, value);
+    }
     headers.insert(REQUEST_ID, id);
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert(PROCESSING, HeaderValue::from(milliseconds));
@@ -90,6 +113,19 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         return response;
     }
     response.map(|body| Body::new(Logged { body, entry }))
+}
+
+/// The trace of a request that runs a model; looking at the server is not traced.
+fn trace(
+    app: &App,
+    request: &Request,
+    route: Option<&MatchedPath>,
+    id: &str,
+) -> Option<RequestTrace> {
+    let telemetry = app.telemetry.as_ref()?;
+    let is_traced = request.method() == Method::POST;
+    let route = route.filter(|_| is_traced)?;
+    Some(telemetry.request(route.as_str(), request.headers(), id))
 }
 
 /// What the logs will say of a request: written when this is dropped, with the last byte of the answer or without one.

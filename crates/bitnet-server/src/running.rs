@@ -20,7 +20,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::metrics::recent::WaitingRequest;
 use crate::metrics::{CancelPhase, Finished, Metrics, RequestEnd};
 use crate::model::LoadedModel;
-use crate::request_id;
+use crate::request_id::{self, RequestContext};
 use crate::usage::milliseconds;
 
 /// What a request asks the engine for.
@@ -100,7 +100,7 @@ struct Account {
     permit: Option<Arc<Permit>>,
     max_tokens: Option<usize>,
     n: usize,
-    request_id: Arc<str>,
+    context: Arc<RequestContext>,
     span: tracing::Span,
 }
 
@@ -165,7 +165,7 @@ impl Running {
             permit,
             max_tokens: options.max_tokens,
             n,
-            request_id: request_id::current(),
+            context: request_id::current(),
             span: tracing::Span::current(),
         };
         let draws_nothing = options.max_tokens == Some(0);
@@ -362,7 +362,7 @@ impl Drop for Running {
         };
         let drawn = self.choices.iter().map(|choice| choice.n_tokens);
         let finished = Finished {
-            request_id: &self.account.request_id,
+            request_id: &self.account.context.id,
             model: &self.model.id,
             ended,
             latency: self.started.elapsed(),
@@ -383,6 +383,9 @@ impl Drop for Running {
             n_accepted: total(|timings| timings.n_accepted),
         };
         metrics.request_finished(&finished);
+        if let Some(trace) = &self.account.context.trace {
+            trace.finished(&finished);
+        }
         let _entered = self.account.span.enter();
         tracing::info!(
             model = finished.model,

@@ -14,6 +14,7 @@ use bitnet_server::model_manager::policy::{self, ModelOrigin, ModelPolicy};
 use bitnet_server::model_manager::version;
 use bitnet_server::process::{self, Process, ProcessError};
 use bitnet_server::request_log::RequestLog;
+use bitnet_server::telemetry::{Telemetry, TelemetryOptions};
 use bitnet_server::{App, LoadedModel, ServerLimits, Stopped};
 use bytes::Bytes;
 use clap::Args;
@@ -24,7 +25,7 @@ use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
 use crate::model_source::{self, LoadExtras, ModelSource};
-use crate::output::{Out, notice, warning};
+use crate::output::{Out, notice};
 use crate::prompt::TextSource;
 use crate::units;
 
@@ -98,9 +99,12 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         out.flush()?;
         return Ok(Exit::Ok);
     }
-    if config.monitoring.opentelemetry_enabled {
-        warning("monitoring.opentelemetry_enabled is true, and this build exports no traces");
-    }
+    let telemetry = config
+        .monitoring
+        .opentelemetry_enabled
+        .then(|| Telemetry::start(&TelemetryOptions::of_process(&config.monitoring)))
+        .transpose()
+        .map_err(|e| CliError::usage(e.to_string(), "docs/metrics.md has a section on traces"))?;
     // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
     process::set_log_level(&config, env.log.is_some(), &log)
         .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
@@ -179,11 +183,11 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
             "check monitoring.audit_log_file and who may write there",
         )
     })?;
-    let app = Arc::new(
-        App::new(ServerLimits::from(config))
-            .with_log(request_log)
-            .with_policy(policy),
-    );
+    let mut app = App::new(ServerLimits::from(config))
+        .with_log(request_log)
+        .with_policy(policy);
+    app.telemetry = telemetry;
+    let app = Arc::new(app);
     let model = LoadedModel::start(name.as_str(), engine, Some(&version), &app)
         .map_err(|e| CliError::runtime(format!("the engine's thread cannot start: {e}"), ""))?;
     app.models.insert(model);

@@ -74,6 +74,7 @@ function text(id, value) {
 /** Fills a table; `textColumns` are left aligned. */
 function rows(id, cells, textColumns) {
   const body = $(id).tBodies[0];
+  for (const index of textColumns) $(id).tHead.rows[0].cells[index].className = "text";
   body.replaceChildren(
     ...cells.map((row) => {
       const line = document.createElement("tr");
@@ -359,7 +360,7 @@ async function ask(content) {
       if (event.error) throw new HttpError(500, event.error.message);
       usage = event.usage ?? usage;
       words += event.choices[0]?.delta?.content ?? "";
-      answer.textContent = words || "…";
+      answer.textContent = words.trimStart() || "…";
       answer.scrollIntoView({ block: "end" });
     }
   } catch (error) {

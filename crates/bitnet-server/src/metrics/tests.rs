@@ -79,7 +79,7 @@ fn all() -> Metrics {
         before: &EngineLoad::default(),
         after: &load(),
         read,
-        time: Duration::from_millis(9),
+        time: Duration::from_millis(500),
     };
     metrics.step(MODEL, &step);
     let start = Instant::now();
@@ -188,7 +188,7 @@ fn samples_have_labels_buckets_and_sums() {
         format!("vllm:request_prompt_tokens_bucket{{{model},le=\"2000.0\"}} 1"),
         format!("vllm:cache_config_info{{{model},block_size=\"16\",num_gpu_blocks=\"100\"}} 1"),
         r#"bitnet_kv_blocks{model="m\"1\\",state="free"} 25"#.into(),
-        r#"bitnet_achieved_bandwidth_bytes_per_second{model="m\"1\\"} 100000"#.into(),
+        r#"bitnet_achieved_bandwidth_bytes_per_second{model="m\"1\\"} 1800"#.into(),
         r#"bitnet_engine_step_seconds_count{model="m\"1\\",phase="prefill"} 2"#.into(),
         "bitnet_request_failures_total{code=\"invalid_value\"} 1".into(),
     ] {

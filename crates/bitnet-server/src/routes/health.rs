@@ -48,6 +48,7 @@ pub async fn detail(State(app): State<Arc<App>>) -> Response {
     let not_ready = not_ready(&app);
     let (status, code) = match (&dead, &not_ready) {
         (Some(_), _) => ("unhealthy", StatusCode::SERVICE_UNAVAILABLE),
+        (None, Some(_)) if app.limits.degraded_ok => ("degraded", StatusCode::OK),
         (None, Some(_)) => ("degraded", StatusCode::SERVICE_UNAVAILABLE),
         (None, None) => ("healthy", StatusCode::OK),
     };
@@ -63,6 +64,7 @@ pub async fn detail(State(app): State<Arc<App>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "draining": app.is_draining(),
         "components": components,
+        "system_metrics": app.metrics.stats().process,
     });
     (code, Json(body)).into_response()
 }

@@ -15,6 +15,8 @@ use bitnet_server::model_manager::policy::ModelPolicy;
 use bitnet_server::model_manager::version;
 use bitnet_server::request_log::RequestLog;
 use bitnet_server::routes;
+#[cfg(feature = "opentelemetry")]
+use bitnet_server::telemetry::Telemetry;
 use bitnet_server::tls::TlsIdentity;
 use bitnet_server::{App, Ending, LoadedModel, Server, ServerLimits, Stopped};
 use serde_json::Value;
@@ -94,6 +96,15 @@ impl TestServer {
         let engine = Arc::new(Engine::load(MODEL, &options).unwrap());
         let model = LoadedModel::start("stories", engine, Some("test"), &app);
         TestServer::of(app, model.unwrap(), config)
+    }
+
+    /// A server that exports traces.
+    #[cfg(feature = "opentelemetry")]
+    pub fn with_telemetry(telemetry: Telemetry) -> TestServer {
+        let mut app = App::new(ServerLimits::default());
+        app.telemetry = Some(telemetry);
+        let model = LoadedModel::start("stories", engine(), Some("test"), &app);
+        TestServer::of(app, model.unwrap(), ServerConfig::default())
     }
 
     pub fn without_model(app: App) -> TestServer {

@@ -1,8 +1,14 @@
 //! Probes and models.
 
-use bitnet_server::{App, ServerLimits};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::fixture::TestServer;
+use bitnet_server::{App, ServerLimits};
+use serde_json::json;
+
+use crate::client::Connection;
+use crate::fixture::{Gated, TestServer, engine, until};
 
 #[test]
 fn a_server_with_a_model_is_live_ready_and_healthy() {
@@ -12,14 +18,111 @@ fn a_server_with_a_model_is_live_ready_and_healthy() {
         "/health/live",
         "/health/ready",
         "/health/startup",
+        "/livez",
+        "/readyz",
+        "/ping",
     ] {
         assert_eq!(server.get(probe).status, 200, "{probe}");
     }
     let health = server.get("/health").json();
     assert_eq!(health["status"], "healthy");
     assert_eq!(health["components"]["stories"]["engine"]["max_running"], 4);
+    let system = &health["system_metrics"];
+    assert!(system["start_time"].as_f64().unwrap() > 1e9, "{system}");
     let version = server.get("/version").json();
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+/// A server whose queue is full: one request runs, and nothing may wait.
+fn full(limits: ServerLimits) -> (TestServer, Arc<Gated>, Vec<Connection>) {
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let limits = ServerLimits {
+        max_queued_requests: 0,
+        ..limits
+    };
+    let server = TestServer::with_turns(engine, gated.clone(), limits);
+    let n_places = server.model().handle.load().max_running;
+    let clients = (0..n_places).map(|_| {
+        let mut client = Connection::open(server.address);
+        let headers = "Content-Type: application/json\r\n";
+        client.send(
+            "POST",
+            "/v1/completions",
+            headers,
+            r#"{"prompt": "Once", "max_tokens": 2}"#,
+        );
+        client
+    });
+    let clients = clients.collect();
+    until("the queue is full", || server.get("/readyz").status == 503);
+    (server, gated, clients)
+}
+
+#[test]
+fn a_full_server_is_alive_not_ready_and_degraded() {
+    let (server, gated, mut clients) = full(ServerLimits::default());
+    assert_eq!(server.get("/livez").status, 200);
+    assert_eq!(server.get("/health/startup").status, 200);
+    let health = server.get("/health");
+    assert_eq!(health.status, 503);
+    assert_eq!(health.json()["status"], "degraded");
+    gated.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    until("it is ready again", || server.get("/readyz").status == 200);
+}
+
+#[test]
+fn degradation_is_200_where_the_operator_says_so() {
+    let limits = ServerLimits {
+        degraded_ok: true,
+        ..ServerLimits::default()
+    };
+    let (server, gated, _clients) = full(limits);
+    let health = server.get("/health");
+    assert_eq!(health.status, 200);
+    assert_eq!(health.json()["status"], "degraded");
+    assert_eq!(
+        server.get("/readyz").status,
+        503,
+        "the probe is another matter"
+    );
+    gated.open();
+}
+
+#[test]
+fn probes_answer_while_all_cores_are_busy() {
+    let server = TestServer::start();
+    let busy = AtomicBool::new(true);
+    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+    std::thread::scope(|scope| {
+        for _ in 0..2 * cores {
+            scope.spawn(|| {
+                while busy.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let body = json!({"prompt": "Once", "max_tokens": 60, "ignore_eos": true});
+                assert_eq!(server.post("/v1/completions", &body).status, 200);
+            });
+        }
+        let mut times: Vec<Duration> = (0..15)
+            .map(|_| {
+                let start = Instant::now();
+                assert_eq!(server.get("/health/live").status, 200);
+                start.elapsed()
+            })
+            .collect();
+        times.sort();
+        busy.store(false, Ordering::Relaxed);
+        // 50 ms is promised; the machine of a test has other work too.
+        assert!(times[7] < Duration::from_millis(400), "{times:?}");
+    });
 }
 
 #[test]

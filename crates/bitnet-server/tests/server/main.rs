@@ -23,6 +23,8 @@ mod openapi;
 mod properties;
 mod stats;
 mod storm;
+#[cfg(feature = "opentelemetry")]
+mod telemetry;
 mod tls;
 mod tokens;
 mod wire;

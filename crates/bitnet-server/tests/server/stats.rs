@@ -34,7 +34,8 @@ fn scripted_load(server: &TestServer) {
     assert_eq!(server.post("/v1/completions", &json!({})).status, 400);
     let unknown = json!({"prompt": "x", "model": "nobody"});
     assert_eq!(server.post("/v1/completions", &unknown).status, 404);
-    let endless = json!({"prompt": "Once", "max_tokens": 400, "ignore_eos": true, "stream": true});
+    let endless =
+        json!({"prompt": "Once", "max_tokens": 200, "n": 4, "ignore_eos": true, "stream": true});
     let mut connection = Connection::open(server.address);
     connection.send(
         "POST",
@@ -53,7 +54,7 @@ fn scripted_load(server: &TestServer) {
 
 #[test]
 fn stats_are_the_metrics_number_by_number() {
-    let server = TestServer::start();
+    let server = TestServer::with_prefix_cache(ServerConfig::default());
     scripted_load(&server);
     server
         .app

@@ -1,0 +1,117 @@
+//! Traces of requests, for OpenTelemetry: a span for a request, and in it one for its time in the queue, one until its
+//! first token and one for the rest.
+//!
+//! Exporting is behind the feature `opentelemetry`, because most servers have nobody to send traces to. Spans are queued
+//! without waiting and sent by a thread of the SDK's; a collector that is slow or gone loses spans and holds up no
+//! request. Sources: OpenTelemetry's OTLP/HTTP specification, W3C's Trace Context, and the GenAI conventions, which are
+//! in development and therefore asked for by `OTEL_SEMCONV_STABILITY_OPT_IN`.
+
+use axum::http::HeaderMap;
+
+use crate::config::settings::MonitoringSettings;
+use crate::metrics::Finished;
+
+#[cfg(not(feature = "opentelemetry"))]
+mod absent;
+#[cfg(feature = "opentelemetry")]
+mod http_sender;
+#[cfg(feature = "opentelemetry")]
+mod spans;
+
+#[cfg(not(feature = "opentelemetry"))]
+use absent as built;
+#[cfg(feature = "opentelemetry")]
+use spans as built;
+
+/// Where a collector on the same machine listens.
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:4318";
+/// The variable by which OpenTelemetry's users ask for conventions that may still change, and what it has for ours.
+const OPT_IN: (&str, &str) = (
+    "OTEL_SEMCONV_STABILITY_OPT_IN",
+    "gen_ai_latest_experimental",
+);
+
+/// What is exported, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetryOptions {
+    /// The collector's address, without the path.
+    pub endpoint: String,
+    /// Of how many in a hundred requests whose senders trace nothing.
+    pub sampling_percent: u32,
+    /// Whether spans have the attributes of the GenAI conventions.
+    pub gen_ai: bool,
+}
+
+/// Why no traces can be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The program was built without it.
+    #[error(
+        "this build exports no traces: build it with `--features opentelemetry`, or set \
+         monitoring.opentelemetry_enabled to false"
+    )]
+    NotBuilt,
+    /// The address of the collector is none that can be sent to.
+    #[error(
+        "monitoring.opentelemetry_endpoint must be http://HOST:PORT, and is '{0}'; a collector on this machine passes \
+         traces on by TLS"
+    )]
+    Endpoint(String),
+    /// The exporter refused to start.
+    #[error("the exporter of traces cannot start: {0}")]
+    Exporter(String),
+}
+
+/// Exports traces while it lives.
+#[derive(Debug)]
+pub struct Telemetry(built::Exporter);
+
+/// The trace of one request. Its span ends when this is dropped.
+#[derive(Debug)]
+pub struct RequestTrace(built::Trace);
+
+impl TelemetryOptions {
+    /// Those of the settings and of this process's environment.
+    pub fn of_process(settings: &MonitoringSettings) -> TelemetryOptions {
+        let (variable, ours) = OPT_IN;
+        let opted_in = std::env::var(variable).unwrap_or_default();
+        let endpoint = settings.opentelemetry_endpoint.as_deref();
+        TelemetryOptions {
+            endpoint: endpoint.unwrap_or(DEFAULT_ENDPOINT).to_owned(),
+            sampling_percent: settings.opentelemetry_sampling_percent,
+            gen_ai: opted_in.split(',').any(|word| word.trim() == ours),
+        }
+    }
+}
+
+impl Telemetry {
+    /// Starts exporting.
+    ///
+    /// # Errors
+    /// In a build without the feature, and for addresses that cannot be sent to.
+    pub fn start(options: &TelemetryOptions) -> Result<Telemetry, TelemetryError> {
+        built::Exporter::start(options).map(Telemetry)
+    }
+
+    /// A request has arrived at `route`; its headers may name the trace that it is a part of.
+    pub fn request(&self, route: &str, headers: &HeaderMap, id: &str) -> RequestTrace {
+        RequestTrace(self.0.request(route, headers, id))
+    }
+}
+
+impl RequestTrace {
+    /// What the answer's header `traceparent` tells.
+    pub fn traceparent(&self) -> String {
+        self.0.traceparent()
+    }
+
+    /// It was answered with an error before anything ran.
+    pub fn refused(&self, code: &str) {
+        self.0.refused(code);
+    }
+
+    /// It ran, and has ended now.
+    pub fn finished(&self, request: &Finished<'_>) {
+        self.0.finished(request);
+    }
+}

@@ -1,0 +1,211 @@
+//! Spans by OpenTelemetry's SDK.
+
+use std::time::{Duration, SystemTime};
+
+use axum::http::HeaderMap;
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::{
+    Span, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer, TracerProvider,
+};
+use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
+};
+
+use super::http_sender::HttpSender;
+use super::{TelemetryError, TelemetryOptions};
+use crate::metrics::{Finished, RequestEnd};
+
+/// Spans that wait to be sent, four to a request; more are dropped.
+const QUEUE: usize = 4096;
+/// How often they are sent.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long one sending may take, and the last one at the end of the process.
+const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+pub(super) struct Exporter {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+    gen_ai: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Trace {
+    context: Context, // with the request's span
+    tracer: SdkTracer,
+    operation: &'static str,
+    gen_ai: bool,
+}
+
+impl Exporter {
+    pub(super) fn start(options: &TelemetryOptions) -> Result<Exporter, TelemetryError> {
+        let endpoint = options.endpoint.trim_end_matches('/');
+        let sender = HttpSender::to(endpoint, SEND_TIMEOUT)
+            .ok_or_else(|| TelemetryError::Endpoint(options.endpoint.clone()))?;
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(sender)
+            .with_endpoint(format!("{endpoint}/v1/traces"))
+            .with_protocol(Protocol::HttpBinary)
+            .with_timeout(SEND_TIMEOUT)
+            .build()
+            .map_err(|e| TelemetryError::Exporter(e.to_string()))?;
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(QUEUE)
+            .with_scheduled_delay(INTERVAL)
+            .build();
+        let processor = BatchSpanProcessor::builder(exporter)
+            .with_batch_config(batches)
+            .build();
+        let share = f64::from(options.sampling_percent) / 100.0;
+        // Its own variables OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES are the SDK's to read.
+        let resource = Resource::builder()
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+        let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
+            Some(_) => resource,
+            None => resource.with_service_name("bitnet"),
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(processor)
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+                share,
+            ))))
+            .with_resource(resource.build())
+            .build();
+        Ok(Exporter {
+            tracer: provider.tracer("bitnet-server"),
+            provider,
+            gen_ai: options.gen_ai,
+        })
+    }
+
+    pub(super) fn request(&self, route: &str, headers: &HeaderMap, id: &str) -> Trace {
+        let sender = TraceContextPropagator::new()
+            .extract_with_context(&Context::new(), &HeaderExtractor(headers));
+        let attributes = vec![
+            KeyValue::new("http.request.method", "POST"),
+            KeyValue::new("http.route", route.to_owned()),
+            KeyValue::new("bitnet.request_id", id.to_owned()),
+        ];
+        let builder = SpanBuilder::from_name(format!("POST {route}"))
+            .with_kind(SpanKind::Server)
+            .with_attributes(attributes);
+        let span = self.tracer.build_with_context(builder, &sender);
+        Trace {
+            context: sender.with_span(span),
+            tracer: self.tracer.clone(),
+            operation: operation(route),
+            gen_ai: self.gen_ai,
+        }
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        // A collector that is gone has been told of by the SDK; the process ends all the same.
+        let _ = self.provider.shutdown_with_timeout(SEND_TIMEOUT);
+    }
+}
+
+/// The name that the GenAI conventions have for what a route does.
+fn operation(route: &str) -> &'static str {
+    match route {
+        "/v1/chat/completions" => "chat",
+        "/v1/embeddings" => "embeddings",
+        _ => "text_completion",
+    }
+}
+
+impl Trace {
+    pub(super) fn traceparent(&self) -> String {
+        let context = self.context.span().span_context().clone();
+        let flags = context.trace_flags().to_u8();
+        format!(
+            "00-{}-{}-{flags:02x}",
+            context.trace_id(),
+            context.span_id()
+        )
+    }
+
+    pub(super) fn refused(&self, code: &str) {
+        let span = self.context.span();
+        span.set_attribute(KeyValue::new("error.type", code.to_owned()));
+        span.set_status(Status::error(code.to_owned()));
+    }
+
+    pub(super) fn finished(&self, request: &Finished<'_>) {
+        let span = self.context.span();
+        if !span.is_recording() {
+            return;
+        }
+        span.set_attributes(self.attributes(request));
+        if request.ended == RequestEnd::Abort {
+            span.set_status(Status::error("abort"));
+        }
+        let end = SystemTime::now();
+        let at = |since: Duration| end - request.latency.saturating_sub(since);
+        let first_token = request.first_token.unwrap_or(request.latency);
+        let queue = request.queue.min(first_token);
+        self.phase(
+            "queue",
+            (at(Duration::ZERO), at(queue)),
+            request.queue,
+            None,
+        );
+        if request.first_token.is_some() {
+            let prompt = ("bitnet.prompt_tokens", request.n_prompt);
+            let times = (at(queue), at(first_token));
+            self.phase("prefill", times, request.prefill, Some(prompt));
+            let drawn = ("bitnet.generated_tokens", request.n_generated);
+            let times = (at(first_token), end);
+            self.phase("decode", times, request.decode, Some(drawn));
+        }
+        span.end_with_timestamp(end);
+    }
+
+    /// A part of the request, in which the engine worked on it for `worked`.
+    fn phase(
+        &self,
+        name: &'static str,
+        (start, end): (SystemTime, SystemTime),
+        worked: Duration,
+        tokens: Option<(&'static str, usize)>,
+    ) {
+        let mut attributes = vec![KeyValue::new("bitnet.seconds", worked.as_secs_f64())];
+        attributes.extend(tokens.map(|(key, count)| KeyValue::new(key, count as i64)));
+        let builder = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Internal)
+            .with_start_time(start)
+            .with_attributes(attributes);
+        let mut span = self.tracer.build_with_context(builder, &self.context);
+        span.end_with_timestamp(end);
+    }
+
+    fn attributes(&self, request: &Finished<'_>) -> Vec<KeyValue> {
+        let model = request.model.to_owned();
+        let (prompt, drawn) = (request.n_prompt as i64, request.n_generated as i64);
+        let ended = request.ended.name();
+        if !self.gen_ai {
+            return vec![
+                KeyValue::new("bitnet.model", model),
+                KeyValue::new("bitnet.prompt_tokens", prompt),
+                KeyValue::new("bitnet.generated_tokens", drawn),
+                KeyValue::new("bitnet.ended", ended),
+            ];
+        }
+        let reasons = Value::Array(Array::String(vec![StringValue::from(ended)]));
+        vec![
+            KeyValue::new("gen_ai.operation.name", self.operation),
+            KeyValue::new("gen_ai.request.model", model.clone()),
+            KeyValue::new("gen_ai.response.model", model),
+            KeyValue::new("gen_ai.usage.input_tokens", prompt),
+            KeyValue::new("gen_ai.usage.output_tokens", drawn),
+            KeyValue::new("gen_ai.response.finish_reasons", reasons),
+        ]
+    }
+}
