@@ -46,10 +46,14 @@ pub enum Command {
     CompatCheck(commands::compat_check::CompatCheckArgs),
     /// Measure speed, next to this machine's limits
     Bench(commands::bench::BenchArgs),
-    /// Turn a Hugging Face directory into a GGUF file, losing nothing
+    /// Turn a Hugging Face directory into a GGUF file, or the other way, losing nothing
     Convert(commands::convert::ConvertArgs),
     /// Write a model's weights in other types, losing nothing
     Quantize(commands::quantize::QuantizeArgs),
+    /// Write a GGUF file as several smaller ones
+    Split(commands::split::SplitArgs),
+    /// Write the files of a split as one
+    Merge(commands::merge::MergeArgs),
     /// Write a random model of a real shape, for benchmarks
     Synth(commands::synth::SynthArgs),
     /// API keys of a server: add, revoke, list

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_models::ExportError;
 use bitnet_models::export::{
-    Change, DENSE_TYPES, Export, ExportRefusal, TERNARY_TYPES, TensorReport,
+    Change, DENSE_TYPES, DirectoryExport, Export, ExportRefusal, TERNARY_TYPES, TensorReport,
 };
 use bitnet_models::gguf::WriteError;
 use bitnet_quantization::TensorType;
@@ -64,38 +64,8 @@ impl ExportJob<'_> {
     ) -> Result<Exit, CliError> {
         let started = Instant::now();
         let cooperative = Cooperative::begin();
-        let mut report = ExportReport {
-            input: self.input.display().to_string(),
-            output: self.out.display().to_string(),
-            written: false,
-            bytes_before: self.bytes_before,
-            bytes_after: 0,
-            seconds: 0.0,
-            notes: Vec::new(),
-            tensors: Vec::new(),
-            refused: Vec::new(),
-        };
-        let planned = {
-            let progress = Progress::bytes("checking", self.bytes_before);
-            let mut advance = |n| {
-                progress.add(n);
-                !cooperative.requested()
-            };
-            plan(&mut advance)
-        };
-        let export = match planned {
-            Ok(export) => export,
-            Err(ExportError::Refused(refused)) => {
-                let error = self.refusal(&refused);
-                report.refused = refused;
-                report.seconds = started.elapsed().as_secs_f64();
-                if self.format == Format::Json {
-                    print(&report, Format::Json)?;
-                }
-                return Err(error);
-            }
-            Err(error) => return Err(self.failure(error, &cooperative)),
-        };
+        let mut report = self.report();
+        let export = self.plan(&mut report, started, &cooperative, plan)?;
         report.bytes_after = export.file_bytes();
         report.notes = export.notes().to_vec();
         free_space::check(self.out, export.file_bytes())?;
@@ -118,6 +88,93 @@ impl ExportJob<'_> {
         report.seconds = started.elapsed().as_secs_f64();
         print(&report, self.format)?;
         Ok(Exit::Ok)
+    }
+
+    /// [`ExportJob::write_gguf`] for a directory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_directory<'m>(
+        &self,
+        pending: Pending,
+        plan: impl FnOnce(&mut dyn FnMut(u64) -> bool) -> Result<DirectoryExport<'m>, ExportError>,
+    ) -> Result<Exit, CliError> {
+        let started = Instant::now();
+        let cooperative = Cooperative::begin();
+        let mut report = self.report();
+        let export = self.plan(&mut report, started, &cooperative, plan)?;
+        report.bytes_after = export.file_bytes();
+        report.notes = export.notes().to_vec();
+        report.tensors = export.tensors().cloned().collect();
+        free_space::check(self.out, export.file_bytes())?;
+        if !self.dry_run {
+            pending.create_directory()?;
+            for (name, text) in export.documents() {
+                let path = pending.path().join(name);
+                let mut file = Pending::create_inside(&path)?;
+                std::io::Write::write_all(&mut file, text.as_bytes())
+                    .map_err(|e| CliError::file("write", &path, &e))?;
+                sync(file, &path)?;
+            }
+            let path = pending.path().join("model.safetensors");
+            let progress = Progress::bytes("writing", export.file_bytes());
+            let mut advance = |n| {
+                progress.add(n);
+                !cooperative.requested()
+            };
+            let file = export
+                .write(Pending::create_inside(&path)?, &mut advance)
+                .map_err(|error| self.failure(error, &cooperative))?;
+            sync(file, &path)?;
+            pending.finish()?;
+            report.written = true;
+        }
+        report.seconds = started.elapsed().as_secs_f64();
+        print(&report, self.format)?;
+        Ok(Exit::Ok)
+    }
+
+    fn report(&self) -> ExportReport {
+        ExportReport {
+            input: self.input.display().to_string(),
+            output: self.out.display().to_string(),
+            written: false,
+            bytes_before: self.bytes_before,
+            bytes_after: 0,
+            seconds: 0.0,
+            notes: Vec::new(),
+            tensors: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    /// Plans, and tells what was refused.
+    fn plan<T>(
+        &self,
+        report: &mut ExportReport,
+        started: Instant,
+        cooperative: &Cooperative,
+        plan: impl FnOnce(&mut dyn FnMut(u64) -> bool) -> Result<T, ExportError>,
+    ) -> Result<T, CliError> {
+        let progress = Progress::bytes("checking", self.bytes_before);
+        let mut advance = |n| {
+            progress.add(n);
+            !cooperative.requested()
+        };
+        match plan(&mut advance) {
+            Ok(planned) => Ok(planned),
+            Err(ExportError::Refused(refused)) => {
+                drop(progress);
+                let error = self.refusal(&refused);
+                report.refused = refused;
+                report.seconds = started.elapsed().as_secs_f64();
+                if self.format == Format::Json {
+                    print(report, Format::Json)?;
+                }
+                Err(error)
+            }
+            Err(error) => Err(self.failure(error, cooperative)),
+        }
     }
 
     /// The error for tensors that the types cannot hold: the first few by name.
@@ -149,27 +206,40 @@ impl ExportJob<'_> {
         CliError::usage(message, hint)
     }
 
-    /// A failure in two lines.
-    pub fn failure(&self, error: ExportError, cooperative: &Cooperative) -> CliError {
-        match error {
-            ExportError::Stopped => cooperative.error("nothing was written"),
-            ExportError::Model(error) => error.into(),
-            ExportError::Tokenizer(error) => error.into(),
-            ExportError::Request { .. } => CliError::usage(
-                error.to_string(),
-                "`bitnet inspect` lists a file's tensors and their types",
-            ),
-            ExportError::Write(WriteError::Io(error)) => CliError::file("write", self.out, &error),
-            ExportError::Tensor { .. } => CliError::new(
-                Exit::Unusable,
-                format!("{}: {error}", self.input.display()),
-                "`bitnet compat-check` tells what is wrong with the file",
-            ),
-            error @ (ExportError::Write(_) | ExportError::Refused(_)) => CliError::runtime(
-                format!("cannot write {}: {error}", self.out.display()),
-                "choose other types",
-            ),
-        }
+    fn failure(&self, error: ExportError, cooperative: &Cooperative) -> CliError {
+        writing_failed(error, self.input, self.out, cooperative)
+    }
+}
+
+/// Why `out` was not made of `input`, in two lines.
+pub fn writing_failed(
+    error: ExportError,
+    input: &Path,
+    out: &Path,
+    cooperative: &Cooperative,
+) -> CliError {
+    match error {
+        ExportError::Stopped => cooperative.error("nothing was written"),
+        ExportError::Model(error) => error.into(),
+        ExportError::Tokenizer(error) => error.into(),
+        ExportError::Request { .. } => CliError::usage(
+            error.to_string(),
+            "`bitnet inspect` lists a file's tensors and their types",
+        ),
+        ExportError::Write(WriteError::Io(error)) => CliError::file("write", out, &error),
+        ExportError::Tensor { .. } => CliError::new(
+            Exit::Unusable,
+            format!("{}: {error}", input.display()),
+            "`bitnet compat-check` tells what is wrong with the file",
+        ),
+        ExportError::Differs { .. } => CliError::runtime(
+            format!("cannot write {}: {error}", out.display()),
+            "check the disk; nothing was put in place",
+        ),
+        error @ (ExportError::Write(_) | ExportError::Refused(_)) => CliError::runtime(
+            format!("cannot write {}: {error}", out.display()),
+            "choose other types",
+        ),
     }
 }
 

@@ -7,7 +7,7 @@
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
 //! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`interrupt`]: what the
 //!   user sees
-//! - [`pending`], [`free_space`], [`export_report`], [`safetensors_file`], [`synth`]: files that are written
+//! - [`pending`], [`free_space`], [`export_report`], [`synth`]: files that are written
 //!
 //! The libraries below know nothing of the environment, the terminal or exit codes; this crate knows nothing of
 //! tensors.
@@ -28,7 +28,6 @@ mod pending;
 mod progress;
 mod prompt;
 mod run_metrics;
-mod safetensors_file;
 mod sanitize;
 mod synth;
 mod table;
@@ -88,6 +87,8 @@ fn run() -> Result<Exit, CliError> {
         Command::Bench(args) => commands::bench::run(args, &env),
         Command::Convert(args) => commands::convert::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
+        Command::Split(args) => commands::split::run(args),
+        Command::Merge(args) => commands::merge::run(args),
         Command::Synth(args) => commands::synth::run(args),
         Command::Keys(args) => commands::keys::run(args),
         Command::Completions(args) => commands::completions::run(args),

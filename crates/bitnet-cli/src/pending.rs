@@ -120,12 +120,20 @@ impl Pending {
     /// # Errors
     /// Exit 1 when the system refuses.
     pub fn create_file(&self) -> Result<BufWriter<File>, CliError> {
+        let file = Pending::create_inside(&self.temporary)?;
+        self.created();
+        Ok(file)
+    }
+
+    /// Creates a file of a directory in the making.
+    ///
+    /// # Errors
+    /// Exit 1 when the system refuses.
+    pub fn create_inside(path: &Path) -> Result<BufWriter<File>, CliError> {
         // 1 MiB: large writes, and nothing against the size of a model.
         const BUFFER_BYTES: usize = 1 << 20;
         // Never through a link or into a file that somebody else has put there.
-        let file = File::create_new(&self.temporary)
-            .map_err(|e| CliError::file("write", &self.temporary, &e))?;
-        self.created();
+        let file = File::create_new(path).map_err(|e| CliError::file("write", path, &e))?;
         Ok(BufWriter::with_capacity(BUFFER_BYTES, file))
     }
 

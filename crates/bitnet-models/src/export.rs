@@ -6,12 +6,14 @@
 //! compared before it goes out.
 
 mod dense;
+mod directory;
 mod gguf;
 mod hf;
 mod masters;
 mod metadata;
 mod model_card;
 mod report;
+pub mod split;
 mod unit_scale;
 
 use std::io::Write;
@@ -26,6 +28,7 @@ use crate::mmap;
 use self::dense::DenseRows;
 use self::masters::MasterRows;
 
+pub use self::directory::DirectoryExport;
 pub use self::gguf::{DENSE_TYPES, TERNARY_TYPES};
 pub use self::model_card::ModelCard;
 pub use self::report::{Change, ExportRefusal, TensorReport, ValueError};
@@ -78,6 +81,12 @@ pub enum ExportError {
         tensor: String,
         /// What is wrong with it.
         source: QuantError,
+    },
+    /// What was written is not what was read.
+    #[error("{what} is not what was read when it is read back")]
+    Differs {
+        /// The key or tensor.
+        what: String,
     },
     /// The caller asked to stop.
     #[error("stopped before the end")]

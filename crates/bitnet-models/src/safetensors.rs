@@ -1,4 +1,4 @@
-//! Reading safetensors files without copying: a length, a JSON header, then the tensors' bytes.
+//! Safetensors files: writing them as a stream, and reading them without copying: a length, a JSON header, then the tensors' bytes.
 //!
 //! ```text
 //! header length u64 | JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...} | data
@@ -9,6 +9,7 @@
 
 mod header;
 mod sharded;
+mod writer;
 
 use bytes::Bytes;
 
@@ -17,6 +18,7 @@ use crate::file_kind::FileKind;
 use bitnet_quantization::TensorType;
 
 pub use header::StoredType;
+pub use writer::{DeclaredTensor, file_head};
 
 /// Longest header that is read: the reference implementation's own limit. Real ones have under a megabyte.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;

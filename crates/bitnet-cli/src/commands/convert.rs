@@ -1,11 +1,13 @@
-//! `bitnet convert`: from Hugging Face's container to GGUF, with everything that belongs to a model.
+//! `bitnet convert`: from Hugging Face's container to GGUF and back, with everything that belongs to a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use bitnet_models::export::DirectoryExport;
 use bitnet_models::{Checkpoint, CheckpointOptions, Export, Targets};
 use bitnet_quantization::{I2sDialect, TensorType};
 use clap::Args;
 
+use crate::args;
 use crate::exit::{CliError, Exit};
 use crate::export_report::{ExportJob, parse_dense_type, parse_ternary_type};
 use crate::output::Format;
@@ -16,21 +18,22 @@ use crate::pending::Pending;
 #[command(after_help = "Examples:\n  \
     bitnet convert ./bitnet-b1.58-2B-4T model.gguf\n  \
     bitnet convert ./bitnet-b1.58-2B-4T-bf16 model.gguf --type tq2_0 --embedding-type q6_k\n  \
-    bitnet convert ./Falcon-E-1B-Instruct model.gguf --dry-run --format json\n\n\
-    Ternary weights keep every trit and every scale; the file gives the same logits as the directory, bit for\n\
-    bit, unless embedding or head get another type. It takes its name only when it is complete.")]
+    bitnet convert ./Falcon-E-1B-Instruct model.gguf --dry-run --format json\n  \
+    bitnet convert model.gguf ./model-hf\n\n\
+    Ternary weights keep every trit and every scale; what is written gives the same logits, bit for bit, unless\n\
+    embedding or head get another type. It takes its name only when it is complete.")]
 pub struct ConvertArgs {
-    /// The Hugging Face directory to read: config.json, model.safetensors, tokenizer.json
+    /// The Hugging Face directory to read (config.json, model.safetensors, tokenizer.json), or a .gguf file
     #[arg(value_name = "IN")]
     pub input: PathBuf,
 
-    /// The .gguf file to write
+    /// The .gguf file to write; for a .gguf file the directory, in transformers' packed layout
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
 
-    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0, q2_0, pq2_0 or ptq1_0
-    #[arg(long = "type", value_name = "TYPE", value_parser = parse_ternary_type, default_value = "i2_s")]
-    pub ternary: TensorType,
+    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0, q2_0, pq2_0 or ptq1_0 [default: i2_s]
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_ternary_type)]
+    pub ternary: Option<TensorType>,
 
     /// Type of the embedding: f32, f16, bf16, q8_0, q6_k, q5_0, q4_1 or q4_0 [default: as it is]
     #[arg(long, value_name = "TYPE", value_parser = parse_dense_type)]
@@ -44,7 +47,11 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub ternarize: bool,
 
-    /// Replace OUT if it exists
+    /// Byte layout of I2_S tensors in a .gguf file: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
+    #[arg(long, value_name = "LAYOUT", value_parser = args::parse_dialect)]
+    pub dialect: Option<I2sDialect>,
+
+    /// Replace the file OUT if it exists; a directory never is
     #[arg(long)]
     pub force: bool,
 
@@ -57,44 +64,68 @@ pub struct ConvertArgs {
     pub format: Format,
 }
 
-/// Writes the file.
+/// Writes the file or the directory.
 ///
 /// # Errors
-/// A directory that cannot be read, types that cannot hold its weights, a tokenizer that GGUF has no words for, a full
-/// disk, Ctrl-C.
+/// A source that cannot be read, types that cannot hold its weights, a tokenizer that the other container has no words for,
+/// a full disk, Ctrl-C.
 pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
-    if !args.input.is_dir() {
-        return Err(CliError::usage(
-            format!("{} is no directory", args.input.display()),
-            "name a Hugging Face directory; `bitnet quantize` writes a .gguf file with other types",
-        ));
-    }
     let pending = Pending::new(&args.out)?;
-    let inputs: Vec<PathBuf> = std::fs::read_dir(&args.input)
-        .map_err(|e| CliError::file("read", &args.input, &e))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    pending.is_none_of(inputs.iter().map(PathBuf::as_path))?;
     if !args.force {
         pending.is_new()?;
     }
-    let checkpoint = Checkpoint::open(&args.input, &CheckpointOptions::default())?;
-    let targets = Targets {
-        ternary: args.ternary,
-        embedding: args.embedding_type,
-        head: args.head_type,
-        i2s_dialect: I2sDialect::default(),
-        tiles: None,
-        ternarize: args.ternarize,
+    let options = CheckpointOptions {
+        i2s_dialect: args.dialect,
+        ..CheckpointOptions::default()
     };
-    let job = ExportJob {
-        input: &args.input,
+    if args.input.is_dir() {
+        let entries = std::fs::read_dir(&args.input);
+        let inputs: Vec<PathBuf> = entries
+            .map_err(|e| CliError::file("read", &args.input, &e))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        pending.is_none_of(inputs.iter().map(PathBuf::as_path))?;
+        let checkpoint = Checkpoint::open(&args.input, &options)?;
+        let targets = Targets {
+            ternary: args.ternary.unwrap_or(TensorType::I2S),
+            embedding: args.embedding_type,
+            head: args.head_type,
+            i2s_dialect: I2sDialect::default(),
+            tiles: None,
+            ternarize: args.ternarize,
+        };
+        return job(args, &checkpoint).write_gguf(pending, |advance| {
+            Export::of_directory(&checkpoint, &targets, advance)
+        });
+    }
+    let types = [args.ternary, args.embedding_type, args.head_type];
+    if types.iter().any(Option::is_some) || args.ternarize {
+        return Err(CliError::usage(
+            "a directory is written in the types that it has",
+            "leave out --type, --embedding-type, --head-type and --ternarize; `bitnet quantize` writes a .gguf file with \
+             other types",
+        ));
+    }
+    pending.is_none_of([args.input.as_path()])?;
+    if args.out.is_file() {
+        return Err(CliError::usage(
+            format!("{} is a file", args.out.display()),
+            "a .gguf file becomes a directory: name one that does not exist",
+        ));
+    }
+    let checkpoint = Checkpoint::open(&args.input, &options)?;
+    job(args, &checkpoint).write_directory(pending, |advance| {
+        DirectoryExport::of_gguf(&checkpoint, advance)
+    })
+}
+
+fn job<'a>(args: &'a ConvertArgs, checkpoint: &Checkpoint) -> ExportJob<'a> {
+    let input: &Path = &args.input;
+    ExportJob {
+        input,
         out: &args.out,
         bytes_before: checkpoint.total_bytes(),
         dry_run: args.dry_run,
         format: args.format,
-    };
-    job.write_gguf(pending, |advance| {
-        Export::of_directory(&checkpoint, &targets, advance)
-    })
+    }
 }

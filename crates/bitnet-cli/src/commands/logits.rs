@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bitnet_inference::{Engine, LogitRows};
+use bitnet_models::safetensors::{DeclaredTensor, StoredType, file_head};
 use clap::Args;
 use serde::Serialize;
 
@@ -14,7 +15,6 @@ use crate::model_source::{self, LoadExtras};
 use crate::output::{Format, Out};
 use crate::pending::{Pending, sync};
 use crate::prompt::TextSource;
-use crate::safetensors_file::{self, Declared, Dtype};
 use crate::token_ids;
 
 /// Options of `bitnet logits`.
@@ -89,7 +89,7 @@ pub fn run(args: &LogitsArgs, env: &Environment) -> Result<Exit, CliError> {
 
     let mut writer = pending.create_file()?;
     let wrap = |e: &std::io::Error| CliError::file("write", &args.out, e);
-    let head = safetensors_file::head(tensors.iter().map(|(declared, _)| declared));
+    let head = file_head(tensors.iter().map(|(declared, _)| declared));
     writer.write_all(&head).map_err(|e| wrap(&e))?;
     for value in tensors.iter().flat_map(|(_, values)| values) {
         writer
@@ -105,7 +105,7 @@ fn tensors(
     engine: &Engine,
     ids: &[u32],
     args: &LogitsArgs,
-) -> Result<Vec<(Declared, Vec<f32>)>, CliError> {
+) -> Result<Vec<(DeclaredTensor, Vec<f32>)>, CliError> {
     let rows = if args.all {
         LogitRows::All
     } else {
@@ -115,9 +115,9 @@ fn tensors(
     let vocab_size = engine.config().vocab_size;
     let tensor = |name: String, width: usize, values: Vec<f32>| {
         (
-            Declared {
+            DeclaredTensor {
                 name,
-                dtype: Dtype::F32,
+                stored_type: StoredType::F32,
                 shape: vec![values.len() / width, width],
             },
             values,
@@ -147,7 +147,7 @@ fn report(
     args: &LogitsArgs,
     model: &str,
     n_tokens: usize,
-    tensors: Vec<(Declared, Vec<f32>)>,
+    tensors: Vec<(DeclaredTensor, Vec<f32>)>,
 ) -> Result<Exit, CliError> {
     let mut out = Out::stdout();
     match args.format {

@@ -50,6 +50,10 @@ pub struct SynthArgs {
     #[arg(long)]
     pub hf: bool,
 
+    /// With --hf: bf16 master weights, as training leaves them, instead of packed trits
+    #[arg(long, requires = "hf")]
+    pub masters: bool,
+
     /// Seed of the random weights
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -71,7 +75,7 @@ pub fn run(args: &SynthArgs) -> Result<Exit, CliError> {
     let shape = shape(args);
     let types = types(args);
     let total = if args.hf {
-        hf::data_bytes(&shape)
+        hf::data_bytes(&shape, args.masters)
     } else {
         gguf::data_bytes(&shape, types)
     };
@@ -88,7 +92,7 @@ pub fn run(args: &SynthArgs) -> Result<Exit, CliError> {
             }
         };
         if args.hf {
-            hf::write(&shape, args.seed, &args.out, &mut advance)?;
+            hf::write(&shape, args.masters, args.seed, &args.out, &mut advance)?;
         } else {
             gguf::write(&shape, types, args.seed, &args.out, &mut advance)?;
         }

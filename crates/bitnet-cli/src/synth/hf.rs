@@ -2,18 +2,19 @@
 //!
 //! Ternary weights are packed as transformers packs them: byte row `p` of `[out / 4, in]` holds output rows `p`,
 //! `p + out/4`, `p + 2 out/4` and `p + 3 out/4` in bits 1:0, 3:2, 5:4 and 7:6, each as trit + 1. BitNet checkpoints store the
-//! scale that multiplies (`autobitlinear`), Llama ones its inverse (`bitlinear`).
+//! scale that multiplies (`autobitlinear`), Llama ones its inverse (`bitlinear`). Master weights are bf16 matrices, quantised
+//! by whoever reads them.
 
 use std::io::Write;
 use std::path::Path;
 
+use bitnet_models::safetensors::{DeclaredTensor, StoredType, file_head};
 use bitnet_models::{Projection, TensorRole};
 use bitnet_quantization::TensorType;
 use serde_json::{Map, Value, json};
 
 use crate::exit::CliError;
 use crate::pending::{Pending, sync};
-use crate::safetensors_file::{self, Declared, Dtype};
 use crate::synth::encode;
 use crate::synth::gguf::{EMBEDDING, HEAD, tensor_index};
 use crate::synth::shape::{Arch, Shape};
@@ -22,7 +23,7 @@ use crate::synth::weights;
 
 /// One tensor of the safetensors file.
 struct Entry {
-    declared: Declared,
+    declared: DeclaredTensor,
     content: Content,
 }
 
@@ -38,17 +39,24 @@ enum Content {
 }
 
 impl Entry {
-    fn new(name: String, dtype: Dtype, shape: Vec<usize>, content: Content) -> Entry {
+    fn new(name: String, stored_type: StoredType, shape: Vec<usize>, content: Content) -> Entry {
         Entry {
-            declared: Declared { name, dtype, shape },
+            declared: DeclaredTensor {
+                name,
+                stored_type,
+                shape,
+            },
             content,
         }
     }
 }
 
 /// Total bytes of the tensors, for a progress bar.
-pub fn data_bytes(shape: &Shape) -> u64 {
-    entries(shape).iter().map(|e| e.declared.bytes()).sum()
+pub fn data_bytes(shape: &Shape, masters: bool) -> u64 {
+    entries(shape, masters)
+        .iter()
+        .map(|e| e.declared.bytes())
+        .sum()
 }
 
 /// Writes the directory; `advance` is told the bytes written since its last call and may stop the work.
@@ -57,6 +65,7 @@ pub fn data_bytes(shape: &Shape) -> u64 {
 /// A usage error for an architecture that has no such checkpoints, I/O errors, what `advance` returns.
 pub fn write(
     shape: &Shape,
+    masters: bool,
     seed: u64,
     target: &Path,
     advance: &mut dyn FnMut(u64) -> Result<(), CliError>,
@@ -67,11 +76,17 @@ pub fn write(
             "leave out --hf, or choose --arch bitnet-b1.58, bitnet or llama",
         ));
     }
+    if masters && !shape.arch.sub_norms() {
+        return Err(CliError::usage(
+            format!("checkpoints of architecture {} are packed", shape.arch),
+            "leave out --masters, or choose --arch bitnet-b1.58 or bitnet",
+        ));
+    }
     let vocabulary = Vocabulary::generate(shape.vocab_size)?;
     let pending = Pending::new(target)?;
     pending.create_directory()?;
     let documents = [
-        ("config.json", config(shape, &vocabulary)),
+        ("config.json", config(shape, masters, &vocabulary)),
         ("generation_config.json", generation_config(&vocabulary)),
         (
             "tokenizer_config.json",
@@ -84,12 +99,12 @@ pub fn write(
         let text = format!("{document:#}\n");
         std::fs::write(&path, text).map_err(|e| CliError::file("write", &target.join(name), &e))?;
     }
-    write_tensors(shape, seed, &pending, target, advance)?;
+    write_tensors(&entries(shape, masters), seed, &pending, target, advance)?;
     pending.finish()
 }
 
 fn write_tensors(
-    shape: &Shape,
+    entries: &[Entry],
     seed: u64,
     pending: &Pending,
     target: &Path,
@@ -100,11 +115,10 @@ fn write_tensors(
     let wrap = |e: &std::io::Error| CliError::file("write", &target.join(name), e);
     let file = std::fs::File::create(&path).map_err(|e| wrap(&e))?;
     let mut writer = std::io::BufWriter::with_capacity(1 << 20, file);
-    let entries = entries(shape);
-    let head = safetensors_file::head(entries.iter().map(|e| &e.declared));
+    let head = file_head(entries.iter().map(|e| &e.declared));
     writer.write_all(&head).map_err(|e| wrap(&e))?;
     let mut bytes = Vec::new();
-    for entry in &entries {
+    for entry in entries {
         let shape = &entry.declared.shape;
         let rows = if shape.len() == 2 { shape[0] } else { 1 };
         for row in 0..rows {
@@ -155,7 +169,7 @@ fn entry_row(
     }
 }
 
-fn entries(shape: &Shape) -> Vec<Entry> {
+fn entries(shape: &Shape, masters: bool) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut add = |role: TensorRole, dtype, dims, content| {
         if let Some(name) = role.hf_name() {
@@ -165,7 +179,7 @@ fn entries(shape: &Shape) -> Vec<Entry> {
     let dense_dims = || vec![shape.vocab_size, shape.hidden_size];
     add(
         TensorRole::Embedding,
-        Dtype::Bf16,
+        StoredType::BF16,
         dense_dims(),
         Content::Dense { tensor: EMBEDDING },
     );
@@ -173,34 +187,33 @@ fn entries(shape: &Shape) -> Vec<Entry> {
         for (place, len) in shape.layer_norms() {
             add(
                 TensorRole::Norm(layer, place),
-                Dtype::Bf16,
+                StoredType::BF16,
                 vec![len],
                 Content::Ones,
             );
         }
         for p in Projection::ALL {
             let (rows, cols) = shape.projection(p);
-            let content = Content::Packed {
-                tensor: tensor_index(layer, p),
-            };
-            add(
-                TensorRole::Projection(layer, p),
-                Dtype::U8,
-                vec![rows / 4, cols],
-                content,
-            );
+            let (role, tensor) = (TensorRole::Projection(layer, p), tensor_index(layer, p));
+            if masters {
+                let content = Content::Dense { tensor };
+                add(role, StoredType::BF16, vec![rows, cols], content);
+            } else {
+                let content = Content::Packed { tensor };
+                add(role, StoredType::U8, vec![rows / 4, cols], content);
+            }
         }
     }
     add(
         TensorRole::FinalNorm,
-        Dtype::Bf16,
+        StoredType::BF16,
         vec![shape.hidden_size],
         Content::Ones,
     );
     if !shape.tied {
         add(
             TensorRole::Head,
-            Dtype::Bf16,
+            StoredType::BF16,
             dense_dims(),
             Content::Dense { tensor: HEAD },
         );
@@ -227,13 +240,13 @@ fn scale_of(entry: &Entry, arch: Arch) -> Option<Entry> {
     let name = format!("{}_scale", entry.declared.name);
     Some(Entry::new(
         name,
-        Dtype::Bf16,
+        StoredType::BF16,
         vec![1],
         Content::Scalar(stored),
     ))
 }
 
-fn config(shape: &Shape, vocabulary: &Vocabulary) -> Value {
+fn config(shape: &Shape, masters: bool, vocabulary: &Vocabulary) -> Value {
     let (architecture, model_type, act, linear_class) = match shape.arch {
         Arch::BitnetB158 => ("BitNetForCausalLM", "bitnet", "relu2", "autobitlinear"),
         Arch::Bitnet => ("BitNetForCausalLM", "bitnet", "silu", "autobitlinear"),
@@ -263,7 +276,7 @@ fn config(shape: &Shape, vocabulary: &Vocabulary) -> Value {
         "quantization_config": {
             "quant_method": "bitnet",
             "linear_class": linear_class,
-            "quantization_mode": "offline",
+            "quantization_mode": if masters { "online" } else { "offline" },
         },
     })
 }

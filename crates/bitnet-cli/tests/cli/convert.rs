@@ -71,7 +71,68 @@ fn what_cannot_be_converted_is_said_in_two_lines() {
     let odd = data_arg("reference/tiny-bitnet-odd");
     convert(&odd, &out, &["--type", "tq1_0"]).fails(2, "cannot be written as asked", "--type");
     let file = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
-    convert(&file, &out, &[]).fails(2, "is no directory", "quantize");
-    convert("/nowhere", &out, &[]).fails(2, "is no directory", "quantize");
+    convert(&file, &out, &["--type", "tq1_0"]).fails(2, "in the types that it has", "quantize");
+    convert("/nowhere", &out, &[]).fails(1, "/nowhere", "");
+    let blocks = data_arg("qwen3-tiny/qwen3-tiny.qwen3.Q2_0.gguf");
+    convert(&blocks, &out, &[]).fails(2, "several scales", "");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_becomes_a_directory_and_the_same_file_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (file, folder, again) = (path("a.gguf"), path("hf"), path("b.gguf"));
+    convert(&data_arg("stories-5m"), &file, &[]).ok();
+    let report = convert(file.to_str().unwrap(), &folder, &["--format", "json"]).json();
+    assert_eq!(report["written"], true);
+    assert_eq!(
+        story(folder.to_str().unwrap()),
+        story(file.to_str().unwrap())
+    );
+    convert(file.to_str().unwrap(), &folder, &[]).fails(1, "exists", "");
+    convert(folder.to_str().unwrap(), &again, &[]).ok();
+    assert!(std::fs::read(&file).unwrap() == std::fs::read(&again).unwrap());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_ctrl_c_leaves_nothing_behind_either() {
+    use std::process::{Command, Stdio};
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.gguf");
+    let args = [
+        "synth", "--shape", "2b-4t", "--layers", "3", "--vocab", "2000",
+    ];
+    end(bitnet().args(args).arg(&input)).ok();
+    let out = dir.path().join("out.gguf");
+    // Sent together, the two may be seen as one, or come when the command is done: then it begins again.
+    let codes: Vec<Option<i32>> = (0..5)
+        .map(|_| {
+            let mut child = bitnet()
+                .args(["quantize", "--type", "tq1_0"])
+                .args([&input, &out])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            while std::fs::read_dir(dir.path()).unwrap().count() == 1
+                && child.try_wait().unwrap().is_none()
+            {
+                std::thread::yield_now();
+            }
+            let id = child.id().to_string();
+            let twice = format!("kill -INT {id}; kill -INT {id}");
+            let _ = Command::new("sh")
+                .args(["-c", &twice])
+                .stderr(Stdio::null())
+                .status();
+            let code = child.wait().unwrap().code();
+            let _ = std::fs::remove_file(&out);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+            code
+        })
+        .collect();
+    assert!(codes.contains(&Some(130)), "{codes:?}");
 }

@@ -22,4 +22,5 @@ mod serve_restart;
 mod serve_signals;
 mod served;
 mod signals;
+mod split;
 mod tokens;

@@ -29,6 +29,15 @@ impl Pooling {
         Pooling::ALL.into_iter().find(|way| way.name() == name)
     }
 
+    /// The number in a GGUF file's `pooling_type`.
+    pub(crate) fn gguf_number(self) -> u32 {
+        match self {
+            Pooling::Mean => 1,
+            Pooling::Cls => 2,
+            Pooling::Last => 3,
+        }
+    }
+
     /// The way that a GGUF file's `pooling_type` numbers; `None` for 0, which is none.
     ///
     /// # Errors

@@ -79,10 +79,13 @@ impl Header<'_> {
             number(Field::RopeDim, config.rope.n_rot),
             (Field::RopeBase, Value::F32(config.rope.base)),
         ];
-        fields
-            .into_iter()
-            .map(|(field, value)| (model::key(config.family.name, field), value))
-            .collect()
+        let named = |(field, value)| (model::key(config.family.name, field), value);
+        let mut keys: Vec<_> = fields.into_iter().map(named).collect();
+        if let Some(embedding) = config.embedding {
+            let key = format!("{}.pooling_type", config.family.name);
+            keys.push((key, Value::U32(embedding.pooling.gguf_number())));
+        }
+        keys
     }
 }
 

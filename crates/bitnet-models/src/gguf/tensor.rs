@@ -57,6 +57,11 @@ impl TensorInfo {
         self.meaning
     }
 
+    /// Its type number as the file has it.
+    pub fn type_number(&self) -> u32 {
+        self.type_id
+    }
+
     /// Its type, when this engine reads it.
     pub fn tensor_type(&self) -> Option<TensorType> {
         match self.type_id() {

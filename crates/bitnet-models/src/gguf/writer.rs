@@ -144,6 +144,53 @@ impl GgufWriter {
     /// # Errors
     /// [`WriteError::Invalid`] for a name or shape that a reader would refuse.
     pub fn tensor(&mut self, name: &str, ty: TensorType, dims: &[u64]) -> Result<u64, WriteError> {
+        self.check_declaration(name, dims)?;
+        let block = ty.block_len() as u64;
+        if !dims[0].is_multiple_of(block) {
+            return Err(invalid(
+                name,
+                format!("rows of a multiple of {block} values ({ty})"),
+                dims[0],
+            ));
+        }
+        let n_elements = dims
+            .iter()
+            .try_fold(1u64, |product, &dim| product.checked_mul(dim));
+        let bytes = n_elements.and_then(|n| ty.storage_bytes(n));
+        let bytes = bytes
+            .ok_or_else(|| invalid(name, "a byte count below 2^64".into(), format!("{dims:?}")))?;
+        self.tensors.push(Declared {
+            name: name.into(),
+            type_id: ty.ggml_id(),
+            dims: dims.into(),
+            bytes,
+        });
+        Ok(bytes)
+    }
+
+    /// Declares a tensor by its type's number in the file and the bytes that it takes, for data that are passed on as they
+    /// are.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::tensor`].
+    pub fn raw_tensor(
+        &mut self,
+        name: &str,
+        type_id: u32,
+        dims: &[u64],
+        bytes: u64,
+    ) -> Result<(), WriteError> {
+        self.check_declaration(name, dims)?;
+        self.tensors.push(Declared {
+            name: name.into(),
+            type_id,
+            dims: dims.into(),
+            bytes,
+        });
+        Ok(())
+    }
+
+    fn check_declaration(&self, name: &str, dims: &[u64]) -> Result<(), WriteError> {
         if name.is_empty() || name.len() as u64 > MAX_NAME_BYTES {
             return Err(invalid(
                 "tensor name",
@@ -168,27 +215,7 @@ impl GgufWriter {
                 format!("{dims:?}"),
             ));
         }
-        let block = ty.block_len() as u64;
-        if !dims[0].is_multiple_of(block) {
-            return Err(invalid(
-                name,
-                format!("rows of a multiple of {block} values ({ty})"),
-                dims[0],
-            ));
-        }
-        let n_elements = dims
-            .iter()
-            .try_fold(1u64, |product, &dim| product.checked_mul(dim));
-        let bytes = n_elements.and_then(|n| ty.storage_bytes(n));
-        let bytes = bytes
-            .ok_or_else(|| invalid(name, "a byte count below 2^64".into(), format!("{dims:?}")))?;
-        self.tensors.push(Declared {
-            name: name.into(),
-            type_id: ty.ggml_id(),
-            dims: dims.into(),
-            bytes,
-        });
-        Ok(bytes)
+        Ok(())
     }
 
     /// Bytes of the finished file.

@@ -5,61 +5,35 @@
 
 use serde_json::{Map, Value, json};
 
+use super::StoredType;
+
 /// One tensor as the header declares it.
 #[derive(Debug, Clone)]
-pub struct Declared {
+pub struct DeclaredTensor {
     /// Its name.
     pub name: String,
-    /// `F32`, `BF16` or `U8`.
-    pub dtype: Dtype,
+    /// How its values are stored.
+    pub stored_type: StoredType,
     /// Its shape, outermost first.
     pub shape: Vec<usize>,
 }
 
-/// The element types that are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32-bit floats.
-    F32,
-    /// The upper halves of 32-bit floats.
-    Bf16,
-    /// Bytes.
-    U8,
-}
-
-impl Dtype {
-    fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "F32",
-            Dtype::Bf16 => "BF16",
-            Dtype::U8 => "U8",
-        }
-    }
-
-    fn bytes(self) -> u64 {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::Bf16 => 2,
-            Dtype::U8 => 1,
-        }
-    }
-}
-
-impl Declared {
+impl DeclaredTensor {
     /// Bytes of its data.
     pub fn bytes(&self) -> u64 {
-        self.shape.iter().map(|n| *n as u64).product::<u64>() * self.dtype.bytes()
+        let values: u64 = self.shape.iter().map(|n| *n as u64).product();
+        values * self.stored_type.bytes().unwrap_or_default()
     }
 }
 
 /// Everything before the data of `tensors`, which follow in this order without gaps.
-pub fn head<'a>(tensors: impl IntoIterator<Item = &'a Declared>) -> Vec<u8> {
+pub fn file_head<'a>(tensors: impl IntoIterator<Item = &'a DeclaredTensor>) -> Vec<u8> {
     let mut map = Map::new();
     map.insert("__metadata__".into(), json!({ "format": "pt" }));
     let mut offset = 0;
     for tensor in tensors {
         let end = offset + tensor.bytes();
-        let entry = json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [offset, end] });
+        let entry = json!({ "dtype": tensor.stored_type.to_string(), "shape": tensor.shape, "data_offsets": [offset, end] });
         map.insert(tensor.name.clone(), entry);
         offset = end;
     }
@@ -80,18 +54,18 @@ mod tests {
     #[test]
     fn offsets_follow_each_other_and_data_is_aligned() {
         let tensors = [
-            Declared {
+            DeclaredTensor {
                 name: "a".into(),
-                dtype: Dtype::U8,
+                stored_type: StoredType::U8,
                 shape: vec![3, 5],
             },
-            Declared {
+            DeclaredTensor {
                 name: "b".into(),
-                dtype: Dtype::F32,
+                stored_type: StoredType::F32,
                 shape: vec![2],
             },
         ];
-        let head = head(&tensors);
+        let head = file_head(&tensors);
         assert_eq!(head.len() % 8, 0);
         let header: Value = serde_json::from_slice(&head[8..]).unwrap();
         assert_eq!(header["a"]["data_offsets"], json!([0, 15]));
