@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use bitnet_inference::{
-    CheckpointOptions, Engine, HeadMode, LoadOptions, SERVING_PREFILL_BESIDE, Tokenizer,
-    TokenizerOptions, open_tokenizer,
+    CheckpointOptions, Engine, HeadMode, LoadOptions, PackedCache, SERVING_PREFILL_BESIDE,
+    Tokenizer, TokenizerOptions, open_tokenizer,
 };
 use bitnet_models::{Checkpoint, TokenizerSource};
 use bytes::Bytes;
@@ -110,6 +110,9 @@ pub struct LoadExtras {
     pub max_sequences: usize,
     /// For a server.
     pub serving: Option<Serving>,
+    /// Keep packed weights for the next start, and use those that are kept: for commands that somebody waits for. Weights
+    /// in a mapped file are read a little more slowly than in memory of huge pages, so what runs for long packs anew.
+    pub quick_start: bool,
 }
 
 /// How an engine is loaded that serves many clients.
@@ -147,6 +150,9 @@ pub fn load_options(
         checkpoint: checkpoint_options(model),
         strict_tokenizers: env.strict_tokenizers,
         tokenizer: model.tokenizer(env),
+        packed_cache: (extras.quick_start && !engine.no_cache)
+            .then(|| env.cache.clone().map(PackedCache::in_folder))
+            .flatten(),
         chat_template: extras.chat_template,
         ..LoadOptions::default()
     }

@@ -92,6 +92,7 @@ pub fn run(args: &ServeArgs, env: &Environment) -> Result<Exit, CliError> {
     let extras = LoadExtras {
         chat_template,
         max_sequences,
+        quick_start: false,
         serving: Some(Serving {
             prefix_cache: config.performance.prefix_cache,
         }),
