@@ -77,6 +77,10 @@ pub struct EngineArgs {
     /// Read every weight, also those of channels that are exactly 0: for comparison, the output is the same
     #[arg(long)]
     pub dense: bool,
+
+    /// Pack the weights anew, and do not keep them for the next start
+    #[arg(long)]
+    pub no_cache: bool,
 }
 
 /// How a prompt becomes a chat.
@@ -374,6 +378,7 @@ mod tests {
             device: None,
             kernel: None,
             dense: false,
+            no_cache: false,
         };
         assert_eq!(
             (args.threads(&env), args.kernel(&env), args.device(&env)),

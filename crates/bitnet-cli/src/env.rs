@@ -74,6 +74,11 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "1: refuse to repair or guess a tokenizer",
     },
     Variable {
+        name: "BITNET_CACHE",
+        values: "FOLDER",
+        meaning: "where packed weights are kept, without --no-cache",
+    },
+    Variable {
         name: "BITNET_LOG",
         values: "FILTER",
         meaning: "log to standard error: error, warn, info, debug, trace",
@@ -112,6 +117,8 @@ pub struct Environment {
     pub deterministic: bool,
     /// `BITNET_STRICT_TOKENIZERS`
     pub strict_tokenizers: bool,
+    /// `BITNET_CACHE`, else a folder of ours in the one where programs keep what can be made again.
+    pub cache: Option<PathBuf>,
     /// `BITNET_LOG`
     pub log: Option<String>,
     /// `NO_COLOR`
@@ -173,6 +180,15 @@ impl Environment {
                 "BITNET_STRICT_TOKENIZERS",
                 text("BITNET_STRICT_TOKENIZERS")?,
             )?,
+            cache: get("BITNET_CACHE").map(PathBuf::from).or_else(|| {
+                let (base, below) = match get("XDG_CACHE_HOME") {
+                    Some(folder) => (folder, "bitnet"),
+                    None if cfg!(windows) => (get("LOCALAPPDATA")?, "bitnet"),
+                    None if cfg!(target_os = "macos") => (get("HOME")?, "Library/Caches/bitnet"),
+                    None => (get("HOME")?, ".cache/bitnet"),
+                };
+                Some(PathBuf::from(base).join(below).join("packed"))
+            }),
             log: text("BITNET_LOG")?,
             no_color: get("NO_COLOR").is_some(),
         })
@@ -242,6 +258,14 @@ mod tests {
                 "t.json",
                 Environment {
                     tokenizer: Some("t.json".into()),
+                    ..none.clone()
+                },
+            ),
+            (
+                "BITNET_CACHE",
+                "kept",
+                Environment {
+                    cache: Some("kept".into()),
                     ..none.clone()
                 },
             ),

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use bitnet_inference::{
-    CheckpointOptions, Engine, HeadMode, LoadOptions, Tokenizer, TokenizerOptions, open_tokenizer,
+    CheckpointOptions, Engine, HeadMode, LoadOptions, PackedCache, Tokenizer, TokenizerOptions,
+    open_tokenizer,
 };
 use bitnet_models::{Checkpoint, TokenizerSource};
 use bytes::Bytes;
@@ -107,6 +108,9 @@ pub struct LoadExtras {
     pub chat_template: Option<String>,
     /// Sequences that run at once; 0 means one.
     pub max_sequences: usize,
+    /// Keep packed weights for the next start, and use those that are kept: for commands that somebody waits for. Weights
+    /// in a mapped file are read a little more slowly than in memory of huge pages, so what runs for long packs anew.
+    pub quick_start: bool,
 }
 
 /// The options that flags and environment give.
@@ -131,6 +135,9 @@ pub fn load_options(
         checkpoint: checkpoint_options(model),
         strict_tokenizers: env.strict_tokenizers,
         tokenizer: model.tokenizer(env),
+        packed_cache: (extras.quick_start && !engine.no_cache)
+            .then(|| env.cache.clone().map(PackedCache::in_folder))
+            .flatten(),
         chat_template: extras.chat_template,
         ..LoadOptions::default()
     }

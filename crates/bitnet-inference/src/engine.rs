@@ -16,8 +16,9 @@ use bytes::Bytes;
 
 use crate::engine_load::EngineLoad;
 use crate::error::Error;
-use crate::loader::{self, LoadOptions, Loaded};
+use crate::loader::{self, HeadMode, LoadOptions, Loaded, PackedWeights};
 use crate::metrics::{Clock, SystemClock};
+use crate::packed_cache::CacheEntry;
 use crate::request::Prompt;
 use crate::runner::Runner;
 use crate::sequence::RequestId;
@@ -68,6 +69,8 @@ pub struct EngineInfo {
     /// need all logits) the head counts with the part of its small copy that every search reads; rows that are looked
     /// at singly come on top, see [`Engine::head_work`]; where channels are left out it is less, see [`Engine::traffic`].
     pub bytes_per_token: usize,
+    /// Where the packed weights came from.
+    pub packed_weights: PackedWeights,
     /// Bytes of keys and values that each position before it adds to that.
     pub kv_position_bytes: usize,
     /// How long loading took.
@@ -142,8 +145,21 @@ impl Engine {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
+        // Weights packed otherwise than the engine chooses are for comparison: nobody waits for them twice.
+        let chosen = options.kernel.is_none() && !options.dense && options.head == HeadMode::Auto;
+        let cache = options.packed_cache.as_ref().filter(|_| chosen);
+        // What cannot be looked at cannot be opened either, and that error is the better one.
+        let entry =
+            cache.and_then(|cache| CacheEntry::of(cache, path.as_ref(), &options.checkpoint).ok());
         let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
-        Engine::from_checkpoint(&checkpoint, options, clock, progress, |runner| runner)
+        Engine::from_checkpoint(
+            &checkpoint,
+            entry.as_ref(),
+            options,
+            clock,
+            progress,
+            |runner| runner,
+        )
     }
 
     /// [`Engine::load`] with a runner of the caller's: `replace` is given the model's own. For measuring what lies around
@@ -158,7 +174,7 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
         let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
-        Engine::from_checkpoint(&checkpoint, options, clock, &mut |_| {}, replace)
+        Engine::from_checkpoint(&checkpoint, None, options, clock, &mut |_| {}, replace)
     }
 
     /// Loads a GGUF file that is already in memory; `name` stands for it in messages. Tensors that need no repacking
@@ -182,17 +198,18 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
         let checkpoint = Checkpoint::from_gguf_bytes(name, bytes, &options.checkpoint)?;
-        Engine::from_checkpoint(&checkpoint, options, clock, progress, |runner| runner)
+        Engine::from_checkpoint(&checkpoint, None, options, clock, progress, |runner| runner)
     }
 
     fn from_checkpoint(
         checkpoint: &Checkpoint,
+        entry: Option<&CacheEntry>,
         options: &LoadOptions,
         clock: SystemClock,
         progress: &mut dyn FnMut(LoadProgress),
         replace: impl FnOnce(Box<dyn Runner>) -> Box<dyn Runner>,
     ) -> Result<Engine, Error> {
-        let loaded = loader::load(checkpoint, options, progress)?;
+        let loaded = loader::load(checkpoint, entry, options, progress)?;
         let end_of_generation = end_of_generation(&loaded);
         let runner = replace(loaded.runner);
         let info = EngineInfo {
@@ -209,6 +226,7 @@ impl Engine {
             head_bytes: loaded.weight_bytes.head,
             head_copy_bytes: loaded.weight_bytes.head_copy,
             bytes_per_token: loaded.weight_bytes.per_token(),
+            packed_weights: loaded.packed_weights,
             kv_position_bytes: loaded.kv_position_bytes,
             load: clock.now(),
             warnings: loaded.warnings,

@@ -33,7 +33,8 @@
 //!
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`], [`block_manager`]
 //! and [`prefix_cache`] choose which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`] is the seam to the model;
-//! [`sampler`] draws through the filters of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together.
+//! [`sampler`] draws through the filters of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together, from the
+//! weights that [`packed_cache`] keeps where it can.
 //!
 //! Deliberately absent: threads, channels, an async runtime, environment variables.
 
@@ -48,6 +49,7 @@ pub mod loader;
 pub mod logits;
 pub mod logprobs;
 pub mod metrics;
+pub mod packed_cache;
 pub mod prefix_cache;
 pub mod request;
 pub mod runner;
@@ -68,10 +70,12 @@ pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
 pub use loader::{
-    HeadMode, KvPool, LoadOptions, SERVING_PREFILL_BESIDE, checkpoint_tokenizer, open_tokenizer,
+    HeadMode, KvPool, LoadOptions, PackedWeights, SERVING_PREFILL_BESIDE, checkpoint_tokenizer,
+    open_tokenizer,
 };
 pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
+pub use packed_cache::{LEAST_CACHED_BYTES, PackedCache};
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
 pub use runner::{Runner, RunnerShape};
 pub use score::{Score, ScoreOptions, ScoreProgress};

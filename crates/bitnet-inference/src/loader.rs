@@ -3,20 +3,22 @@
 //! Everything that can be refused is refused here, before the first token: a file that is no model, a context larger
 //! than the model's, a tokenizer that would need a guess when guesses are forbidden.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_kernels::{
-    Backend, CpuBackend, CpuOptions, KV_BLOCK, KvType, LEAST_HEAD_ROWS, LayoutProbe,
+    Backend, CpuBackend, CpuOptions, KV_BLOCK, KernelError, KvType, LEAST_HEAD_ROWS, LayoutProbe,
 };
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, Model, ModelConfig,
-    TokenizerSource, WeightBytes, kv_block_bytes,
+    ModelError, PackedFile, PackedFileError, TokenizerSource, WeightBytes, kv_block_bytes,
 };
 use bitnet_tokenizers::{Tokenizer, TokenizerOptions};
 
 use crate::block_manager::BlockManager;
 use crate::error::Error;
+use crate::packed_cache::{CacheEntry, PackedCache};
 use crate::runner::{ModelRunner, Runner, RunnerSizes};
 use crate::scheduler::ScheduleLimits;
 use crate::speculative::MAX_DRAFT;
@@ -99,6 +101,9 @@ pub struct LoadOptions {
     pub strict_tokenizers: bool,
     /// A `tokenizer.json`, a folder that holds one or a GGUF file, instead of the checkpoint's own.
     pub tokenizer: Option<PathBuf>,
+    /// Where packed weights are kept for the next start; `None`: nowhere. Used for models that are files, with the kernel
+    /// and the head that the engine chooses. Changes speed and where memory comes from, never a number.
+    pub packed_cache: Option<PackedCache>,
     /// Text of a chat template, instead of the model's own.
     pub chat_template: Option<String>,
 }
@@ -120,9 +125,22 @@ impl Default for LoadOptions {
             checkpoint: CheckpointOptions::default(),
             strict_tokenizers: false,
             tokenizer: None,
+            packed_cache: None,
             chat_template: None,
         }
     }
+}
+
+/// Where the packed weights of a model came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PackedWeights {
+    /// They were packed at this start.
+    Made,
+    /// They were packed at this start and kept for the next.
+    Written,
+    /// An earlier start had kept them.
+    Kept,
 }
 
 /// What a loaded model consists of.
@@ -142,12 +160,14 @@ pub(crate) struct Loaded {
     pub n_kv_blocks: usize,
     pub kv_cache_bytes: usize,
     pub weight_bytes: WeightBytes,
+    pub packed_weights: PackedWeights,
     pub kv_position_bytes: usize,
 }
 
 /// Loads everything on the CPU.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
+    entry: Option<&CacheEntry>,
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Loaded, Error> {
@@ -177,17 +197,43 @@ pub(crate) fn load(
         kernel: options.kernel.clone(),
         dense: options.dense,
     })?;
-    if options.kernel.is_none() && checkpoint.has_one_scale_a_tensor()? {
-        backend.choose_layout(config.n_ternary_weights())?;
-    }
+    let mut warnings = backend.warnings().to_vec();
+    let kept = entry.and_then(|entry| kept_weights(entry, &mut backend, &mut warnings));
+    let mut packed_weights = PackedWeights::Made;
+    let model = match kept {
+        Some(mut packed) => {
+            packed_weights = PackedWeights::Kept;
+            let model = Model::load_packed(backend, checkpoint, context, &mut packed, progress);
+            match (model, entry) {
+                // Whole, and of this model by its own word, yet not what this version reads: it is of no use to anybody.
+                (Err(ModelError::Kernel(KernelError::PackedArray { .. })), Some(entry)) => {
+                    let entry = fs::remove_file(&entry.path).ok().map(|()| entry);
+                    return load(checkpoint, entry, options, progress);
+                }
+                (model, _) => model?,
+            }
+        }
+        None => {
+            if options.kernel.is_none() && checkpoint.has_one_scale_a_tensor()? {
+                backend.choose_layout(config.n_ternary_weights())?;
+            }
+            let mut model = Model::load(backend, checkpoint, context, progress)?;
+            match options.head {
+                HeadMode::Auto => model.copy_head(LEAST_HEAD_ROWS)?,
+                HeadMode::Full => {}
+                HeadMode::Search => model.copy_head(0)?,
+            }
+            if let (Some(entry), Some(cache)) = (entry, &options.packed_cache)
+                && keep_weights(&model, entry, cache.least_bytes, &mut warnings)
+            {
+                packed_weights = PackedWeights::Written;
+            }
+            model
+        }
+    };
+    let backend = model.backend();
     let (kernel, threads) = (backend.kernel_name().to_owned(), backend.threads());
-    let (layouts, warnings) = (backend.probe(), backend.warnings().to_vec());
-    let mut model = Model::load(backend, checkpoint, context, progress)?;
-    match options.head {
-        HeadMode::Auto => model.copy_head(LEAST_HEAD_ROWS)?,
-        HeadMode::Full => {}
-        HeadMode::Search => model.copy_head(0)?,
-    }
+    let layouts = backend.probe();
     let weight_bytes = model.weight_bytes();
     let runner = ModelRunner::new(
         model,
@@ -218,8 +264,57 @@ pub(crate) fn load(
         kv_cache_bytes: n_blocks * kv_block_bytes(&config, options.kv_type),
         kv_position_bytes: kv_block_bytes(&config, options.kv_type) / KV_BLOCK,
         weight_bytes,
+        packed_weights,
         config,
     })
+}
+
+/// The packed weights that an earlier start has kept, if they fit this model and this machine; why not goes to `warnings`,
+/// unless there are none.
+fn kept_weights(
+    entry: &CacheEntry,
+    backend: &mut CpuBackend,
+    warnings: &mut Vec<String>,
+) -> Option<PackedFile> {
+    let packed = match PackedFile::open(&entry.path, &entry.key, backend.threads()) {
+        Ok(packed) => packed?,
+        // What changed is the model, not the file.
+        Err(PackedFileError::OtherKey { .. }) => return None,
+        Err(error) => {
+            warnings.push(format!("packed again: {error}"));
+            return None;
+        }
+    };
+    match backend.take_packing(packed.packing()) {
+        Ok(true) => Some(packed),
+        // Packed by another version, or on another machine that shares the folder.
+        Ok(false) => None,
+        Err(error) => {
+            warnings.push(format!("packed again: {error}"));
+            None
+        }
+    }
+}
+
+/// Keeps the packed weights of `model` for the next start, if they are `least_bytes` or more. That it failed is a warning:
+/// the model runs all the same.
+fn keep_weights(
+    model: &Model<CpuBackend>,
+    entry: &CacheEntry,
+    least_bytes: usize,
+    warnings: &mut Vec<String>,
+) -> bool {
+    let bytes = model.weight_bytes();
+    if bytes.layers + bytes.layer_copies + bytes.head_copy < least_bytes {
+        return false;
+    }
+    match model.write_packed(&entry.path, &entry.key) {
+        Ok(_) => true,
+        Err(error) => {
+            warnings.push(format!("the packed weights could not be kept: {error}"));
+            false
+        }
+    }
 }
 
 /// Positions of a context and blocks of the cache, which holds at least one context.

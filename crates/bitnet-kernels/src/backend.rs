@@ -9,10 +9,13 @@
 //! however many threads run, whichever kernel was chosen
 //! ```
 
+use std::io;
+
 use bitnet_quantization::{TensorType, TernaryRows};
 use bytes::Bytes;
 
 use crate::error::KernelError;
+use crate::packed::{PackReader, PackWriter};
 use crate::rope_table::RopeTable;
 
 /// Positions in one block of the KV cache. 16 f32 are one AVX-512 register (and one cache line): scores of a block
@@ -343,6 +346,26 @@ pub trait Backend: Send + Sync + 'static {
         usage: TernaryUse,
     ) -> Result<Self::Ternary, KernelError>;
 
+    /// Names what the bytes of packed weights depend on beside the weights: layouts, copies, their version.
+    fn packing(&self) -> String;
+
+    /// Writes a ternary weight as it is packed, for [`read_ternary`](Self::read_ternary) of a backend with the same
+    /// [`packing`](Self::packing).
+    ///
+    /// # Errors
+    /// The writer's.
+    fn write_ternary(&self, weight: &Self::Ternary, writer: &mut dyn PackWriter) -> io::Result<()>;
+
+    /// Takes a packed weight `[rows, cols]`; on a CPU its bytes stay where they are.
+    ///
+    /// # Errors
+    /// [`KernelError::PackedArray`] when it is not such a weight.
+    fn read_ternary(
+        &self,
+        shape: [usize; 2],
+        reader: &mut dyn PackReader,
+    ) -> Result<Self::Ternary, KernelError>;
+
     /// Takes a dense matrix; on a CPU its bytes stay where they are.
     ///
     /// # Errors
@@ -368,6 +391,23 @@ pub trait Backend: Send + Sync + 'static {
         w: &Self::Matrix,
         least_rows: usize,
     ) -> Result<Option<Self::HeadCopy>, KernelError>;
+
+    /// Writes a small copy of a head, for [`read_head_copy`](Self::read_head_copy).
+    ///
+    /// # Errors
+    /// The writer's.
+    fn write_head_copy(&self, copy: &Self::HeadCopy, writer: &mut dyn PackWriter)
+    -> io::Result<()>;
+
+    /// Takes the small copy of the head `w`; on a CPU its bytes stay where they are.
+    ///
+    /// # Errors
+    /// [`KernelError::PackedArray`] when it is not the copy of such a head.
+    fn read_head_copy(
+        &self,
+        w: &Self::Matrix,
+        reader: &mut dyn PackReader,
+    ) -> Result<Self::HeadCopy, KernelError>;
 
     /// Bytes of a small copy in memory.
     fn head_copy_bytes(&self, copy: &Self::HeadCopy) -> usize;

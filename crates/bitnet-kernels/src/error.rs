@@ -28,6 +28,17 @@ pub enum KernelError {
         dims: Vec<usize>,
     },
 
+    /// Packed weights that were kept are not those that this weight needs.
+    #[error("packed {what}: expected {expected}, found {found}")]
+    PackedArray {
+        /// The array.
+        what: &'static str,
+        /// What the weight needs.
+        expected: String,
+        /// What was kept.
+        found: String,
+    },
+
     /// A kernel was asked for by a name that is not known, or that this CPU cannot run.
     #[error("kernel {name:?} is {problem}; available here: {}", available.join(", "))]
     Kernel {

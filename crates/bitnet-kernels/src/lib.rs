@@ -6,6 +6,7 @@
 //!
 //! # Layout
 //! - [`backend`]: the trait and the types that cross it; [`rope_table`]: angles of every position.
+//! - [`packed`]: packed weights as bytes, for whoever keeps them.
 //! - [`cpu`]: the CPU backend, one op per file.
 //! - [`measure`]: this machine's limits, to compare speeds with.
 //! - [`error`]: the one error type.
@@ -13,6 +14,7 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod backend;
+pub mod packed;
 pub mod rope_table;
 
 pub mod cpu;
@@ -31,4 +33,5 @@ pub use cpu::probe::LayoutProbe;
 pub use cpu::quantize::QuantizedRows;
 pub use cpu::{CpuBackend, CpuOptions};
 pub use error::KernelError;
+pub use packed::{PACKED_ALIGNMENT, PACKING_VERSION, PackReader, PackWriter};
 pub use rope_table::{RopeParams, RopeStyle, RopeTable};

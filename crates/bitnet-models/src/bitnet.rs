@@ -17,14 +17,16 @@ use crate::attention::attention;
 use crate::batch::{Batch, Bounds};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::error::ModelError;
+use crate::error::{ModelError, file_name};
 use crate::feed_forward::feed_forward;
 use crate::kv_cache::KvCache;
 use crate::observer::{Observer, Site};
+use crate::packed_file::{PackedFile, PackedFileError, PackedFileWriter};
 use crate::pass::Pass;
 use crate::tensor_role::TensorRole;
 use crate::weights::{LoadProgress, WeightBytes, Weights, rows_to_halves};
 use bitnet_kernels::{Backend, KernelError, KvType, RopeParams, RopeStyle, RopeTable};
+use std::path::Path;
 
 /// A model in memory, ready to run. It is only read after loading; what changes is in [`KvCache`] and
 /// [`Activations`].
@@ -98,6 +100,59 @@ impl<B: Backend> Model<B> {
         context_length: usize,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model<B>, ModelError> {
+        Model::load_with(backend, checkpoint, context_length, None, progress)
+    }
+
+    /// The same with ternary weights and, if it is there, the head's small copy from a file that keeps them packed.
+    ///
+    /// # Errors
+    /// As [`Model::load`], and [`ModelError::Kernel`] for packed weights that are not this model's.
+    pub fn load_packed(
+        backend: B,
+        checkpoint: &Checkpoint,
+        context_length: usize,
+        packed: &mut PackedFile,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Model<B>, ModelError> {
+        let mut model = Model::load_with(
+            backend,
+            checkpoint,
+            context_length,
+            Some(&mut *packed),
+            progress,
+        )?;
+        if packed.has_head_copy() {
+            let copy = model.backend.read_head_copy(model.weights.head(), packed)?;
+            model.weights.head_copy = Some(copy);
+        }
+        Ok(model)
+    }
+
+    /// Keeps the packed weights in the file `path`, which [`Model::load_packed`] takes for a model of the same `key`; the
+    /// bytes of the file.
+    ///
+    /// # Errors
+    /// [`PackedFileError::Io`]; nothing is left behind then.
+    pub fn write_packed(&self, path: &Path, key: &str) -> Result<u64, PackedFileError> {
+        let has_copy = self.weights.head_copy.is_some();
+        let packing = self.backend.packing();
+        let mut writer = PackedFileWriter::create(path, key, &packing, has_copy)?;
+        let written = self.weights.write(&self.backend, &mut writer);
+        written.map_err(|source| PackedFileError::Io {
+            file: file_name(path),
+            action: "write",
+            source,
+        })?;
+        writer.finish()
+    }
+
+    fn load_with(
+        backend: B,
+        checkpoint: &Checkpoint,
+        context_length: usize,
+        packed: Option<&mut PackedFile>,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Model<B>, ModelError> {
         let mut config = checkpoint.config().clone();
         if checkpoint.has(TensorRole::RopeFactors) {
             config.rope.freq_factors = Some(checkpoint.vector(TensorRole::RopeFactors)?);
@@ -113,7 +168,7 @@ impl<B: Backend> Model<B> {
             freq_factors: config.rope.freq_factors.as_deref(),
             max_positions: context_length,
         })?;
-        let weights = Weights::load(&backend, checkpoint, progress)?;
+        let weights = Weights::load(&backend, checkpoint, packed, progress)?;
         Ok(Model {
             backend,
             config,

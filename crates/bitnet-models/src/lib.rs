@@ -10,7 +10,7 @@
 //! # Layout
 //! - [`error`], [`file_kind`], [`mod@finding`]: what can be wrong, as errors and as a check's findings
 //! - [`mmap`]: files as bytes (the only `unsafe` of the crate)
-//! - [`gguf`], [`safetensors`]: the two containers
+//! - [`gguf`], [`safetensors`]: the two containers; [`packed_file`]: packed weights, kept for the next start
 //! - `json`, `hf_config`, [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
@@ -29,6 +29,7 @@ mod json;
 pub mod mmap;
 
 pub mod gguf;
+pub mod packed_file;
 pub mod safetensors;
 
 pub mod config;
@@ -73,6 +74,7 @@ pub use generation::GenerationDefaults;
 pub use head::{HeadOutput, RowLogits};
 pub use kv_cache::{KvCache, kv_block_bytes};
 pub use observer::{Observer, Operation, Site, Work};
+pub use packed_file::{PackedFile, PackedFileError, PackedFileWriter};
 pub use profile::Profile;
 pub use tensor_role::{NormPlace, Projection, TensorRole};
 pub use weights::{LoadProgress, WeightBytes};

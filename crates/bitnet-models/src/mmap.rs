@@ -44,17 +44,37 @@ impl FileBytes {
     /// # Errors
     /// [`ModelError::Io`] when the file cannot be opened or mapped, or is a directory.
     pub fn open(path: &Path) -> Result<Bytes, ModelError> {
+        Self::map(path, false)
+    }
+
+    /// The same, with all pages that are in the system's cache mapped at once: for a file of which everything is read.
+    ///
+    /// # Errors
+    /// As [`FileBytes::open`].
+    pub fn open_populated(path: &Path) -> Result<Bytes, ModelError> {
+        Self::map(path, true)
+    }
+
+    fn map(path: &Path, populate: bool) -> Result<Bytes, ModelError> {
         let (file, len) = open_regular(path)?;
         if len == 0 {
             return Ok(Bytes::new()); // an empty mapping is an error on most systems
         }
+        #[cfg(not(target_family = "wasm"))]
+        let mut options = memmap2::MmapOptions::new();
+        #[cfg(not(target_family = "wasm"))]
+        if populate {
+            options.populate();
+        }
+        #[cfg(target_family = "wasm")]
+        let _ = populate;
         // SAFETY: the mapping is read-only and private to this process, and `Bytes` hands out shared slices
         // only. That nobody truncates or rewrites the file meanwhile is the caller's side of the module note:
         // the parsers copy every length they check before they use it, so a rewrite yields wrong numbers at
         // worst, and a truncation SIGBUS.
         #[cfg(not(target_family = "wasm"))]
-        let mapped = unsafe { memmap2::Mmap::map(&file) }
-            .map(|map| mappings::share(map, mappings::Pages::File));
+        let mapped =
+            unsafe { options.map(&file) }.map(|map| mappings::share(map, mappings::Pages::File));
         #[cfg(target_family = "wasm")]
         let mapped = read_all(&file, len);
         mapped.map_err(|source| ModelError::Io {

@@ -6,9 +6,12 @@
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::packed_file::PackedFile;
 use crate::row_order::ReorderedRows;
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
-use bitnet_kernels::{Activation, Backend, RopeStyle, TernaryUse};
+use bitnet_kernels::{Activation, Backend, PackWriter, RopeStyle, TernaryUse};
+use std::cell::RefCell;
+use std::io;
 
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
@@ -105,16 +108,19 @@ pub struct LoadProgress {
 }
 
 impl<B: Backend> Weights<B> {
-    /// Loads everything, telling `progress` before the first layer and after each.
+    /// Loads everything, telling `progress` before the first layer and after each. Ternary weights come from `packed`
+    /// where that is given, in the order in which [`write`](Weights::write) wrote them.
     pub fn load(
         backend: &B,
         checkpoint: &Checkpoint,
+        packed: Option<&mut PackedFile>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Weights<B>, ModelError> {
         let config = checkpoint.config();
         let loader = Loader {
             backend,
             checkpoint,
+            packed: RefCell::new(packed),
         };
         let embedding = loader.matrix(TensorRole::Embedding)?;
         let head = if config.tied_head {
@@ -144,6 +150,17 @@ impl<B: Backend> Weights<B> {
         })
     }
 
+    /// Writes the packed weights: of each layer the seven ternary ones, then the head's small copy, if there is one.
+    pub fn write(&self, backend: &B, writer: &mut dyn PackWriter) -> io::Result<()> {
+        for weight in self.layers.iter().flat_map(LayerWeights::matrices) {
+            backend.write_ternary(weight, writer)?;
+        }
+        match &self.head_copy {
+            Some(copy) => backend.write_head_copy(copy, writer),
+            None => Ok(()),
+        }
+    }
+
     /// What turns hidden states into logits, `[vocab_size, hidden_size]`.
     pub fn head(&self) -> &B::Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
@@ -171,7 +188,7 @@ impl<B: Backend> Weights<B> {
 }
 
 impl<B: Backend> LayerWeights<B> {
-    /// Its seven ternary matrices.
+    /// Its seven ternary matrices, in the order in which they are loaded.
     fn matrices(&self) -> [&B::Ternary; 7] {
         let (a, f) = (&self.attention, &self.feed_forward);
         [
@@ -195,12 +212,13 @@ pub(crate) fn rotates(role: TensorRole) -> bool {
 }
 
 /// Takes tensors from a checkpoint to a backend.
-struct Loader<'a, B: Backend> {
+struct Loader<'a, 'p, B: Backend> {
     backend: &'a B,
     checkpoint: &'a Checkpoint,
+    packed: RefCell<Option<&'p mut PackedFile>>,
 }
 
-impl<B: Backend> Loader<'_, B> {
+impl<B: Backend> Loader<'_, '_, B> {
     fn layer(&self, layer: usize) -> Result<LayerWeights<B>, ModelError> {
         let family = self.checkpoint.config().family;
         let norm = |place| self.vector(TensorRole::Norm(layer, place));
@@ -233,6 +251,10 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn ternary(&self, role: TensorRole) -> Result<B::Ternary, ModelError> {
+        if let Some(packed) = &mut *self.packed.borrow_mut() {
+            let (rows, cols) = role.shape(self.checkpoint.config());
+            return Ok(self.backend.read_ternary([rows, cols], *packed)?);
+        }
         let mut rows = self.checkpoint.ternary(role)?;
         if rotates(role) && rows_to_halves(self.checkpoint.config()) {
             let head_dim = self.checkpoint.config().head_dim;

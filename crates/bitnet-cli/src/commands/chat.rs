@@ -68,6 +68,7 @@ Ctrl-C stops an answer. A line that begins with // is sent with one slash.";
 pub fn run(args: &ChatArgs, env: &Environment) -> Result<Exit, CliError> {
     let extras = LoadExtras {
         chat_template: args.template.file_text()?,
+        quick_start: true,
         ..LoadExtras::default()
     };
     let loaded = model_source::load(&args.model, &args.engine, env, extras)?;

@@ -84,7 +84,11 @@ pub fn run(args: &LogitsArgs, env: &Environment) -> Result<Exit, CliError> {
     let pending = Pending::new(&args.out)?;
     let model = args.model.model.as_deref().map(Path::new);
     pending.is_none_of(model.into_iter().chain([args.tokens.as_path()]))?;
-    let loaded = model_source::load(&args.model, &args.engine, env, LoadExtras::default())?;
+    let extras = LoadExtras {
+        quick_start: true,
+        ..LoadExtras::default()
+    };
+    let loaded = model_source::load(&args.model, &args.engine, env, extras)?;
     let tensors = tensors(&loaded.engine, &ids, args)?;
 
     let mut writer = pending.create_file()?;

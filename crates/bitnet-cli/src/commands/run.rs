@@ -127,6 +127,7 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
     }
     let extras = LoadExtras {
         chat_template: args.template.file_text()?,
+        quick_start: true,
         ..LoadExtras::default()
     };
     let loaded = model_source::load(&args.model, &args.engine, env, extras)?;

@@ -68,7 +68,11 @@ pub fn run(args: &ScoreArgs, env: &Environment) -> Result<Exit, CliError> {
     } else {
         Prompt::Text(text)
     };
-    let loaded = model_source::load(&args.model, &args.engine, env, LoadExtras::default())?;
+    let extras = LoadExtras {
+        quick_start: true,
+        ..LoadExtras::default()
+    };
+    let loaded = model_source::load(&args.model, &args.engine, env, extras)?;
     let mut options = ScoreOptions::default();
     options.ctx = args
         .engine

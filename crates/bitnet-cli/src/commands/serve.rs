@@ -122,6 +122,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         let extras = LoadExtras {
             chat_template,
             max_sequences,
+            quick_start: false,
         };
         model_source::load_options(&named, &args.engine, env, extras)
     };

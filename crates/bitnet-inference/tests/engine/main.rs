@@ -11,6 +11,7 @@ mod exact_head;
 mod generation_config;
 mod golden;
 mod limits;
+mod packed_cache;
 mod perplexity;
 mod seeds;
 mod serving;

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`isa`]: instruction sets as values, the sixteen lanes, the choice of a kernel; [`features`]: what the CPU is.
-//! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages.
+//! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages. [`packed`]: weights that lie in it, or in a file.
 //! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set;
 //!   [`probe`]: which layout is faster here.
 //! - [`ternary`]: the layouts of one weight; [`sparse`]: products that leave out zeros.
@@ -23,6 +23,7 @@ pub mod kv_cache;
 pub mod lanes;
 pub mod layout;
 pub mod memory;
+pub mod packed;
 pub mod probe;
 pub mod quantize;
 pub mod rms_norm;
@@ -34,6 +35,7 @@ pub mod ternary;
 pub mod threads;
 pub mod traffic;
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitnet_quantization::TernaryRows;
@@ -43,6 +45,7 @@ use crate::backend::{
     Traffic,
 };
 use crate::error::KernelError;
+use crate::packed::{PACKING_VERSION, PackReader, PackWriter};
 use crate::rope_table::RopeTable;
 use attention::Attention;
 use dense::Matrix;
@@ -152,6 +155,32 @@ impl CpuBackend {
             self.kernel = other;
         }
         Ok(())
+    }
+
+    /// Chooses how ternary weights with one scale a tensor will be packed by the name of the [`packing`](Backend::packing),
+    /// as it was chosen before; `false` when kernels of this name do not run here. To be called before the first upload.
+    ///
+    /// # Errors
+    /// [`KernelError::SelfTest`] if the kernel computes something wrong here.
+    pub fn take_packing(&mut self, name: &str) -> Result<bool, KernelError> {
+        for kernel in [Some(self.kernel), self.kernel.with_five_a_byte()] {
+            let Some(kernel) = kernel else { continue };
+            if self.packing_of(kernel) != name {
+                continue;
+            }
+            if kernel.name() != self.kernel.name() {
+                self_test::run(kernel, &self.pool)?;
+                self.kernel = kernel;
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Names what packed bytes depend on, but for the weights.
+    fn packing_of(&self, kernel: Kernel) -> String {
+        let copies = if self.skips_zeros { "sparse" } else { "dense" };
+        format!("cpu-{}-{copies}-{PACKING_VERSION}", kernel.layout().name())
     }
 
     /// What [`choose_layout`](CpuBackend::choose_layout) measured, if it had a choice.
@@ -353,6 +382,34 @@ impl Backend for CpuBackend {
         };
         let layout = self.kernel.layout();
         Ternary::pack(weights, usage, layout, &self.pool, &mut arena)
+    }
+
+    fn packing(&self) -> String {
+        self.packing_of(self.kernel)
+    }
+
+    fn write_ternary(&self, weight: &Ternary, writer: &mut dyn PackWriter) -> io::Result<()> {
+        weight.write(writer)
+    }
+
+    fn read_ternary(
+        &self,
+        shape: [usize; 2],
+        reader: &mut dyn PackReader,
+    ) -> Result<Ternary, KernelError> {
+        Ternary::read(shape, self.kernel.layout(), reader)
+    }
+
+    fn write_head_copy(&self, copy: &HeadCopy, writer: &mut dyn PackWriter) -> io::Result<()> {
+        copy.write(writer)
+    }
+
+    fn read_head_copy(
+        &self,
+        w: &Matrix,
+        reader: &mut dyn PackReader,
+    ) -> Result<HeadCopy, KernelError> {
+        HeadCopy::read([w.rows(), w.cols()], reader)
     }
 
     fn upload_matrix(&self, matrix: MatrixData) -> Result<Matrix, KernelError> {

@@ -79,6 +79,7 @@ impl Bench {
             device: None,
             kernel: args.kernel.clone(),
             dense: args.dense,
+            no_cache: true,
         };
         let extras = LoadExtras {
             max_sequences: plan.batches.iter().copied().max().unwrap_or(1),

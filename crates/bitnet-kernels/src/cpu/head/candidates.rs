@@ -17,9 +17,8 @@ use super::*;
 use crate::backend::{Candidate, CandidateRequest, Candidates, Keep};
 use crate::cpu::dense::{Matrix, dot_rows};
 use crate::cpu::isa::Kernel;
-use crate::cpu::memory::Disjoint;
+use crate::cpu::memory::{Disjoint, Memory};
 use crate::cpu::threads::Pool;
-use crate::error::KernelError;
 
 /// Token rows scanned together: the widest panel, and 16 MiB of estimates at a vocabulary of 128 k.
 const AT_ONCE: usize = 16;
@@ -196,7 +195,7 @@ impl OneRow<'_> {
         for row in copy.rows..copy.n_strips() * LANES {
             self.put(row, f32::NEG_INFINITY);
         }
-        for &row in &copy.wild {
+        for &row in copy.wild() {
             self.put(row as usize, f32::INFINITY);
         }
         for &row in self.named {

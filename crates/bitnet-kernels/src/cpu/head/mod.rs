@@ -39,7 +39,11 @@ pub mod scalar;
 pub mod scan;
 
 use super::isa::LANES;
-use super::memory::Memory;
+use std::io;
+
+use super::packed::Packed;
+use crate::error::KernelError;
+use crate::packed::{PackReader, PackWriter};
 
 /// Columns that share a scale. Shorter blocks have smaller scales (a tighter bound) but more of them: 128 columns cost
 /// an eighth of a bit a weight.
@@ -102,16 +106,64 @@ pub struct HeadCopy {
     rows: usize,
     cols: usize,
     n_blocks: usize,                // of a row
-    codes: Memory<CodeBlock>,       // [n_strips, n_blocks]
-    scales: Memory<[u8; 32]>,       // [n_strips, n_blocks] of 16 rows' bf16
-    bounds: Memory<[[f32; 16]; 2]>, // [n_strips]: constants of 16 rows: by blocks, of the whole row
-    crumbs: Memory<Crumbs>,         // [rows, n_blocks]
-    row_scales: Memory<[u8; 32]>, // [rows, n_scales]: the scales again, row by row, 16 blocks each
-    row_bounds: Memory<[f32; 2]>, // [rows]: the constants after refining
-    wild: Vec<u32>,               // rows that are always multiplied exactly, ascending
+    codes: Packed<CodeBlock>,       // [n_strips, n_blocks]
+    scales: Packed<[u8; 32]>,       // [n_strips, n_blocks] of 16 rows' bf16
+    bounds: Packed<[[f32; 16]; 2]>, // [n_strips]: constants of 16 rows: by blocks, of the whole row
+    crumbs: Packed<Crumbs>,         // [rows, n_blocks]
+    row_scales: Packed<[u8; 32]>, // [rows, n_scales]: the scales again, row by row, 16 blocks each
+    row_bounds: Packed<[f32; 2]>, // [rows]: the constants after refining
+    wild: Packed<u32>,            // rows that are always multiplied exactly, ascending
 }
 
 impl HeadCopy {
+    /// Writes its seven arrays.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, writer: &mut dyn PackWriter) -> io::Result<()> {
+        self.codes.write(writer)?;
+        self.scales.write(writer)?;
+        self.bounds.write(writer)?;
+        self.crumbs.write(writer)?;
+        self.row_scales.write(writer)?;
+        self.row_bounds.write(writer)?;
+        self.wild.write(writer)
+    }
+
+    /// Reads what [`write`](HeadCopy::write) wrote of the copy of a head `[rows, cols]`.
+    ///
+    /// # Errors
+    /// [`KernelError::PackedArray`] for the arrays of another head.
+    pub fn read(
+        [rows, cols]: [usize; 2],
+        reader: &mut dyn PackReader,
+    ) -> Result<HeadCopy, KernelError> {
+        let (n_strips, n_blocks) = (rows.div_ceil(LANES), cols.div_ceil(BLOCK));
+        let n_scales = rows * n_blocks.div_ceil(BLOCKS_AT_ONCE);
+        let copy = HeadCopy {
+            rows,
+            cols,
+            n_blocks,
+            codes: Packed::read("codes of the head", n_strips * n_blocks, reader)?,
+            scales: Packed::read("scales of the head", n_strips * n_blocks, reader)?,
+            bounds: Packed::read("bounds of the head", n_strips, reader)?,
+            crumbs: Packed::read("crumbs of the head", rows * n_blocks, reader)?,
+            row_scales: Packed::read("row scales of the head", n_scales, reader)?,
+            row_bounds: Packed::read("row bounds of the head", rows, reader)?,
+            wild: Packed::read_any("wild rows of the head", reader)?,
+        };
+        // They are indices of rows.
+        let ascend = copy.wild.is_sorted_by(|a, b| a < b);
+        if ascend && copy.wild.last().is_none_or(|&row| (row as usize) < rows) {
+            return Ok(copy);
+        }
+        Err(KernelError::PackedArray {
+            what: "wild rows of the head",
+            expected: format!("rows below {rows}, ascending"),
+            found: "others".into(),
+        })
+    }
+
     /// Rows, as in the full head.
     pub fn rows(&self) -> usize {
         self.rows

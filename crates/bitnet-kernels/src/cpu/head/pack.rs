@@ -7,9 +7,8 @@ use super::*;
 use crate::cpu::dense::{Matrix, with_codec};
 use crate::cpu::dense::{codec::Codec, widen};
 use crate::cpu::isa::{Isa, Kernel, Op};
-use crate::cpu::memory::Disjoint;
+use crate::cpu::memory::{Disjoint, Memory};
 use crate::cpu::threads::Pool;
-use crate::error::KernelError;
 
 /// Relative error of a length computed in f32, generously: 128 terms in 16 lanes and a square root are below 2e-6.
 const SUM_SLACK: f64 = 1e-5;
@@ -43,27 +42,22 @@ impl HeadCopy {
         const WHAT: &str = "small copy of the head";
         let (rows, cols) = (w.rows(), w.cols());
         let (n_strips, n_blocks) = (rows.div_ceil(LANES), cols.div_ceil(BLOCK));
-        let mut copy = HeadCopy {
-            rows,
-            cols,
-            n_blocks,
-            codes: Memory::zeroed(WHAT, n_strips * n_blocks)?,
-            scales: Memory::zeroed(WHAT, n_strips * n_blocks)?,
-            bounds: Memory::zeroed(WHAT, n_strips)?,
-            crumbs: Memory::zeroed(WHAT, rows * n_blocks)?,
-            row_scales: Memory::zeroed(WHAT, rows * n_blocks.div_ceil(BLOCKS_AT_ONCE))?,
-            row_bounds: Memory::zeroed(WHAT, rows)?,
-            wild: Vec::new(),
-        };
-        let mut wild = Memory::<u8>::zeroed(WHAT, rows)?;
+        let n_scales = rows * n_blocks.div_ceil(BLOCKS_AT_ONCE);
+        let mut codes = Memory::zeroed(WHAT, n_strips * n_blocks)?;
+        let mut scales = Memory::zeroed(WHAT, n_strips * n_blocks)?;
+        let mut bounds = Memory::zeroed(WHAT, n_strips)?;
+        let mut crumbs = Memory::zeroed(WHAT, rows * n_blocks)?;
+        let mut row_scales = Memory::zeroed(WHAT, n_scales)?;
+        let mut row_bounds = Memory::zeroed(WHAT, rows)?;
+        let mut flags = Memory::<u8>::zeroed(WHAT, rows)?;
         let parts = Parts {
-            codes: Disjoint::new(&mut copy.codes),
-            scales: Disjoint::new(&mut copy.scales),
-            bounds: Disjoint::new(&mut copy.bounds),
-            crumbs: Disjoint::new(&mut copy.crumbs),
-            row_scales: Disjoint::new(&mut copy.row_scales),
-            row_bounds: Disjoint::new(&mut copy.row_bounds),
-            wild: Disjoint::new(&mut wild),
+            codes: Disjoint::new(&mut codes),
+            scales: Disjoint::new(&mut scales),
+            bounds: Disjoint::new(&mut bounds),
+            crumbs: Disjoint::new(&mut crumbs),
+            row_scales: Disjoint::new(&mut row_scales),
+            row_bounds: Disjoint::new(&mut row_bounds),
+            wild: Disjoint::new(&mut flags),
         };
         pool.for_ranges(n_strips, pool.grain(n_strips, 1), |strips, _| {
             let mut row = vec![[[0.0; LANES]; VECTORS]; n_blocks];
@@ -73,9 +67,24 @@ impl HeadCopy {
                 }));
             }
         });
-        let flagged = (0u32..).zip(&wild[..]).filter(|(_, flag)| **flag != 0);
-        copy.wild = flagged.map(|(row, _)| row).collect();
-        Ok(copy)
+        let flagged = (0u32..).zip(&flags[..]).filter(|(_, flag)| **flag != 0);
+        let rows_of = || flagged.clone().map(|(row, _)| row);
+        let mut wild = Memory::zeroed(WHAT, rows_of().count())?;
+        for (to, row) in wild.iter_mut().zip(rows_of()) {
+            *to = row;
+        }
+        Ok(HeadCopy {
+            rows,
+            cols,
+            n_blocks,
+            codes: codes.into(),
+            scales: scales.into(),
+            bounds: bounds.into(),
+            crumbs: crumbs.into(),
+            row_scales: row_scales.into(),
+            row_bounds: row_bounds.into(),
+            wild: wild.into(),
+        })
     }
 }
 

@@ -8,7 +8,7 @@
 use super::hidden::Hidden;
 use super::*;
 use crate::cpu::isa::{Isa, Kernel, Op};
-use crate::cpu::memory::Disjoint;
+use crate::cpu::memory::{Disjoint, Memory};
 use crate::cpu::quantize::Panel;
 use crate::cpu::threads::Pool;
 
@@ -28,7 +28,7 @@ pub struct Scores {
 
 impl Scores {
     /// No room.
-    pub fn new() -> Result<Scores, crate::error::KernelError> {
+    pub fn new() -> Result<Scores, KernelError> {
         const WHAT: &str = "estimates of the head";
         Ok(Scores {
             estimates: Memory::zeroed(WHAT, 0)?,
@@ -40,8 +40,8 @@ impl Scores {
     /// Makes room for `n` rows of `n_strips` strips.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`](crate::error::KernelError::OutOfMemory).
-    pub fn reserve(&mut self, n: usize, n_strips: usize) -> Result<(), crate::error::KernelError> {
+    /// [`KernelError::OutOfMemory`].
+    pub fn reserve(&mut self, n: usize, n_strips: usize) -> Result<(), KernelError> {
         const WHAT: &str = "estimates of the head";
         self.estimates.reserve(WHAT, n * n_strips)?;
         self.uppers.reserve(WHAT, n * n_strips)?;

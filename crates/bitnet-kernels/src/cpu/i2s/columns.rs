@@ -10,13 +10,17 @@
 //! drawn, register v and crumb c are then rows `16 (4v + c)..` in order. Threads split the columns and each has sums of
 //! its own for all rows; they are added in the end, exactly, for they are integers.
 
+use std::io;
+
 use bitnet_quantization::TernaryRows;
 
 use super::{TILE, Tile, for_rows_of, pack_row};
 use crate::cpu::layout::Layout;
-use crate::cpu::memory::{Arena, Disjoint, Memory};
+use crate::cpu::memory::{Arena, Disjoint};
+use crate::cpu::packed::Packed;
 use crate::cpu::threads::Pool;
 use crate::error::KernelError;
+use crate::packed::{PackReader, PackWriter};
 
 /// Rows of one vector.
 pub const BLOCK_ROWS: usize = 256;
@@ -29,7 +33,7 @@ pub const CHUNK: usize = 32;
 #[derive(Debug)]
 pub struct ColumnTernary {
     n_blocks: usize,
-    vectors: Memory<Tile>, // [cols rounded up to tiles, n_blocks]
+    vectors: Packed<Tile>, // [cols rounded up to tiles, n_blocks]
 }
 
 impl ColumnTernary {
@@ -66,7 +70,34 @@ impl ColumnTernary {
             }
             Ok(())
         })?;
-        Ok(ColumnTernary { n_blocks, vectors })
+        Ok(ColumnTernary {
+            n_blocks,
+            vectors: vectors.into(),
+        })
+    }
+
+    /// Writes the columns as one array.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, writer: &mut dyn PackWriter) -> io::Result<()> {
+        self.vectors.write(writer)
+    }
+
+    /// Reads what [`write`](ColumnTernary::write) wrote of a weight `[rows, cols]`.
+    ///
+    /// # Errors
+    /// [`KernelError::PackedArray`] for the array of another weight.
+    pub fn read(
+        [rows, cols]: [usize; 2],
+        reader: &mut dyn PackReader,
+    ) -> Result<ColumnTernary, KernelError> {
+        let n_blocks = rows.div_ceil(BLOCK_ROWS);
+        let n_vectors = cols.next_multiple_of(TILE) * n_blocks;
+        Ok(ColumnTernary {
+            n_blocks,
+            vectors: Packed::read("columns", n_vectors, reader)?,
+        })
     }
 
     /// Vectors of a column.

@@ -33,15 +33,18 @@ pub mod rows;
 pub mod scalar;
 pub mod scalar_sparse;
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use bitnet_quantization::{ScaleLayout, TernaryRows};
 
 use super::layout::Layout;
-use super::memory::{Arena, Disjoint, Memory};
+use super::memory::{Arena, Disjoint};
+use super::packed::Packed;
 use super::t5;
 use super::threads::Pool;
 use crate::error::KernelError;
+use crate::packed::{PackReader, PackWriter};
 
 /// Rows of a strip and columns of a tile of this layout.
 pub const TILE: usize = 16;
@@ -62,7 +65,7 @@ pub struct PackedTernary {
     rows: usize,
     cols: usize,
     layout: Layout,
-    tiles: Memory<Tile>, // [n_strips, tiles_per_strip]
+    tiles: Packed<Tile>, // [n_strips, tiles_per_strip]
     scales: Scales,
 }
 
@@ -76,7 +79,7 @@ pub enum Scales {
         /// Weights along a row that share a scale; a multiple of 16.
         block_len: usize,
         /// `[n_strips, blocks_per_row]` of 16 rows' scales.
-        scales: Memory<[f32; TILE]>,
+        scales: Packed<[f32; TILE]>,
     },
 }
 
@@ -145,7 +148,7 @@ impl PackedTernary {
         let (rows, cols) = (weights.rows(), weights.cols());
         let refuse = |why| Err(KernelError::TernaryShape { rows, cols, why });
         if cols > MAX_COLS {
-            return refuse("more than 262144 columns overflow the integer dot product");
+            return refuse(TOO_WIDE);
         }
         let layout = match weights.scale() {
             ScaleLayout::PerTensor(_) => layout,
@@ -159,27 +162,19 @@ impl PackedTernary {
             });
         };
         let mut tiles = arena.zeroed::<Tile>("ternary weights", total)?;
-        let (mut scales, n_blocks) = match weights.scale() {
-            ScaleLayout::PerTensor(scale) => (Scales::PerTensor(scale), 0),
+        let n_blocks = match weights.scale() {
+            ScaleLayout::PerTensor(_) => 0,
             ScaleLayout::PerBlock { block_len } => {
-                if block_len == 0
-                    || !block_len.is_multiple_of(TILE)
-                    || !cols.is_multiple_of(block_len)
-                {
-                    return refuse(
-                        "the block length is no multiple of 16 that divides the columns",
-                    );
+                if !divides_into_blocks(cols, block_len) {
+                    return refuse(BAD_BLOCKS);
                 }
-                let n_blocks = cols / block_len;
-                let scales = arena.zeroed("ternary weight scales", n_strips * n_blocks)?;
-                (Scales::PerBlock { block_len, scales }, n_blocks)
+                cols / block_len
             }
         };
+        let mut scales =
+            arena.zeroed::<[f32; TILE]>("ternary weight scales", n_strips * n_blocks)?;
         let tiles_out = Disjoint::new(&mut tiles);
-        let scales_out = Disjoint::new(match &mut scales {
-            Scales::PerTensor(_) => &mut [],
-            Scales::PerBlock { scales, .. } => &mut scales[..],
-        });
+        let scales_out = Disjoint::new(&mut scales);
         let padded = n_tiles * layout.tile_cols();
         for_rows_of(weights, pool, n_strips, padded, n_blocks, |strip, rows| {
             // SAFETY: each strip is given to one thread, and its tiles and scales belong to no other strip.
@@ -202,10 +197,76 @@ impl PackedTernary {
             rows,
             cols,
             layout,
+            tiles: tiles.into(),
+            scales: match weights.scale() {
+                ScaleLayout::PerTensor(scale) => Scales::PerTensor(scale),
+                ScaleLayout::PerBlock { block_len } => Scales::PerBlock {
+                    block_len,
+                    scales: scales.into(),
+                },
+            },
+        })
+    }
+
+    /// Writes the arrays: tiles, and scales of blocks.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, writer: &mut dyn PackWriter) -> io::Result<()> {
+        self.tiles.write(writer)?;
+        match &self.scales {
+            Scales::PerTensor(_) => Ok(()),
+            Scales::PerBlock { scales, .. } => scales.write(writer),
+        }
+    }
+
+    /// Reads what [`write`](PackedTernary::write) wrote of a weight `[rows, cols]` with this scale.
+    ///
+    /// # Errors
+    /// [`KernelError::PackedArray`] for arrays of another weight, shapes that cannot be packed.
+    pub fn read(
+        [rows, cols]: [usize; 2],
+        layout: Layout,
+        scale: ScaleLayout,
+        reader: &mut dyn PackReader,
+    ) -> Result<PackedTernary, KernelError> {
+        let refuse = |why| Err(KernelError::TernaryShape { rows, cols, why });
+        if cols > MAX_COLS {
+            return refuse(TOO_WIDE);
+        }
+        let n_strips = rows.div_ceil(TILE);
+        let n_tiles = n_strips.checked_mul(cols.div_ceil(layout.tile_cols()));
+        let tiles = Packed::read("tiles", n_tiles.unwrap_or(usize::MAX), reader)?;
+        let scales = match scale {
+            ScaleLayout::PerTensor(scale) => Scales::PerTensor(scale),
+            ScaleLayout::PerBlock { block_len } => {
+                if !divides_into_blocks(cols, block_len) || layout != Layout::I2s {
+                    return refuse(BAD_BLOCKS);
+                }
+                let n_scales = n_strips * (cols / block_len);
+                let scales = Packed::read("scales of blocks", n_scales, reader)?;
+                Scales::PerBlock { block_len, scales }
+            }
+        };
+        Ok(PackedTernary {
+            rows,
+            cols,
+            layout,
             tiles,
             scales,
         })
     }
+}
+
+/// Why a weight of more than [`MAX_COLS`] columns cannot be packed.
+const TOO_WIDE: &str = "more than 262144 columns overflow the integer dot product";
+
+/// Why a weight cannot be packed whose blocks are no whole tiles or whose rows are no whole blocks.
+const BAD_BLOCKS: &str = "the block length is no multiple of 16 that divides the columns";
+
+/// Whether rows of `cols` weights are whole blocks of whole tiles.
+fn divides_into_blocks(cols: usize, block_len: usize) -> bool {
+    block_len > 0 && block_len.is_multiple_of(TILE) && cols.is_multiple_of(block_len)
 }
 
 /// Calls `work(item, rows)` for items `0..n`, on all threads, each with a reader of rows of its own, whose codes are padded

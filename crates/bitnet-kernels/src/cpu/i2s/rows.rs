@@ -10,12 +10,16 @@
 //! ([`RowQuads`]), and one sum over lanes. Sums over lanes make it slower than tiles where most rows are needed: it is a
 //! second copy beside them.
 
+use std::io;
+
 use bitnet_quantization::TernaryRows;
 
 use super::{TILE, Tile, for_rows_of, word_of};
-use crate::cpu::memory::{Arena, Disjoint, Memory};
+use crate::cpu::memory::{Arena, Disjoint};
+use crate::cpu::packed::Packed;
 use crate::cpu::threads::Pool;
 use crate::error::KernelError;
+use crate::packed::{PackReader, PackWriter};
 
 /// Columns of one vector.
 pub const VECTOR_COLS: usize = 256;
@@ -30,7 +34,7 @@ pub struct RowTernary {
     rows: usize,
     cols: usize,
     scale: f32,
-    vectors: Memory<Tile>, // [rows rounded up to strips, vectors_per_row]
+    vectors: Packed<Tile>, // [rows rounded up to strips, vectors_per_row]
 }
 
 impl RowTernary {
@@ -65,7 +69,33 @@ impl RowTernary {
             rows,
             cols,
             scale,
-            vectors,
+            vectors: vectors.into(),
+        })
+    }
+
+    /// Writes the rows as one array.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, writer: &mut dyn PackWriter) -> io::Result<()> {
+        self.vectors.write(writer)
+    }
+
+    /// Reads what [`write`](RowTernary::write) wrote of a weight `[rows, cols]` with this scale.
+    ///
+    /// # Errors
+    /// [`KernelError::PackedArray`] for the array of another weight.
+    pub fn read(
+        [rows, cols]: [usize; 2],
+        scale: f32,
+        reader: &mut dyn PackReader,
+    ) -> Result<RowTernary, KernelError> {
+        let n_vectors = rows.next_multiple_of(TILE) * cols.div_ceil(VECTOR_COLS);
+        Ok(RowTernary {
+            rows,
+            cols,
+            scale,
+            vectors: Packed::read("rows", n_vectors, reader)?,
         })
     }
 
