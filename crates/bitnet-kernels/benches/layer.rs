@@ -264,6 +264,7 @@ impl Bench {
             n_rot: HEAD_DIM,
             style: RopeStyle::Neox,
             freq_factors: None,
+            attention_factor: 1.0,
             max_positions: positions.iter().max().map_or(1, |&p| p as usize + 1),
         })
         .expect("angles");

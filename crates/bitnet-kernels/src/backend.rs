@@ -69,6 +69,8 @@ pub enum Activation {
     Silu,
     /// `max(x, 0)^2`.
     Relu2,
+    /// `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
 }
 
 /// What a ternary weight is for: a backend may lay out its bytes accordingly. Results never depend on it.
@@ -536,4 +538,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `x[i] += y[i]` for the first `n` elements.
     fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, n: usize);
+
+    /// `x[i] *= factor` for the first `n` elements.
+    fn scale(&self, x: &mut Self::Buffer, factor: f32, n: usize);
 }

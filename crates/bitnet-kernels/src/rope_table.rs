@@ -26,6 +26,8 @@ pub struct RopeParams<'a> {
     pub style: RopeStyle,
     /// Divisors of the inverse frequencies (`rope_freqs` of a GGUF file), `[n_rot / 2]`.
     pub freq_factors: Option<&'a [f32]>,
+    /// What cosines and sines are multiplied with (YaRN's attention factor); 1 otherwise.
+    pub attention_factor: f32,
     /// Positions to tabulate: the context length in use.
     pub max_positions: usize,
 }
@@ -57,6 +59,7 @@ impl RopeTable {
             n_rot,
             style,
             freq_factors,
+            attention_factor,
             max_positions,
         } = params;
         assert!(n_rot.is_multiple_of(2), "n_rot = {n_rot} is odd");
@@ -76,8 +79,8 @@ impl RopeTable {
         for position in 0..max_positions {
             for &inverse in &inv_freq {
                 let (s, c) = libm::sincos(f64::from(position as f32 * inverse));
-                cos.push(c as f32);
-                sin.push(s as f32);
+                cos.push(c as f32 * attention_factor);
+                sin.push(s as f32 * attention_factor);
             }
         }
         Ok(RopeTable {
@@ -142,6 +145,7 @@ mod tests {
             n_rot,
             style: RopeStyle::Neox,
             freq_factors: None,
+            attention_factor: 1.0,
             max_positions,
         }
     }
@@ -168,6 +172,20 @@ mod tests {
         .expect("memory");
         assert_eq!(plain.at(8).0[0], slowed.at(8).0[0]);
         assert_eq!(plain.at(1).1[1], slowed.at(8).1[1]);
+    }
+
+    #[test]
+    fn the_attention_factor_multiplies_cosines_and_sines() {
+        let plain = RopeTable::new(params(4, 9)).expect("memory");
+        let stretched = RopeTable::new(RopeParams {
+            attention_factor: 1.25,
+            ..params(4, 9)
+        })
+        .expect("memory");
+        for ((a, b), (c, d)) in (0..9).map(|p| (plain.at(p), stretched.at(p))) {
+            assert!(a.iter().map(|v| v * 1.25).eq(c.iter().copied()));
+            assert!(b.iter().map(|v| v * 1.25).eq(d.iter().copied()));
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub struct Activations<B: Backend> {
     pub(crate) residual: B::Buffer,
     /// The residual after a layer's norm: `[max_tokens, hidden_size]`.
     pub(crate) normed: B::Buffer,
+    /// The same after the norm inside a linear layer: `[max_tokens, hidden_size]`, empty where those have none.
+    pub(crate) input: B::Buffer,
     /// Queries: `[max_tokens, n_heads * head_dim]`.
     pub(crate) queries: B::Buffer,
     /// Keys: `[max_tokens, n_kv_heads * head_dim]`.
@@ -48,6 +50,10 @@ impl<B: Backend> Activations<B> {
         Ok(Activations {
             residual: buffer(config.hidden_size)?,
             normed: buffer(config.hidden_size)?,
+            input: buffer(match config.input_norm_eps {
+                Some(_) => config.hidden_size,
+                None => 0,
+            })?,
             queries: buffer(config.query_size())?,
             keys: buffer(config.kv_size())?,
             values: buffer(config.kv_size())?,

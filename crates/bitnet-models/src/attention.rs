@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! q, k, v  = norm(x) Wq, norm(x) Wk, norm(x) Wv          ternary, int8 activations
-//! q, k     = rope(head_norm(q)), rope(head_norm(k))      head norms: Qwen3
+//! q, k     = rope(head_norm(q)), rope(head_norm(k))      head norms: Qwen3, Gemma3
 //! context  = softmax(q kT / sqrt(head_dim)) v            over the positions up to the row's own
-//! x       += sub_norm(context) Wo                        sub-norm: BitNet
+//! x       += post_norm(sub_norm(context) Wo)             sub-norm: BitNet; post-norm: Gemma3
+//!
+//! each W may have a norm of its own before it           BitNet's embedding models
 //! ```
 //!
 //! Source: `transformers` `modeling_bitnet.py` (BitNetAttention), `modeling_qwen3.py` (Qwen3Attention).
@@ -12,7 +14,9 @@
 use crate::activations::Activations;
 use crate::kv_cache::KvCache;
 use crate::pass::Pass;
-use crate::tensor_role::NormPlace::{Attention, AttentionSub, KeyHead, QueryHead};
+use crate::tensor_role::NormPlace::{
+    Attention, AttentionPost, AttentionSub, Input, KeyHead, QueryHead,
+};
 use crate::tensor_role::Projection::{Key, Output, Query, Value};
 use crate::weights::AttentionWeights;
 use bitnet_kernels::Backend;
@@ -27,11 +31,17 @@ pub(crate) fn attention<B: Backend>(
     let (n_heads, n_kv_heads) = (pass.config.n_heads, pass.config.n_kv_heads);
 
     pass.norm(Attention, &w.norm, &a.residual, &mut a.normed);
-    pass.bitlinear(
-        &a.normed,
-        [(Query, &w.query), (Key, &w.key), (Value, &w.value)],
-        [&mut a.queries, &mut a.keys, &mut a.values],
-    );
+    let projections = [(Query, &w.query), (Key, &w.key), (Value, &w.value)];
+    let outs = [&mut a.queries, &mut a.keys, &mut a.values];
+    match &w.input_norms {
+        None => pass.bitlinear(&a.normed, projections, outs),
+        Some(norms) => {
+            for ((projection, out), norm) in projections.into_iter().zip(outs).zip(norms) {
+                pass.norm(Input(projection.0), norm, &a.normed, &mut a.input);
+                pass.bitlinear(&a.input, [projection], [out]);
+            }
+        }
+    }
     if let Some(norms) = &w.head_norms {
         pass.norm_in_place(QueryHead, &norms.query, n_heads, &mut a.queries);
         pass.norm_in_place(KeyHead, &norms.key, n_kv_heads, &mut a.keys);
@@ -45,6 +55,12 @@ pub(crate) fn attention<B: Backend>(
     if let Some(sub_norm) = &w.sub_norm {
         pass.norm_in_place(AttentionSub, sub_norm, 1, &mut a.context);
     }
+    if let Some([.., norm]) = &w.input_norms {
+        pass.norm_in_place(Input(Output), norm, 1, &mut a.context);
+    }
     pass.bitlinear(&a.context, [(Output, &w.output)], [&mut a.update]);
+    if let Some(post_norm) = &w.post_norm {
+        pass.norm_in_place(AttentionPost, post_norm, 1, &mut a.update);
+    }
     pass.add(&mut a.residual, &a.update);
 }

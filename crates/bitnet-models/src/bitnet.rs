@@ -25,7 +25,7 @@ use crate::packed_file::{PackedFile, PackedFileError, PackedFileWriter};
 use crate::pass::Pass;
 use crate::tensor_role::TensorRole;
 use crate::weights::{LoadProgress, WeightBytes, Weights, rows_to_halves};
-use bitnet_kernels::{Backend, KernelError, KvType, RopeParams, RopeStyle, RopeTable};
+use bitnet_kernels::{Backend, KernelError, KvType, RopeStyle, RopeTable};
 use std::path::Path;
 
 /// A model in memory, ready to run. It is only read after loading; what changes is in [`KvCache`] and
@@ -36,6 +36,8 @@ pub struct Model<B: Backend> {
     weights: Weights<B>,
     /// Cosines and sines of `context_length` positions.
     rope: RopeTable,
+    /// Those of layers that look back a part of the context only, where they differ.
+    local_rope: Option<RopeTable>,
     context_length: usize,
 }
 
@@ -61,6 +63,7 @@ impl<B: Backend> Model<B> {
         pass.embed(&w.embedding, &mut a.residual);
         for (layer, w) in w.layers.iter().enumerate() {
             pass.layer = layer;
+            pass.rope = self.rope_of(layer);
             attention(&mut pass, &w.attention, cache, a);
             feed_forward(&mut pass, &w.feed_forward, a);
             pass.show(Site::Layer(layer), &a.residual, config.hidden_size);
@@ -161,19 +164,18 @@ impl<B: Backend> Model<B> {
             config.rope.style = RopeStyle::Neox;
         }
         let context_length = context_length.min(config.context_length);
-        let rope = RopeTable::new(RopeParams {
-            base: config.rope.base,
-            n_rot: config.rope.n_rot,
-            style: config.rope.style,
-            freq_factors: config.rope.freq_factors.as_deref(),
-            max_positions: context_length,
-        })?;
+        let rope = config.rope.table(context_length)?;
+        let local_rope = match &config.sliding {
+            Some(sliding) => Some(sliding.rope.table(context_length)?),
+            None => None,
+        };
         let weights = Weights::load(&backend, checkpoint, packed, progress)?;
         Ok(Model {
             backend,
             config,
             weights,
             rope,
+            local_rope,
             context_length,
         })
     }
@@ -252,6 +254,13 @@ impl<B: Backend> Model<B> {
     pub fn read_hidden(&self, a: &Activations<B>, row: usize, out: &mut [f32]) {
         self.backend
             .read(&a.hidden, row * self.config.hidden_size, out);
+    }
+
+    fn rope_of(&self, layer: usize) -> &RopeTable {
+        match (&self.local_rope, &self.config.sliding) {
+            (Some(local), Some(sliding)) if !sliding.full_layers[layer] => local,
+            _ => &self.rope,
+        }
     }
 
     fn bounds(&self, cache: &KvCache<B>, a: &Activations<B>) -> Bounds {

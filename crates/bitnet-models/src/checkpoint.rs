@@ -6,7 +6,9 @@
 
 pub(crate) mod gguf;
 mod hf;
+mod hf_names;
 mod probe;
+mod sentence_transformers;
 mod stored;
 mod tokenizer;
 pub(crate) mod weight;
@@ -25,7 +27,7 @@ use crate::error::{ModelError, Place};
 use crate::finding::Finding;
 use crate::generation::GenerationDefaults;
 use crate::mmap::{self, Access};
-use crate::tensor_role::{Projection, TensorRole};
+use crate::tensor_role::{NormPlace, Projection, TensorRole};
 
 use self::gguf::GgufSource;
 use self::hf::HfSource;
@@ -159,6 +161,7 @@ impl Checkpoint {
         }
         self.findings = self.judge_unused()?;
         self.findings.extend(self.judge_tokenizer());
+        self.findings.extend(self.judge_window());
         Ok(self)
     }
 
@@ -181,8 +184,9 @@ impl Checkpoint {
     pub fn has(&self, role: TensorRole) -> bool {
         match &self.source {
             Source::Gguf(source) => source.gguf.tensor(&role.gguf_name()).is_some(),
-            Source::Hf(source) => role
-                .hf_name()
+            Source::Hf(source) => source
+                .names
+                .of(role)
                 .is_some_and(|name| source.weights.tensor(&name).is_some()),
         }
     }
@@ -199,7 +203,7 @@ impl Checkpoint {
     pub fn tensor_name(&self, role: TensorRole) -> String {
         match &self.source {
             Source::Gguf(_) => role.gguf_name(),
-            Source::Hf(_) => role.hf_name().unwrap_or_else(|| role.to_string()),
+            Source::Hf(source) => source.names.of(role).unwrap_or_else(|| role.to_string()),
         }
     }
 
@@ -288,6 +292,9 @@ impl Checkpoint {
         }
         let mut values = vec![0.0; stored.cols];
         dequantize(ty, bytes, &mut values).map_err(|source| stored.damaged(source))?;
+        if self.is_less_one(role) {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
         let (valid, expected): (fn(&f32) -> bool, _) = match role {
             TensorRole::RopeFactors => (|v| v.is_finite() && *v > 0.0, "a finite number above 0"),
             _ => (|v| v.is_finite(), "a finite number"),
@@ -302,6 +309,15 @@ impl Checkpoint {
                 found: values[index],
             }),
         }
+    }
+
+    /// Whether the weights of this norm are stored less 1.
+    fn is_less_one(&self, role: TensorRole) -> bool {
+        let own_norm = match role {
+            TensorRole::Norm(_, place) => !matches!(place, NormPlace::Input(_)),
+            role => role == TensorRole::FinalNorm,
+        };
+        own_norm && matches!(self.source, Source::Hf(_)) && self.config.family.hf_norms_less_one
     }
 
     /// Gives an error of the kernels the name of the tensor that they were handed.

@@ -9,11 +9,15 @@
 mod embedding;
 mod limits;
 mod rope;
+mod sliding;
 
 pub use embedding::{EmbeddingConfig, Pooling};
-pub use rope::{RopeConfig, RopeScaling};
+pub use rope::{RopeConfig, RopeScaling, Yarn};
+pub use sliding::{FullLayers, RawSliding, SlidingConfig};
+pub(crate) use sliding::{GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN};
 
 use crate::family::{FAMILIES, Family};
+use crate::tensor_role::NormPlace;
 use bitnet_kernels::RopeStyle;
 use std::fmt;
 
@@ -44,6 +48,8 @@ pub struct RawConfig {
     pub context_length: u64,
     /// What RMS norms add to the mean square.
     pub rms_norm_eps: f64,
+    /// The same of norms inside the linear layers, where those have some.
+    pub input_norm_eps: Option<f64>,
     /// Base of the rotary frequencies; 10000 when absent, as in llama.cpp and transformers.
     pub rope_base: Option<f64>,
     /// How many dimensions of a head rotate; all of them when absent.
@@ -52,6 +58,8 @@ pub struct RawConfig {
     pub rope_style: RopeStyle,
     /// How the frequencies are stretched for long contexts.
     pub rope_scaling: RopeScaling,
+    /// Layers that look back a part of the context only.
+    pub sliding: Option<RawSliding>,
     /// Whether the embedding is also the head: the file has no head of its own.
     pub tied_head: bool,
     /// How hidden states become the vector of a text, where the file says so.
@@ -80,12 +88,18 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Number of token ids.
     pub vocab_size: usize,
-    /// Number of positions the model was trained for.
+    /// Number of positions the model was trained for, and no more than any of its layers sees.
     pub context_length: usize,
     /// What RMS norms add to the mean square; positive.
     pub rms_norm_eps: f32,
+    /// The same of norms inside the linear layers; `None` where those have none.
+    pub input_norm_eps: Option<f32>,
+    /// What embedded tokens are multiplied with.
+    pub embedding_scale: Option<f32>,
     /// The rotary position encoding.
     pub rope: RopeConfig,
+    /// Layers that look back a part of the context only.
+    pub sliding: Option<SlidingConfig>,
     /// Whether the embedding is also the head.
     pub tied_head: bool,
     /// How hidden states become the vector of a text; `None` for a model that generates.
@@ -143,7 +157,19 @@ impl ModelConfig {
             limits::MAX_CONTEXT,
         )?;
         let rms_norm_eps = limits::positive(Field::RmsNormEps, raw.rms_norm_eps)?;
+        let input_norm_eps = match raw.input_norm_eps {
+            Some(eps) => Some(limits::positive(Field::RmsNormEps, eps)?),
+            None => None,
+        };
         let rope = RopeConfig::new(&raw, head_dim)?;
+        let sliding = match &raw.sliding {
+            Some(sliding) => Some(SlidingConfig::new(sliding, &raw, n_layers, head_dim)?),
+            None => None,
+        };
+        let context_length = match &sliding {
+            Some(sliding) => context_length.min(sliding.window),
+            None => context_length,
+        };
 
         let query_size = limits::product(
             Field::HeadCount,
@@ -181,10 +207,21 @@ impl ModelConfig {
             vocab_size,
             context_length,
             rms_norm_eps,
+            input_norm_eps,
+            embedding_scale: (raw.family.scaled_embedding).then(|| (hidden_size as f32).sqrt()),
             rope,
+            sliding,
             tied_head: raw.tied_head,
             embedding: raw.embedding,
         })
+    }
+
+    /// What the norm at `place` adds to the mean square.
+    pub fn norm_eps(&self, place: NormPlace) -> f32 {
+        match (place, self.input_norm_eps) {
+            (NormPlace::Input(_), Some(eps)) => eps,
+            _ => self.rms_norm_eps,
+        }
     }
 
     /// Length of a token's queries: `n_heads * head_dim`.
@@ -233,6 +270,8 @@ pub enum ConfigField {
     RopeDim,
     /// Parameters of the stretched rotary frequencies.
     RopeScaling,
+    /// Positions that some layers look back, or which layers those are.
+    SlidingWindow,
 }
 
 impl ConfigField {
@@ -252,6 +291,7 @@ impl ConfigField {
             ConfigField::RopeBase => "rope.freq_base",
             ConfigField::RopeDim => "rope.dimension_count",
             ConfigField::RopeScaling => "rope.scaling",
+            ConfigField::SlidingWindow => "attention.sliding_window",
         }
     }
 
@@ -270,6 +310,7 @@ impl ConfigField {
             ConfigField::RopeBase => "rope_theta",
             ConfigField::RopeDim => "partial_rotary_factor",
             ConfigField::RopeScaling => "rope_scaling",
+            ConfigField::SlidingWindow => "sliding_window",
         }
     }
 
@@ -331,7 +372,7 @@ pub enum ConfigError {
     },
     /// The rotary frequencies are stretched in a way that the engine does not compute.
     #[error(
-        "rope scaling of type `{found}` is not supported; supported are none, default, llama3 and linear with factor 1"
+        "rope scaling of type `{found}` is not supported; supported are none, default, linear, llama3 and yarn"
     )]
     RopeScaling {
         /// The type that the file names.
@@ -343,7 +384,7 @@ pub enum ConfigError {
 fn activations_of(architecture: &str) -> String {
     let families = FAMILIES
         .iter()
-        .filter(|family| family.hf_architecture == architecture);
+        .filter(|family| family.hf_architectures.contains(&architecture));
     families
         .map(|family| family.hf_activation())
         .collect::<Vec<_>>()

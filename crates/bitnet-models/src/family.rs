@@ -4,7 +4,7 @@
 //! keeps the rotary dimensions. Adding one is a row of [`FAMILIES`]; a family that needs a new operation is a
 //! change to [`crate::bitnet`], visible as such.
 //!
-//! Sources: `transformers`' `modeling_bitnet.py`, `modeling_llama.py`, `modeling_qwen3.py`; llama.cpp's graphs for
+//! Sources: `transformers`' `modeling_bitnet.py`, `modeling_llama.py`, `modeling_qwen3.py`, `modeling_gemma3.py`; llama.cpp's graphs for
 //! the GGUF architectures of the same names.
 
 use crate::config::ConfigError;
@@ -18,58 +18,89 @@ pub struct Family {
     pub name: &'static str,
     /// Every `general.architecture` that means this family.
     pub gguf_architectures: &'static [&'static str],
-    /// The class in `config.json`'s `architectures` that means this family, together with [`Family::activation`].
-    pub hf_architecture: &'static str,
+    /// The classes in `config.json`'s `architectures` that mean this family, together with [`Family::activation`].
+    pub hf_architectures: &'static [&'static str],
     /// What gates the feed-forward part; in `config.json` it is `hidden_act`.
     pub activation: Activation,
     /// Whether RMS norms stand before the attention's output projection and before the down projection.
     pub sub_norms: bool,
     /// Whether every query and key head is normed before its rotation.
     pub qk_norms: bool,
+    /// Whether RMS norms stand behind the attention and behind the feed-forward part, before what they add is added.
+    pub post_norms: bool,
+    /// Whether a Hugging Face directory holds the weights of the family's own norms less 1.
+    pub hf_norms_less_one: bool,
+    /// Whether embedded tokens are multiplied with the square root of their length.
+    pub scaled_embedding: bool,
     /// The order of the rotary dimensions in a GGUF file; Hugging Face files always have [`RopeStyle::Neox`].
     pub gguf_rope: RopeStyle,
 }
 
 /// Every family that the engine runs.
-pub static FAMILIES: [Family; 4] = [
+pub static FAMILIES: [Family; 5] = [
     // Microsoft's 2B-4T. `bitnet-25` is what its converter wrote before the release.
     Family {
         name: "bitnet-b1.58",
         gguf_architectures: &["bitnet-b1.58", "bitnet-25"],
-        hf_architecture: "BitNetForCausalLM",
+        hf_architectures: &["BitNetForCausalLM"],
         activation: Activation::Relu2,
         sub_norms: true,
         qk_norms: false,
+        post_norms: false,
+        hf_norms_less_one: false,
+        scaled_embedding: false,
         gguf_rope: RopeStyle::Neox,
     },
     // The 1bitLLM models, which llama.cpp knows as `bitnet`: its graph has SiLU, not ReLU^2.
     Family {
         name: "bitnet",
         gguf_architectures: &["bitnet"],
-        hf_architecture: "BitNetForCausalLM",
+        hf_architectures: &["BitNetForCausalLM"],
         activation: Activation::Silu,
         sub_norms: true,
         qk_norms: false,
+        post_norms: false,
+        hf_norms_less_one: false,
+        scaled_embedding: false,
         gguf_rope: RopeStyle::Neox,
     },
     // Falcon3-1.58bit, Falcon-E, Llama3-8B-1.58. GGUF converters permute the rows of Q and K into pairs.
     Family {
         name: "llama",
         gguf_architectures: &["llama"],
-        hf_architecture: "LlamaForCausalLM",
+        hf_architectures: &["LlamaForCausalLM"],
         activation: Activation::Silu,
         sub_norms: false,
         qk_norms: false,
+        post_norms: false,
+        hf_norms_less_one: false,
+        scaled_embedding: false,
         gguf_rope: RopeStyle::Norm,
     },
-    // Ternary-Bonsai 1.7B, 4B, 8B.
+    // Ternary-Bonsai 1.7B, 4B, 8B; Microsoft's bitnet-embedding-0.6B.
     Family {
         name: "qwen3",
         gguf_architectures: &["qwen3"],
-        hf_architecture: "Qwen3ForCausalLM",
+        hf_architectures: &["Qwen3ForCausalLM", "Qwen3Model"],
         activation: Activation::Silu,
         sub_norms: false,
         qk_norms: true,
+        post_norms: false,
+        hf_norms_less_one: false,
+        scaled_embedding: false,
+        gguf_rope: RopeStyle::Neox,
+    },
+    // Microsoft's bitnet-embedding-270M. GGUF converters add the 1 to the norms.
+    Family {
+        name: "gemma3",
+        gguf_architectures: &["gemma3"],
+        hf_architectures: &["Gemma3ForCausalLM", "Gemma3TextModel"],
+        activation: Activation::GeluTanh,
+        sub_norms: false,
+        qk_norms: true,
+        post_norms: true,
+        hf_norms_less_one: true,
+        scaled_embedding: true,
         gguf_rope: RopeStyle::Neox,
     },
 ];
@@ -97,12 +128,12 @@ impl Family {
     pub fn from_hf(architecture: &str, hidden_act: &str) -> Result<&'static Family, ConfigError> {
         let mut same_class = FAMILIES
             .iter()
-            .filter(|family| family.hf_architecture == architecture)
+            .filter(|family| family.hf_architectures.contains(&architecture))
             .peekable();
         if same_class.peek().is_none() {
             return Err(ConfigError::Architecture {
                 found: architecture.into(),
-                supported: supported(|family| [family.hf_architecture].into_iter()),
+                supported: supported(|family| family.hf_architectures.iter().copied()),
             });
         }
         same_class
@@ -118,16 +149,19 @@ impl Family {
         match self.activation {
             Activation::Silu => "silu",
             Activation::Relu2 => "relu2",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
         }
     }
 
     /// Where this family's layers have norms, in the order the forward pass applies them.
     pub fn norms(&self) -> impl Iterator<Item = NormPlace> + use<> {
-        let (sub_norms, qk_norms) = (self.sub_norms, self.qk_norms);
+        let (sub_norms, qk_norms, post_norms) = (self.sub_norms, self.qk_norms, self.post_norms);
         NormPlace::ALL.into_iter().filter(move |place| match place {
             NormPlace::Attention | NormPlace::FeedForward => true,
             NormPlace::QueryHead | NormPlace::KeyHead => qk_norms,
             NormPlace::AttentionSub | NormPlace::FeedForwardSub => sub_norms,
+            NormPlace::AttentionPost | NormPlace::FeedForwardPost => post_norms,
+            NormPlace::Input(_) => false,
         })
     }
 }
@@ -151,13 +185,14 @@ mod tests {
             ("bitnet", "bitnet"),
             ("llama", "llama"),
             ("qwen3", "qwen3"),
+            ("gemma3", "gemma3"),
         ] {
             assert_eq!(Family::from_gguf(architecture).unwrap().name, family);
         }
         let error = Family::from_gguf("mamba").unwrap_err().to_string();
         assert!(
             error.contains("`mamba`")
-                && error.contains("bitnet-b1.58, bitnet-25, bitnet, llama, qwen3"),
+                && error.contains("bitnet-b1.58, bitnet-25, bitnet, llama, qwen3, gemma3"),
             "{error}"
         );
     }
@@ -183,7 +218,9 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("BitNetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM"),
+            error.contains(
+                "BitNetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM, Qwen3Model, Gemma3"
+            ),
             "{error}"
         );
     }
@@ -192,5 +229,6 @@ mod tests {
     fn norm_places_follow_the_description() {
         let count = |name: &str| Family::from_gguf(name).unwrap().norms().count();
         assert_eq!((count("bitnet"), count("llama"), count("qwen3")), (4, 2, 4));
+        assert_eq!(count("gemma3"), 6);
     }
 }

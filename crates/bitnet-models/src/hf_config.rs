@@ -8,7 +8,10 @@ use std::path::Path;
 
 use bitnet_kernels::RopeStyle;
 
-use crate::config::{ConfigField, RawConfig, RopeScaling};
+use crate::config::{
+    ConfigField, FullLayers, GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN, RawConfig, RawSliding,
+    RopeScaling, Yarn,
+};
 use crate::error::{ModelError, quoted};
 use crate::family::Family;
 use crate::json::{Json, JsonFile};
@@ -24,7 +27,7 @@ pub(crate) struct HfConfig {
 }
 
 /// How the projections are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Quantization {
     /// What a stored `weight_scale` means.
     pub scale: ScaleDirection,
@@ -32,6 +35,10 @@ pub(crate) struct Quantization {
     pub online: bool,
     /// Names of modules that are ordinary linear layers.
     pub not_converted: Vec<String>,
+    /// What norms inside the linear layers add to the mean square, where `use_rms_norm` says that there are some.
+    pub input_norm_eps: Option<f64>,
+    /// Whether the file has such a section at all.
+    pub declared: bool,
 }
 
 /// What a stored `weight_scale` does to the product of trits and activations.
@@ -48,13 +55,18 @@ impl HfConfig {
     pub fn read(file: &JsonFile, dir: &Path) -> Result<Self, ModelError> {
         let json = file.root();
         let architecture = architecture(json)?;
-        let hidden_act = json.str("hidden_act")?.unwrap_or(match architecture {
+        let hidden_act = json.str("hidden_act")?.or(json.str("hidden_activation")?);
+        let hidden_act = hidden_act.unwrap_or(match architecture {
             "BitNetForCausalLM" => "relu2", // the defaults of the configuration classes
+            "Gemma3ForCausalLM" | "Gemma3TextModel" => "gelu_pytorch_tanh",
             _ => "silu",
         });
         let family = Family::from_hf(architecture, &quoted(hidden_act))
             .map_err(|error| in_file(json, error))?;
         refuse_extras(json)?;
+        if family.post_norms {
+            refuse_gemma_extras(json)?;
+        }
         let required = |field: ConfigField| {
             json.required(field.hf_key(), "an integer", json.u64(field.hf_key())?)
         };
@@ -65,7 +77,17 @@ impl HfConfig {
             required(ConfigField::HeadCount)?,
         );
         let eps = ConfigField::RmsNormEps.hf_key();
-        let rope = json.section("rope_parameters")?;
+        let context_length = required(ConfigField::ContextLength)?;
+        let gemma = family.post_norms;
+        let of_layers = json.section("rope_parameters")?;
+        let (rope, local) = match of_layers {
+            // A set of parameters for each kind of layer.
+            Some(kinds) if gemma && kinds.get("full_attention").is_some() => (
+                kinds.section("full_attention")?,
+                kinds.section("sliding_attention")?,
+            ),
+            _ => (of_layers, None),
+        };
         let raw = RawConfig {
             family,
             name: name(json, dir)?,
@@ -77,20 +99,30 @@ impl HfConfig {
             head_dim,
             value_head_dim: None,
             vocab_size: required(ConfigField::VocabSize)?,
-            context_length: required(ConfigField::ContextLength)?,
+            context_length,
             rms_norm_eps: json.required(eps, "a number", json.f64(eps)?)?,
+            input_norm_eps: None, // the tensors tell
             rope_base: match rope {
                 Some(rope) => rope.f64("rope_theta")?.or(json.f64("rope_theta")?),
                 None => json.f64("rope_theta")?,
-            },
+            }
+            .or(gemma.then_some(GEMMA_ROPE_BASE)),
             rope_dim: rotated(
                 json,
                 rope,
                 head_dim.or_else(|| hidden_size.checked_div(n_heads)),
             )?,
             rope_style: RopeStyle::Neox,
-            rope_scaling: rope_scaling(rope.or(json.section("rope_scaling")?))?,
-            tied_head: json.bool("tie_word_embeddings")?.unwrap_or(false),
+            rope_scaling: rope_scaling(
+                rope.or(json.section("rope_scaling")?),
+                json,
+                context_length,
+            )?,
+            sliding: match gemma {
+                true => gemma_sliding(json, local)?,
+                false => None,
+            },
+            tied_head: json.bool("tie_word_embeddings")?.unwrap_or(gemma),
             embedding: None,
         };
         Ok(Self {
@@ -108,6 +140,8 @@ impl Quantization {
                 scale: ScaleDirection::Divides,
                 online: false,
                 not_converted: Vec::new(),
+                input_norm_eps: None,
+                declared: false,
             });
         };
         if section
@@ -116,12 +150,10 @@ impl Quantization {
         {
             return Err(section.wrong("quant_method", "\"bitnet\""));
         }
-        if section.bool("use_rms_norm")? == Some(true) {
-            return Err(section.wrong(
-                "use_rms_norm",
-                "false (norms inside the linear layers are not supported)",
-            ));
-        }
+        let input_norm_eps = match section.bool("use_rms_norm")? {
+            Some(true) => Some(section.f64("rms_norm_eps")?.unwrap_or(1e-6)), // transformers' default
+            _ => None,
+        };
         let auto = match section.str("linear_class")? {
             None | Some("bitlinear") => false,
             Some("autobitlinear") => true,
@@ -145,6 +177,8 @@ impl Quantization {
             },
             online: auto && online,
             not_converted: not_converted.into_iter().map(str::to_owned).collect(),
+            input_norm_eps,
+            declared: true,
         })
     }
 
@@ -207,7 +241,11 @@ fn rotated(
 }
 
 /// `rope_parameters` (transformers 5) or `rope_scaling` (before); its type is under `rope_type` or `type`.
-fn rope_scaling(rope: Option<Json<'_>>) -> Result<RopeScaling, ModelError> {
+fn rope_scaling(
+    rope: Option<Json<'_>>,
+    config: Json<'_>,
+    context_length: u64,
+) -> Result<RopeScaling, ModelError> {
     let Some(rope) = rope else {
         return Ok(RopeScaling::None);
     };
@@ -215,19 +253,115 @@ fn rope_scaling(rope: Option<Json<'_>>) -> Result<RopeScaling, ModelError> {
         Some(kind) => kind,
         None => rope.str("type")?.unwrap_or("default"),
     };
-    if kind != "llama3" {
-        return Ok(RopeScaling::Named {
-            kind: quoted(kind),
-            factor: rope.f64("factor")?,
-        });
-    }
     let number = |key| rope.required(key, "a number", rope.f64(key)?);
+    match kind {
+        "llama3" => {}
+        "linear" => {
+            return Ok(RopeScaling::Linear {
+                factor: number("factor")?,
+            });
+        }
+        "yarn" => return yarn(rope, config, context_length).map(RopeScaling::Yarn),
+        _ => {
+            return Ok(RopeScaling::Named {
+                kind: quoted(kind),
+                factor: rope.f64("factor")?,
+            });
+        }
+    }
     Ok(RopeScaling::Llama3 {
         factor: number("factor")?,
         low_freq_factor: number("low_freq_factor")?,
         high_freq_factor: number("high_freq_factor")?,
         original_context_length: number("original_max_position_embeddings")?,
     })
+}
+
+/// YaRN's numbers with transformers' defaults.
+fn yarn(rope: Json<'_>, config: Json<'_>, context_length: u64) -> Result<Yarn, ModelError> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    let original = match rope.f64(ORIGINAL)? {
+        Some(original) => original,
+        None => config.f64(ORIGINAL)?.unwrap_or(context_length as f64),
+    };
+    let factor = rope
+        .f64("factor")?
+        .unwrap_or(context_length as f64 / original);
+    let (mscale, all_dim) = (rope.f64("mscale")?, rope.f64("mscale_all_dim")?);
+    let attention_factor = match (rope.f64("attention_factor")?, mscale, all_dim) {
+        (Some(given), ..) => Some(given),
+        (None, Some(mscale), Some(all_dim)) if mscale != 0.0 && all_dim != 0.0 => {
+            let sharpened =
+                |mscale: f64| mscale * (Yarn::usual_attention_factor(factor) - 1.0) + 1.0;
+            Some(sharpened(mscale) / sharpened(all_dim))
+        }
+        _ => None,
+    };
+    let usual = Yarn::default();
+    Ok(Yarn {
+        factor,
+        original_context_length: original,
+        beta_fast: rope.f64("beta_fast")?.unwrap_or(usual.beta_fast),
+        beta_slow: rope.f64("beta_slow")?.unwrap_or(usual.beta_slow),
+        attention_factor,
+        truncate: rope.bool("truncate")?.unwrap_or(usual.truncate),
+    })
+}
+
+/// Base of the rotary frequencies of Gemma3's layers that see everything, where the file gives none.
+const GEMMA_ROPE_BASE: f64 = 1_000_000.0;
+
+/// Settings of Gemma3 that change the arithmetic in ways that are not computed.
+fn refuse_gemma_extras(json: Json<'_>) -> Result<(), ModelError> {
+    for key in ["final_logit_softcapping", "attn_logit_softcapping"] {
+        if json.get(key).is_some() {
+            return Err(json.wrong(key, "null"));
+        }
+    }
+    if json.bool("use_bidirectional_attention")? == Some(true) {
+        return Err(json.wrong("use_bidirectional_attention", "false"));
+    }
+    let head_dim = json.f64(ConfigField::HeadDim.hf_key())?;
+    let scalar = json.f64("query_pre_attn_scalar")?.unwrap_or(256.0); // the configuration class's default
+    if head_dim != Some(scalar) {
+        return Err(json.wrong("query_pre_attn_scalar", "the same number as head_dim"));
+    }
+    Ok(())
+}
+
+/// Gemma3's layers that look back a window only.
+fn gemma_sliding(
+    json: Json<'_>,
+    local: Option<Json<'_>>,
+) -> Result<Option<RawSliding>, ModelError> {
+    const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
+    let Some(window) = json.u64(ConfigField::SlidingWindow.hf_key())? else {
+        return Ok(None);
+    };
+    let full_layers = match json.strings("layer_types")? {
+        Some(kinds) if kinds.iter().all(|kind| KINDS.contains(kind)) => {
+            FullLayers::Listed(kinds.iter().map(|&kind| kind == KINDS[0]).collect())
+        }
+        Some(_) => {
+            return Err(json.wrong(
+                "layer_types",
+                "a list of full_attention and sliding_attention",
+            ));
+        }
+        None => {
+            let period = json.u64("sliding_window_pattern")?;
+            FullLayers::LastOfEvery(period.unwrap_or(GEMMA_SLIDING_PATTERN))
+        }
+    };
+    let rope_base = match local {
+        Some(local) => local.f64("rope_theta")?,
+        None => json.f64("rope_local_base_freq")?,
+    };
+    Ok(Some(RawSliding {
+        window,
+        rope_base: rope_base.unwrap_or(GEMMA_LOCAL_ROPE_BASE),
+        full_layers,
+    }))
 }
 
 /// A configuration error with the file and its own name of the field.

@@ -34,6 +34,15 @@ impl JsonFile {
         Self::parse(file_name(path), &bytes)
     }
 
+    /// Reads a file whose top level is a list, which becomes the field `name`.
+    pub fn read_list(path: &Path, name: &str) -> Result<Self, ModelError> {
+        let bytes = FileBytes::read_into_memory(path)?;
+        Self::parse(
+            file_name(path),
+            &[b"{\"", name.as_bytes(), b"\":", &bytes, b"}"].concat(),
+        )
+    }
+
     pub fn parse(file: String, bytes: &[u8]) -> Result<Self, ModelError> {
         if bytes.len() as u64 > MAX_BYTES {
             let (place, found) = (Place::Part("file size"), bytes.len() as u64);

@@ -63,8 +63,8 @@ pub use bitnet::Model;
 pub use check::check;
 pub use checkpoint::{Checkpoint, CheckpointOptions, TokenizerSource};
 pub use config::{
-    ConfigError, ConfigField, EmbeddingConfig, ModelConfig, Pooling, RawConfig, RopeConfig,
-    RopeScaling,
+    ConfigError, ConfigField, EmbeddingConfig, FullLayers, ModelConfig, Pooling, RawConfig,
+    RawSliding, RopeConfig, RopeScaling, SlidingConfig, Yarn,
 };
 pub use error::{ErrorClass, ModelError};
 pub use export::{Export, ExportError, Targets};

@@ -42,10 +42,14 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         }
     }
 
-    /// `out[i] = table[tokens[i]]`, `[n, hidden_size]`.
+    /// `out[i] = table[tokens[i]]`, `[n, hidden_size]`, times the embedding's scale if it has one.
     pub fn embed(&mut self, table: &B::Matrix, out: &mut B::Buffer) {
         let started = self.begin();
         self.backend.embed(table, self.batch.tokens(), out);
+        if let Some(scale) = self.config.embedding_scale {
+            let n = self.batch.len() * self.config.hidden_size;
+            self.backend.scale(out, scale, n);
+        }
         self.end(started, Operation::Embed, |_| Work::default());
         self.show(Site::Embed, out, self.config.hidden_size);
     }
@@ -58,7 +62,7 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         x: &B::Buffer,
         out: &mut B::Buffer,
     ) {
-        let (eps, n) = (self.config.rms_norm_eps, self.batch.len());
+        let (eps, n) = (self.config.norm_eps(place), self.batch.len());
         let started = self.begin();
         self.backend.rms_norm(x, weight, eps, n, out);
         self.end(started, Operation::Norm, |_| Work::default());
@@ -74,7 +78,7 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         n_parts: usize,
         x: &mut B::Buffer,
     ) {
-        let (eps, n) = (self.config.rms_norm_eps, self.batch.len() * n_parts);
+        let (eps, n) = (self.config.norm_eps(place), self.batch.len() * n_parts);
         let started = self.begin();
         self.backend.rms_norm_in_place(x, weight, eps, n);
         self.end(started, Operation::Norm, |_| Work::default());
@@ -176,6 +180,15 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         self.end(started, operation_of(projections[0].0), |pass| {
             pass.product(&projections, &before)
         });
+    }
+
+    /// `out = activation(gate) * up`, all `[n, intermediate_size]`.
+    pub fn gate(&mut self, gate: &B::Buffer, up: &B::Buffer, out: &mut B::Buffer) {
+        let activation = self.config.family.activation;
+        let n = self.batch.len() * self.config.intermediate_size;
+        let started = self.begin();
+        self.backend.gate(activation, gate, up, n, out);
+        self.end(started, Operation::GateUp, |_| Work::default());
     }
 
     /// `residual += update`, both `[n, hidden_size]`.

@@ -80,17 +80,26 @@ pub enum NormPlace {
     FeedForward,
     /// Between the gate and the down projection (BitNet): `[intermediate_size]`.
     FeedForwardSub,
+    /// On what the attention adds to the hidden state (Gemma): `[hidden_size]`.
+    AttentionPost,
+    /// On what the feed-forward part adds to the hidden state (Gemma): `[hidden_size]`.
+    FeedForwardPost,
+    /// Inside a linear layer, on its input: `[in_features]`.
+    Input(Projection),
 }
 
 impl NormPlace {
-    /// All six; a family has four or all but two of them, see [`crate::family::Family::norms`].
-    pub const ALL: [NormPlace; 6] = [
+    /// All that a family can have, see [`crate::family::Family::norms`]; norms inside the linear layers are a model's
+    /// own ([`ModelConfig::input_norm_eps`]).
+    pub const ALL: [NormPlace; 8] = [
         NormPlace::Attention,
         NormPlace::QueryHead,
         NormPlace::KeyHead,
         NormPlace::AttentionSub,
+        NormPlace::AttentionPost,
         NormPlace::FeedForward,
         NormPlace::FeedForwardSub,
+        NormPlace::FeedForwardPost,
     ];
 
     fn gguf_name(self) -> &'static str {
@@ -101,10 +110,22 @@ impl NormPlace {
             NormPlace::AttentionSub => "attn_sub_norm",
             NormPlace::FeedForward => "ffn_norm",
             NormPlace::FeedForwardSub => "ffn_sub_norm",
+            NormPlace::AttentionPost => "post_attention_norm",
+            NormPlace::FeedForwardPost => "post_ffw_norm",
+            NormPlace::Input(projection) => match projection {
+                Projection::Query => "attn_q_norm_in",
+                Projection::Key => "attn_k_norm_in",
+                Projection::Value => "attn_v_norm_in",
+                Projection::Output => "attn_output_norm_in",
+                Projection::Gate => "ffn_gate_norm_in",
+                Projection::Up => "ffn_up_norm_in",
+                Projection::Down => "ffn_down_norm_in",
+            },
         }
     }
 
-    /// The module's name inside `model.layers.N.`, as in `self_attn.attn_sub_norm`.
+    /// The module's name inside `model.layers.N.`, as in `self_attn.attn_sub_norm`. A family with norms behind its parts
+    /// calls the one before the feed-forward part `pre_feedforward_layernorm` instead.
     pub fn hf_name(self) -> &'static str {
         match self {
             NormPlace::Attention => "input_layernorm",
@@ -113,6 +134,17 @@ impl NormPlace {
             NormPlace::AttentionSub => "self_attn.attn_sub_norm",
             NormPlace::FeedForward => "post_attention_layernorm",
             NormPlace::FeedForwardSub => "mlp.ffn_sub_norm",
+            NormPlace::AttentionPost => "post_attention_layernorm",
+            NormPlace::FeedForwardPost => "post_feedforward_layernorm",
+            NormPlace::Input(projection) => match projection {
+                Projection::Query => "self_attn.q_proj.norm",
+                Projection::Key => "self_attn.k_proj.norm",
+                Projection::Value => "self_attn.v_proj.norm",
+                Projection::Output => "self_attn.o_proj.norm",
+                Projection::Gate => "mlp.gate_proj.norm",
+                Projection::Up => "mlp.up_proj.norm",
+                Projection::Down => "mlp.down_proj.norm",
+            },
         }
     }
 }
@@ -149,7 +181,7 @@ impl TensorRole {
         }
     }
 
-    /// The tensor's name in a Hugging Face checkpoint; `None` for what such checkpoints do not store.
+    /// The tensor's usual name in a Hugging Face checkpoint; `None` for what such checkpoints do not store.
     pub fn hf_name(self) -> Option<String> {
         Some(match self {
             TensorRole::Embedding => "model.embed_tokens.weight".into(),
@@ -175,10 +207,17 @@ impl TensorRole {
             TensorRole::FinalNorm => (1, hidden),
             TensorRole::RopeFactors => (1, config.rope.n_rot / 2),
             TensorRole::Norm(_, place) => match place {
-                NormPlace::Attention | NormPlace::FeedForward => (1, hidden),
+                NormPlace::Attention
+                | NormPlace::FeedForward
+                | NormPlace::AttentionPost
+                | NormPlace::FeedForwardPost => (1, hidden),
                 NormPlace::QueryHead | NormPlace::KeyHead => (1, config.head_dim),
                 NormPlace::AttentionSub => (1, queries),
                 NormPlace::FeedForwardSub => (1, config.intermediate_size),
+                NormPlace::Input(projection) => {
+                    let (_, cols) = TensorRole::Projection(0, projection).shape(config);
+                    (1, cols)
+                }
             },
             TensorRole::Projection(_, projection) => match projection {
                 Projection::Query => (queries, hidden),
@@ -202,6 +241,10 @@ impl TensorRole {
                     .norms()
                     .map(|place| TensorRole::Norm(layer, place)),
             );
+            if config.input_norm_eps.is_some() {
+                let places = Projection::ALL.map(NormPlace::Input);
+                roles.extend(places.map(|place| TensorRole::Norm(layer, place)));
+            }
             roles.extend(
                 Projection::ALL.map(|projection| TensorRole::Projection(layer, projection)),
             );
@@ -230,6 +273,12 @@ impl fmt::Display for TensorRole {
                     NormPlace::AttentionSub => "attention sub-norm",
                     NormPlace::FeedForward => "feed-forward norm",
                     NormPlace::FeedForwardSub => "feed-forward sub-norm",
+                    NormPlace::AttentionPost => "attention post-norm",
+                    NormPlace::FeedForwardPost => "feed-forward post-norm",
+                    NormPlace::Input(projection) => {
+                        let of = TensorRole::Projection(*layer, *projection);
+                        return write!(f, "input norm of the {of}");
+                    }
                 };
                 write!(f, "{place} of layer {layer}")
             }
@@ -252,6 +301,7 @@ impl fmt::Display for TensorRole {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::{FAMILIES, Family};
 
     #[test]
     fn names_are_those_of_the_two_worlds() {
@@ -271,7 +321,13 @@ mod tests {
     }
 
     #[test]
-    fn no_two_roles_share_a_name() {
+    fn no_two_roles_of_a_family_share_a_name() {
+        for family in &FAMILIES {
+            check_names(family);
+        }
+    }
+
+    fn check_names(family: &Family) {
         let mut roles = vec![
             TensorRole::Embedding,
             TensorRole::Head,
@@ -279,7 +335,8 @@ mod tests {
             TensorRole::RopeFactors,
         ];
         for layer in 0..2 {
-            roles.extend(NormPlace::ALL.map(|place| TensorRole::Norm(layer, place)));
+            let places = family.norms().chain(Projection::ALL.map(NormPlace::Input));
+            roles.extend(places.map(|place| TensorRole::Norm(layer, place)));
             roles.extend(
                 Projection::ALL.map(|projection| TensorRole::Projection(layer, projection)),
             );
@@ -289,7 +346,9 @@ mod tests {
             roles.iter().map(|role| role.gguf_name()).collect();
         let hf: std::collections::HashSet<_> =
             roles.iter().filter_map(|role| role.hf_name()).collect();
-        assert_eq!(gguf.len(), count);
-        assert_eq!(hf.len(), count - 1);
+        assert_eq!(gguf.len(), count, "{}", family.name);
+        // Two layers of Gemma's norm before the feed-forward part, see `HfNames`.
+        let renamed = if family.post_norms { 2 } else { 0 };
+        assert_eq!(hf.len(), count - 1 - renamed, "{}", family.name);
     }
 }

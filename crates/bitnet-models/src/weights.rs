@@ -47,6 +47,10 @@ pub(crate) struct AttentionWeights<B: Backend> {
     pub head_norms: Option<HeadNorms<B>>,
     /// `[n_heads * head_dim]`; BitNet only.
     pub sub_norm: Option<B::Buffer>,
+    /// `[hidden_size]`; Gemma only.
+    pub post_norm: Option<B::Buffer>,
+    /// Of query, key, value and output projection, `[in_features]` each; only where linear layers have norms.
+    pub input_norms: Option<[B::Buffer; 4]>,
     /// `[hidden_size, n_heads * head_dim]`.
     pub output: B::Ternary,
 }
@@ -67,6 +71,10 @@ pub(crate) struct FeedForwardWeights<B: Backend> {
     pub up: B::Ternary,
     /// `[intermediate_size]`; BitNet only.
     pub sub_norm: Option<B::Buffer>,
+    /// `[hidden_size]`; Gemma only.
+    pub post_norm: Option<B::Buffer>,
+    /// Of gate, up and down projection, `[in_features]` each; only where linear layers have norms.
+    pub input_norms: Option<[B::Buffer; 3]>,
     /// `[hidden_size, intermediate_size]`.
     pub down: B::Ternary,
 }
@@ -220,7 +228,8 @@ struct Loader<'a, 'p, B: Backend> {
 
 impl<B: Backend> Loader<'_, '_, B> {
     fn layer(&self, layer: usize) -> Result<LayerWeights<B>, ModelError> {
-        let family = self.checkpoint.config().family;
+        let config = self.checkpoint.config();
+        let family = config.family;
         let norm = |place| self.vector(TensorRole::Norm(layer, place));
         let norm_if = |present: bool, place| present.then(|| norm(place)).transpose();
         let projection = |projection| self.ternary(TensorRole::Projection(layer, projection));
@@ -230,6 +239,8 @@ impl<B: Backend> Loader<'_, '_, B> {
                 key: norm(NormPlace::KeyHead)?,
             })
         };
+        let input_norms = config.input_norm_eps.is_some();
+        let input_norm = |projection| norm(NormPlace::Input(projection));
         Ok(LayerWeights {
             attention: AttentionWeights {
                 norm: norm(NormPlace::Attention)?,
@@ -238,6 +249,16 @@ impl<B: Backend> Loader<'_, '_, B> {
                 value: projection(Projection::Value)?,
                 head_norms: family.qk_norms.then(head_norms).transpose()?,
                 sub_norm: norm_if(family.sub_norms, NormPlace::AttentionSub)?,
+                post_norm: norm_if(family.post_norms, NormPlace::AttentionPost)?,
+                input_norms: match input_norms {
+                    true => Some([
+                        input_norm(Projection::Query)?,
+                        input_norm(Projection::Key)?,
+                        input_norm(Projection::Value)?,
+                        input_norm(Projection::Output)?,
+                    ]),
+                    false => None,
+                },
                 output: projection(Projection::Output)?,
             },
             feed_forward: FeedForwardWeights {
@@ -245,6 +266,15 @@ impl<B: Backend> Loader<'_, '_, B> {
                 gate: projection(Projection::Gate)?,
                 up: projection(Projection::Up)?,
                 sub_norm: norm_if(family.sub_norms, NormPlace::FeedForwardSub)?,
+                post_norm: norm_if(family.post_norms, NormPlace::FeedForwardPost)?,
+                input_norms: match input_norms {
+                    true => Some([
+                        input_norm(Projection::Gate)?,
+                        input_norm(Projection::Up)?,
+                        input_norm(Projection::Down)?,
+                    ]),
+                    false => None,
+                },
                 down: projection(Projection::Down)?,
             },
         })

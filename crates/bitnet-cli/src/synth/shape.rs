@@ -200,6 +200,7 @@ impl Shape {
             NormPlace::QueryHead | NormPlace::KeyHead => {
                 self.arch.qk_norms().then_some(self.head_dim)
             }
+            NormPlace::AttentionPost | NormPlace::FeedForwardPost | NormPlace::Input(_) => None,
         };
         NormPlace::ALL
             .into_iter()

@@ -5,6 +5,7 @@
 mod batching;
 mod cancellation;
 mod chat;
+mod embedding_models;
 mod embeddings;
 mod evaluation;
 mod exact_head;

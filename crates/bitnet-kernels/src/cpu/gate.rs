@@ -24,6 +24,7 @@ impl Op for Gate<'_> {
         match self.activation {
             Activation::Silu => zip_into(isa, self.gate, self.up, self.out, SiluTimes),
             Activation::Relu2 => zip_into(isa, self.gate, self.up, self.out, Relu2Times),
+            Activation::GeluTanh => zip_into(isa, self.gate, self.up, self.out, GeluTanhTimes),
         }
     }
 }
@@ -66,6 +67,24 @@ impl Lanewise for Relu2Times {
     fn map<I: Isa>(self, isa: I, gate: I::F32x16, up: I::F32x16) -> I::F32x16 {
         let relu = isa.max(gate, isa.splat(0.0));
         isa.mul(isa.mul(relu, relu), up)
+    }
+}
+
+/// `gelu(gate) * up`, with `0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u))`.
+#[derive(Clone, Copy)]
+struct GeluTanhTimes;
+
+impl Lanewise for GeluTanhTimes {
+    #[inline(always)]
+    fn map<I: Isa>(self, isa: I, gate: I::F32x16, up: I::F32x16) -> I::F32x16 {
+        const LINEAR: f32 = 1.595_769_1; // 2 sqrt(2 / pi)
+        const CUBIC: f32 = 0.044_715 * LINEAR;
+        let slope = isa.add(
+            isa.splat(LINEAR),
+            isa.mul(isa.splat(CUBIC), isa.mul(gate, gate)),
+        );
+        let exp = exp(isa, isa.sub(isa.splat(0.0), isa.mul(gate, slope)));
+        isa.mul(isa.div(gate, isa.add(isa.splat(1.0), exp)), up)
     }
 }
 

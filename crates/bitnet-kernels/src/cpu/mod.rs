@@ -682,4 +682,13 @@ impl Backend for CpuBackend {
             });
         });
     }
+
+    fn scale(&self, x: &mut Memory<f32>, factor: f32, n: usize) {
+        let x = Disjoint::new(&mut x[..n]);
+        self.over_elements(n, |first, n| {
+            // SAFETY: ranges of elements do not overlap.
+            let x = unsafe { x.range(first, n) };
+            x.iter_mut().for_each(|x| *x *= factor);
+        });
+    }
 }

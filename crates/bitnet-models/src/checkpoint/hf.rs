@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use bitnet_quantization::{TensorType, dequantize};
 
+use super::hf_names::HfNames;
+use super::sentence_transformers;
 use super::stored::{Storage, Stored};
 use super::{Description, TensorSummary, TokenizerSource, size};
-use crate::config::{ModelConfig, RawConfig};
+use crate::config::{EmbeddingConfig, ModelConfig, Pooling, RawConfig};
 use crate::error::{ModelError, file_name, quoted};
 use crate::generation::GenerationDefaults;
 use crate::hf_config::{CONFIG, HfConfig, Quantization, ScaleDirection, in_file};
@@ -21,6 +23,7 @@ pub(super) struct HfSource {
     pub path: PathBuf,
     pub weights: Safetensors,
     pub quantization: Quantization,
+    pub names: HfNames,
     config: JsonFile,
     access: Access,
 }
@@ -39,15 +42,35 @@ impl HfSource {
             });
         }
         let config = JsonFile::read(&config_path)?;
-        let HfConfig { raw, quantization } = HfConfig::read(&config, path)?;
+        let HfConfig {
+            mut raw,
+            mut quantization,
+        } = HfConfig::read(&config, path)?;
         let generation = GenerationDefaults::read(path, config.root())?;
         let weights = Safetensors::open_dir(path, access)?;
+        let mut names = HfNames::find(&weights, raw.family);
+        if let Some(eps) = quantization.input_norm_eps {
+            names.expect_input_norm("rms_norm");
+            raw.input_norm_eps = Some(eps);
+        }
+        raw.embedding = sentence_transformers::read(path)?;
+        if names.input_norm() == Some("norm") {
+            // Microsoft's embedding models, whose files leave out that their weights are masters to be quantised, and,
+            // without sentence-transformers' files, how hidden states are pooled.
+            raw.input_norm_eps = Some(raw.rms_norm_eps);
+            quantization.online |= !quantization.declared;
+            raw.embedding = raw.embedding.or(Some(EmbeddingConfig {
+                pooling: Pooling::Last,
+                normalize: true,
+            }));
+        }
         Ok((
             Self {
                 dir,
                 path: path.to_owned(),
                 weights,
                 quantization,
+                names,
                 config,
                 access,
             },
@@ -70,7 +93,7 @@ impl HfSource {
         rows: usize,
         cols: usize,
     ) -> Result<Stored<'_>, ModelError> {
-        let name = role.hf_name().unwrap_or_else(|| role.to_string());
+        let name = self.names.of(role).unwrap_or_else(|| role.to_string());
         let Some(tensor) = self.weights.tensor(&name) else {
             return Err(ModelError::MissingTensor {
                 file: self.weights.file().into(),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::gguf::{multiplier_name, scale_name};
 use super::tokenizer::TOKENIZER;
 use super::{Checkpoint, Source};
+use crate::config::ConfigField;
 use crate::error::{ModelError, quoted};
 use crate::finding::{Finding, Severity};
 use crate::gguf::{Value, ValueType, describe, model};
@@ -25,8 +26,8 @@ impl Checkpoint {
                     let name = role.gguf_name();
                     known.extend([Some(scale_name(&name)), multiplier_name(role), Some(name)]);
                 }
-                Source::Hf(_) => {
-                    let name = role.hf_name();
+                Source::Hf(source) => {
+                    let name = source.names.of(role);
                     let scale = name.as_ref().map(|name| format!("{name}_scale"));
                     known.extend([name, scale]);
                 }
@@ -86,6 +87,21 @@ impl Checkpoint {
                 )
             })
             .collect())
+    }
+
+    /// A context that ends early because some layers would look back a part of it only.
+    pub(crate) fn judge_window(&self) -> Option<Finding> {
+        let sliding = self.config.sliding.as_ref()?;
+        let window = sliding.window;
+        (self.config.context_length == window).then(|| {
+            Finding::new(
+                Severity::Note,
+                "sliding-window",
+                ConfigField::SlidingWindow.to_string(),
+                format!("some layers look back {window} positions, so that is the longest context that is computed"),
+                "keep texts within it; longer ones are refused",
+            )
+        })
     }
 
     /// Problems of the tokenizer that can be seen without building one.

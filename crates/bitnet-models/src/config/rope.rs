@@ -1,7 +1,7 @@
 //! The rotary position encoding's part of the configuration.
 
 use super::{ConfigError, ConfigField, RawConfig, limits};
-use bitnet_kernels::RopeStyle;
+use bitnet_kernels::{KernelError, RopeParams, RopeStyle, RopeTable};
 use std::f64::consts::TAU;
 
 /// The rotary position encoding: dimension pair `j` of a head turns by `position * base^(-2j/n_rot) / factor[j]`.
@@ -16,6 +16,8 @@ pub struct RopeConfig {
     pub style: RopeStyle,
     /// Divisors of the frequencies, `[n_rot / 2]`; a GGUF file's `rope_freqs.weight` takes their place.
     pub freq_factors: Option<Vec<f32>>,
+    /// What cosines and sines are multiplied with; 1 but for YaRN.
+    pub attention_factor: f32,
 }
 
 /// How a file stretches the rotary frequencies for long contexts.
@@ -34,14 +36,63 @@ pub enum RopeScaling {
         /// The context length before the stretch.
         original_context_length: f64,
     },
-    /// Whatever else the file names. `none`, `default` and a `linear` stretch by 1 change nothing and are taken;
-    /// everything else is refused by name.
+    /// Every frequency is divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// YaRN's rule (Peng et al. 2023).
+    Yarn(Yarn),
+    /// Whatever else the file names. `none` and `default` change nothing and are taken; everything else is refused by
+    /// name.
     Named {
         /// The type as the file gives it.
         kind: String,
         /// Its factor, if it has one.
         factor: Option<f64>,
     },
+}
+
+/// YaRN's parameters: slow frequencies are divided by `factor`, fast ones kept, those between interpolated pair by pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    /// What the slow frequencies are divided by.
+    pub factor: f64,
+    /// The context length before the stretch.
+    pub original_context_length: f64,
+    /// Pairs that turn more often than this in the original context are fast.
+    pub beta_fast: f64,
+    /// Pairs that turn less often than this in the original context are slow.
+    pub beta_slow: f64,
+    /// What cosines and sines are multiplied with; `None`: `1 + ln(factor) / 10`.
+    pub attention_factor: Option<f64>,
+    /// Whether the bounds of what is interpolated are whole pairs.
+    pub truncate: bool,
+}
+
+impl Default for Yarn {
+    /// What is usual where a file gives no number; a stretch by 1.
+    fn default() -> Yarn {
+        Yarn {
+            factor: 1.0,
+            original_context_length: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: None,
+            truncate: true,
+        }
+    }
+}
+
+impl Yarn {
+    /// What cosines and sines are multiplied with where nothing else is given.
+    pub fn usual_attention_factor(factor: f64) -> f64 {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * factor.ln() + 1.0
+        }
+    }
 }
 
 /// Base of the frequencies where a file gives none: the value of llama.cpp and transformers.
@@ -59,8 +110,19 @@ impl RopeConfig {
         if n_rot % 2 != 0 {
             return Err(ConfigField::RopeDim.refuse(n_rot, "an even number"));
         }
+        let mut attention_factor = 1.0;
         let freq_factors = match &raw.rope_scaling {
             RopeScaling::None => None,
+            &RopeScaling::Linear { factor } => {
+                let factor = limits::positive(ConfigField::RopeScaling, factor)?;
+                (factor != 1.0).then(|| vec![factor; n_rot / 2])
+            }
+            RopeScaling::Yarn(yarn) => {
+                let usual = Yarn::usual_attention_factor(yarn.factor);
+                let given = yarn.attention_factor.unwrap_or(usual);
+                attention_factor = limits::positive(ConfigField::RopeScaling, given)?;
+                Some(yarn_factors(base, n_rot, yarn)?)
+            }
             &RopeScaling::Llama3 {
                 factor,
                 low_freq_factor,
@@ -83,8 +145,8 @@ impl RopeConfig {
                 }
                 Some(llama3_factors(base, n_rot, rule))
             }
-            RopeScaling::Named { kind, factor } => match (kind.as_str(), factor) {
-                ("" | "none" | "default", _) | ("linear", None | Some(1.0)) => None,
+            RopeScaling::Named { kind, .. } => match kind.as_str() {
+                "" | "none" | "default" => None,
                 _ => {
                     return Err(ConfigError::RopeScaling {
                         found: kind.clone(),
@@ -97,6 +159,38 @@ impl RopeConfig {
             n_rot,
             style: raw.rope_style,
             freq_factors,
+            attention_factor,
+        })
+    }
+
+    /// The same without a stretch and with another base.
+    pub(super) fn plain(
+        base: f64,
+        raw: &RawConfig,
+        head_dim: usize,
+    ) -> Result<RopeConfig, ConfigError> {
+        RopeConfig::new(
+            &RawConfig {
+                rope_base: Some(base),
+                rope_scaling: RopeScaling::None,
+                ..raw.clone()
+            },
+            head_dim,
+        )
+    }
+
+    /// Cosines and sines of `max_positions` positions.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn table(&self, max_positions: usize) -> Result<RopeTable, KernelError> {
+        RopeTable::new(RopeParams {
+            base: self.base,
+            n_rot: self.n_rot,
+            style: self.style,
+            freq_factors: self.freq_factors.as_deref(),
+            attention_factor: self.attention_factor,
+            max_positions,
         })
     }
 }
@@ -123,4 +217,52 @@ fn llama3_factors(base: f32, n_rot: usize, rule: [f64; 4]) -> Vec<f32> {
         (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
     };
     (0..n_rot / 2).map(factor_of_pair).collect()
+}
+
+/// The divisors that YaRN's rule gives, `[n_rot / 2]` (transformers, `_compute_yarn_parameters`):
+///
+/// ```text
+/// pair(turns) = n_rot ln(original_context_length / (2 pi turns)) / (2 ln base)      which pair turns so often
+/// low, high   = floor(pair(beta_fast)), ceil(pair(beta_slow))                        within 0 and n_rot - 1
+/// slow        = (j - low) / (high - low)                                             within 0 and 1
+/// frequency'  = frequency * (slow / factor + 1 - slow)
+/// ```
+fn yarn_factors(base: f32, n_rot: usize, yarn: &Yarn) -> Result<Vec<f32>, ConfigError> {
+    let field = ConfigField::RopeScaling;
+    for parameter in [
+        yarn.factor,
+        yarn.original_context_length,
+        yarn.beta_fast,
+        yarn.beta_slow,
+    ] {
+        limits::positive(field, parameter)?;
+    }
+    if yarn.beta_fast <= yarn.beta_slow {
+        let expected = format!("beta_fast above beta_slow {}", yarn.beta_slow);
+        return Err(field.refuse(yarn.beta_fast, expected));
+    }
+    let pair = |turns: f64| {
+        n_rot as f64 * (yarn.original_context_length / (turns * TAU)).ln()
+            / (2.0 * f64::from(base).ln())
+    };
+    let (mut low, mut high) = (pair(yarn.beta_fast), pair(yarn.beta_slow));
+    if yarn.truncate {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    (low, high) = (low.max(0.0), high.min(n_rot as f64 - 1.0));
+    if low == high {
+        high += 0.001;
+    }
+    let factor_of_pair = |j: usize| {
+        let slow = ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
+        (1.0 / (slow / yarn.factor + (1.0 - slow))) as f32
+    };
+    let factors: Vec<f32> = (0..n_rot / 2).map(factor_of_pair).collect();
+    match factors
+        .iter()
+        .find(|factor| !(factor.is_normal() && **factor > 0.0))
+    {
+        None => Ok(factors),
+        Some(factor) => Err(field.refuse(factor, "parameters that give finite frequencies")),
+    }
 }

@@ -17,10 +17,12 @@ fn raw() -> RawConfig {
         vocab_size: 512,
         context_length: 4096,
         rms_norm_eps: 1e-5,
+        input_norm_eps: None,
         rope_base: Some(500_000.0),
         rope_dim: None,
         rope_style: RopeStyle::Neox,
         rope_scaling: RopeScaling::None,
+        sliding: None,
         embedding: None,
         tied_head: true,
     }
@@ -137,29 +139,128 @@ fn unknown_rope_scaling_is_refused_by_name_and_identities_are_taken() {
             }
         })
     };
-    for kind in ["yarn", "dynamic", "longrope", "su"] {
+    for kind in ["dynamic", "longrope", "su"] {
         assert_eq!(
             named(kind, Some(4.0)),
             Err(ConfigError::RopeScaling { found: kind.into() })
         );
     }
-    assert_eq!(
-        named("linear", Some(2.0)),
-        Err(ConfigError::RopeScaling {
-            found: "linear".into()
-        })
-    );
-    for (kind, factor) in [
-        ("none", None),
-        ("default", Some(8.0)),
-        ("linear", Some(1.0)),
-        ("linear", None),
-    ] {
+    for (kind, factor) in [("none", None), ("default", Some(8.0))] {
         assert_eq!(
             named(kind, factor).unwrap().rope.freq_factors,
             None,
             "{kind}"
         );
+    }
+}
+
+#[test]
+fn linear_factors_divide_all_frequencies() {
+    let linear = |factor| with(|raw| raw.rope_scaling = RopeScaling::Linear { factor });
+    assert_eq!(linear(2.0).unwrap().rope.freq_factors, Some(vec![2.0; 32]));
+    assert_eq!(linear(1.0).unwrap().rope.freq_factors, None);
+    assert!(linear(0.0).is_err() && linear(f64::INFINITY).is_err());
+}
+
+/// Qwen3's own rule for four times its context. For base 1e6 and head size 64, 11.8 pairs turn 32 times in it and 19.8
+/// once: pairs 11 to 20 are blended.
+#[test]
+fn yarn_keeps_fast_pairs_divides_slow_ones_and_sharpens_attention() {
+    let yarn = |yarn| {
+        with(|raw| {
+            raw.rope_base = Some(1e6);
+            raw.rope_scaling = RopeScaling::Yarn(yarn);
+        })
+    };
+    let given = Yarn {
+        factor: 4.0,
+        original_context_length: 32_768.0,
+        ..Yarn::default()
+    };
+    let rope = yarn(given).unwrap().rope;
+    assert_eq!(rope.attention_factor, 1.138_629_4);
+    let factors = rope.freq_factors.unwrap();
+    assert!(factors.is_sorted());
+    let at = |pair: usize| factors[pair];
+    assert_eq!((at(0), at(11), at(20), at(31)), (1.0, 1.0, 4.0, 4.0));
+    // Pair 15 is 4/9 of the way: 1 / (5/9 + 4/9 / 4).
+    assert!((at(15) - 1.5).abs() < 1e-6, "{}", at(15));
+    for bad in [
+        Yarn {
+            factor: 0.0,
+            ..given
+        },
+        Yarn {
+            original_context_length: f64::NAN,
+            ..given
+        },
+        Yarn {
+            beta_fast: -1.0,
+            ..given
+        },
+        Yarn {
+            beta_slow: 64.0,
+            ..given
+        },
+        Yarn {
+            attention_factor: Some(0.0),
+            ..given
+        },
+    ] {
+        let refused = matches!(
+            yarn(bad),
+            Err(ConfigError::Field {
+                field: ConfigField::RopeScaling,
+                ..
+            })
+        );
+        assert!(refused, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_context_ends_where_layers_look_back_no_further() {
+    let sliding = |window, full_layers| {
+        with(|raw| {
+            raw.sliding = Some(RawSliding {
+                window,
+                rope_base: 1e4,
+                full_layers,
+            });
+            raw.n_layers = 7;
+        })
+    };
+    let config = sliding(512, FullLayers::LastOfEvery(3)).unwrap();
+    assert_eq!(config.context_length, 512);
+    let found = config.sliding.unwrap();
+    assert_eq!((found.rope.base, config.rope.base), (1e4, 5e5));
+    let layers = [false, false, true, false, false, true, false];
+    assert_eq!(found.full_layers, layers);
+    assert_eq!(
+        sliding(9999, FullLayers::LastOfEvery(6))
+            .unwrap()
+            .context_length,
+        4096
+    );
+    assert_eq!(
+        sliding(9, FullLayers::Listed(layers.to_vec()))
+            .unwrap()
+            .context_length,
+        9
+    );
+    for (window, layers) in [
+        (0, FullLayers::LastOfEvery(6)),
+        (512, FullLayers::LastOfEvery(0)),
+        (512, FullLayers::Listed(vec![true; 6])),
+    ] {
+        let refused = matches!(
+            sliding(window, layers),
+            Err(ConfigError::Field {
+                field: ConfigField::SlidingWindow,
+                ..
+            })
+        );
+        assert!(refused, "{window}");
     }
 }
 

@@ -6,10 +6,13 @@ use super::limits::MAX_VOCAB;
 use super::metadata::Metadata;
 use super::reader::Gguf;
 use super::value::{Array, Value, ValueType};
-use crate::config::{ConfigField, EmbeddingConfig, Pooling, RawConfig, RopeScaling};
+use crate::config::{
+    ConfigField, EmbeddingConfig, FullLayers, GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN,
+    Pooling, RawConfig, RawSliding, RopeScaling, Yarn,
+};
 use crate::error::{ModelError, Place, quoted};
 use crate::family::Family;
-use crate::tensor_role::TensorRole;
+use crate::tensor_role::{NormPlace, Projection, TensorRole};
 
 /// Key that names the architecture, which is the prefix of the architecture's own keys.
 pub(crate) const ARCHITECTURE: &str = "general.architecture";
@@ -45,6 +48,9 @@ pub(crate) fn raw_config(gguf: &Gguf) -> Result<RawConfig, ModelError> {
     let number = |field: ConfigField| metadata.f32(&key(architecture, field));
     let eps = number(ConfigField::RmsNormEps)?
         .ok_or_else(|| metadata.missing(&key(architecture, ConfigField::RmsNormEps), "a number"))?;
+    let context_length = required(ConfigField::ContextLength)?;
+    let input_norm = TensorRole::Norm(0, NormPlace::Input(Projection::Query));
+    let has_input_norms = gguf.tensor(&input_norm.gguf_name()).is_some();
     Ok(RawConfig {
         family,
         name: metadata
@@ -58,12 +64,17 @@ pub(crate) fn raw_config(gguf: &Gguf) -> Result<RawConfig, ModelError> {
         head_dim: optional(ConfigField::HeadDim)?,
         value_head_dim: optional(ConfigField::ValueHeadDim)?,
         vocab_size: vocab_size(gguf, optional(ConfigField::VocabSize)?)?,
-        context_length: required(ConfigField::ContextLength)?,
+        context_length,
         rms_norm_eps: eps.into(),
+        input_norm_eps: has_input_norms.then_some(eps.into()),
         rope_base: number(ConfigField::RopeBase)?.map(f64::from),
         rope_dim: optional(ConfigField::RopeDim)?,
         rope_style: family.gguf_rope,
-        rope_scaling: rope_scaling(metadata, architecture)?,
+        rope_scaling: rope_scaling(metadata, architecture, context_length)?,
+        sliding: match family.post_norms {
+            true => gemma_sliding(metadata, architecture)?,
+            false => None,
+        },
         tied_head: gguf.tensor(&TensorRole::Head.gguf_name()).is_none(),
         embedding: embedding(gguf, architecture)?,
     })
@@ -102,24 +113,87 @@ fn vocab_size(gguf: &Gguf, declared: Option<u64>) -> Result<u64, ModelError> {
     }
 }
 
-fn rope_scaling(metadata: &Metadata, architecture: &str) -> Result<RopeScaling, ModelError> {
+fn rope_scaling(
+    metadata: &Metadata,
+    architecture: &str,
+    context_length: u64,
+) -> Result<RopeScaling, ModelError> {
     let linear = metadata.f32(&format!("{architecture}.rope.scale_linear"))?; // the key of early converters
     let factor = metadata
         .f32(&format!("{architecture}.rope.scaling.factor"))?
         .or(linear)
         .map(f64::from);
     let kind = metadata.str(&format!("{architecture}.rope.scaling.type"))?;
-    Ok(match (kind, linear) {
+    Ok(match (kind, factor) {
+        (Some("yarn"), _) => {
+            RopeScaling::Yarn(yarn(metadata, architecture, factor, context_length)?)
+        }
+        (Some("linear"), None) => RopeScaling::None,
+        (Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
+        (None, Some(factor)) if linear.is_some() => RopeScaling::Linear { factor },
         (Some(kind), _) => RopeScaling::Named {
             kind: quoted(kind),
             factor,
         },
-        (None, Some(_)) => RopeScaling::Named {
-            kind: "linear".into(),
-            factor,
-        },
-        (None, None) => RopeScaling::None,
+        (None, _) => RopeScaling::None,
     })
+}
+
+/// YaRN's numbers with llama.cpp's defaults. Its attention factors multiply the usual one.
+fn yarn(
+    metadata: &Metadata,
+    architecture: &str,
+    factor: Option<f64>,
+    context_length: u64,
+) -> Result<Yarn, ModelError> {
+    let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
+    let number = |name: &str| -> Result<Option<f64>, ModelError> {
+        Ok(metadata.f32(&key(name))?.map(f64::from))
+    };
+    // The share of YaRN in the stretch, and a sharpening that the family's models do not have.
+    for (name, neutral) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
+        if let (Some(found), Some(value)) = (number(name)?, metadata.get(&key(name)))
+            && found != neutral
+            && found >= 0.0
+        // below, llama.cpp takes its default
+        {
+            return Err(metadata.wrong(&key(name), &format!("{neutral}, or no such key"), value));
+        }
+    }
+    let factor = factor.ok_or_else(|| metadata.missing(&key("factor"), "a number"))?;
+    let original = metadata.uniform_u64(&key("original_context_length"))?;
+    let sharper = match number("attn_factor")? {
+        Some(sharper) => Some(sharper),
+        None => number("yarn_attn_factor")?,
+    };
+    let usual = Yarn::default();
+    Ok(Yarn {
+        factor,
+        original_context_length: original.unwrap_or(context_length) as f64,
+        beta_fast: number("yarn_beta_fast")?.unwrap_or(usual.beta_fast),
+        beta_slow: number("yarn_beta_slow")?.unwrap_or(usual.beta_slow),
+        attention_factor: sharper.map(|sharper| sharper * Yarn::usual_attention_factor(factor)),
+        truncate: usual.truncate,
+    })
+}
+
+/// Gemma3's layers that look back a window only. Microsoft's converter writes no window: its files mean that every layer
+/// sees everything.
+fn gemma_sliding(
+    metadata: &Metadata,
+    architecture: &str,
+) -> Result<Option<RawSliding>, ModelError> {
+    let window_key = key(architecture, ConfigField::SlidingWindow);
+    let Some(window) = metadata.uniform_u64(&window_key)? else {
+        return Ok(None);
+    };
+    let period = metadata.uniform_u64(&format!("{window_key}_pattern"))?;
+    let rope_base = metadata.f32(&format!("{architecture}.rope.freq_base_swa"))?;
+    Ok(Some(RawSliding {
+        window,
+        rope_base: rope_base.map_or(GEMMA_LOCAL_ROPE_BASE, f64::from),
+        full_layers: FullLayers::LastOfEvery(period.unwrap_or(GEMMA_SLIDING_PATTERN)),
+    }))
 }
 
 /// The tokenizer section as plain data; `None` when the file has no list of tokens.

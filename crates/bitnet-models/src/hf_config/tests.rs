@@ -25,10 +25,7 @@ fn both_styles_of_rotary_settings_mean_the_same() {
     )
     .unwrap()
     .raw;
-    let linear = RopeScaling::Named {
-        kind: "linear".into(),
-        factor: Some(2.0),
-    };
+    let linear = RopeScaling::Linear { factor: 2.0 };
     for raw in [old, new] {
         assert_eq!(
             (raw.rope_base, raw.rope_scaling),
@@ -60,6 +57,44 @@ fn llama3_scaling_needs_all_its_numbers() {
         error,
         "config.json: field rope_scaling.low_freq_factor: expected a number, found no such field"
     );
+}
+
+#[test]
+fn yarn_takes_transformers_defaults_for_what_is_not_given() {
+    let yarn = |extra: &str| match read(&format!(r#""rope_scaling": {{"type": "yarn"{extra}}}"#)) {
+        Ok(HfConfig { raw, .. }) => match raw.rope_scaling {
+            RopeScaling::Yarn(yarn) => yarn,
+            other => panic!("{other:?}"),
+        },
+        Err(error) => panic!("{error}"),
+    };
+    let usual = Yarn::default();
+    let given = yarn(r#", "factor": 4.0, "original_max_position_embeddings": 64"#);
+    let expected = Yarn {
+        factor: 4.0,
+        original_context_length: 64.0,
+        ..usual
+    };
+    assert_eq!(given, expected);
+    // Without a factor it is the ratio of the two contexts, without an original context that is the whole one.
+    assert_eq!(
+        yarn(r#", "original_max_position_embeddings": 64"#),
+        expected
+    );
+    let whole = yarn(r#", "factor": 2.0"#);
+    assert_eq!((whole.factor, whole.original_context_length), (2.0, 256.0));
+    let all = yarn(
+        r#", "factor": 4.0, "beta_fast": 16, "beta_slow": 2, "truncate": false, "mscale": 0.707, "mscale_all_dim": 0.5"#,
+    );
+    assert_eq!(
+        (all.beta_fast, all.beta_slow, all.truncate),
+        (16.0, 2.0, false)
+    );
+    let sharpened = |mscale: f64| 0.1 * mscale * 4f64.ln() + 1.0;
+    let expected = sharpened(0.707) / sharpened(0.5);
+    assert!((all.attention_factor.unwrap() - expected).abs() < 1e-12);
+    let given = yarn(r#", "factor": 4.0, "attention_factor": 1.5, "mscale": 1.0"#);
+    assert_eq!(given.attention_factor, Some(1.5));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Write tiny checkpoints and golden outputs for two model families that `reference/` does not cover.
+"""Write tiny checkpoints and golden outputs for model families that `reference/` does not cover.
 
     qwen3-tiny       Qwen3 as in Ternary-Bonsai: QK head norms, explicit head_dim, ternary tied embedding,
                      one scale per block of 64 weights (256 in attention). GGUF only, types Q2_0 and TQ2_0.
     llama-rope-tiny  Llama with `rope_scaling` of type llama3, as in ternary models made from Llama 3.2: packed
                      Hugging Face directory (bitlinear, the scale divides) and GGUF with `rope_freqs.weight`.
+    llama-yarn-tiny  The same with `rope_scaling` of type yarn, which a GGUF file has as metadata, and a GGUF file of the
+                     same weights with linear scaling. Golden data are logits only.
 
     pip install -r reference/requirements.txt
     python make_families.py --out .
@@ -49,6 +51,9 @@ CHAT = "System: You are a helpful assistant.<|eot_id|>User: How many ships passe
 # three cases of the llama3 rule (kept, blended, slowed down eightfold) all occur and matter within 264 positions.
 ROPE_SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 64}
+# The original context of 64 ends within the longer prompts; YaRN's defaults would interpolate nothing at this size.
+YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8.0, "beta_slow": 1.0, "original_max_position_embeddings": 64}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
 SHAPE = {"vocab_size": VOCAB, "num_hidden_layers": 2, "rms_norm_eps": 1e-6, "max_position_embeddings": CONTEXT,
          "bos_token_id": BOS, "eos_token_id": EOS, "attn_implementation": "eager"}
 
@@ -58,9 +63,9 @@ def qwen3_config():
                        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, tie_word_embeddings=True, **SHAPE)
 
 
-def llama_config():
+def llama_config(scaling):
     return LlamaConfig(hidden_size=128, intermediate_size=256, num_attention_heads=2, num_key_value_heads=1, head_dim=64,
-                       rope_parameters={"rope_theta": 10000.0, **ROPE_SCALING}, tie_word_embeddings=False, **SHAPE)
+                       rope_parameters={"rope_theta": 10000.0, **scaling}, tie_word_embeddings=False, **SHAPE)
 
 
 # ------------------------------------------------------------------ the arithmetic
@@ -292,8 +297,10 @@ def llama3_factors(config):
 
 
 def llama_tensors(packed, config, kind):
-    factors = llama3_factors(config)
-    out = [("rope_freqs.weight", "F32", factors.shape, factors.tobytes())]
+    out = []
+    if config.rope_parameters["rope_type"] == "llama3":
+        factors = llama3_factors(config)
+        out.append(("rope_freqs.weight", "F32", factors.shape, factors.tobytes()))
     for name, t in packed.items():
         if name.endswith("_scale"):
             continue
@@ -311,7 +318,7 @@ def llama_tensors(packed, config, kind):
 
 # ------------------------------------------------------------------ the packed Hugging Face directory
 
-def write_packed_llama(folder, config, masters):
+def write_packed_llama(folder, config, masters, scaling):
     state = {}
     for name, w in masters.items():
         if is_projection(name):
@@ -336,7 +343,7 @@ def write_packed_llama(folder, config, masters):
         "head_dim": config.head_dim, "intermediate_size": config.intermediate_size, "max_position_embeddings": CONTEXT,
         "num_attention_heads": config.num_attention_heads, "num_hidden_layers": config.num_hidden_layers,
         "num_key_value_heads": config.num_key_value_heads, "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_parameters["rope_theta"], "rope_scaling": ROPE_SCALING, "tie_word_embeddings": False,
+        "rope_theta": config.rope_parameters["rope_theta"], "rope_scaling": scaling, "tie_word_embeddings": False,
         "vocab_size": VOCAB, "torch_dtype": "bfloat16", "quantization_config": {
             "quant_method": "bitnet", "linear_class": "bitlinear", "quantization_mode": "offline", "modules_to_not_convert": None}})
     return state
@@ -405,9 +412,10 @@ def variants(model, ids):
     norms.forward = rms_norm_in_another_order
     yield logits_of(model, ids)
     norms.forward = forward
-    packed = [m for m in model.modules() if isinstance(m, BitLinear)]
+    # The scales of the F16 file, where there is one.
+    packed = [m for m in model.modules() if isinstance(m, BitLinear) and model.model.rotary_emb.rope_type == "llama3"]
     stored = [m.weight_scale.clone() for m in packed]
-    for m in packed:  # the scales of the F16 file
+    for m in packed:
         m.weight_scale.copy_(1 / (1 / m.weight_scale).half().float())
     if packed:
         yield logits_of(model, ids)
@@ -418,6 +426,12 @@ def variants(model, ids):
         stored, c = rotary.inv_freq, model.config
         plain = 1.0 / (c.rope_parameters["rope_theta"] ** (torch.arange(0, c.head_dim, 2).float() / c.head_dim))
         rotary.inv_freq = plain / torch.from_numpy(llama3_factors(c))
+        yield logits_of(model, ids)
+        rotary.inv_freq = stored
+    elif rotary.rope_type in ("yarn", "linear"):  # the same as divisors of the plain frequencies
+        stored, c = rotary.inv_freq, model.config
+        exact = c.rope_parameters["rope_theta"] ** -(torch.arange(0, c.head_dim, 2).double() / c.head_dim)
+        rotary.inv_freq = exact.float() / (exact / stored.double()).float()
         yield logits_of(model, ids)
         rotary.inv_freq = stored
 
@@ -523,10 +537,20 @@ def write_goldens(name, model, folder, text_ids, seed, attempts=24):
     print(name, "perplexity", math.exp(mean), flush=True)
 
 
+@torch.no_grad()
+def write_scaled_logits(label, model, folder, text_ids):
+    """The logits of two texts past the original context, by rules 2 and 3 of `reference/README.md`."""
+    prompts = [{"id": f"p{n}", "ids": ([BOS] + text_ids[start:])[:n]}
+               for n, start in ((64, 100), (200, 400))]
+    tensors = {f"{p['id']}.logits": logits_of(model, p["ids"]).numpy().copy() for p in prompts}
+    save_numpy(tensors, str(folder / f"{label}.safetensors"))
+    dump(folder / f"{label}.json", {"model": folder.name, "compute": "float32, eager attention, torch CPU", "prompts": prompts})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", choices=["qwen3", "llama"])
+    parser.add_argument("--only", choices=["qwen3", "llama", "yarn"])
     parser.add_argument("--steps", type=int, default=250)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -535,7 +559,7 @@ def main():
     ids = sum((tokenizer.encode(t, add_special_tokens=False).ids for t in texts), [])
     text_ids = json.loads((REFERENCE / "golden/perplexity_ids.json").read_text())
 
-    if args.only != "llama":
+    if args.only in (None, "qwen3"):
         folder, config = args.out / "qwen3-tiny", qwen3_config()
         masters = train("qwen3", random_model(Qwen3ForCausalLM, config, 11), ids, args.steps, 21)
         weights = {n: effective("qwen3", n, w) for n, w in masters.items()}
@@ -548,14 +572,32 @@ def main():
             write_gguf(folder / f"qwen3-tiny.qwen3.{kind}.gguf", kv, qwen3_tensors(weights, kind))
         write_goldens("qwen3-tiny", model.eval(), folder, text_ids, 31)
 
-    if args.only != "qwen3":
-        folder, config = args.out / "llama-rope-tiny", llama_config()
+    if args.only in (None, "llama"):
+        folder, config = args.out / "llama-rope-tiny", llama_config(ROPE_SCALING)
         masters = train("llama", random_model(LlamaForCausalLM, config, 12), ids, args.steps, 22)
-        packed = write_packed_llama(folder, config, masters)
+        packed = write_packed_llama(folder, config, masters, ROPE_SCALING)
         for kind in ("I2_S", "F16"):
             kv = metadata("llama", "llama-rope-tiny", config, config.rope_parameters["rope_theta"], kind)
             write_gguf(folder / f"llama-rope-tiny.llama.{kind}.gguf", kv, llama_tensors(packed, config, kind))
         write_goldens("llama-rope-tiny", load_packed_llama(folder), folder, text_ids, 32)
+
+    if args.only in (None, "yarn"):
+        folder, config = args.out / "llama-yarn-tiny", llama_config(YARN)
+        masters = train("llama", random_model(LlamaForCausalLM, config, 13), ids, args.steps, 23)
+        packed = write_packed_llama(folder, config, masters, YARN)
+        kv = metadata("llama", "llama-yarn-tiny", config, config.rope_parameters["rope_theta"], "I2_S")
+        tensors = llama_tensors(packed, config, "I2_S")
+        yarn = {"type": "yarn", "factor": YARN["factor"], "original_context_length": YARN["original_max_position_embeddings"],
+                "yarn_beta_fast": YARN["beta_fast"], "yarn_beta_slow": YARN["beta_slow"]}
+        for name, keys in (("llama-yarn-tiny", yarn), ("llama-linear-tiny", LINEAR)):
+            keys = {f"llama.rope.scaling.{key.removeprefix('rope_')}": value for key, value in keys.items()}
+            write_gguf(folder / f"{name}.llama.I2_S.gguf", {**kv, **keys}, tensors)
+        model = load_packed_llama(folder)
+        write_scaled_logits("yarn", model, folder, text_ids)
+        settings = {"rope_theta": config.rope_parameters["rope_theta"], **LINEAR}
+        model.config.rope_parameters = settings
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+        write_scaled_logits("linear", model, folder, text_ids)
 
 
 if __name__ == "__main__":

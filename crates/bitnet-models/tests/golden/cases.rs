@@ -106,6 +106,19 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
+/// Stretched rotary frequencies, with golden logits past the original context and nothing else.
+pub const STRETCHED: &[Case] = &[
+    exact("llama-yarn-tiny", "llama-yarn-tiny/yarn"),
+    exact(
+        "llama-yarn-tiny/llama-yarn-tiny.llama.I2_S.gguf",
+        "llama-yarn-tiny/yarn",
+    ),
+    exact(
+        "llama-yarn-tiny/llama-linear-tiny.llama.I2_S.gguf",
+        "llama-yarn-tiny/linear",
+    ),
+];
+
 impl Case {
     /// The model file, opened.
     pub fn checkpoint(&self) -> Checkpoint {

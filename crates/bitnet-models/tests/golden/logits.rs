@@ -1,6 +1,6 @@
 //! Rules 2 and 3: the logits of every position.
 
-use crate::cases::{CASES, Case, Scales};
+use crate::cases::{CASES, Case, STRETCHED, Scales};
 use crate::reference::{Golden, argmax, margin};
 use crate::session::{MAX_CHUNK, Session, two_threads};
 use bitnet_kernels::KvType;
@@ -44,6 +44,24 @@ fn logits_of_long_random_and_chat_prompts_match_within_rounding_ties() {
             assert_within_ties(case, id, &distance(&golden, id, &mut session));
         }
     }
+}
+
+#[test]
+fn stretched_frequencies_match_past_the_original_context() {
+    for case in STRETCHED {
+        let (golden, mut session) = (case.golden(), Session::open(case));
+        for id in ["p64", "p200"] {
+            assert_within_ties(case, id, &distance(&golden, id, &mut session));
+        }
+    }
+}
+
+/// The golden logits of the two stretches are of the same weights and far apart: a wrong stretch does not pass.
+#[test]
+fn golden_logits_tell_stretches_apart() {
+    let linear = STRETCHED[2].golden();
+    let distance = distance(&linear, "p200", &mut Session::open(&STRETCHED[1]));
+    assert!(distance.rms > 0.04 && distance.max > 0.5, "{distance:?}");
 }
 
 /// Rounding every key and value to 11 bits moves every position but a prompt's first. The bound is what the README of

@@ -3,7 +3,7 @@
 use crate::cases::{CASES, Scales};
 use crate::session::{SHORT_CONTEXT, two_threads};
 use crate::trace::{assert_close, token_major};
-use bitnet_kernels::{Backend, CpuBackend, RopeParams, RopeTable, TernaryUse};
+use bitnet_kernels::{Backend, CpuBackend, RopeTable, TernaryUse};
 use bitnet_models::{Model, ModelConfig, NormPlace, Projection, TensorRole};
 
 #[test]
@@ -154,14 +154,7 @@ fn traced_linears(config: &ModelConfig) -> impl Iterator<Item = (usize, Projecti
 }
 
 fn rope_table(config: &ModelConfig) -> RopeTable {
-    RopeTable::new(RopeParams {
-        base: config.rope.base,
-        n_rot: config.rope.n_rot,
-        style: config.rope.style,
-        freq_factors: config.rope.freq_factors.as_deref(),
-        max_positions: SHORT_CONTEXT,
-    })
-    .expect("memory")
+    config.rope.table(SHORT_CONTEXT).expect("memory")
 }
 
 fn backend() -> CpuBackend {

@@ -15,7 +15,7 @@ pub struct Golden {
 #[derive(Deserialize)]
 struct Summary {
     prompts: Vec<Prompt>,
-    perplexity: Perplexity,
+    perplexity: Option<Perplexity>,
 }
 
 /// A prompt and what the model says next.
@@ -26,8 +26,10 @@ pub struct Prompt {
     /// Its token ids.
     pub ids: Vec<u32>,
     /// The 64 most probable next tokens, one after another, not stopping at an end token.
+    #[serde(default)]
     pub greedy: Vec<u32>,
     /// How far the best logit was ahead of the second at each of them.
+    #[serde(default)]
     pub greedy_margins: Vec<f32>,
 }
 
@@ -72,10 +74,9 @@ impl Golden {
 
     /// Perplexity of the first ids of the perplexity text in one window, and how many ids these are.
     pub fn perplexity(&self) -> (f64, usize) {
-        (
-            self.summary.perplexity.ppl,
-            self.summary.perplexity.logprobs.len() + 1,
-        )
+        let perplexity = self.summary.perplexity.as_ref();
+        let perplexity = perplexity.expect("golden data of a whole model");
+        (perplexity.ppl, perplexity.logprobs.len() + 1)
     }
 
     /// The names of all tensors that start with `prefix`.
