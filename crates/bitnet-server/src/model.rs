@@ -11,6 +11,7 @@ use crate::admission::Admission;
 use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
 use crate::metrics::{LoadedInfo, Metrics, Step};
+use crate::model_manager::policy::{ModelOrigin, ModelSource};
 use crate::model_manager::validate::Validation;
 
 /// The name that always stands for the default model.
@@ -36,8 +37,8 @@ pub struct LoadedModel {
     pub path: Option<PathBuf>,
     /// What its validation found; `None` if there was none.
     pub validation: Option<Validation>,
-    /// Why it runs where and as it does.
-    pub choice: String,
+    /// Why it runs where and as it does; `None` where nobody has said how it was loaded.
+    pub choice: Option<String>,
     metrics: Arc<Metrics>,
 }
 
@@ -114,10 +115,38 @@ impl LoadedModel {
             version: version.map(str::to_owned),
             path: None,
             validation: None,
-            choice: String::new(),
+            choice: None,
             metrics: app.metrics.clone(),
             engine,
         })
+    }
+
+    /// The same, with where it was loaded from and why it runs as it does.
+    #[must_use]
+    pub fn loaded_from(self, origin: &ModelOrigin) -> LoadedModel {
+        let info = self.engine.info();
+        let why = match (&origin.options.kernel, &info.layouts) {
+            (Some(_), _) => "as asked for".to_owned(),
+            (None, Some(speeds)) => format!(
+                "by a race on this machine: t5 {:.2} times as fast as i2s",
+                speeds.gain
+            ),
+            (None, None) => "the widest instructions of this machine".to_owned(),
+        };
+        let choice = format!(
+            "{}: this build runs models on the CPU alone; {} ({}): {why}",
+            info.device,
+            layout(&info.kernel),
+            info.kernel
+        );
+        LoadedModel {
+            choice: Some(choice),
+            path: match &origin.source {
+                ModelSource::Path(path) => Some(path.clone()),
+                ModelSource::Bytes { .. } => None,
+            },
+            ..self
+        }
     }
 
     /// What runs it now: the CPU, where it has taken over from a device that failed.

@@ -191,7 +191,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     let app = Arc::new(app);
     let model = LoadedModel::start(name.as_str(), engine, Some(&version), &app)
         .map_err(|e| CliError::runtime(format!("the engine's thread cannot start: {e}"), ""))?;
-    app.models.insert(model);
+    app.models.insert(model.loaded_from(&origin));
     app.models.set_origin(&name, origin);
     app.know_configured();
     // The first Ctrl-C drains; the second one ends the process.

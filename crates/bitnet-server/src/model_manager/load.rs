@@ -20,7 +20,7 @@ use super::version::{self, FileStamp};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::process::private_bytes;
-use crate::model::{LoadedModel, layout};
+use crate::model::LoadedModel;
 
 /// What is to be loaded.
 pub(super) struct LoadOrder {
@@ -253,10 +253,7 @@ fn finish(
             )
         })?;
     model.validation = built.validation;
-    model.choice = choice(&model.engine, &order.origin.options);
-    if let ModelSource::Path(path) = source {
-        model.path = Some(path.clone());
-    }
+    let model = model.loaded_from(&order.origin);
     draw_one(&model)?;
     Ok(model)
 }
@@ -326,23 +323,4 @@ fn version_of(source: &ModelSource) -> Result<(String, Vec<FileStamp>), ApiError
             ApiError::new(ErrorCode::ModelIncompatible, message)
         }),
     }
-}
-
-/// Why the model runs where and as it does.
-fn choice(engine: &Engine, options: &LoadOptions) -> String {
-    let info = engine.info();
-    let why = match (&options.kernel, &info.layouts) {
-        (Some(_), _) => "as asked for".to_owned(),
-        (None, Some(speeds)) => format!(
-            "by a race on this machine: t5 {:.2} times as fast as i2s",
-            speeds.gain
-        ),
-        (None, None) => "the widest instructions of this machine".to_owned(),
-    };
-    format!(
-        "{}: this build runs models on the CPU alone; {} ({}): {why}",
-        info.device,
-        layout(&info.kernel),
-        info.kernel
-    )
 }

@@ -327,7 +327,10 @@ pub(super) fn finish(app: &App, job: &Arc<LoadJob>, id: &str, outcome: Result<()
         && entry.job.as_ref().is_some_and(|own| Arc::ptr_eq(own, job))
     {
         entry.job = None;
-        if let Err(error) = &outcome {
+        // A swap that failed has left its model as it was.
+        if let Err(error) = &outcome
+            && entry.current.is_none()
+        {
             entry.failure = Some((Instant::now(), error.clone()));
         }
     }

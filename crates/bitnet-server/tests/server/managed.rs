@@ -115,7 +115,7 @@ fn write_models(dir: &Path) {
     let key = b"rope.freq_base";
     let at = position(&v1, key) + key.len() + 4; // the type of the value comes first
     let mut v2 = v1.clone();
-    v2[at..at + 4].copy_from_slice(&25_000f32.to_le_bytes());
+    v2[at..at + 4].copy_from_slice(&50f32.to_le_bytes());
     write("v2.gguf", &v2);
 
     write("cut.gguf", &v1[..v1.len() - 5000]);

@@ -17,7 +17,7 @@ fn swap_to(file: &str) -> Value {
 }
 
 fn prompt() -> Value {
-    json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0, "ignore_eos": true})
+    json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0, "seed": 1, "ignore_eos": true})
 }
 
 fn status(managed: &Managed, id: &str) -> Value {

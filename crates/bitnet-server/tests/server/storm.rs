@@ -7,6 +7,7 @@
 //!     cargo test --release -p bitnet-server --test server storm -- --nocapture
 //! ```
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,8 @@ fn a_storm_of_swaps_fails_no_request_and_mixes_no_versions() {
     let (stop, n_answers) = (AtomicBool::new(false), AtomicUsize::new(0));
     let seen = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let started = Instant::now();
-    let mut memory = Vec::new();
+    let (mut memory, mut slowest) = (Vec::new(), Duration::ZERO);
+    let mut engines = vec![Arc::downgrade(&managed.server.model().engine)];
     std::thread::scope(|scope| {
         for stream in 0..n_streams {
             let (managed, versions, stop) = (&managed, &versions, &stop);
@@ -125,10 +127,13 @@ fn a_storm_of_swaps_fails_no_request_and_mixes_no_versions() {
         for index in 0..n_swaps {
             let (kind, status, code) = KINDS[index % KINDS.len()];
             let before = managed.server.model().version.clone();
+            let started = Instant::now();
             let done = swap(&managed, kind);
             assert_eq!(done.status, status, "{kind}: {}", done.body);
             let after = managed.server.model().version.clone();
             if status == 200 {
+                slowest = slowest.max(started.elapsed());
+                engines.push(Arc::downgrade(&managed.server.model().engine));
                 assert_eq!(after.unwrap(), managed.version(kind));
             } else {
                 assert_eq!(done.json()["error"]["code"], code);
@@ -138,29 +143,29 @@ fn a_storm_of_swaps_fails_no_request_and_mixes_no_versions() {
         }
         drop(stopped);
     });
-    let idle = |app: &bitnet_server::App| {
-        let load = app.models.all()[0].handle.load();
-        load.running + load.waiting == 0
+    let alive = || {
+        engines
+            .iter()
+            .filter(|engine| engine.strong_count() > 0)
+            .count()
     };
-    until("the old versions are gone", || idle(&managed.server.app));
+    until("all old versions are gone", || alive() == 1);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let (early, late) = memory.split_at(memory.len() / 2);
     let most = |part: &[u64]| part.iter().copied().max().map_or(0.0, mib);
     let end = private_bytes().map_or(0.0, mib);
     println!(
-        "{n_swaps} swaps under {n_streams} streams in {:.1} s: {} answers, {} of one version and {} of the other; private \
-         memory after swaps: at most {:.1} MiB in the first half, {:.1} MiB in the second, {end:.1} MiB at the end",
+        "{n_swaps} swaps under {n_streams} streams in {:.1} s: {} answers, {} of one version and {} of the other; the slowest \
+         swap took {:.2} s; private memory after swaps: at most {:.1} MiB in the first half, {:.1} MiB in the second, {end:.1} MiB at the end",
         started.elapsed().as_secs_f64(),
         n_answers.load(Ordering::Relaxed),
         seen[0].load(Ordering::Relaxed),
         seen[1].load(Ordering::Relaxed),
+        slowest.as_secs_f64(),
         most(early),
         most(late),
     );
     assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) > 0));
-    // Old versions are let go: the second half holds no more models at once than the first.
-    assert!(most(late) <= most(early) + 24.0, "{early:?} {late:?}");
-    assert!(started.elapsed() < Duration::from_secs(3600));
 }
 
 /// Ends the streams, also when an assertion fails.
