@@ -189,7 +189,9 @@ impl Process {
                 tracing::warn!(target: LIFE, "a second signal: requests under way are cut off");
             };
             #[cfg(target_os = "linux")]
-            let told = async {
+            let told = async move {
+                // The copy of the socket in it must not outlive this: clients would wait for nobody.
+                let mut offer = offer.take();
                 tokio::select! {
                     ending = told => ending,
                     () = given(&mut offer) => Ending::HandedOver,
