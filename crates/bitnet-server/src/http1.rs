@@ -55,8 +55,9 @@ pub struct Http {
     pub phase: watch::Receiver<Phase>,
 }
 
-/// Bytes of a connection's read buffer, and so of a request's head.
-const HEADER_BYTES: usize = 64 << 10;
+/// Bytes of a connection's read buffer, and so of a request's head: twice the longest target that hyper takes, so that a
+/// longer one is told from headers that are too long.
+const HEADER_BYTES: usize = 128 << 10;
 
 /// Headers of a request.
 const MAX_HEADERS: usize = 100;

@@ -9,7 +9,7 @@
 //! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
 //! refused); [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
-//! write the answer. [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
+//! write the answer. [`startup`] makes the state and the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
 //! [`health_check`] asks another one.
 //!
 //! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`error`] every error.
@@ -54,6 +54,7 @@ pub mod server;
 #[cfg(target_os = "linux")]
 pub mod service_manager;
 pub mod sse;
+pub mod startup;
 pub mod tally;
 pub mod telemetry;
 pub mod tls;

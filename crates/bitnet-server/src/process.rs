@@ -85,6 +85,11 @@ impl Process {
         sources: Sources,
         log: LogFilter,
     ) -> Result<Process, ProcessError> {
+        #[cfg(not(target_os = "linux"))]
+        if let Some(path) = config.server.handover_socket {
+            let reason = "sockets are handed over on Linux alone".into();
+            return Err(ProcessError::HandOver { path, reason });
+        }
         let guard = Arc::new(Guard::new(&config, routes::access())?);
         let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -189,7 +194,9 @@ impl Process {
                 tracing::warn!(target: LIFE, "a second signal: requests under way are cut off");
             };
             #[cfg(target_os = "linux")]
-            let told = async {
+            let told = async move {
+                // The copy of the socket in it must not outlive this: clients would wait for nobody.
+                let mut offer = offer.take();
                 tokio::select! {
                     ending = told => ending,
                     () = given(&mut offer) => Ending::HandedOver,

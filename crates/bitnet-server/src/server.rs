@@ -174,6 +174,12 @@ async fn is_first(
     }
 }
 
+/// Whether a client left before it was accepted: nothing is wrong here.
+fn is_of_a_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset)
+}
+
 /// Where connections come in.
 struct Door {
     listener: Listener,
@@ -200,6 +206,7 @@ impl Door {
                     self.is_failing = false;
                     self.spawn(stream, peer, place);
                 }
+                Err(error) if is_of_a_client(&error) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut self.is_failing, true) {
                         tracing::warn!(%error, "connections cannot be accepted, and wait");

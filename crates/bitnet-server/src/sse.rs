@@ -97,8 +97,6 @@ pub fn response(running: Running, wire: impl Wire, ping_interval: Duration) -> R
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream; charset=utf-8"),
     );
-    // nginx would collect a whole answer before it passes any of it on.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would collect the events otherwise.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use bitnet_server::config::ServerConfig;
 use bitnet_server::config::settings::{Applies, SETTINGS};
@@ -170,4 +171,27 @@ fn alert_rules_ask_for_metrics_that_exist() {
     for name in asked {
         assert!(samples.contains(name), "{name}");
     }
+}
+
+#[test]
+fn the_units_of_systemd_say_what_the_server_looks_for() {
+    let socket = read("deploy/systemd/bitnet.socket");
+    let server = ServerConfig::default().server;
+    for line in [
+        format!(
+            "FileDescriptorName={}",
+            bitnet_server::listener::ACTIVATION_NAME
+        ),
+        format!("ListenStream={}:{}", server.host, server.port),
+    ] {
+        assert!(socket.lines().any(|found| found == line), "{line}");
+    }
+    let service = read("deploy/systemd/bitnet.service");
+    let seconds = |name: &str| {
+        let line = service.lines().find_map(|line| line.strip_prefix(name));
+        Duration::from_secs(line.unwrap().parse().unwrap())
+    };
+    assert!(seconds("TimeoutStopSec=") > server.shutdown_timeout);
+    let monitoring = ServerConfig::default().monitoring;
+    assert!(seconds("WatchdogSec=") > monitoring.stall_timeout);
 }

@@ -2,20 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bitnet_inference::LoadOptions;
+use bitnet_server::Stopped;
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck};
 use bitnet_server::log::LogFilter;
-use bitnet_server::model_manager::policy::{self, ModelOrigin, ModelPolicy};
-use bitnet_server::model_manager::version;
+use bitnet_server::model_manager::policy;
 use bitnet_server::process::{self, Process, ProcessError};
-use bitnet_server::request_log::RequestLog;
-use bitnet_server::telemetry::{Telemetry, TelemetryOptions};
-use bitnet_server::{App, LoadedModel, ServerLimits, Stopped};
+use bitnet_server::startup::{self, FirstModel, StartupError};
 use bytes::Bytes;
 use clap::Args;
 
@@ -99,12 +96,6 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         out.flush()?;
         return Ok(Exit::Ok);
     }
-    let telemetry = config
-        .monitoring
-        .opentelemetry_enabled
-        .then(|| Telemetry::start(&TelemetryOptions::of_process(&config.monitoring)))
-        .transpose()
-        .map_err(|e| CliError::usage(e.to_string(), "docs/metrics.md has a section on traces"))?;
     // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
     process::set_log_level(&config, env.log.is_some(), &log)
         .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
@@ -131,12 +122,8 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         tokenizer: None,
         ..chosen(None)
     };
-    let policy = ModelPolicy::new(&config, others)
-        .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
-    let options = policy::serving(&config, chosen(chat_template));
     let source = ModelSource::choose(named.model.as_deref(), env)?;
-    let origin = ModelOrigin {
-        options: options.clone(),
+    let first = FirstModel {
         source: match &source {
             ModelSource::Path(path) => policy::ModelSource::Path(path.clone()),
             ModelSource::Embedded => policy::ModelSource::Bytes {
@@ -144,30 +131,18 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
                 bytes: Bytes::from_static(embedded::BYTES),
             },
         },
+        options: chosen(chat_template),
+        others,
     };
-    let (loaded, version) = std::thread::scope(|scope| {
-        // Beside the load, which takes longer.
-        let hashed = scope.spawn(|| match &source {
-            ModelSource::Path(path) => version::of_path(path).map(|(version, _)| version),
-            ModelSource::Embedded => Ok(version::of_bytes(embedded::BYTES)),
-        });
-        let loaded = model_source::load_chosen(source.clone(), &options, &args.engine, env);
-        (loaded, hashed.join().expect("hashing does not panic"))
-    });
-    let loaded = loaded?;
-    let version = version.map_err(|e| {
-        CliError::runtime(
-            format!("cannot read {} for its version: {e}", loaded.name),
-            "check the path and the disk, then try again",
-        )
+    let ready = startup::prepare(&process, first, |_, options| {
+        let loaded = model_source::load_chosen(source.clone(), options, &args.engine, env)?;
+        loaded.note_repairs();
+        Ok::<_, CliError>(loaded.engine)
     })?;
-    loaded.note_repairs();
-    if loaded.engine.chat_template().is_none() {
+    let (name, engine) = (ready.name, ready.engine);
+    if engine.chat_template().is_none() {
         notice("this model has no chat template: chats are continued as plain text");
     }
-    let name = config.models.served_model_name.clone();
-    let name = name.unwrap_or_else(|| short_name(&loaded.name));
-    let engine = Arc::new(loaded.engine);
     let info = engine.info();
     let weights = info.layer_bytes + info.layer_copy_bytes + info.head_bytes + info.head_copy_bytes;
     let memory = format!(
@@ -178,26 +153,10 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         info.threads,
         info.kernel,
     );
-    let request_log = RequestLog::open(&config.monitoring).map_err(|e| {
-        CliError::runtime(
-            format!("the logs cannot be opened: {}", crate::exit::io_reason(&e)),
-            "check monitoring.audit_log_file and who may write there",
-        )
-    })?;
-    let mut app = App::new(ServerLimits::from(config))
-        .with_log(request_log)
-        .with_policy(policy);
-    app.telemetry = telemetry;
-    let app = Arc::new(app);
-    let model = LoadedModel::start(name.as_str(), engine, Some(&version), &app)
-        .map_err(|e| CliError::runtime(format!("the engine's thread cannot start: {e}"), ""))?;
-    app.models.insert(model.loaded_from(&origin));
-    app.models.set_origin(&name, origin);
-    app.know_configured();
     // The first Ctrl-C drains; the second one ends the process.
     let _cooperative = Cooperative::begin();
     let stopped = process
-        .serve(app, |url| {
+        .serve(ready.app, |url| {
             notice(&format!("serving {name} on {url}: {memory}"))
         })
         .map_err(|e| process_error(&e))?;
@@ -247,6 +206,33 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
     }
 }
 
+impl From<StartupError> for CliError {
+    fn from(error: StartupError) -> CliError {
+        let message = match &error {
+            StartupError::Log(e) => {
+                format!("the logs cannot be opened: {}", crate::exit::io_reason(e))
+            }
+            _ => error.to_string(),
+        };
+        match error {
+            StartupError::Setting(_) => {
+                CliError::usage(message, "docs/config.md has every setting")
+            }
+            StartupError::Telemetry(_) => {
+                CliError::usage(message, "docs/metrics.md has a section on traces")
+            }
+            StartupError::Version { .. } => {
+                CliError::runtime(message, "check the path and the disk, then try again")
+            }
+            StartupError::Log(_) => CliError::runtime(
+                message,
+                "check monitoring.audit_log_file and who may write there",
+            ),
+            StartupError::Thread(_) => CliError::runtime(message, ""),
+        }
+    }
+}
+
 /// What keeps a server from starting, with the exit code of its kind.
 fn process_error(error: &ProcessError) -> CliError {
     match error {
@@ -281,20 +267,4 @@ fn parse_host(text: &str) -> Result<IpAddr, String> {
     }
     text.parse()
         .map_err(|_| "expected an IP address or localhost".into())
-}
-
-/// A name that clients can type: of a path its last part without the extension, of the model inside the program its own
-/// without the remark.
-fn short_name(name: &str) -> String {
-    let name = name.strip_suffix(" (embedded)").unwrap_or(name);
-    let path = Path::new(name);
-    let stem = if path.is_dir() {
-        path.file_name()
-    } else {
-        path.file_stem()
-    };
-    stem.map_or_else(
-        || name.to_owned(),
-        |stem| stem.to_string_lossy().into_owned(),
-    )
 }

@@ -1,5 +1,7 @@
 //! `bitnet serve` and signals: draining, reading its settings again, at any time and in any number.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -16,6 +18,41 @@ fn a_signal_ends_it_in_good_order_and_the_log_says_so() {
         served.until_line("draining: no request is taken any more");
         served.until_line("ended, every request answered");
     }
+}
+
+#[test]
+fn streams_that_have_begun_end_whole_after_a_signal() {
+    let mut served = serve(&[]);
+    let port = served.port();
+    let body = r#"{"prompt": "Once", "max_tokens": 200, "ignore_eos": true, "stream": true}"#;
+    let request = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // More than run at once: some of them wait in the queue.
+    let mut streams: Vec<TcpStream> = (0..12)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for stream in &mut streams {
+        // The head of the answer comes before the first token: it has begun.
+        let mut first = [0; 8];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1");
+    }
+    served.signal("TERM");
+    for mut stream in streams {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.starts_with(" 200"), "{rest}");
+        assert!(rest.contains("data: [DONE]"), "{rest}");
+    }
+    assert_eq!(served.end(), Some(0), "{}", served.text());
+    served.until_line("ended, every request answered");
 }
 
 #[test]

@@ -131,7 +131,7 @@ error_codes! {
     /// The file is no model that this server can run.
     ModelIncompatible: UNPROCESSABLE_ENTITY REQUEST "model_incompatible"
         "`bitnet compat-check` says what is wrong with the file";
-    /// The head of the request is larger than 64 KiB, or has more than 100 headers.
+    /// The head of the request is larger than 128 KiB, or has more than 100 headers.
     HeadersTooLarge: REQUEST_HEADER_FIELDS_TOO_LARGE REQUEST "headers_too_large"
         "send fewer or shorter headers";
     /// This client has sent too much.

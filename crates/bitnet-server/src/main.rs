@@ -1,0 +1,80 @@
+#![forbid(unsafe_code)]
+//! `bitnet-server`: the server alone, for machines that need no other command. Everything about it is a setting
+//! (`docs/config.md`); `models.default_model` names the model.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use bitnet_inference::{Engine, LoadOptions};
+use bitnet_server::config::flags::ConfigArgs;
+use bitnet_server::config::{ServerConfig, print};
+use bitnet_server::log::LogFilter;
+use bitnet_server::model_manager::policy::ModelSource;
+use bitnet_server::process::Process;
+use bitnet_server::startup::{self, FirstModel};
+use clap::Parser;
+
+/// Serve a ternary language model over HTTP, compatible with OpenAI's clients
+#[derive(Debug, Parser)]
+#[command(
+    name = "bitnet-server",
+    version,
+    after_help = "Example:\n  bitnet-server --default-model model.gguf --port 8000"
+)]
+struct ServerArgs {
+    /// The settings.
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+fn main() -> ExitCode {
+    match run(&ServerArgs::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &ServerArgs) -> Result<()> {
+    let sources = args.config.sources();
+    let config = ServerConfig::load(&sources)?;
+    if args.config.print {
+        use std::io::Write;
+        std::io::stdout().write_all(print::to_yaml(&config).as_bytes())?;
+        return Ok(());
+    }
+    let log = LogFilter::install(&config.monitoring.log_level, false)?;
+    let model = config.models.default_model.clone();
+    let model = model.context("models.default_model names no model: --default-model model.gguf")?;
+    let process = Process::begin(config, sources, log)?;
+    let first = FirstModel {
+        source: ModelSource::Path(PathBuf::from(&model)),
+        options: LoadOptions::default(),
+        others: LoadOptions::default(),
+    };
+    let ready = startup::prepare(&process, first, |_, options| {
+        Engine::load(&model, options).with_context(|| format!("cannot load {model}"))
+    })?;
+    let info = ready.engine.info();
+    for warning in &info.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    let (context, threads, kernel) = (info.context, info.threads, info.kernel.clone());
+    let name = ready.name;
+    process.serve(ready.app, |url| {
+        say(&format!(
+            "serving {name} on {url}: context {context}, {threads} threads, {kernel}"
+        ));
+    })?;
+    Ok(())
+}
+
+/// Writes a line to standard error; nobody is left to tell when that is closed.
+fn say(text: &str) {
+    use std::io::Write;
+    let line: String = text.chars().filter(|c| !c.is_control()).collect();
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

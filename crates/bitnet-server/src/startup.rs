@@ -1,0 +1,140 @@
+//! From settings to a server that can begin: the policy of its models, the first model with its version, and the state that
+//! routes share. `bitnet serve` and `bitnet-server` are two command lines before this one way.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_inference::{Engine, LoadOptions};
+
+use crate::app::App;
+use crate::config::SettingError;
+use crate::limits::ServerLimits;
+use crate::model::LoadedModel;
+use crate::model_manager::policy::{self, ModelOrigin, ModelPolicy, ModelSource};
+use crate::model_manager::version;
+use crate::process::Process;
+use crate::request_log::RequestLog;
+use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
+
+/// The model that a server begins with.
+#[derive(Debug, Clone)]
+pub struct FirstModel {
+    /// Where it comes from.
+    pub source: ModelSource,
+    /// How it is loaded, but for what serving many needs.
+    pub options: LoadOptions,
+    /// How the models that come later are loaded.
+    pub others: LoadOptions,
+}
+
+/// A server that can begin.
+pub struct Ready {
+    /// What its routes share.
+    pub app: Arc<App>,
+    /// The engine of its first model.
+    pub engine: Arc<Engine>,
+    /// The name of that model.
+    pub name: String,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum StartupError {
+    /// A setting of the models means nothing here.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// Traces are asked for and cannot be exported.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// A file of the model cannot be read to its end.
+    #[error("cannot read {name} for its version: {source}")]
+    Version {
+        /// The model.
+        name: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The logs of requests cannot be written.
+    #[error("the logs cannot be opened: {0}")]
+    Log(std::io::Error),
+    /// The operating system has no thread to give.
+    #[error("the engine's thread cannot start: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Loads the first model by `load`, which is given its source and complete options, and makes the state around it.
+///
+/// # Errors
+/// Those of `load`, settings of models that mean nothing here, and logs that cannot be opened.
+pub fn prepare<E: From<StartupError>>(
+    process: &Process,
+    first: FirstModel,
+    load: impl FnOnce(&ModelSource, &LoadOptions) -> Result<Engine, E>,
+) -> Result<Ready, E> {
+    let config = process.config();
+    let telemetry = config
+        .monitoring
+        .opentelemetry_enabled
+        .then(|| Telemetry::start(&TelemetryOptions::of_process(&config.monitoring)))
+        .transpose()
+        .map_err(StartupError::from)?;
+    let policy = ModelPolicy::new(config, first.others).map_err(StartupError::from)?;
+    let origin = ModelOrigin {
+        options: policy::serving(config, first.options),
+        source: first.source,
+    };
+    let (engine, version) = std::thread::scope(|scope| {
+        // Beside the load, which takes longer.
+        let hashed = scope.spawn(|| match &origin.source {
+            ModelSource::Path(path) => version::of_path(path).map(|(version, _)| version),
+            ModelSource::Bytes { bytes, .. } => Ok(version::of_bytes(bytes)),
+        });
+        let loaded = load(&origin.source, &origin.options);
+        (loaded, hashed.join().expect("hashing does not panic"))
+    });
+    let engine = Arc::new(engine?);
+    let version = version.map_err(|source| StartupError::Version {
+        name: full_name(&origin.source),
+        source,
+    })?;
+    let log = RequestLog::open(&config.monitoring).map_err(StartupError::Log)?;
+    let name = config.models.served_model_name.clone();
+    let name = name.unwrap_or_else(|| short_name(&origin.source));
+    let mut app = App::new(ServerLimits::from(config))
+        .with_log(log)
+        .with_policy(policy);
+    app.telemetry = telemetry;
+    let model = LoadedModel::start(name.as_str(), engine.clone(), Some(&version), &app)
+        .map_err(StartupError::Thread)?;
+    let app = Arc::new(app);
+    app.models.insert(model.loaded_from(&origin));
+    app.models.set_origin(&name, origin);
+    app.know_configured();
+    Ok(Ready { app, engine, name })
+}
+
+fn full_name(source: &ModelSource) -> String {
+    match source {
+        ModelSource::Path(path) => path.display().to_string(),
+        ModelSource::Bytes { name, .. } => (*name).to_owned(),
+    }
+}
+
+/// A name that clients can type: of a path its last part without the extension, of a model inside the program its own
+/// without the remark.
+fn short_name(source: &ModelSource) -> String {
+    let path = match source {
+        ModelSource::Path(path) => path.as_path(),
+        ModelSource::Bytes { name, .. } => {
+            Path::new(name.strip_suffix(" (embedded)").unwrap_or(name))
+        }
+    };
+    let stem = match path.is_dir() {
+        true => path.file_name(),
+        false => path.file_stem(),
+    };
+    stem.map_or_else(
+        || full_name(source),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
+}

@@ -1,0 +1,69 @@
+//! `bitnet-server`, the server as a program of its own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+const MODEL: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../bitnet-cli/assets/stories-5m.I2_S.gguf"
+);
+
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-server"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BITNET_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn it_serves_the_model_of_its_settings() {
+    let mut child = program(&["--default-model", MODEL, "--port", "0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("serving ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    assert!(
+        line.starts_with("serving stories-5m.I2_S on http://"),
+        "{line}"
+    );
+    let (_, rest) = line.split_once("://").unwrap();
+    let address = rest.split(": ").next().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let body = r#"{"prompt": "Once", "max_tokens": 2}"#;
+    let request = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn without_a_model_it_says_which_setting_names_one() {
+    let ended = program(&["--port", "0"]).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    assert!(stderr.contains("models.default_model"), "{stderr}");
+}
+
+#[test]
+fn its_settings_are_printed_as_those_of_the_command() {
+    let ended = program(&["--print-config"]).output().unwrap();
+    let stdout = String::from_utf8(ended.stdout).unwrap();
+    assert!(stdout.contains("  port: 8080  # default"), "{stdout}");
+}
