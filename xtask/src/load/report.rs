@@ -184,14 +184,12 @@ fn document(plan: &LoadPlan, rounds: &[Round]) -> Value {
             let Tally {
                 answered,
                 left,
-                seconds,
                 cpu,
                 ..
             } = round.tally;
             map.extend([
                 ("answered".into(), json!(answered)),
                 ("left".into(), json!(left)),
-                ("seconds".into(), json!(seconds)),
                 ("server_cpu_s".into(), json!(cpu.0)),
                 ("client_cpu_s".into(), json!(cpu.1)),
                 ("troubles".into(), json!(round.tally.troubles)),
