@@ -148,6 +148,11 @@ impl Round {
             "health route failed",
             Some(seen.health_failures as f64),
         );
+        add(
+            "late_p99_ms",
+            "the machine itself is late p99, ms",
+            milliseconds(seen.late.percentile(0.99)),
+        );
         figures
     }
 
