@@ -8,6 +8,7 @@ mod chat;
 mod embeddings;
 mod evaluation;
 mod exact_head;
+mod fairness;
 mod generation_config;
 mod golden;
 mod limits;
