@@ -1,8 +1,9 @@
 //! Which tokens of which sequences run in the next forward pass.
 //!
 //! Rules, in this order: every running sequence that generates gets its one row; then up to `prefill_chunk` prompt
-//! tokens (fewer beside decode rows) are shared out by rank. So a running sequence never stalls, a long prompt never
-//! holds up those who already read their answers, and prompts of several sequences may share a pass.
+//! tokens (fewer beside decode rows) are shared out by rank, and within a priority to the tenants for whom least was
+//! done. So a running sequence never stalls, a long prompt never holds up those who already read their answers, many
+//! prompts of one tenant do not hold up those of others, and prompts of several sequences may share a pass.
 //!
 //! Sequences take KV blocks as they grow, so any of them may use the whole context while blocks last. When none is
 //! left, the running sequence of the highest [`Rank`] gives up its place: its blocks are freed, and later its tokens,
@@ -81,6 +82,7 @@ pub struct Scheduler {
     queue: Queue,
     preempted: Vec<Sequence>, // by rank
     running: Vec<Sequence>,   // [<= max_running], by rank
+    prefilling: Vec<usize>,   // scratch: indices into `running`
     fairness: Fairness,
     counts: Counts,
 }
@@ -107,6 +109,7 @@ impl Scheduler {
             queue: Queue::default(),
             preempted: Vec::with_capacity(limits.max_running),
             running: Vec::with_capacity(limits.max_running),
+            prefilling: Vec::with_capacity(limits.max_running),
             fairness: Fairness::default(),
             counts: Counts::default(),
         }
@@ -351,14 +354,17 @@ impl Scheduler {
             false => self.limits.prefill_beside,
         };
         let mut logit_rows = self.limits.prompt_logit_rows;
-        for index in 0..self.running.len() {
-            let sequence = &mut self.running[index];
+        let mut order = std::mem::take(&mut self.prefilling);
+        order.clear();
+        let prefilling = |&index: &usize| self.running[index].is_prefilling();
+        order.extend((0..self.running.len()).filter(prefilling));
+        for place in 0..order.len() {
             if budget == 0 {
-                return;
+                break;
             }
-            if !sequence.is_prefilling() {
-                continue;
-            }
+            self.next_of_priority(&mut order[place..]);
+            let index = order[place];
+            let sequence = &mut self.running[index];
             // Others may have filled blocks since it got its place, or do so in this very pass.
             sequence.find_prefix(blocks);
             self.counts.prefix_hits += sequence.count_found() as u64;
@@ -386,6 +392,27 @@ impl Scheduler {
                 n_drafted: 0,
                 draws: n_tokens == pending && !sequence.is_embedding(),
             });
+        }
+        self.prefilling = order;
+    }
+
+    /// Puts in front of `order`, which is by rank, the one of the first one's priority for whose tenant least was done.
+    /// A place alone is no fair share: many of one tenant could hold places and let the others' prompts wait.
+    fn next_of_priority(&self, order: &mut [usize]) {
+        let terms = |index: usize| self.running[index].terms();
+        let Some(&first) = order.first() else {
+            return;
+        };
+        let of_priority = |&(_, &index): &(usize, &usize)| {
+            rank::priority(terms(index)) == rank::priority(terms(first))
+        };
+        let least = order
+            .iter()
+            .enumerate()
+            .filter(of_priority)
+            .min_by_key(|&(_, &index)| self.fairness.service(terms(index).tenant));
+        if let Some((place, _)) = least {
+            order[..=place].rotate_right(1);
         }
     }
 }

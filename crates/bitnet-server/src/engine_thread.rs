@@ -149,6 +149,7 @@ impl EngineHandle {
             active: HashMap::new(),
             tickets: HashMap::new(),
             events: Vec::new(),
+            load_is_old: false,
         };
         thread::Builder::new()
             .name("engine".into())
@@ -233,12 +234,17 @@ struct Worker<T> {
     active: HashMap<RequestId, Active>,
     tickets: HashMap<u64, RequestId>,
     events: Vec<Event>,
+    load_is_old: bool, // commands were obeyed since it was published
 }
 
 impl<T: Turns> Worker<T> {
     fn run(mut self) {
         let mut idle = true;
         loop {
+            // Commands come in crowds: what they change is told once, when there is none left or a step begins.
+            if idle || self.active.is_empty() {
+                self.refresh_load();
+            }
             let next = if self.active.is_empty() {
                 self.inbox.recv().map_err(|_| TryRecvError::Disconnected)
             } else if idle {
@@ -262,6 +268,7 @@ impl<T: Turns> Worker<T> {
                 Err(TryRecvError::Empty) => {}
             }
             if !self.active.is_empty() {
+                self.refresh_load();
                 let mut worked = false;
                 self.guarded(|worker| worked = worker.turn());
                 idle = !worked;
@@ -332,7 +339,14 @@ impl<T: Turns> Worker<T> {
                 self.tickets.clear();
             }
         }
-        self.publish_load(None);
+        self.load_is_old = true;
+    }
+
+    /// Publishes what commands have changed.
+    fn refresh_load(&mut self) {
+        if std::mem::take(&mut self.load_is_old) {
+            self.guarded(|worker| worker.publish_load(None));
+        }
     }
 
     fn publish_load(&mut self, step: Option<Duration>) {

@@ -86,6 +86,7 @@ pub fn response(running: Running, wire: impl Wire, ping_interval: Duration) -> R
         events: Events::default(),
         ping: Box::pin(sleep(ping_interval)),
         ping_interval,
+        last_sent: Instant::now(),
     };
     if let State::Running(running) = &stream.state {
         stream.wire.begin(running, &mut stream.events);
@@ -108,8 +109,9 @@ struct EventStream<W> {
     name: StreamName,
     wire: W,
     events: Events,
-    ping: Pin<Box<Sleep>>,
+    ping: Pin<Box<Sleep>>, // until it has been silent for so long, or a look at whether it has
     ping_interval: Duration,
+    last_sent: Instant,
 }
 
 enum State {
@@ -150,12 +152,21 @@ impl<W: Wire> Stream for EventStream<W> {
             if matches!(this.state, State::Over) {
                 return Poll::Ready(None);
             }
-            std::task::ready!(this.ping.as_mut().poll(cx));
+            // Moving a timer takes longer than writing a token: it is moved when it runs out.
+            loop {
+                std::task::ready!(this.ping.as_mut().poll(cx));
+                let silent_until = this.last_sent + this.ping_interval;
+                if silent_until <= Instant::now() {
+                    break;
+                }
+                this.ping.as_mut().reset(silent_until);
+            }
+            this.ping
+                .as_mut()
+                .reset(Instant::now() + this.ping_interval);
             this.events.bytes.put_slice(b": ping\n\n");
         }
-        this.ping
-            .as_mut()
-            .reset(Instant::now() + this.ping_interval);
+        this.last_sent = Instant::now();
         Poll::Ready(Some(Ok(this.events.take())))
     }
 }

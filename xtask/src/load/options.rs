@@ -31,7 +31,7 @@ pub const USAGE: &str = "\
   soak   the same for a long time, with judgement: no error, flat memory, even streams, prompt health
          --streams N         clients that stream all the time [default: 128]
          --clients N         instead: that many come at once, for --queue N places; 429 is an answer
-         --minutes M         [default: 10]";
+         --minutes M         after a warm-up of 60 s [default: 10]";
 
 /// What is asked and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -233,7 +233,8 @@ impl LoadPlan {
     /// What is wrong with them.
     pub fn parse_soak(args: &[&str]) -> Result<(LoadPlan, Trial)> {
         let (mut streams, mut clients, mut queue, mut minutes) = (128, None, 256, 10.0);
-        let mut rest = vec!["--serve", "embedded", "--warmup", "10"];
+        // The warm-up fills the KV cache: until then memory grows as it should.
+        let mut rest = vec!["--serve", "embedded", "--warmup", "60"];
         let mut args = args.iter();
         while let Some(&arg) = args.next() {
             let mut value = || {

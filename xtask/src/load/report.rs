@@ -148,6 +148,11 @@ impl Round {
             "health route failed",
             Some(seen.health_failures as f64),
         );
+        add(
+            "late_p99_ms",
+            "the machine itself is late p99, ms",
+            milliseconds(seen.late.percentile(0.99)),
+        );
         figures
     }
 
@@ -184,14 +189,12 @@ fn document(plan: &LoadPlan, rounds: &[Round]) -> Value {
             let Tally {
                 answered,
                 left,
-                seconds,
                 cpu,
                 ..
             } = round.tally;
             map.extend([
                 ("answered".into(), json!(answered)),
                 ("left".into(), json!(left)),
-                ("seconds".into(), json!(seconds)),
                 ("server_cpu_s".into(), json!(cpu.0)),
                 ("client_cpu_s".into(), json!(cpu.1)),
                 ("troubles".into(), json!(round.tally.troubles)),

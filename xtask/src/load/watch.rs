@@ -29,6 +29,8 @@ pub struct Seen {
     pub health: LatencyHistogram,
     /// How often it did not answer, or not with 200 or 503.
     pub health_failures: usize,
+    /// How late the watch woke from its sleep: the delay that the machine gives everybody, whatever the server does.
+    pub late: LatencyHistogram,
 }
 
 /// Looks until it is dropped.
@@ -86,7 +88,14 @@ fn watch(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Seen>, stop: &Atomi
             let at = started.elapsed().as_secs_f64();
             seen.memory.extend(memory.map(|megabytes| (at, megabytes)));
         }
-        std::thread::sleep(INTERVAL.saturating_sub(looked.elapsed()));
+        let pause = INTERVAL.saturating_sub(looked.elapsed());
+        let slept = Instant::now();
+        std::thread::sleep(pause);
+        let late = slept.elapsed().saturating_sub(pause);
+        seen.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .late
+            .add(late);
     }
 }
 

@@ -9,6 +9,7 @@ mod embedding_models;
 mod embeddings;
 mod evaluation;
 mod exact_head;
+mod fairness;
 mod generation_config;
 mod golden;
 mod limits;

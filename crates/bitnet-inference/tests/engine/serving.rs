@@ -23,7 +23,10 @@ fn request(n: u64) -> (&'static str, GenerateOptions, Terms) {
     let options = GenerateOptions {
         seed: Some(n),
         temperature: n.is_multiple_of(3).then_some(0.0),
-        max_tokens: Some(10 + (n as usize * 29) % 90),
+        max_tokens: Some(match n % 5 {
+            1 => 48, // long enough to need room that others have
+            _ => 2 + (n as usize * 29) % 8,
+        }),
         ignore_eos: true,
         speculate: if n.is_multiple_of(4) { 7 } else { 0 },
         logprobs: n.is_multiple_of(5),
@@ -40,7 +43,7 @@ fn request(n: u64) -> (&'static str, GenerateOptions, Terms) {
     (BEGINNINGS[n as usize % BEGINNINGS.len()], options, terms)
 }
 
-const CROWD: u64 = 40;
+const CROWD: u64 = 200;
 
 fn load(max_sequences: usize, kv_pool: KvPool, prefix_cache: bool, threads: usize) -> Engine {
     let options = LoadOptions {
@@ -107,8 +110,8 @@ fn crowds_yield_what_their_requests_yield_alone() {
     for (max_sequences, pool, prefix_cache, threads) in [
         (8, KvPool::Contexts, false, 2),
         (8, KvPool::Contexts, true, 1),
-        (6, KvPool::Blocks(16), false, 1),
-        (6, KvPool::Blocks(16), true, 2),
+        (6, KvPool::Blocks(12), false, 1),
+        (6, KvPool::Blocks(12), true, 2),
     ] {
         let engine = load(max_sequences, pool, prefix_cache, threads);
         let (crowd, load) = run_crowd(&engine);

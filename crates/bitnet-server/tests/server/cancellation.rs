@@ -35,23 +35,20 @@ fn leave(moment: Moment, stream: bool) {
     until("the request is in the queue", || {
         model.handle.load().waiting == 1
     });
-    match moment {
-        Moment::Queued => {}
-        // The prompt is longer than the 64 tokens of a pass.
-        Moment::Prefill => {
-            gated.allow(1);
-            until("a part of the prompt ran", || {
-                model.handle.load().prompt_tokens > 0
-            });
-            assert_eq!(model.handle.load().generated_tokens, 0);
-        }
-        Moment::Decode => {
-            gated.allow(6);
-            until("tokens were drawn", || {
-                model.handle.load().generated_tokens > 1
-            });
-        }
-    }
+    // The prompt is longer than the 64 tokens of a pass.
+    let steps_before = match moment {
+        Moment::Queued => 0,
+        Moment::Prefill => 1,
+        Moment::Decode => 6,
+    };
+    gated.allow(steps_before);
+    let steps_before = steps_before as u64;
+    until("the steps were taken", || {
+        model.handle.load().steps == steps_before
+    });
+    let load = model.handle.load();
+    assert_eq!(load.prompt_tokens > 0, !matches!(moment, Moment::Queued));
+    assert_eq!(load.generated_tokens > 1, matches!(moment, Moment::Decode));
     drop(connection);
     until("the server noticed", || model.admission.waiting() == (0, 0));
     // The turn that waits at the gate ends; before the next one the command is obeyed.
@@ -61,6 +58,28 @@ fn leave(moment: Moment, stream: bool) {
         (load.waiting, load.running, load.kv_blocks_used) == (0, 0, 0)
     });
     assert!(model.handle.load().generated_tokens < 10, "{moment:?}");
+    // The same, as monitoring sees it: everything was free a step later.
+    let metrics = server.get("/metrics").body;
+    let value = |sample: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(sample));
+        line.map_or(0.0, |value| value.trim().parse::<f64>().unwrap())
+    };
+    let steps = value("bitnet_engine_steps_total{model=\"stories\"}");
+    assert!(steps <= (steps_before + 1) as f64, "{moment:?}: {metrics}");
+    let phase = match moment {
+        Moment::Queued | Moment::Prefill => "before_first_token",
+        Moment::Decode => "decode",
+    };
+    let cancelled = format!("bitnet_requests_cancelled_total{{phase=\"{phase}\"}}");
+    assert_eq!(value(&cancelled), 1.0, "{moment:?}: {metrics}");
+    for gone in [
+        "bitnet_active_inference_requests{model=\"stories\"}",
+        "bitnet_kv_blocks{model=\"stories\",state=\"used\"}",
+        "bitnet_waiting_prompt_tokens{model=\"stories\"}",
+    ] {
+        assert!(metrics.contains(gone), "{metrics}");
+        assert_eq!(value(gone), 0.0, "{moment:?}: {gone}");
+    }
     gated.open();
     let short = json!({"prompt": "Once", "max_tokens": 2});
     assert_eq!(server.post("/v1/completions", &short).status, 200);

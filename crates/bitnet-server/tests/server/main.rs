@@ -21,6 +21,7 @@ mod managed;
 mod models;
 mod openapi;
 mod properties;
+mod runner_faults;
 mod stats;
 mod storm;
 #[cfg(feature = "opentelemetry")]
