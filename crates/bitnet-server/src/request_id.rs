@@ -82,7 +82,10 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
         if matches!(
             error.code,
-            ErrorCode::QueueFull | ErrorCode::RateLimitExceeded | ErrorCode::ShuttingDown
+            ErrorCode::QueueFull
+                | ErrorCode::RateLimitExceeded
+                | ErrorCode::ShuttingDown
+                | ErrorCode::Overloaded
         ) {
             app.metrics.request_rejected(code);
         }

@@ -8,7 +8,6 @@ use bitnet_inference::{Engine, EngineLoad, Error, Event, RequestId, ValidRequest
 use bitnet_server::auth::RouteAccess;
 use bitnet_server::engine_thread::{CHANNEL_CAPACITY, Turns};
 use bitnet_server::error::code::{ERRORS, ErrorCode};
-use bitnet_server::model_manager::validate::MAX_SAMPLES;
 use bitnet_server::{App, ServerLimits, routes};
 use serde_json::{Value, json};
 
@@ -143,6 +142,9 @@ fn produce(code: ErrorCode) -> Produced {
             managed.ask("POST", SWAP, &swap("new"))
         }
         ErrorCode::InternalError
+        | ErrorCode::InvalidRequest
+        | ErrorCode::UriTooLong
+        | ErrorCode::HeadersTooLarge
         | ErrorCode::ModelNotAllowed
         | ErrorCode::ModelBusy
         | ErrorCode::ValidationFailed
@@ -153,12 +155,12 @@ fn produce(code: ErrorCode) -> Produced {
 
 const SWAP: &str = "/v1/models/swap";
 
-/// A swap that takes a while: as many texts as may be compared.
+/// A swap that takes a while: a few texts are compared with the reference path.
 fn swap(id: &str) -> Value {
     json!({
         "target_model_id": id,
         "new_model_path": "v2.gguf",
-        "validation_config": {"validation_samples": MAX_SAMPLES},
+        "validation_config": {"validation_samples": 4},
     })
 }
 
