@@ -40,6 +40,11 @@ impl Fields {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
+    /// Looks at a field and leaves it where it is.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
+    }
+
     /// Takes a field that must be there.
     ///
     /// # Errors

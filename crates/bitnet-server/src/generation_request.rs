@@ -78,7 +78,7 @@ impl GenerationRequest {
         unsupported::refuse(fields, refused)?;
         let stream = fields.flag("stream")?.unwrap_or(false);
         let usage = stream_usage(fields)?;
-        let n = fields.count("n", 1..=app.limits.max_choices)?.unwrap_or(1);
+        let n = fields.count("n", 1..=app.limits.max_n)?.unwrap_or(1);
         let options = sampling::read(fields, &app.limits, &model.engine)?;
         let shown = Shown {
             logprobs: None,

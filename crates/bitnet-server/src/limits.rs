@@ -19,6 +19,8 @@ pub struct ServerLimits {
     pub max_queued_requests: usize,
     /// Prompt tokens of requests that have no first token yet; one request is taken however long it is.
     pub max_queued_tokens: usize,
+    /// Choices of one prompt: `n`.
+    pub max_n: usize,
     /// Choices that one request may ask for: prompts times `n`.
     pub max_choices: usize,
     /// Stop strings of a request.
@@ -60,6 +62,7 @@ pub struct ServerLimits {
 }
 
 /// What operators do not set: no client has a reason to ask for more.
+const MAX_N: usize = 16;
 const MAX_CHOICES: usize = 128;
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
@@ -80,6 +83,7 @@ impl From<&ServerConfig> for ServerLimits {
             max_arriving: usize::try_from(server.max_arriving_bytes.0).unwrap_or(usize::MAX),
             max_queued_requests: performance.max_queued_requests,
             max_queued_tokens: performance.max_queued_prompt_tokens,
+            max_n: MAX_N,
             max_choices: MAX_CHOICES,
             max_stops: MAX_STOPS,
             max_stop_bytes: MAX_STOP_BYTES,

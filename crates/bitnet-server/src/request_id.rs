@@ -16,7 +16,7 @@ use tracing::Instrument;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
-use crate::request_log::{AccessLine, AdminAction, AuditLine, AuditTarget};
+use crate::request_log::{AccessLine, AdminAction, AuditLine};
 use crate::telemetry::RequestTrace;
 
 /// The header that carries it: the client's own name, or ours.
@@ -82,7 +82,10 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
         if matches!(
             error.code,
-            ErrorCode::QueueFull | ErrorCode::RateLimitExceeded | ErrorCode::ShuttingDown
+            ErrorCode::QueueFull
+                | ErrorCode::RateLimitExceeded
+                | ErrorCode::ShuttingDown
+                | ErrorCode::Overloaded
         ) {
             app.metrics.request_rejected(code);
         }
@@ -132,7 +135,7 @@ fn trace(
 struct Entry {
     app: Arc<App>,
     started: Instant,
-    target: String, // of an administrator's action, unless its handler knows better
+    target: String, // path of an administrator's action
     line: AccessLine,
 }
 
@@ -171,7 +174,7 @@ impl Entry {
         (line.status, line.code) = (response.status().as_u16(), code);
         line.who = who.map(|principal| principal.id.clone());
         if let Some(action) = extensions.get::<AdminAction>() {
-            let target = extensions.get::<AuditTarget>();
+            let about = action.note.about().map(|about| format!(" {about}"));
             self.app.log.audit(&AuditLine {
                 time: SystemTime::now(),
                 who: action.who.clone(),
@@ -180,7 +183,7 @@ impl Entry {
                     line.method,
                     line.route.as_deref().unwrap_or_default()
                 ),
-                target: target.map_or(&self.target, |target| &target.0).clone(),
+                target: format!("{}{}", self.target, about.unwrap_or_default()),
                 status: line.status,
                 outcome: code.unwrap_or("done"),
                 request: line.request.clone(),

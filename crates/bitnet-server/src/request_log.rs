@@ -7,15 +7,20 @@
 
 mod line;
 
+use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 
 use crate::config::settings::MonitoringSettings;
 use crate::config::value::AccessLogFormat;
+use crate::fields::Fields;
 
 pub use line::{AccessLine, AuditLine};
 
@@ -35,15 +40,40 @@ enum Format {
 }
 
 /// An action of an administrator, granted or refused: the guard leaves it with the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct AdminAction {
     /// Who asked for it, if that is known.
     pub who: Option<String>,
+    /// What it is about.
+    pub note: AuditNote,
 }
 
-/// What an action is about, where the path does not say: handlers leave it with the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditTarget(pub String);
+/// What an action is about, where the path does not say it: the guard lays it by, the handler fills it in.
+#[derive(Debug, Clone, Default)]
+pub struct AuditNote(Arc<OnceLock<String>>);
+
+impl AuditNote {
+    /// Notes those of `names` that the request's body has as texts.
+    pub fn fill(&self, fields: &Fields, names: &[&str]) {
+        let named = |name: &&str| Some(format!("{name}={}", fields.peek(name)?.as_str()?));
+        let about: Vec<String> = names.iter().filter_map(named).collect();
+        // A handler says it once.
+        let _ = self.0.set(about.join(" "));
+    }
+
+    /// What the handler has noted.
+    pub fn about(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for AuditNote {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<AuditNote, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
+    }
+}
 
 /// Lines that wait to be written; they have some 300 bytes.
 const LINES_WAITING: usize = 4096;
@@ -84,7 +114,7 @@ impl RequestLog {
         audit: Box<dyn Write + Send>,
     ) -> io::Result<RequestLog> {
         let format = match format {
-            AccessLogFormat::Off => None,
+            AccessLogFormat::None => None,
             AccessLogFormat::Text => Some(Format::Text),
             AccessLogFormat::Json => Some(Format::Json),
         };

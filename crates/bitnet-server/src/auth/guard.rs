@@ -25,7 +25,7 @@ use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
 use crate::config::ServerConfig;
 use crate::config::settings::LimitSettings;
 use crate::held_body::HeldBody;
-use crate::request_log::AdminAction;
+use crate::request_log::{AdminAction, AuditNote};
 
 /// Longest credential that is looked at; longer ones are not good ones.
 const MAX_CREDENTIAL_LEN: usize = 8192;
@@ -163,7 +163,10 @@ impl Guard {
             let credential = credential(head.headers)??;
             self.recognise(credential).map(|(id, ..)| id)
         };
-        (need == RouteAccess::Admin).then(|| AdminAction { who: who() })
+        (need == RouteAccess::Admin).then(|| AdminAction {
+            who: who(),
+            note: AuditNote::default(),
+        })
     }
 
     /// Takes over changed limits.
@@ -324,6 +327,9 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
         }
         Ok(None) => next.run(request).await,
         Ok(Some((principal, permit))) => {
+            if let Some(action) = &action {
+                request.extensions_mut().insert(action.note.clone());
+            }
             let permit = Arc::new(permit);
             let remaining = permit.remaining;
             request.extensions_mut().insert(principal.clone());

@@ -267,7 +267,7 @@ settings! {
         /// Of how many in a hundred requests; one whose sender traces it is traced too.
         restart opentelemetry_sampling_percent: [u32] = 1, Within(0..=100);
         /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none.
-        restart access_log: [AccessLogFormat] = AccessLogFormat::Off, Any;
+        restart access_log: [AccessLogFormat] = AccessLogFormat::None, Any;
         /// File to which a line of JSON is added for every action of an administrator; without it, standard error.
         restart audit_log_file: [Option<PathBuf>] = None, Any;
         /// How often the process's own figures (memory, processor) are measured.

@@ -367,7 +367,7 @@ words! {
     /// How requests are logged.
     AccessLogFormat {
         /// Not at all.
-        Off = "none",
+        None = "none",
         /// For people.
         Text = "text",
         /// For programs, an object a line.

@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 /// A writer that takes a line for every permission.
 struct Gate {
     permissions: Receiver<()>,
-    written: std::sync::Arc<Mutex<Vec<u8>>>,
+    written: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Write for Gate {
@@ -35,12 +35,12 @@ fn line(n: usize) -> AuditLine {
 #[test]
 fn a_log_that_is_stuck_loses_lines_and_says_how_many() {
     let (allow, permissions): (SyncSender<()>, _) = sync_channel(0);
-    let written = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let written = Arc::new(Mutex::new(Vec::new()));
     let gate = Gate {
         permissions,
         written: written.clone(),
     };
-    let log = RequestLog::to(AccessLogFormat::Off, Box::new(io::sink()), Box::new(gate)).unwrap();
+    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), Box::new(gate)).unwrap();
     // One more than fits may be in the writer's hands; none of these calls waits.
     let n_lines = LINES_WAITING + 100;
     for n in 0..n_lines {

@@ -27,6 +27,7 @@ use crate::model_manager::validate::{
     DEFAULT_ACCURACY, DEFAULT_COSINE, DEFAULT_SAMPLES, DEFAULT_TIMEOUT, MAX_SAMPLES, ValidationPlan,
 };
 use crate::model_manager::{paths, start_load};
+use crate::request_log::AuditNote;
 
 /// Longest time for anything that a request may name.
 const DAY: f64 = 86_400.0;
@@ -38,8 +39,10 @@ const DAY: f64 = 86_400.0;
 pub async fn load(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
+    note: AuditNote,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
+    note.fill(&fields, &["model_id", "model_path"]);
     let path = model_path(&app, &mut fields, "model_path")?;
     let id = match fields.text("model_id")? {
         Some(id) => id,
@@ -71,8 +74,10 @@ pub async fn load(
 /// Those of the table in [`crate::error`]; the old version then answers as before.
 pub async fn swap(
     State(app): State<Arc<App>>,
+    note: AuditNote,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<SwapReport>, ApiError> {
+    note.fill(&fields, &["target_model_id", "new_model_path"]);
     let path = model_path(&app, &mut fields, "new_model_path")?;
     let id = fields
         .text("target_model_id")?

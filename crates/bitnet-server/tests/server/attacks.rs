@@ -150,62 +150,6 @@ fn nested_json_and_empty_prompts_harm_nobody() {
 }
 
 #[test]
-fn a_body_of_a_hundred_thousand_chunks_is_a_body() {
-    let server = TestServer::start();
-    let text = format!(
-        r#"{{"prompt": "{}", "max_tokens": 1}}"#,
-        "a".repeat(100_000)
-    );
-    let mut connection = Connection::open(server.address);
-    let mut bytes = format!(
-        "POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-         Transfer-Encoding: chunked\r\n\r\n"
-    );
-    for c in text.chars() {
-        bytes.push_str("1\r\n");
-        bytes.push(c);
-        bytes.push_str("\r\n");
-    }
-    bytes.push_str("0\r\n\r\n");
-    connection.send_raw(bytes.as_bytes());
-    let answer = connection.answer();
-    assert_eq!(
-        answer.json()["error"]["code"],
-        "context_length_exceeded",
-        "{}",
-        answer.body
-    );
-    assert_serves(&server);
-}
-
-#[test]
-fn giant_heads_are_refused() {
-    let server = TestServer::start();
-    let heads = [
-        format!(
-            "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-A: {}\r\n\r\n",
-            "a".repeat(200_000)
-        ),
-        format!(
-            "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
-            "X-A: a\r\n".repeat(200)
-        ),
-        format!(
-            "GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            "a".repeat(200_000)
-        ),
-    ];
-    for head in heads {
-        let mut connection = Connection::open(server.address);
-        connection.send_raw(head.as_bytes());
-        let line = connection.line();
-        let status = line.split(' ').nth(1).unwrap_or_default();
-        assert!(["400", "414", "431"].contains(&status), "{line}");
-    }
-    assert_serves(&server);
-}
-
-#[test]
 fn clients_bring_no_templates_and_no_arguments_for_them() {
     let server = TestServer::start();
     for field in ["chat_template", "chat_template_kwargs"] {

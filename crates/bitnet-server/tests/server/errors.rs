@@ -114,7 +114,7 @@ fn bad_fields_are_named() {
         ),
         (
             CHAT,
-            json!({"messages": user, "n": 129}),
+            json!({"messages": user, "n": 17}),
             "invalid_value",
             Some("n"),
         ),
@@ -234,7 +234,7 @@ fn bad_fields_are_named() {
         ),
         (
             COMPLETIONS,
-            json!({"prompt": vec!["a"; 10], "n": 20}),
+            json!({"prompt": vec!["a"; 10], "n": 13}),
             "invalid_value",
             Some("n"),
         ),

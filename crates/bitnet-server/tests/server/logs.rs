@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use bitnet_server::auth::Role;
+use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::print::to_yaml;
 use bitnet_server::config::value::AccessLogFormat;
@@ -109,6 +111,81 @@ fn a_client_that_leaves_is_logged_as_gone() {
         (&json!(200), &json!(false)),
         "{line}"
     );
+}
+
+#[test]
+fn what_administrators_do_and_who_is_refused_is_audited() {
+    let audit = Shared::default();
+    let to = Box::new(audit.clone());
+    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), to).unwrap();
+    let (config, keys) = config_with_keys(&[], &[RateLimits::default()]);
+    let new = NewKey {
+        name: "operator",
+        role: Role::Admin,
+        limits: RateLimits::default(),
+    };
+    let file = config.auth.keys_file.clone().unwrap();
+    let admin = key_file::add(&file, &new).unwrap().reveal().to_owned();
+    let server = TestServer::with_log(config, log);
+    let ask = |name: &str, key: Option<&str>, method: &str, path: &str, body: &str| {
+        let mut connection = Connection::open(server.address);
+        let key = key.map_or(String::new(), |key| {
+            format!("Authorization: Bearer {key}\r\n")
+        });
+        connection.send(
+            method,
+            path,
+            &format!("X-Request-Id: {name}\r\n{key}"),
+            body,
+        );
+        connection.answer().status
+    };
+    let who = |key: &str| format!("key:{}", key.split('_').nth(1).unwrap());
+    let load = r#"{"model_id": "new", "model_path": "/etc/passwd"}"#;
+    assert_eq!(
+        ask("load", Some(&admin), "POST", "/v1/models/load", load),
+        403
+    );
+    let line = audit.line_of("load");
+    assert_eq!(line["who"], who(&admin), "{line}");
+    assert_eq!(line["action"], "POST /v1/models/load", "{line}");
+    assert_eq!(
+        line["target"], "/v1/models/load model_id=new model_path=/etc/passwd",
+        "{line}"
+    );
+    assert_eq!(line["outcome"], "model_not_allowed", "{line}");
+
+    assert_eq!(
+        ask("theirs", Some(&keys[0]), "POST", "/v1/models/load", load),
+        403
+    );
+    let line = audit.line_of("theirs");
+    assert_eq!(
+        (&line["who"], &line["outcome"]),
+        (&json!(who(&keys[0])), &json!("insufficient_role"))
+    );
+    assert_eq!(ask("nobody", None, "DELETE", "/v1/models/stories", ""), 401);
+    let line = audit.line_of("nobody");
+    assert_eq!(
+        (&line["who"], &line["outcome"]),
+        (&Value::Null, &json!("missing_api_key"))
+    );
+
+    assert_eq!(
+        ask("delete", Some(&admin), "DELETE", "/v1/models/stories", ""),
+        200
+    );
+    let line = audit.line_of("delete");
+    assert_eq!(
+        (&line["status"], &line["outcome"]),
+        (&json!(200), &json!("done"))
+    );
+    assert_eq!(line["target"], "/v1/models/stories");
+    // What anybody may do is no action of administrators.
+    ask("list", Some(&admin), "GET", "/v1/models", "");
+    ask("last", Some(&admin), "POST", "/v1/models/load", "{}");
+    audit.line_of("last");
+    assert!(audit.lines().iter().all(|line| line["request"] != "list"));
 }
 
 #[test]

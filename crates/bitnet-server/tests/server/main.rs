@@ -10,6 +10,7 @@ mod completions;
 mod determinism;
 mod device;
 mod embeddings;
+mod error_table;
 mod errors;
 mod extensions;
 mod faults;

@@ -83,13 +83,22 @@ impl Managed {
     }
 
     fn send(&self, key: &str, method: &str, path: &str, body: &Value) -> Answer {
+        self.begin(key, method, path, body).answer()
+    }
+
+    /// Asks as the administrator and does not wait for the answer.
+    pub fn begin_as_admin(&self, method: &str, path: &str, body: &Value) -> Connection {
+        self.begin(&self.admin, method, path, body)
+    }
+
+    fn begin(&self, key: &str, method: &str, path: &str, body: &Value) -> Connection {
         let mut connection = Connection::open(self.server.address);
         let body = match body {
             Value::Null => String::new(),
             body => body.to_string(),
         };
         connection.send(method, path, &headers(key), &body);
-        connection.answer()
+        connection
     }
 
     pub fn headers(&self) -> String {

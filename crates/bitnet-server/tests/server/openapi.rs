@@ -80,7 +80,8 @@ fn its_numbers_are_the_servers() {
             .clone()
     };
     for (path, expected) in [
-        ("ChatRequest/properties/n/maximum", limits.max_choices),
+        ("ChatRequest/properties/n/maximum", limits.max_n),
+        ("CompletionRequest/properties/n/maximum", limits.max_n),
         (
             "ChatRequest/properties/messages/maxItems",
             limits.max_messages,

@@ -1,5 +1,8 @@
 //! Any JSON in any field of any route has a well-formed answer, and never one that blames the server.
 
+use std::path::Path;
+
+use bitnet_server::unsupported::{self, RefusedField};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Map, Value, json};
@@ -7,10 +10,18 @@ use serde_json::{Map, Value, json};
 use crate::client::{Answer, Connection};
 use crate::fixture::TestServer;
 
-/// Fields that all routes of generation know, and one that nobody does.
-const SHARED: &[&str] = &[
-    "model",
+/// Fields that all routes of generation read, and two that nobody does.
+const GENERATION: &[&str] = &[
+    "prompt",
+    "messages",
+    "stream",
+    "stream_options",
+    "include_usage",
+    "continuous_usage_stats",
+    "n",
+    "best_of",
     "max_tokens",
+    "max_completion_tokens",
     "temperature",
     "top_p",
     "top_k",
@@ -25,79 +36,50 @@ const SHARED: &[&str] = &[
     "stop",
     "stop_sequences",
     "ignore_eos",
-    "stop_token_ids",
-    "guided_json",
-    "structured_outputs",
-    "grammar",
-    "json_schema",
-    "use_beam_search",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "return_token_ids",
+    "echo",
+    "truncate",
+    "truncate_prompt_tokens",
     "priority",
-    "user",
-    "metadata",
+    "quantization_preference",
+    "stop_token_ids",
+    "model",
+    "role",
     "unheard_of",
 ];
-const ROUTES: &[(&str, &[&str])] = &[
-    (
-        "/v1/chat/completions",
-        &[
-            "messages",
-            "stream",
-            "stream_options",
-            "n",
-            "max_completion_tokens",
-            "logprobs",
-            "top_logprobs",
-            "tools",
-            "functions",
-            "tool_choice",
-            "function_call",
-            "response_format",
-            "prediction",
-            "audio",
-            "modalities",
-            "web_search_options",
-            "reasoning_effort",
-            "verbosity",
-            "store",
-            "service_tier",
-            "echo",
-            "chat_template",
-            "chat_template_kwargs",
-        ],
-    ),
-    (
-        "/v1/completions",
-        &[
-            "prompt",
-            "stream",
-            "stream_options",
-            "n",
-            "echo",
-            "logprobs",
-            "suffix",
-            "best_of",
-            "response_format",
-        ],
-    ),
-    ("/v1/inference", &["prompt", "quantization_preference"]),
-    (
-        "/v1/inference/stream",
-        &["prompt", "quantization_preference"],
-    ),
-    (
-        "/tokenize",
-        &[
-            "content",
-            "prompt",
-            "messages",
-            "add_special",
-            "add_special_tokens",
-            "parse_special",
-            "with_pieces",
-        ],
-    ),
-    ("/detokenize", &["tokens"]),
-    ("/apply-template", &["messages"]),
+const EMBEDDING: &[&str] = &[
+    "input",
+    "model",
+    "encoding_format",
+    "dimensions",
+    "user",
+    "unheard_of",
+];
+const TOKENISING: &[&str] = &[
+    "content",
+    "prompt",
+    "messages",
+    "tokens",
+    "add_special",
+    "add_special_tokens",
+    "parse_special",
+    "with_pieces",
+    "model",
+    "unheard_of",
+];
+/// Routes that take a body from anybody, and what they refuse by name.
+const ROUTES: &[(&str, &[&str], &[RefusedField])] = &[
+    ("/v1/chat/completions", GENERATION, unsupported::CHAT),
+    ("/v1/completions", GENERATION, unsupported::COMPLETIONS),
+    ("/v1/inference", GENERATION, unsupported::INFERENCE),
+    ("/v1/inference/stream", GENERATION, unsupported::INFERENCE),
+    ("/v1/embeddings", EMBEDDING, unsupported::EMBEDDINGS),
+    ("/tokenize", TOKENISING, &[]),
+    ("/detokenize", TOKENISING, &[]),
+    ("/apply-template", TOKENISING, &[]),
 ];
 
 /// A request of this route that is good.
@@ -105,6 +87,7 @@ fn good(path: &str) -> Value {
     let messages = json!([{"role": "user", "content": "Once"}]);
     match path {
         "/v1/chat/completions" => json!({"messages": messages, "max_tokens": 1}),
+        "/v1/embeddings" => json!({"input": "Once"}),
         "/tokenize" => json!({"content": "Once"}),
         "/detokenize" => json!({"tokens": [1, 2]}),
         "/apply-template" => json!({"messages": messages}),
@@ -169,8 +152,13 @@ fn value() -> impl Strategy<Value = Value> {
 
 /// A route and its body, good but for one to three fields.
 fn attempt() -> impl Strategy<Value = (&'static str, Value)> {
-    prop::sample::select(ROUTES).prop_flat_map(|(path, own)| {
-        let fields: Vec<&'static str> = own.iter().chain(SHARED).copied().collect();
+    (0..ROUTES.len()).prop_flat_map(|route| {
+        let (path, read, refused) = ROUTES[route];
+        let mut fields = read.to_vec();
+        fields.extend(refused.iter().map(|row| row.name));
+        if read == GENERATION {
+            fields.extend(unsupported::GENERATION.iter().map(|row| row.name));
+        }
         let changes = prop::collection::vec((prop::sample::select(fields), value()), 1..=3);
         changes.prop_map(move |changes| {
             let mut body = good(path);
@@ -232,4 +220,36 @@ fn any_json_in_any_field_has_a_well_formed_answer() {
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
     assert_eq!(server.get("/health/live").status, 200);
+}
+
+#[test]
+fn every_field_that_the_routes_read_is_tried() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = [
+        "routes/embeddings.rs",
+        "generation_request.rs",
+        "sampling.rs",
+        "app.rs",
+        "routes/chat.rs",
+        "routes/completions.rs",
+        "routes/inference.rs",
+        "routes/tokens.rs",
+    ];
+    let mut n_read = 0;
+    for file in files {
+        let text = std::fs::read_to_string(source.join(file)).unwrap();
+        let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        for method in [
+            "count", "flag", "text", "number", "integer", "take", "need", "object",
+        ] {
+            for rest in dense.split(&format!(".{method}(\"")).skip(1) {
+                let name = rest.split('"').next().unwrap();
+                let lists = [GENERATION, EMBEDDING, TOKENISING];
+                let is_tried = lists.iter().any(|list| list.contains(&name));
+                assert!(is_tried, "{file} reads {name}, which no property tries");
+                n_read += 1;
+            }
+        }
+    }
+    assert!(n_read > 40, "{n_read} fields were found");
 }
