@@ -145,3 +145,28 @@ write("chat_template", "strict.jinja", b"""{{ bos_token }}{% set ns = namespace(
 {% if m['role'] == 'user' %}{% set ns.n = ns.n + 1 %}[INST] {{ m['content'].strip() }} [/INST]
 {% elif m['role'] not in ['assistant', 'system'] %}{{ raise_exception('roles must alternate') }}
 {% else %} {{ m['content'] | tojson }}{{ eos_token }}{% endif %}{% endfor %}{{ ns.n }}""")
+
+# What is written again starts from the same files.
+for source, target in [("gguf", "rewrite"), ("tokenizer_json", "tokenizer_conversion")]:
+    folder = os.path.join(HERE, "seeds", target)
+    os.makedirs(folder, exist_ok=True)
+    for name in sorted(os.listdir(os.path.join(HERE, "seeds", source))):
+        shutil.copy(os.path.join(HERE, "seeds", source, name), os.path.join(folder, name))
+write("model_card", "card.md", b"""---
+license: other
+license_name: "a licence"
+license_link: https://example.org/licence
+language:
+- en
+- fr
+tags: [bitnet, '1.58-bit']
+pipeline_tag: text-generation
+base_model: org/name
+model-index:
+- name: x
+  results:
+    - task: y
+---
+# Title
+""")
+write("model_card", "none.md", b"# Title\n")

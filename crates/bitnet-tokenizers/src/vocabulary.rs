@@ -75,8 +75,11 @@ impl GgufVocabulary {
     /// Adds unused tokens until there are `n_tokens`: embeddings are often padded to a round number of rows.
     pub fn pad_to(&mut self, n_tokens: usize) {
         for id in self.tokens.len()..n_tokens {
-            self.tokens
-                .push(crate::hf::to_gguf::padding_text(id as u32));
+            let mut text = crate::hf::to_gguf::padding_text(id as u32);
+            while self.tokens.contains(&text) {
+                text.push('_'); // somebody else's padding
+            }
+            self.tokens.push(text);
             self.token_types.push(GgufTokenType::Unused.number());
             if !self.scores.is_empty() {
                 self.scores.push(0.0);
