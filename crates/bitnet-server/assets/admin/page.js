@@ -43,6 +43,7 @@ const count = (value) => (value == null ? missing : fixed(value, 0));
 const percent = (value) => (value == null ? missing : `${fixed(value * 100, 1)} %`);
 function seconds(value) {
   if (value == null) return missing;
+  if (value === 0) return "0 s";
   if (value < 0.001) return `${fixed(value * 1e6, 0)} µs`;
   if (value < 1) return `${fixed(value * 1e3, value < 0.01 ? 1 : 0)} ms`;
   if (value < 120) return `${fixed(value, 1)} s`;

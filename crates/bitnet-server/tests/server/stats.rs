@@ -25,8 +25,9 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 /// Answers of every kind: whole ones, refused ones, and one whose client leaves.
 fn scripted_load(server: &TestServer) {
     for seed in 0..6 {
-        let body = json!({"prompt": "Once upon a time, there was a little girl named Lily. She",
-            "max_tokens": 8, "seed": seed, "ignore_eos": true});
+        // Several blocks of the KV cache long: only whole ones are found again.
+        let prompt = "Once upon a time, there was a little girl named Lily. ".repeat(3);
+        let body = json!({"prompt": prompt, "max_tokens": 8, "seed": seed, "ignore_eos": true});
         assert_eq!(server.post("/v1/completions", &body).status, 200);
     }
     let stopped = json!({"prompt": "Once", "max_tokens": 20, "stop": ["a", "e"], "temperature": 0});
