@@ -21,6 +21,7 @@ use std::io::Write;
 use bitnet_quantization::{I2sDialect, QuantError, Repacker, TensorType, TernaryRows, TilePreset};
 use bitnet_tokenizers::TokenizerError;
 
+use crate::config::ModelConfig;
 use crate::error::{ModelError, quoted};
 use crate::gguf::{GgufWriter, Value, WriteError};
 use crate::mmap;
@@ -91,6 +92,23 @@ pub enum ExportError {
     /// The caller asked to stop.
     #[error("stopped before the end")]
     Stopped,
+}
+
+/// Refuses a model that needs what neither a GGUF header nor a `config.json` of ours says.
+fn expressible(config: &ModelConfig) -> Result<(), ExportError> {
+    let refuse = |what: &str| {
+        Err(ExportError::Request {
+            what: what.into(),
+            expected: "a model without them: use this one as it is".into(),
+        })
+    };
+    if config.rope.attention_factor != 1.0 {
+        return refuse("rotations that are stretched by YaRN's rule");
+    }
+    if config.sliding.is_some() {
+        return refuse("layers that look back a part of the context");
+    }
+    Ok(())
 }
 
 /// A model that can be written as asked.

@@ -67,6 +67,13 @@ impl<'a> DirectoryExport<'a> {
             });
         }
         let config = checkpoint.config();
+        super::expressible(config)?;
+        if config.input_norm_eps.is_some() || config.embedding.is_some() {
+            return Err(ExportError::Request {
+                what: "an embedding model".into(),
+                expected: "a model that generates".into(),
+            });
+        }
         if checkpoint.has(TensorRole::RopeFactors) {
             return Err(ExportError::Request {
                 what: "rope_freqs.weight, whose rule the file does not tell,".into(),
@@ -514,7 +521,10 @@ fn config(
     dtype: &str,
     divides: bool,
 ) -> Value {
-    let model_type = match config.family.hf_architecture {
+    // The first is the one that generates.
+    let architecture = config.family.hf_architectures.first();
+    let architecture = architecture.copied().unwrap_or_default();
+    let model_type = match architecture {
         "BitNetForCausalLM" => "bitnet",
         "Qwen3ForCausalLM" => "qwen3",
         _ => "llama",
@@ -525,7 +535,7 @@ fn config(
         "autobitlinear"
     };
     json!({
-        "architectures": [config.family.hf_architecture],
+        "architectures": [architecture],
         "model_type": model_type,
         "_name_or_path": config.name,
         "hidden_act": config.family.hf_activation(),

@@ -50,6 +50,7 @@ impl<'a> Export<'a> {
             return request("a GGUF file as the source", "a Hugging Face directory");
         };
         let config = checkpoint.config();
+        super::expressible(config)?;
         let has = |role| match role {
             TensorRole::Head => !config.tied_head,
             _ => true,
