@@ -31,9 +31,9 @@ pub struct ApiError {
     /// When to try again.
     pub retry_after: Option<Duration>,
     /// The request's name, once it is known.
-    pub request_id: Option<String>,
+    pub request_id: Option<Box<str>>,
     /// Figures behind the message, for programs.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
 }
 
 impl ApiError {
@@ -101,7 +101,7 @@ impl ApiError {
     /// The same, of the request with this name.
     #[must_use]
     pub fn of_request(mut self, id: &str) -> ApiError {
-        self.request_id = Some(id.to_owned());
+        self.request_id = Some(id.into());
         self
     }
 
@@ -125,7 +125,7 @@ impl ApiError {
             }
         });
         if let Some(details) = &self.details {
-            body["error"]["details"] = details.clone();
+            body["error"]["details"] = Value::clone(details);
         }
         body
     }

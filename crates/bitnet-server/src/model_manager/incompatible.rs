@@ -15,7 +15,7 @@ pub fn load_error(source: &ModelSource, error: &Error) -> ApiError {
         None => error.to_string(),
     };
     let details = match error {
-        Error::Model(error) => Some(details(error)),
+        Error::Model(error) => Some(Box::new(details(error))),
         _ => None,
     };
     let code = match error {
@@ -49,7 +49,7 @@ pub fn without_folder(source: &ModelSource, text: &str) -> String {
 pub fn other_model(what: &str, expected: impl ToString, found: impl ToString) -> ApiError {
     let (expected, found) = (expected.to_string(), found.to_string());
     ApiError {
-        details: Some(json!({ "expected": expected, "found": found })),
+        details: Some(Box::new(json!({ "expected": expected, "found": found }))),
         ..ApiError::new(
             ErrorCode::ModelIncompatible,
             format!(

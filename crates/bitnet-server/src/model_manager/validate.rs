@@ -160,14 +160,14 @@ impl Validation {
             plan.min_cosine,
         );
         Err(ApiError {
-            details: Some(json!({
+            details: Some(Box::new(json!({
                 "samples": self.samples,
                 "top1_agreement": self.top1_agreement,
                 "min_accuracy": plan.min_accuracy,
                 "mean_cosine": self.mean_cosine,
                 "min_cosine": self.min_cosine,
                 "min_cosine_expected": plan.min_cosine,
-            })),
+            }))),
             ..ApiError::new(ErrorCode::ValidationFailed, message)
         })
     }
