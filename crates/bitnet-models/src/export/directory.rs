@@ -514,7 +514,9 @@ fn config(
     dtype: &str,
     divides: bool,
 ) -> Value {
-    let model_type = match config.family.hf_architecture {
+    // The first name is the family's usual one.
+    let architecture = config.family.hf_architectures[0];
+    let model_type = match architecture {
         "BitNetForCausalLM" => "bitnet",
         "Qwen3ForCausalLM" => "qwen3",
         _ => "llama",
@@ -525,7 +527,7 @@ fn config(
         "autobitlinear"
     };
     json!({
-        "architectures": [config.family.hf_architecture],
+        "architectures": [architecture],
         "model_type": model_type,
         "_name_or_path": config.name,
         "hidden_act": config.family.hf_activation(),
