@@ -2,7 +2,7 @@
 
 import os
 
-from langchain_openai import ChatOpenAI, OpenAI
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 
 AT = dict(base_url=os.environ["BITNET_URL"] + "/v1", api_key="unused", model=os.environ["BITNET_MODEL"])
 
@@ -22,3 +22,9 @@ print("langchain: batch ok", flush=True)
 
 assert OpenAI(max_tokens=5, temperature=0, **AT).invoke("The cat")
 print("langchain: text model ok", flush=True)
+
+# It would count tokens by OpenAI's vocabulary, which it downloads.
+embeddings = OpenAIEmbeddings(check_embedding_ctx_length=False, **AT)
+assert len(embeddings.embed_documents(["The cat", "A dog"])) == 2
+assert embeddings.embed_query("The cat") == embeddings.embed_documents(["The cat"])[0]
+print("langchain: embeddings ok", flush=True)

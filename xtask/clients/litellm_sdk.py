@@ -29,6 +29,10 @@ plain = litellm.text_completion(
 assert plain.choices[0].text
 print("litellm: text_completion ok", flush=True)
 
+vectors = litellm.embedding(model="openai/" + MODEL, input=["The cat", "A dog"], encoding_format="float", **AT)
+assert len(vectors.data) == 2
+print("litellm: embedding ok", flush=True)
+
 try:
     litellm.completion(model="openai/nobody", messages=HELLO, **AT)
 except litellm.NotFoundError:

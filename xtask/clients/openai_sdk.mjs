@@ -48,6 +48,13 @@ const checks = {
     assert.deepEqual(answer.choices.map((choice) => choice.index), [0, 1, 2, 3]);
   },
 
+  async embeddings() {
+    const answer = await client.embeddings.create({ model, input: ["The cat", "The cat"] });
+    assert.deepEqual(answer.data[0].embedding, answer.data[1].embedding);
+    const length = Math.hypot(...answer.data[0].embedding);
+    assert.ok(Math.abs(length - 1) < 1e-5);
+  },
+
   async errors() {
     const nobody = client.chat.completions.create({ model: "nobody", messages });
     await assert.rejects(nobody, (error) => error instanceof OpenAI.NotFoundError && error.code === "model_not_found");

@@ -1,8 +1,6 @@
 """OpenAI's Python SDK, major versions 2 and 3: every call that applications make of it."""
 
-import base64
 import os
-import struct
 import subprocess
 import threading
 import time
@@ -79,6 +77,18 @@ def completions():
     assert "".join(chunk.choices[0].text for chunk in stream) == whole
 
 
+def embeddings():
+    # The SDK asks for base64 and unpacks it, unless floats are asked for.
+    texts = ["The cat", "A dog", "The cat"]
+    packed = client.embeddings.create(model=MODEL, input=texts)
+    plain = client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
+    vectors = [entry.embedding for entry in packed.data]
+    assert vectors[0] == vectors[2] != vectors[1] and packed.usage.total_tokens > 0
+    for one, other in zip(vectors, (entry.embedding for entry in plain.data)):
+        assert len(one) == len(other) and max(abs(a - b) for a, b in zip(one, other)) < 1e-6
+        assert abs(sum(value * value for value in one) - 1) < 1e-5
+
+
 def errors():
     raises(
         openai.NotFoundError,
@@ -127,6 +137,7 @@ class Served:
         for line in self.process.stderr:
             if line.startswith("serving "):
                 self.url = "http://" + line.split(" on http://")[1].split(": ")[0]
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()
                 return
         raise AssertionError("the server did not start")
 
@@ -162,6 +173,6 @@ def retries_after_429():
         assert answers[0].usage.completion_tokens == 1
 
 
-for check in (models, chat, completions, errors, asynchronous, retries_after_429):
+for check in (models, chat, completions, embeddings, errors, asynchronous, retries_after_429):
     check()
     print(f"openai {openai.__version__}: {check.__name__} ok", flush=True)

@@ -110,7 +110,7 @@ impl Fields {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
-        let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+        let count = unsigned(&value).and_then(|count| usize::try_from(count).ok());
         match count.filter(|count| range.contains(count)) {
             Some(count) => Ok(Some(count)),
             None => Err(ApiError::invalid(name, &value, whole(&range))),
@@ -129,7 +129,7 @@ impl Fields {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
-        match value.as_i64().filter(|number| range.contains(number)) {
+        match signed(&value).filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
             None => {
                 let expected = format!("a whole number from {} to {}", range.start(), range.end());
@@ -171,6 +171,25 @@ impl From<Map<String, Value>> for Fields {
     fn from(map: Map<String, Value>) -> Fields {
         Fields { map }
     }
+}
+
+/// A whole number that is not negative, also as `3.0`: to JSON that is the same number, and some programs have no other.
+pub fn unsigned(value: &Value) -> Option<u64> {
+    value
+        .as_u64()
+        .or_else(|| u64::try_from(whole_float(value)?).ok())
+}
+
+/// A whole number, as [`unsigned`] reads one.
+pub fn signed(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| whole_float(value))
+}
+
+/// Floats count as whole numbers as far as they tell them all apart.
+fn whole_float(value: &Value) -> Option<i64> {
+    const EXACT: f64 = (1u64 << 53) as f64;
+    let number = value.as_f64().filter(|_| value.is_f64())?;
+    (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
 }
 
 /// The error for a field that is absent.

@@ -7,7 +7,7 @@ use bitnet_inference::{Engine, GenerateOptions};
 use serde_json::Value;
 
 use crate::error::{ApiError, ErrorCode, shortened};
-use crate::fields::Fields;
+use crate::fields::{Fields, signed, unsigned};
 use crate::limits::ServerLimits;
 
 /// Reads them; `max_tokens`, logprobs and the number of choices are each route's own.
@@ -23,10 +23,9 @@ pub fn read(
     let openai = |model_has: bool, default: f32| (!model_has).then_some(default);
     let penalty = -2.0..=2.0;
     let factor = 0.01..=100.0;
-    let repetition = match fields.number("repetition_penalty", factor.clone())? {
-        None => fields.number("repeat_penalty", factor)?,
-        given => given,
-    };
+    // Of two names for one thing both are read: a wrong value is told whichever counts.
+    let other_name = fields.number("repeat_penalty", factor.clone())?;
+    let repetition = fields.number("repetition_penalty", factor)?.or(other_name);
     let top_k = match fields.integer("top_k", -1..=i64::from(u32::MAX))? {
         None => model.top_k.is_none().then_some(0),
         Some(k) => Some(usize::try_from(k).unwrap_or(0)), // -1, like 0, keeps all
@@ -65,7 +64,7 @@ pub fn read(
 fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
     match fields.take("seed") {
         None => Ok(None),
-        Some(value) => match (value.as_u64(), value.as_i64()) {
+        Some(value) => match (unsigned(&value), signed(&value)) {
             (Some(seed), _) => Ok(Some(seed)),
             (None, Some(seed)) => Ok(Some(seed.cast_unsigned())),
             _ => Err(ApiError::invalid(
@@ -78,12 +77,19 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
 }
 
 fn stops(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<String>, ApiError> {
-    let (name, value) = match fields.take("stop") {
-        Some(value) => ("stop", value),
-        None => match fields.take("stop_sequences") {
-            Some(value) => ("stop_sequences", value),
-            None => return Ok(Vec::new()),
-        },
+    let other_name = stops_of(fields, "stop_sequences", limits)?;
+    Ok(stops_of(fields, "stop", limits)?
+        .or(other_name)
+        .unwrap_or_default())
+}
+
+fn stops_of(
+    fields: &mut Fields,
+    name: &'static str,
+    limits: &ServerLimits,
+) -> Result<Option<Vec<String>>, ApiError> {
+    let Some(value) = fields.take(name) else {
+        return Ok(None);
     };
     let stops = match value {
         Value::String(stop) => vec![stop],
@@ -118,7 +124,7 @@ fn stops(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<String>, ApiE
             ));
         }
     }
-    Ok(stops)
+    Ok(Some(stops))
 }
 
 /// vLLM's `stop_token_ids`.
@@ -137,7 +143,7 @@ fn stop_tokens(fields: &mut Fields, limits: &ServerLimits) -> Result<Vec<u32>, A
 
 /// A token id; whether the model has it is found out later.
 pub fn token_id(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|id| u32::try_from(id).ok())
+    unsigned(value).and_then(|id| u32::try_from(id).ok())
 }
 
 /// `{"token id": bias}`, biases from -100 (as good as never) to 100 (as good as always).

@@ -38,10 +38,9 @@ pub async fn create(
     let mut request =
         GenerationRequest::read(&app, &caller, &mut fields, unsupported::CHAT).await?;
     let messages = messages(fields.need("messages")?, &app.limits)?;
-    request.options.max_tokens = match fields.count("max_completion_tokens", 0..=usize::MAX)? {
-        None => fields.count("max_tokens", 0..=usize::MAX)?,
-        given => given,
-    };
+    let older_name = fields.count("max_tokens", 0..=usize::MAX)?;
+    let newer_name = fields.count("max_completion_tokens", 0..=usize::MAX)?;
+    request.options.max_tokens = newer_name.or(older_name);
     request.shown.logprobs = logprobs(&mut fields)?;
     let (stream, usage, shown) = (request.stream, request.usage, request.shown);
     let running = request.start(&app, Prompts::Chat(messages)).await?;

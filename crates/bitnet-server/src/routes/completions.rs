@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::body::JsonBody;
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
-use crate::fields::Fields;
+use crate::fields::{Fields, unsigned};
 use crate::generation_request::{GenerationRequest, Shown, StreamUsage};
 use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
@@ -87,7 +87,7 @@ fn check_choices(
     }
     // `best_of` choices are drawn and `n` returned; without more than `n` that is nothing else.
     let of_all = "every choice that is drawn is returned";
-    fields.refuse("best_of", of_all, |value| value.as_u64() == Some(n as u64))
+    fields.refuse("best_of", of_all, |value| unsigned(value) == Some(n as u64))
 }
 
 /// How many alternatives are wanted; OpenAI's number, or the `true` that some clients send.
@@ -95,7 +95,7 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     match fields.take("logprobs") {
         None | Some(Value::Bool(false)) => Ok(None),
         Some(Value::Bool(true)) => Ok(Some(0)),
-        Some(value) => match value.as_u64().filter(|&top| top <= MAX_TOP_LOGPROBS as u64) {
+        Some(value) => match unsigned(&value).filter(|&top| top <= MAX_TOP_LOGPROBS as u64) {
             Some(top) => Ok(Some(top as usize)),
             None => {
                 let expected = format!("a whole number from 0 to {MAX_TOP_LOGPROBS}");

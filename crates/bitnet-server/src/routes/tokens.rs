@@ -30,14 +30,13 @@ pub async fn tokenize(
     let conversation = conversation
         .map(|value| messages(value, &app.limits))
         .transpose()?;
-    let text = match fields.text("content")? {
-        None => fields.text("prompt")?,
-        given => given,
-    };
-    let special = match fields.flag("add_special")? {
-        None => fields.flag("add_special_tokens")?.unwrap_or(true),
-        Some(special) => special,
-    };
+    // llama.cpp's name for each, and vLLM's.
+    let (text, other_text) = (fields.text("content")?, fields.text("prompt")?);
+    let text = text.or(other_text);
+    let special = fields.flag("add_special")?;
+    let special = special
+        .or(fields.flag("add_special_tokens")?)
+        .unwrap_or(true);
     let parse_special = fields.flag("parse_special")?.unwrap_or(true);
     let with_pieces = fields.flag("with_pieces")?.unwrap_or(false);
     blocking(&app.tokenising, move || {

@@ -1,0 +1,67 @@
+"""What no description can say because it depends on the loaded model: its name, its vocabulary, its context.
+
+Values that are right by the description are brought into what this model has; wrong ones stay as they are.
+"""
+
+import schemathesis
+
+VOCABULARY = 1024
+MAX = 2**64 - 1
+
+
+def is_count(value, low=0, high=MAX):
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def token(value):
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # the same number to JSON
+    if isinstance(value, str):
+        return value[:50]
+    return value % VOCABULARY if is_count(value, high=2**32 - 1) else value
+
+
+def tokens(value):
+    if isinstance(value, list):
+        short = value[:64] if len(value) <= 128 else value
+        return [tokens(one) if isinstance(one, list) else token(one) for one in short]
+    return token(value)
+
+
+def message(value):
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        return value | {"content": value["content"][:12]}
+    return value
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    body = case.body
+    if not isinstance(body, dict):
+        return
+    if isinstance(body.get("model"), str):
+        body["model"] = "default"
+    for name in ("max_tokens", "max_completion_tokens"):
+        if is_count(body.get(name)):
+            body[name] %= 9
+    if is_count(body.get("n"), 1, 128):
+        body["n"] = 1 + body["n"] % 2
+    if isinstance(body.get("messages"), list) and len(body["messages"]) <= 4096:
+        body["messages"] = [message(one) for one in body["messages"][:3]]
+    for name in ("stop_token_ids", "tokens", "prompt", "input"):
+        if name in body:
+            body[name] = tokens(body[name])
+    bias = body.get("logit_bias")
+    if isinstance(bias, dict) and all(name.isdecimal() and len(name) < 10 for name in bias):
+        body["logit_bias"] = {str(int(name) % VOCABULARY): value for name, value in bias.items()}
+    if is_count(body.get("truncate_prompt_tokens"), 1, 2**31 - 1):
+        body["truncate_prompt_tokens"] = 1 + body["truncate_prompt_tokens"] % 200
+    if is_count(body.get("dimensions"), 1):
+        body["dimensions"] = None
+    # What one field says of another is in the description in words.
+    if is_count(body.get("top_logprobs"), 1, 20) and body.get("logprobs") in (None, False):
+        body["logprobs"] = True
+    if body.get("stream") is True and is_count(body.get("prompt_logprobs"), 0, 20):
+        body["prompt_logprobs"] = None
+    if body.get("quantization_preference") in ("i2s", "t5", "tl1", "tl2"):
+        body["quantization_preference"] = "auto"
