@@ -60,13 +60,21 @@ impl GenerationDefaults {
 
     /// Reads the keys of a GGUF file; its end tokens are the tokenizer's.
     pub(crate) fn of_gguf(metadata: &Metadata) -> Result<Self, ModelError> {
-        let temperature = metadata.f32(sampling::TEMPERATURE)?;
-        let top_k = metadata.u64(sampling::TOP_K)?;
+        // Below 0 means 0 to llama.cpp: greedy, and all tokens.
+        let temperature = metadata.f32(sampling::TEMPERATURE)?.map(|t| t.max(0.0));
+        let top_k = match metadata.get(sampling::TOP_K) {
+            None => None,
+            Some(value) => Some(
+                value
+                    .as_integer()
+                    .ok_or_else(|| metadata.wrong(sampling::TOP_K, "an integer", value))?,
+            ),
+        };
         Ok(Self {
             do_sample: temperature.map(|temperature| temperature > 0.0),
             temperature,
             top_p: metadata.f32(sampling::TOP_P)?,
-            top_k: top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
+            top_k: top_k.map(|k| usize::try_from(k.max(0)).unwrap_or(usize::MAX)),
             repetition_penalty: metadata.f32(sampling::REPETITION_PENALTY)?,
             ..Self::default()
         })
@@ -85,5 +93,42 @@ impl GenerationDefaults {
             eos: json.ids("eos_token_id")?,
             bos: json.ids("bos_token_id")?.first().copied(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Gguf, GgufWriter, Value};
+
+    fn of(pairs: &[(&str, Value)]) -> Result<GenerationDefaults, ModelError> {
+        let mut writer = GgufWriter::new();
+        for (key, value) in pairs {
+            writer.metadata(key, value.clone()).unwrap();
+        }
+        let bytes = writer.start(Vec::new()).unwrap().finish().unwrap();
+        GenerationDefaults::of_gguf(Gguf::from_bytes("test", bytes.into())?.metadata())
+    }
+
+    #[test]
+    fn a_files_own_settings_are_read_and_below_zero_is_zero() {
+        assert_eq!(of(&[]).unwrap(), GenerationDefaults::default());
+        let defaults = of(&[
+            (sampling::TEMPERATURE, Value::F32(0.6)),
+            (sampling::TOP_K, Value::I32(-1)),
+            (sampling::TOP_P, Value::F32(0.9)),
+        ])
+        .unwrap();
+        assert_eq!(
+            (defaults.do_sample, defaults.temperature),
+            (Some(true), Some(0.6))
+        );
+        assert_eq!((defaults.top_k, defaults.top_p), (Some(0), Some(0.9)));
+        let greedy = of(&[(sampling::TEMPERATURE, Value::F32(-1.0))]).unwrap();
+        assert_eq!(
+            (greedy.do_sample, greedy.temperature),
+            (Some(false), Some(0.0))
+        );
+        assert!(of(&[(sampling::TOP_K, Value::string("many"))]).is_err());
     }
 }
