@@ -21,7 +21,9 @@ fn a_split_merges_to_the_same_keys_and_tensors_and_to_the_same_bytes() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
     // Written by this program, so that bytes between tensors are its own.
     let (whole, again) = (path("whole.gguf"), path("again.gguf"));
-    let args = ["synth", "--shape", "125m", "--layers", "1", "--vocab", "2000"];
+    let args = [
+        "synth", "--shape", "125m", "--layers", "1", "--vocab", "2000",
+    ];
     run(&[&args[..], &[&whole]].concat()).ok();
     for (limit, n) in [(["--max-tensors", "5"], 3), (["--max-size", "1M"], 3)] {
         let out = path("part");
