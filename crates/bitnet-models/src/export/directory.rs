@@ -74,6 +74,12 @@ impl<'a> DirectoryExport<'a> {
                 expected: "a model that generates".into(),
             });
         }
+        if config.rope.freq_factors.is_some() {
+            return Err(ExportError::Request {
+                what: "rope.scaling, which the new config.json would not say,".into(),
+                expected: "a model without stretched rotations".into(),
+            });
+        }
         if checkpoint.has(TensorRole::RopeFactors) {
             return Err(ExportError::Request {
                 what: "rope_freqs.weight, whose rule the file does not tell,".into(),
