@@ -176,7 +176,8 @@ fn alert_rules_ask_for_metrics_that_exist() {
 #[test]
 fn the_units_of_systemd_say_what_the_server_looks_for() {
     let socket = read("deploy/systemd/bitnet.socket");
-    let server = ServerConfig::default().server;
+    let defaults = ServerConfig::default();
+    let server = &defaults.server;
     for line in [
         format!(
             "FileDescriptorName={}",
@@ -192,6 +193,5 @@ fn the_units_of_systemd_say_what_the_server_looks_for() {
         Duration::from_secs(line.unwrap().parse().unwrap())
     };
     assert!(seconds("TimeoutStopSec=") > server.shutdown_timeout);
-    let monitoring = ServerConfig::default().monitoring;
-    assert!(seconds("WatchdogSec=") > monitoring.stall_timeout);
+    assert!(seconds("WatchdogSec=") > defaults.monitoring.stall_timeout);
 }
