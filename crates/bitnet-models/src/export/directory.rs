@@ -514,7 +514,7 @@ fn config(
     dtype: &str,
     divides: bool,
 ) -> Value {
-    let model_type = match config.family.hf_architecture {
+    let model_type = match config.family.hf_architectures[0] {
         "BitNetForCausalLM" => "bitnet",
         "Qwen3ForCausalLM" => "qwen3",
         _ => "llama",
@@ -525,7 +525,7 @@ fn config(
         "autobitlinear"
     };
     json!({
-        "architectures": [config.family.hf_architecture],
+        "architectures": [config.family.hf_architectures[0]],
         "model_type": model_type,
         "_name_or_path": config.name,
         "hidden_act": config.family.hf_activation(),

@@ -107,6 +107,10 @@ impl TestServer {
         TestServer::of(app, model.unwrap(), ServerConfig::default())
     }
 
+    pub fn without_model(app: App) -> TestServer {
+        TestServer::run(Arc::new(app), ServerConfig::default())
+    }
+
     /// A server that loads models itself, with the one at `path` to begin with.
     pub fn with_models(config: ServerConfig, policy: ModelPolicy, path: &Path) -> TestServer {
         let origin = policy.origin(path.to_owned());
