@@ -6,11 +6,11 @@
 //! # Layout
 //! - [`options`]: the command line
 //! - [`server`]: servers that are started for the measurement
-//! - [`vocabulary`]: prompts
+//! - [`vocabulary`]: what prompts are made of
 //! - [`drive`]: clients, closed and open loop, that stream, leave and dawdle
 //! - [`answer`]: HTTP and event streams, read as they come
 //! - [`watch`]: memory, processor time and health of the server
-//! - [`latency`]: percentiles
+//! - [`latency`]: percentiles of times
 //! - [`report`]: the table and the JSON document
 
 mod answer;

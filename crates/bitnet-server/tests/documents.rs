@@ -176,8 +176,8 @@ fn alert_rules_ask_for_metrics_that_exist() {
 #[test]
 fn the_units_of_systemd_say_what_the_server_looks_for() {
     let socket = read("deploy/systemd/bitnet.socket");
-    let config = ServerConfig::default();
-    let server = &config.server;
+    let defaults = ServerConfig::default();
+    let server = &defaults.server;
     for line in [
         format!(
             "FileDescriptorName={}",
@@ -193,7 +193,5 @@ fn the_units_of_systemd_say_what_the_server_looks_for() {
         Duration::from_secs(line.unwrap().parse().unwrap())
     };
     assert!(seconds("TimeoutStopSec=") > server.shutdown_timeout);
-    let config = ServerConfig::default();
-    let monitoring = &config.monitoring;
-    assert!(seconds("WatchdogSec=") > monitoring.stall_timeout);
+    assert!(seconds("WatchdogSec=") > defaults.monitoring.stall_timeout);
 }

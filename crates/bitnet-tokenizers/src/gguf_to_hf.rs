@@ -183,7 +183,7 @@ fn merges_of_scores(table: &TokenTable, scores: &[f32]) -> Vec<Value> {
         .filter(|(_, _, kind)| *kind == TokenKind::Piece)
         .map(|(id, text, _)| (text, id))
         .collect();
-    let mut merges: Vec<(f32, (u32, u32), (&str, &str))> = Vec::new();
+    let mut merges = Vec::new();
     for (id, text, kind) in table.iter() {
         if kind != TokenKind::Piece {
             continue;

@@ -74,12 +74,10 @@ impl Answer {
             mut last_event,
             ..
         } = std::mem::replace(self, Answer::new());
-        (
-            line.clear(),
-            event.clear(),
-            body.clear(),
-            last_event.clear(),
-        );
+        line.clear();
+        event.clear();
+        body.clear();
+        last_event.clear();
         (self.line, self.event) = (line, event);
         (self.body, self.last_event) = (body, last_event);
     }

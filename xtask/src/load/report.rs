@@ -120,7 +120,7 @@ impl Round {
         add(
             "memory_mb",
             "server memory at the end, MB",
-            megabytes().last(),
+            megabytes().next_back(),
         );
         add(
             "memory_largest_mb",

@@ -102,11 +102,9 @@ fn a_next_process_that_cannot_take_over_leaves_the_running_one_alone() {
     let other_port = if port == 9 { "10" } else { "9" };
     let args = ["--threads", "1", "--handover-socket", path];
     let elsewhere = run(&[&["serve", "--port", other_port][..], &args].concat());
-    elsewhere.fails(
-        1,
-        "the running process listens on 127.0.0.1",
-        "handover_socket",
-    );
+    assert_eq!(elsewhere.code, Some(1));
+    let told = "the running process listens on 127.0.0.1";
+    assert!(elsewhere.stderr.contains(told), "{elsewhere:?}");
     // Somebody who asks and leaves.
     drop(std::os::unix::net::UnixStream::connect(path).unwrap());
     running.until_line("did not take it");
@@ -121,7 +119,9 @@ fn a_next_process_that_cannot_take_over_leaves_the_running_one_alone() {
         "--handover-socket",
         file.to_str().unwrap(),
     ]);
-    refused.fails(1, "something else than a socket", "handover_socket");
+    assert_eq!(refused.code, Some(1));
+    let told = "something else than a socket";
+    assert!(refused.stderr.contains(told), "{refused:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
 }
 

@@ -22,9 +22,9 @@ fn a_signal_ends_it_in_good_order_and_the_log_says_so() {
 
 #[test]
 fn streams_that_have_begun_end_whole_after_a_signal() {
-    let mut served = serve(&[]);
+    let mut served = serve(&["--shutdown-timeout", "600s"]);
     let port = served.port();
-    let body = r#"{"prompt": "Once", "max_tokens": 200, "ignore_eos": true, "stream": true}"#;
+    let body = r#"{"prompt": "Once", "max_tokens": 40, "ignore_eos": true, "stream": true}"#;
     let request = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Connection: close\r\nContent-Length: {}\r\n\r\n{body}",

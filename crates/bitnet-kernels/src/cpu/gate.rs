@@ -77,7 +77,7 @@ struct GeluTanhTimes;
 impl Lanewise for GeluTanhTimes {
     #[inline(always)]
     fn map<I: Isa>(self, isa: I, gate: I::F32x16, up: I::F32x16) -> I::F32x16 {
-        const LINEAR: f32 = 1.595_769_1; // 2 sqrt(2 / pi)
+        const LINEAR: f32 = 1.595_769; // 2 sqrt(2 / pi)
         const CUBIC: f32 = 0.044_715 * LINEAR;
         let slope = isa.add(
             isa.splat(LINEAR),

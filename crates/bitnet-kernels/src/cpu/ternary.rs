@@ -77,9 +77,9 @@ impl Ternary {
     /// The writer's.
     pub fn write(&self, writer: &mut dyn PackWriter) -> io::Result<()> {
         let tiles = self.tiles();
-        let (block_len, scale) = match tiles.scales() {
-            &Scales::PerTensor(scale) => (0, scale),
-            &Scales::PerBlock { block_len, .. } => (block_len as u64, 0.0),
+        let (block_len, scale) = match *tiles.scales() {
+            Scales::PerTensor(scale) => (0, scale),
+            Scales::PerBlock { block_len, .. } => (block_len as u64, 0.0),
         };
         let descriptor = Descriptor {
             copy: match self {

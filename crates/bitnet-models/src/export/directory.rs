@@ -435,12 +435,15 @@ fn float_bytes(values: &[f32], narrow: bool) -> Vec<u8> {
         .collect()
 }
 
+/// Files by name.
+type Documents = Vec<(&'static str, String)>;
+
 /// The JSON files and the model card.
 fn documents(
     checkpoint: &Checkpoint,
     items: &[Item<'_>],
     divides: bool,
-) -> Result<(Vec<(&'static str, String)>, Vec<String>), ExportError> {
+) -> Result<(Documents, Vec<String>), ExportError> {
     let mut notes = Vec::new();
     if let Some(embedding) = checkpoint.config().embedding {
         let pooling = embedding.pooling.name();

@@ -33,7 +33,7 @@ fn heads_that_no_route_sees_are_answered_like_every_other_error() {
         ),
         (format!("GET /{long} HTTP/1.1\r\n\r\n"), 414, "uri_too_long"),
         (
-            format!("GET / HTTP/1.1\r\nX: {long}{long}\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nX: {long}{long}{long}{long}\r\n\r\n"),
             431,
             "headers_too_large",
         ),
