@@ -131,7 +131,7 @@ fn what_the_types_cannot_hold_is_refused_by_name() {
         "output.weight",
         "inspect",
     );
-    quantize(&tied, &out, &["--type", "q8_0"]).fails(2, "I2_S, TQ1_0, TQ2_0, Q2_0", "inspect");
+    quantize(&tied, &out, &["--type", "q8_0"]).fails(2, "i2_s, tq1_0, tq2_0, q2_0", "--help");
     quantize(&tied, Path::new(&tied), &["--type", "i2_s"]).fails(2, "is a file to read", "name");
     let missing = dir.path().join("no/out.gguf");
     quantize(&tied, &missing, &["--type", "i2_s"]).fails(1, "no", "");

@@ -19,11 +19,13 @@ fn names(dir: &Path) -> Vec<String> {
 fn a_split_merges_to_the_same_keys_and_tensors_and_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
-    let model = data_arg(MODEL);
-    // Written by this program once, so that bytes between tensors are its own.
+    // Written by this program, so that bytes between tensors are its own.
     let (whole, again) = (path("whole.gguf"), path("again.gguf"));
-    run(&["quantize", &model, &whole, "--type", "i2_s"]).ok();
-    for (limit, n) in [(["--max-tensors", "10"], 3), (["--max-size", "1M"], 2)] {
+    let args = [
+        "synth", "--shape", "125m", "--layers", "1", "--vocab", "2000",
+    ];
+    run(&[&args[..], &[&whole]].concat()).ok();
+    for (limit, n) in [(["--max-tensors", "5"], 3), (["--max-size", "1M"], 3)] {
         let out = path("part");
         let args = [
             "split", &whole, &out, limit[0], limit[1], "--format", "json",
@@ -39,7 +41,7 @@ fn a_split_merges_to_the_same_keys_and_tensors_and_to_the_same_bytes() {
         }
         let first = path(&format!("part-00001-of-{:05}.gguf", files.len()));
         assert_eq!(files[0]["name"], first);
-        run(&["compat-check", &first, "--strict"]).ok();
+        run(&["compat-check", &first]).ok();
         run(&["merge", &first, &again]).ok();
         assert!(std::fs::read(&whole).unwrap() == std::fs::read(&again).unwrap());
         run(&["merge", &first, &again]).fails(2, "exists", "--force");
@@ -48,12 +50,12 @@ fn a_split_merges_to_the_same_keys_and_tensors_and_to_the_same_bytes() {
         run(&args).fails(2, "exists", "another name");
         let parts = names(dir.path())
             .into_iter()
-            .filter(|name| name.starts_with("part"));
+            .filter(|name| *name != "whole.gguf");
         for name in parts {
             std::fs::remove_file(path(&name)).unwrap();
         }
     }
-    assert_eq!(names(dir.path()), ["again.gguf", "whole.gguf"]);
+    assert_eq!(names(dir.path()), ["whole.gguf"]);
 }
 
 #[test]
