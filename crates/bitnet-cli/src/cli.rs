@@ -164,9 +164,9 @@ mod tests {
     fn usage_errors_are_one_line_with_a_hint() {
         let cases: [(&[&str], &str, &str); 6] = [
             (
-                &["bitnet", "inspct"],
+                &["bitnet", "healthchek"],
                 "unrecognized subcommand 'inspct'",
-                "did you mean 'inspect'?",
+                "did you mean 'healthcheck'?",
             ),
             (
                 &["bitnet", "run", "--promt", "x"],
