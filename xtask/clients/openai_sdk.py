@@ -154,13 +154,13 @@ def retries_after_429():
     flags = ["--port", "0", "--max-concurrent-requests", "1", "--max-queued-requests", "127"]
     with Served(*flags) as server:
 
-        def ask(retries, **extra):
+        def ask(retries, prompt="Once", **extra):
             client = openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=retries)
-            return client.completions.create(model="default", prompt="Once", **extra)
+            return client.completions.create(model="default", prompt=prompt, **extra)
 
         # 128 choices, one at a time: seconds of work, until this stream is closed.
         endless = {"ignore_eos": True}
-        stream = ask(0, n=128, max_tokens=200, stream=True, extra_body=endless)
+        stream = ask(0, ["Once"] * 8, n=16, max_tokens=200, stream=True, extra_body=endless)
         next(iter(stream))
         refused = raises(openai.RateLimitError, lambda: ask(0, max_tokens=1), "queue_full")
         assert int(refused.response.headers["retry-after"]) >= 1

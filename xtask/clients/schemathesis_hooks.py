@@ -9,13 +9,17 @@ VOCABULARY = 1024
 MAX = 2**64 - 1
 
 
+def whole(value):
+    """3.0 and 3 are one number to JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def is_count(value, low=0, high=MAX):
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def token(value):
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # the same number to JSON
+    value = whole(value)
     if isinstance(value, str):
         return value[:50]
     return value % VOCABULARY if is_count(value, high=2**32 - 1) else value
@@ -39,12 +43,14 @@ def before_call(context, case, kwargs):
     body = case.body
     if not isinstance(body, dict):
         return
+    for name, value in body.items():
+        body[name] = whole(value)
     if isinstance(body.get("model"), str):
         body["model"] = "default"
     for name in ("max_tokens", "max_completion_tokens"):
         if is_count(body.get(name)):
             body[name] %= 9
-    if is_count(body.get("n"), 1, 128):
+    if is_count(body.get("n"), 1, 16):
         body["n"] = 1 + body["n"] % 2
     if isinstance(body.get("messages"), list) and len(body["messages"]) <= 4096:
         body["messages"] = [message(one) for one in body["messages"][:3]]
