@@ -165,7 +165,7 @@ mod tests {
         let cases: [(&[&str], &str, &str); 6] = [
             (
                 &["bitnet", "healthchek"],
-                "unrecognized subcommand 'inspct'",
+                "unrecognized subcommand 'healthchek'",
                 "did you mean 'healthcheck'?",
             ),
             (
