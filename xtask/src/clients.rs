@@ -14,9 +14,9 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::load::server::Subject;
+use crate::load::server::LoadSubject;
 use crate::process::{cargo, find, output, run as run_shown, target_folder};
-use environment::{Environment, Packages};
+use environment::{ClientEnvironment, Packages};
 
 /// The command line.
 pub const USAGE: &str = "\
@@ -100,7 +100,7 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
 
     let mut ready = Vec::new();
     for client in CLIENTS.iter().filter(|client| options.wants(client)) {
-        let installed = Environment::install(&folder.join(client.name), &client.packages);
+        let installed = ClientEnvironment::install(&folder.join(client.name), &client.packages);
         match installed {
             Ok(environment) => ready.push((client, environment)),
             Err(error) if options.fast => {
@@ -196,7 +196,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// A server of its own for each client: what one leaves behind cannot help or hurt the next.
-    fn run(&self, client: &Client, environment: &Environment) -> Result<()> {
+    fn run(&self, client: &Client, environment: &ClientEnvironment) -> Result<()> {
         let mut serve = Command::new(self.bitnet);
         serve.args([
             "serve",
@@ -207,7 +207,7 @@ impl Job<'_> {
             "--pooling",
             "last",
         ]);
-        let server = Subject::spawn(serve)?;
+        let server = LoadSubject::spawn(serve)?;
         let url = format!("http://{}", server.address);
         if client.name == "ab" {
             return self.bench(&url);

@@ -28,8 +28,8 @@ use std::path::Path;
 use drive::Driver;
 use options::{Arrivals, LoadPlan, Trial};
 use report::Round;
-use server::Subject;
-use vocabulary::Vocabulary;
+use server::LoadSubject;
+use vocabulary::PromptVocabulary;
 use watch::Watch;
 
 pub use options::USAGE;
@@ -62,12 +62,12 @@ pub fn soak(root: &Path, args: &[&str]) -> Result<()> {
 }
 
 fn measure(root: &Path, plan: &LoadPlan) -> Result<Vec<Round>> {
-    let subject = Subject::start(root, plan)?;
+    let subject = LoadSubject::start(root, plan)?;
     let driver = Driver {
         address: subject.address,
         pid: subject.pid,
         plan: plan.clone(),
-        vocabulary: Vocabulary::ask(subject.address, plan.key.as_deref())?,
+        vocabulary: PromptVocabulary::ask(subject.address, plan.key.as_deref())?,
     };
     match plan.arrivals {
         Arrivals::Closed(clients) => eprintln!("{clients} clients at {}", subject.address),

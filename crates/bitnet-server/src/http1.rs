@@ -32,7 +32,7 @@ use crate::transport::{Transport, whole_answer};
 
 /// How far the server is with ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum ServingPhase {
     /// Not at all.
     Serving,
     /// Each connection ends with its next answer.
@@ -52,7 +52,7 @@ pub struct Http {
     /// Requests that are being answered, and writes that wait for a client.
     pub under_way: Tally,
     /// How far the server is with ending.
-    pub phase: watch::Receiver<Phase>,
+    pub phase: watch::Receiver<ServingPhase>,
 }
 
 /// Bytes of a connection's read buffer, and so of a request's head: twice the longest target that hyper takes, so that a
@@ -106,7 +106,7 @@ impl Http {
         let mut phase = self.phase.clone();
         let is_ending = async {
             // The channel closes when the server is gone, and its connections with it.
-            let _ = phase.wait_for(|&phase| phase == Phase::Ending).await;
+            let _ = phase.wait_for(|&phase| phase == ServingPhase::Ending).await;
         };
         let ended = tokio::select! {
             ended = std::pin::Pin::new(&mut connection) => ended,
@@ -154,7 +154,7 @@ impl Http {
         request.extensions_mut().insert(ConnectInfo(peer));
         let request = request.map(Body::new);
         let mut response = self.router.clone().oneshot(request).await?;
-        if *self.phase.borrow() != Phase::Serving {
+        if *self.phase.borrow() != ServingPhase::Serving {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 /// This machine.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Machine {
+pub struct HostMachine {
     /// CPUs that are switched on; two of one core count twice.
     pub logical_cpus: Option<usize>,
     /// Cores.
@@ -54,19 +54,19 @@ pub struct NumaNode {
     pub memory_bytes: Option<u64>,
 }
 
-impl Machine {
+impl HostMachine {
     /// Asks now.
-    pub fn detect() -> Machine {
-        Machine::under(Path::new("/"))
+    pub fn detect() -> HostMachine {
+        HostMachine::under(Path::new("/"))
     }
 
     /// The same of a tree that holds `proc` and `sys`.
-    fn under(root: &Path) -> Machine {
+    fn under(root: &Path) -> HostMachine {
         let read = |path: &str| fs::read_to_string(root.join(path)).ok();
         let meminfo = read("proc/meminfo").unwrap_or_default();
         let status = read("proc/self/status").unwrap_or_default();
         let cpus = root.join("sys/devices/system/cpu");
-        Machine {
+        HostMachine {
             logical_cpus: read("sys/devices/system/cpu/online").and_then(|list| count(&list)),
             physical_cores: physical_cores(&cpus),
             allowed_cpus: field(&status, "Cpus_allowed_list:").map(str::to_owned),
@@ -265,7 +265,7 @@ mod tests {
             bytes,
             shared_by: Some(2),
         };
-        let expected = Machine {
+        let expected = HostMachine {
             logical_cpus: Some(4),
             physical_cores: Some(2),
             allowed_cpus: Some("0-2".into()),
@@ -279,7 +279,7 @@ mod tests {
                 memory_bytes: Some(8192),
             }],
         };
-        assert_eq!(Machine::under(root), expected);
+        assert_eq!(HostMachine::under(root), expected);
     }
 
     #[test]
@@ -294,15 +294,15 @@ mod tests {
         let group = "sys/fs/cgroup/cpu,cpuacct";
         write(root, &format!("{group}/a/cpu.cfs_period_us"), "100000\n");
         write(root, &format!("{group}/a/cpu.cfs_quota_us"), "-1\n");
-        assert_eq!(Machine::under(root).cgroup_quota_cpus, None);
+        assert_eq!(HostMachine::under(root).cgroup_quota_cpus, None);
         write(root, &format!("{group}/a/cpu.cfs_quota_us"), "50000\n");
-        assert_eq!(Machine::under(root).cgroup_quota_cpus, Some(0.5));
+        assert_eq!(HostMachine::under(root).cgroup_quota_cpus, Some(0.5));
     }
 
     #[test]
     fn what_is_missing_or_nonsense_is_not_told() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Machine::under(folder.path()), Machine::default());
+        assert_eq!(HostMachine::under(folder.path()), HostMachine::default());
         for list in ["", "x", "3-1", "0-99999999999999999999"] {
             assert_eq!(count(list), None, "{list}");
         }

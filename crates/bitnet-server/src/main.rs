@@ -10,7 +10,7 @@ use bitnet_inference::{Engine, LoadOptions};
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::log::LogFilter;
-use bitnet_server::model_manager::policy::ModelSource;
+use bitnet_server::model_manager::policy::OriginSource;
 use bitnet_server::process::Process;
 use bitnet_server::startup::{self, FirstModel};
 use clap::Parser;
@@ -51,7 +51,7 @@ fn run(args: &ServerArgs) -> Result<()> {
     let model = model.context("models.default_model names no model: --default-model model.gguf")?;
     let process = Process::begin(config, sources, log)?;
     let first = FirstModel {
-        source: ModelSource::Path(PathBuf::from(&model)),
+        source: OriginSource::Path(PathBuf::from(&model)),
         options: LoadOptions::default(),
         others: LoadOptions::default(),
     };

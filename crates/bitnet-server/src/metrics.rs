@@ -105,7 +105,7 @@ pub struct LoadedInfo<'a> {
 
 /// A forward pass that has ended.
 #[derive(Debug, Clone, Copy)]
-pub struct Step<'a> {
+pub struct StepFigures<'a> {
     /// What the engine had done before it.
     pub before: &'a EngineLoad,
     /// And after it.
@@ -394,7 +394,7 @@ impl Metrics {
     }
 
     /// A forward pass has ended.
-    pub fn step(&self, model: &str, step: &Step<'_>) {
+    pub fn step(&self, model: &str, step: &StepFigures<'_>) {
         let (before, after) = (step.before, step.after);
         let rows = after.rows.saturating_sub(before.rows) as f64;
         let ran_prompts = after.prompt_tokens > before.prompt_tokens

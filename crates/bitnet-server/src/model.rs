@@ -10,8 +10,8 @@ use bitnet_inference::{Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message,
 use crate::admission::Admission;
 use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
-use crate::metrics::{LoadedInfo, Metrics, Step};
-use crate::model_manager::policy::{ModelOrigin, ModelSource};
+use crate::metrics::{LoadedInfo, Metrics, StepFigures};
+use crate::model_manager::policy::{ModelOrigin, OriginSource};
 use crate::model_manager::validate::Validation;
 
 /// The name that always stands for the default model.
@@ -82,7 +82,7 @@ impl LoadedModel {
             if let Some(time) = step {
                 // The thread that calls this is the one that takes the turns: it never waits for the engine here.
                 let traffic = watched.traffic();
-                let step = Step {
+                let step = StepFigures {
                     before: &before,
                     after: load,
                     read: traffic.since(&read_before),
@@ -142,8 +142,8 @@ impl LoadedModel {
         LoadedModel {
             choice: Some(choice),
             path: match &origin.source {
-                ModelSource::Path(path) => Some(path.clone()),
-                ModelSource::Bytes { .. } => None,
+                OriginSource::Path(path) => Some(path.clone()),
+                OriginSource::Bytes { .. } => None,
             },
             ..self
         }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::App;
 use crate::auth::Guard;
-use crate::http1::{Http, Phase};
+use crate::http1::{Http, ServingPhase};
 use crate::listener::Listener;
 use crate::peers::Peers;
 use crate::routes;
@@ -98,7 +98,7 @@ impl Server {
         stop: impl Future<Output = Ending>,
         hurry: impl Future<Output = ()>,
     ) -> Stopped {
-        let (phase, phases) = watch::channel(Phase::Serving);
+        let (phase, phases) = watch::channel(ServingPhase::Serving);
         let app = self.app;
         let under_way = Tally::default();
         let mut door = Door {
@@ -127,19 +127,19 @@ impl Server {
         let connections = door.connections.clone();
         let in_time = if ending == Ending::HandedOver || door.listener.outlives_us {
             drop(door);
-            phase.send_replace(Phase::Closing);
+            phase.send_replace(ServingPhase::Closing);
             // Also those without a request: a client may be sending its next one.
             is_first(connections.empty(), cut_off.as_mut()).await
         } else {
             // In this order: whatever is not refused is waited for.
             app.start_draining();
-            phase.send_replace(Phase::Closing);
+            phase.send_replace(ServingPhase::Closing);
             let done = is_first(under_way.empty(), cut_off.as_mut());
             let in_time = door.accept_until(done).await;
             door.empty_queue();
             in_time
         };
-        phase.send_replace(Phase::Ending);
+        phase.send_replace(ServingPhase::Ending);
         if in_time {
             // A connection on which half a request has come ends when its time is over, and is not waited for.
             let nobody_waits = async {

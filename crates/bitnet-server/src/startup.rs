@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::config::SettingError;
 use crate::limits::ServerLimits;
 use crate::model::LoadedModel;
-use crate::model_manager::policy::{self, ModelOrigin, ModelPolicy, ModelSource};
+use crate::model_manager::policy::{self, ModelOrigin, ModelPolicy, OriginSource};
 use crate::model_manager::version;
 use crate::process::Process;
 use crate::request_log::RequestLog;
@@ -20,7 +20,7 @@ use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
 #[derive(Debug, Clone)]
 pub struct FirstModel {
     /// Where it comes from.
-    pub source: ModelSource,
+    pub source: OriginSource,
     /// How it is loaded, but for what serving many needs.
     pub options: LoadOptions,
     /// How the models that come later are loaded.
@@ -69,7 +69,7 @@ pub enum StartupError {
 pub fn prepare<E: From<StartupError>>(
     process: &Process,
     first: FirstModel,
-    load: impl FnOnce(&ModelSource, &LoadOptions) -> Result<Engine, E>,
+    load: impl FnOnce(&OriginSource, &LoadOptions) -> Result<Engine, E>,
 ) -> Result<Ready, E> {
     let config = process.config();
     let telemetry = config
@@ -86,8 +86,8 @@ pub fn prepare<E: From<StartupError>>(
     let (engine, version) = std::thread::scope(|scope| {
         // Beside the load, which takes longer.
         let hashed = scope.spawn(|| match &origin.source {
-            ModelSource::Path(path) => version::of_path(path).map(|(version, _)| version),
-            ModelSource::Bytes { bytes, .. } => Ok(version::of_bytes(bytes)),
+            OriginSource::Path(path) => version::of_path(path).map(|(version, _)| version),
+            OriginSource::Bytes { bytes, .. } => Ok(version::of_bytes(bytes)),
         });
         let loaded = load(&origin.source, &origin.options);
         (loaded, hashed.join().expect("hashing does not panic"))
@@ -113,19 +113,19 @@ pub fn prepare<E: From<StartupError>>(
     Ok(Ready { app, engine, name })
 }
 
-fn full_name(source: &ModelSource) -> String {
+fn full_name(source: &OriginSource) -> String {
     match source {
-        ModelSource::Path(path) => path.display().to_string(),
-        ModelSource::Bytes { name, .. } => (*name).to_owned(),
+        OriginSource::Path(path) => path.display().to_string(),
+        OriginSource::Bytes { name, .. } => (*name).to_owned(),
     }
 }
 
 /// A name that clients can type: of a path its last part without the extension, of a model inside the program its own
 /// without the remark.
-fn short_name(source: &ModelSource) -> String {
+fn short_name(source: &OriginSource) -> String {
     let path = match source {
-        ModelSource::Path(path) => path.as_path(),
-        ModelSource::Bytes { name, .. } => {
+        OriginSource::Path(path) => path.as_path(),
+        OriginSource::Bytes { name, .. } => {
             Path::new(name.strip_suffix(" (embedded)").unwrap_or(name))
         }
     };

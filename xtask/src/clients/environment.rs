@@ -18,7 +18,7 @@ pub enum Packages {
 }
 
 /// An environment in which a client runs.
-pub struct Environment {
+pub struct ClientEnvironment {
     interpreter: PathBuf,
     /// Where Node looks for packages.
     modules: Option<PathBuf>,
@@ -27,12 +27,12 @@ pub struct Environment {
 /// Holds the list of what was installed, written last.
 const MARKER: &str = "installed.txt";
 
-impl Environment {
+impl ClientEnvironment {
     /// Installs `packages` below `folder`, unless they are there.
     ///
     /// # Errors
     /// A missing interpreter, and whatever the installer says.
-    pub fn install(folder: &Path, packages: &Packages) -> Result<Environment> {
+    pub fn install(folder: &Path, packages: &Packages) -> Result<ClientEnvironment> {
         match packages {
             Packages::Python(names) => {
                 let bin = folder.join("venv/bin");
@@ -44,7 +44,7 @@ impl Environment {
                     pip.args(["-m", "pip", "install", "-q", "--disable-pip-version-check"]);
                     run(pip.args(*names))
                 })?;
-                Ok(Environment {
+                Ok(ClientEnvironment {
                     interpreter: bin.join("python"),
                     modules: None,
                 })
@@ -61,14 +61,14 @@ impl Environment {
                     ]);
                     run(npm.args(*names))
                 })?;
-                Ok(Environment {
+                Ok(ClientEnvironment {
                     interpreter: "node".into(),
                     modules: Some(folder.join("node_modules")),
                 })
             }
             Packages::Installed(program, package) => {
                 super::need(program, package)?;
-                Ok(Environment {
+                Ok(ClientEnvironment {
                     interpreter: program.into(),
                     modules: None,
                 })

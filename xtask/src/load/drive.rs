@@ -18,12 +18,12 @@ use tokio::task::LocalSet;
 use super::answer::Answer;
 use super::latency::LatencyHistogram;
 use super::options::{Arrivals, Extent, LoadPlan, Workload};
-use super::vocabulary::Vocabulary;
+use super::vocabulary::PromptVocabulary;
 use super::watch::cpu_seconds;
 
 /// What the clients of a round found.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub struct LoadTally {
     /// Requests with a good answer.
     pub answered: usize,
     /// Requests that were left on purpose.
@@ -59,15 +59,15 @@ pub struct Driver {
     /// How.
     pub plan: LoadPlan,
     /// Of what prompts are made.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: PromptVocabulary,
 }
 
 struct Shared {
     address: SocketAddr,
     workload: Workload,
     key: Option<String>,
-    vocabulary: Vocabulary,
-    tally: RefCell<Tally>,
+    vocabulary: PromptVocabulary,
+    tally: RefCell<LoadTally>,
     counts: Cell<bool>,
     ends: Cell<bool>,
     to_begin: Cell<usize>, // requests
@@ -90,7 +90,7 @@ impl Driver {
     ///
     /// # Errors
     /// When there is no asynchronous input and output to be had.
-    pub fn round(&self, begun: impl FnOnce()) -> Result<Tally> {
+    pub fn round(&self, begun: impl FnOnce()) -> Result<LoadTally> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -144,7 +144,7 @@ impl Driver {
     }
 
     fn begin(&self, shared: &Shared) -> Meter {
-        *shared.tally.borrow_mut() = Tally::default();
+        *shared.tally.borrow_mut() = LoadTally::default();
         shared.counts.set(true);
         Meter::read(self.pid)
     }

@@ -7,17 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::drive::Tally;
+use super::drive::LoadTally;
 use super::options::LoadPlan;
-use super::watch::{Seen, slope};
+use super::watch::{Watched, slope};
 use crate::peers::statistics::spread;
 
 /// A round: what the clients found and what was seen of the server.
 pub struct Round {
     /// Of the clients.
-    pub tally: Tally,
+    pub tally: LoadTally,
     /// Of the server, while they asked.
-    pub seen: Seen,
+    pub seen: Watched,
 }
 
 /// One number of a round.
@@ -186,7 +186,7 @@ fn document(plan: &LoadPlan, rounds: &[Round]) -> Value {
             let mut map: Map<String, Value> = figures
                 .map(|figure| (figure.name.to_owned(), json!(figure.value)))
                 .collect();
-            let Tally {
+            let LoadTally {
                 answered,
                 left,
                 cpu,
@@ -252,22 +252,22 @@ mod tests {
     use super::*;
 
     fn round(tokens: u64) -> Round {
-        let mut tally = Tally {
+        let mut tally = LoadTally {
             answered: 3,
             tokens,
             seconds: 2.0,
             cpu: (Some(0.5), None),
             gap_ratios: vec![1.0, 1.5, 4.0],
-            ..Tally::default()
+            ..LoadTally::default()
         };
         tally.first.add(Duration::from_millis(7));
         tally.troubles.insert("429 queue_full".into(), 2);
         let memory = vec![(0.0, 10.0), (60.0, 12.0)];
         Round {
             tally,
-            seen: Seen {
+            seen: Watched {
                 memory,
-                ..Seen::default()
+                ..Watched::default()
             },
         }
     }

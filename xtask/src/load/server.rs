@@ -14,7 +14,7 @@ use crate::process::{cargo, run, target_folder};
 const EMBEDDED: &str = "crates/bitnet-cli/assets/stories-5m.I2_S.gguf";
 
 /// A server, and its process if it was started here.
-pub struct Subject {
+pub struct LoadSubject {
     /// Where it listens.
     pub address: SocketAddr,
     /// Its process, if it is known.
@@ -22,15 +22,15 @@ pub struct Subject {
     child: Option<Child>,
 }
 
-impl Subject {
+impl LoadSubject {
     /// The running server that `plan` names, or one of its own.
     ///
     /// # Errors
     /// When it cannot be built or does not start.
-    pub fn start(root: &Path, plan: &LoadPlan) -> Result<Subject> {
+    pub fn start(root: &Path, plan: &LoadPlan) -> Result<LoadSubject> {
         let mut command = match &plan.server {
             Target::Running { address, pid } => {
-                return Ok(Subject {
+                return Ok(LoadSubject {
                     address: *address,
                     pid: *pid,
                     child: None,
@@ -62,14 +62,14 @@ impl Subject {
         for (name, value) in &plan.settings {
             command.args([&format!("--{name}"), value]);
         }
-        Subject::spawn(command)
+        LoadSubject::spawn(command)
     }
 
     /// Starts a server by `command` and waits until it says where it listens.
     ///
     /// # Errors
     /// When it ends before that, with what it said.
-    pub fn spawn(mut command: Command) -> Result<Subject> {
+    pub fn spawn(mut command: Command) -> Result<LoadSubject> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -88,7 +88,7 @@ impl Subject {
                         .map_while(Result::ok)
                         .for_each(|line| eprintln!("{line}"))
                 });
-                return Ok(Subject {
+                return Ok(LoadSubject {
                     address,
                     pid,
                     child: Some(child),
@@ -101,7 +101,7 @@ impl Subject {
     }
 }
 
-impl Drop for Subject {
+impl Drop for LoadSubject {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             // It may have ended by itself; then there is nothing to do.

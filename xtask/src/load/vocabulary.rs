@@ -19,17 +19,17 @@ const WORDS: &str = "once upon a time there was a little fox who lived near the 
 
 /// Ids and words.
 #[derive(Debug, Clone)]
-pub struct Vocabulary {
+pub struct PromptVocabulary {
     ids: Vec<u32>,
     words: Vec<&'static str>,
 }
 
-impl Vocabulary {
+impl PromptVocabulary {
     /// Asks the server at `address` for the ids of the words.
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn ask(address: SocketAddr, key: Option<&str>) -> Result<Vocabulary> {
+    pub fn ask(address: SocketAddr, key: Option<&str>) -> Result<PromptVocabulary> {
         let body = json!({ "content": WORDS, "add_special": false }).to_string();
         let key = key.map_or(String::new(), |key| {
             format!("Authorization: Bearer {key}\r\n")
@@ -54,7 +54,7 @@ impl Vocabulary {
         let value: Value = serde_json::from_slice(&answer.body)?;
         let ids: Vec<u32> = serde_json::from_value(value["tokens"].clone())?;
         ensure!(!ids.is_empty(), "/tokenize: no tokens");
-        Ok(Vocabulary {
+        Ok(PromptVocabulary {
             ids,
             words: WORDS.split_whitespace().collect(),
         })
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn prompts_have_their_length_and_share_what_they_are_to_share() {
-        let vocabulary = Vocabulary {
+        let vocabulary = PromptVocabulary {
             ids: vec![7, 8, 9],
             words: vec!["a", "b", "c"],
         };

@@ -22,7 +22,7 @@ const TICKS: f64 = 100.0;
 
 /// What was seen.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct Watched {
     /// Seconds since the watch began, and the resident megabytes at that time.
     pub memory: Vec<(f64, f64)>,
     /// How long the health route took.
@@ -35,7 +35,7 @@ pub struct Seen {
 
 /// Looks until it is dropped.
 pub struct Watch {
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Watched>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -43,7 +43,7 @@ pub struct Watch {
 impl Watch {
     /// Looks at the server at `address`, and at the memory of process `pid` if it is known.
     pub fn start(address: SocketAddr, pid: Option<u32>) -> Watch {
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(Watched::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let (seen, stop) = (seen.clone(), stop.clone());
@@ -57,7 +57,7 @@ impl Watch {
     }
 
     /// What was seen since the start or the last call.
-    pub fn take(&self) -> Seen {
+    pub fn take(&self) -> Watched {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -72,7 +72,7 @@ impl Drop for Watch {
     }
 }
 
-fn watch(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Seen>, stop: &AtomicBool) {
+fn watch(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Watched>, stop: &AtomicBool) {
     let started = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let looked = Instant::now();

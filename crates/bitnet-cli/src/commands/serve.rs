@@ -125,8 +125,8 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     let source = ModelSource::choose(named.model.as_deref(), env)?;
     let first = FirstModel {
         source: match &source {
-            ModelSource::Path(path) => policy::ModelSource::Path(path.clone()),
-            ModelSource::Embedded => policy::ModelSource::Bytes {
+            ModelSource::Path(path) => policy::OriginSource::Path(path.clone()),
+            ModelSource::Embedded => policy::OriginSource::Bytes {
                 name: embedded::NAME,
                 bytes: Bytes::from_static(embedded::BYTES),
             },

@@ -75,7 +75,7 @@ fn all() -> Metrics {
         ternary_bytes: 900,
         ..Traffic::default()
     };
-    let step = Step {
+    let step = StepFigures {
         before: &EngineLoad::default(),
         after: &load(),
         read,

@@ -5,11 +5,11 @@ use std::path::Path;
 use bitnet_inference::{Error, ModelError};
 use serde_json::{Value, json};
 
-use super::policy::ModelSource;
+use super::policy::OriginSource;
 use crate::error::{ApiError, ErrorCode};
 
 /// What a client is told when `source` cannot be loaded. Folders of the server are nobody's business.
-pub fn load_error(source: &ModelSource, error: &Error) -> ApiError {
+pub fn load_error(source: &OriginSource, error: &Error) -> ApiError {
     let message = match error.hint() {
         Some(hint) => format!("{error}: {hint}"),
         None => error.to_string(),
@@ -32,10 +32,10 @@ pub fn load_error(source: &ModelSource, error: &Error) -> ApiError {
 }
 
 /// The same text without the folder that the model is in.
-pub fn without_folder(source: &ModelSource, text: &str) -> String {
+pub fn without_folder(source: &OriginSource, text: &str) -> String {
     let folder = match source {
-        ModelSource::Path(path) => path.parent().unwrap_or(Path::new("")),
-        ModelSource::Bytes { .. } => Path::new(""),
+        OriginSource::Path(path) => path.parent().unwrap_or(Path::new("")),
+        OriginSource::Bytes { .. } => Path::new(""),
     };
     let folder = format!("{}/", folder.display());
     if folder.len() > 1 {

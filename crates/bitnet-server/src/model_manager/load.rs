@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::incompatible::{load_error, other_model, without_folder};
 use super::job::{LoadJob, LoadStage};
-use super::policy::{self, ModelOrigin, ModelSource};
+use super::policy::{self, ModelOrigin, OriginSource};
 use super::validate::{self, ValidationPlan};
 use super::version::{self, FileStamp};
 use crate::app::App;
@@ -212,12 +212,12 @@ fn build(job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError> {
     })
 }
 
-fn open(source: &ModelSource, options: &LoadOptions, job: &LoadJob) -> Result<Engine, ApiError> {
+fn open(source: &OriginSource, options: &LoadOptions, job: &LoadJob) -> Result<Engine, ApiError> {
     job.check()?;
     let mut progress = |progress: LoadProgress| job.progress(progress);
     let opened = match source {
-        ModelSource::Path(path) => Engine::load_with_progress(path, options, &mut progress),
-        ModelSource::Bytes { name, bytes } => {
+        OriginSource::Path(path) => Engine::load_with_progress(path, options, &mut progress),
+        OriginSource::Bytes { name, bytes } => {
             Engine::from_bytes_with_progress(name, bytes.clone(), options, &mut progress)
         }
     };
@@ -284,8 +284,8 @@ fn draw_one(model: &LoadedModel) -> Result<(), ApiError> {
 
 /// Refuses a model that the machine has no memory for, before it is read. Where the system does not tell, nothing is
 /// refused.
-fn room_for(source: &ModelSource) -> Result<(), ApiError> {
-    let ModelSource::Path(path) = source else {
+fn room_for(source: &OriginSource) -> Result<(), ApiError> {
+    let OriginSource::Path(path) = source else {
         return Ok(());
     };
     let (needed, available) = (bytes_of(path), available_memory());
@@ -315,10 +315,10 @@ fn available_memory() -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-fn version_of(source: &ModelSource) -> Result<(String, Vec<FileStamp>), ApiError> {
+fn version_of(source: &OriginSource) -> Result<(String, Vec<FileStamp>), ApiError> {
     match source {
-        ModelSource::Bytes { bytes, .. } => Ok((version::of_bytes(bytes), Vec::new())),
-        ModelSource::Path(path) => version::of_path(path).map_err(|error| {
+        OriginSource::Bytes { bytes, .. } => Ok((version::of_bytes(bytes), Vec::new())),
+        OriginSource::Path(path) => version::of_path(path).map_err(|error| {
             let message = without_folder(source, &format!("{}: {error}", path.display()));
             ApiError::new(ErrorCode::ModelIncompatible, message)
         }),

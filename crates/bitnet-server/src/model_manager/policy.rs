@@ -12,7 +12,7 @@ use crate::config::{ServerConfig, SettingError};
 
 /// Where a model comes from.
 #[derive(Debug, Clone)]
-pub enum ModelSource {
+pub enum OriginSource {
     /// A file or a directory.
     Path(PathBuf),
     /// A GGUF file that is part of the program.
@@ -28,7 +28,7 @@ pub enum ModelSource {
 #[derive(Debug, Clone)]
 pub struct ModelOrigin {
     /// Its files.
-    pub source: ModelSource,
+    pub source: OriginSource,
     /// How they are loaded.
     pub options: LoadOptions,
 }
@@ -109,7 +109,7 @@ impl ModelPolicy {
     /// The models' origin when nothing else is said of it.
     pub fn origin(&self, path: PathBuf) -> ModelOrigin {
         ModelOrigin {
-            source: ModelSource::Path(path),
+            source: OriginSource::Path(path),
             options: self.options.clone(),
         }
     }

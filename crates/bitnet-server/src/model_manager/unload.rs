@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::load::bytes_of;
-use super::policy::{ModelOrigin, ModelSource};
+use super::policy::{ModelOrigin, OriginSource};
 use super::registry::{not_found, not_loaded};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -107,8 +107,8 @@ pub(super) fn make_room(app: &App, origin: &ModelOrigin) -> Result<(), ApiError>
         return Ok(());
     }
     let needed = match &origin.source {
-        ModelSource::Path(path) => bytes_of(path),
-        ModelSource::Bytes { bytes, .. } => bytes.len() as u64,
+        OriginSource::Path(path) => bytes_of(path),
+        OriginSource::Bytes { bytes, .. } => bytes.len() as u64,
     };
     let mut table = app.models.write();
     loop {

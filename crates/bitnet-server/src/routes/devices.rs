@@ -8,7 +8,7 @@ use bitnet_inference::cpu_features;
 use serde::Serialize;
 
 use crate::app::App;
-use crate::machine::Machine;
+use crate::machine::HostMachine;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -33,7 +33,7 @@ struct CpuDevice {
     /// CPUs that this process may use: affinity and quota, rounded down.
     usable_cpus: usize,
     #[serde(flatten)]
-    machine: Machine,
+    machine: HostMachine,
 }
 
 /// Where a model runs.
@@ -56,7 +56,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<DeviceList> {
             instruction_sets: features.instruction_sets,
             kernels_available: features.kernels,
             usable_cpus: features.cores,
-            machine: Machine::detect(),
+            machine: HostMachine::detect(),
         },
         gpus: [],
         models: models

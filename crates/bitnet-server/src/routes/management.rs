@@ -20,7 +20,7 @@ use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::{Fields, missing};
 use crate::model::{LoadedModel, layout, weight_bytes};
-use crate::model_manager::policy::{ModelOrigin, ModelSource};
+use crate::model_manager::policy::{ModelOrigin, OriginSource};
 use crate::model_manager::swap::{self, SwapOrder, SwapReport, SwapStrategy};
 use crate::model_manager::unload::{self, UnloadOrder};
 use crate::model_manager::validate::{
@@ -315,7 +315,7 @@ fn origin(app: &App, path: PathBuf, fields: &mut Fields) -> Result<ModelOrigin, 
     };
     let options = &app.manager.policy.options;
     Ok(ModelOrigin {
-        source: ModelSource::Path(path),
+        source: OriginSource::Path(path),
         options: LoadOptions {
             kernel: kernel.or(options.kernel.clone()),
             ..options.clone()

@@ -24,7 +24,7 @@ pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList
     let loaded = known.iter().filter_map(|seen| seen.current.as_ref());
     Json(ModelList {
         object: "list",
-        data: known.iter().map(ModelCard::of).collect(),
+        data: known.iter().map(ListedModel::of).collect(),
         models: loaded
             .map(|model| ModelStatus::of(model, caller.is_admin))
             .collect(),
@@ -38,22 +38,22 @@ pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList
 pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-) -> Result<Json<ModelCard>, ApiError> {
+) -> Result<Json<ListedModel>, ApiError> {
     let seen = app.models.look(&id)?;
-    Ok(Json(ModelCard::of(&seen)))
+    Ok(Json(ListedModel::of(&seen)))
 }
 
 /// The answer of [`list`].
 #[derive(Debug, Serialize)]
 pub struct ModelList {
     object: &'static str,
-    data: Vec<ModelCard>,
+    data: Vec<ListedModel>,
     models: Vec<ModelStatus>,
 }
 
 /// A model as OpenAI shows one.
 #[derive(Debug, Serialize)]
-pub struct ModelCard {
+pub struct ListedModel {
     id: String,
     object: &'static str,
     created: u64,
@@ -62,10 +62,10 @@ pub struct ModelCard {
     max_model_len: Option<usize>,
 }
 
-impl ModelCard {
-    fn of(seen: &Seen) -> ModelCard {
+impl ListedModel {
+    fn of(seen: &Seen) -> ListedModel {
         let model = seen.current.as_ref();
-        ModelCard {
+        ListedModel {
             id: seen.id.clone(),
             object: "model",
             created: model.map_or(0, |model| model.created),
