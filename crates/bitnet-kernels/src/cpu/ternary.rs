@@ -71,7 +71,7 @@ impl Ternary {
         })
     }
 
-    /// Writes the weight: a [descriptor](Descriptor), the tiles, the second copy.
+    /// Writes the weight: a descriptor, the tiles, the second copy.
     ///
     /// # Errors
     /// The writer's.
