@@ -224,7 +224,9 @@ fn queue_full() -> Answer {
     let four = json!({"prompt": "Once", "max_tokens": 1, "n": 4});
     first.send("POST", COMPLETIONS, JSON, &four.to_string());
     let model = server.model();
-    until("all places are taken", || !model.admission.has_room());
+    until("all places are taken, their tokens counted", || {
+        !model.admission.has_room() && model.admission.waiting().1 > 0
+    });
     // One that could never run is refused all the same: a refusal looks at no text.
     let endless = json!({"prompt": "x ".repeat(100_000), "max_tokens": 1});
     let places = model.admission.waiting();
