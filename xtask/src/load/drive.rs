@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::answer::Answer;
@@ -70,6 +71,7 @@ struct Shared {
     tally: RefCell<LoadTally>,
     counts: Cell<bool>,
     ends: Cell<bool>,
+    ended: Notify,         // wakes clients that wait before asking again
     to_begin: Cell<usize>, // requests
     random: Cell<u64>,
 }
@@ -104,6 +106,7 @@ impl Driver {
                 tally: RefCell::default(),
                 counts: Cell::new(false),
                 ends: Cell::new(false),
+                ended: Notify::new(),
                 to_begin: Cell::new(to_begin),
                 random: Cell::new(0x9e37_79b9_7f4a_7c15),
             })
@@ -128,7 +131,7 @@ impl Driver {
                         let warm = shared(usize::MAX);
                         let clock = async {
                             tokio::time::sleep(self.plan.warmup).await;
-                            warm.ends.set(true);
+                            warm.end();
                         };
                         tokio::join!(self.clients(&warm), clock);
                     }
@@ -160,7 +163,7 @@ impl Driver {
         );
         tally.gap_ratios.sort_by(f32::total_cmp);
         shared.counts.set(false);
-        shared.ends.set(true);
+        shared.end();
     }
 
     /// Lets the clients ask until the round ends, and waits for their last answers.
@@ -221,6 +224,12 @@ impl Meter {
 }
 
 impl Shared {
+    /// No request begins any more.
+    fn end(&self) {
+        self.ends.set(true);
+        self.ended.notify_waiters();
+    }
+
     /// Whether one more request may begin.
     fn take_place(&self) -> bool {
         let left = self.to_begin.get();
@@ -276,7 +285,11 @@ async fn client(shared: Rc<Shared>, slow: bool) {
         let pause = connection.ask(&shared, slow).await;
         if !pause.is_zero() && !shared.ends.get() {
             // Not all at the same moment.
-            tokio::time::sleep(pause.mul_f64(0.5 + shared.uniform())).await;
+            let pause = pause.mul_f64(0.5 + shared.uniform());
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shared.ended.notified() => {}
+            }
         }
     }
 }

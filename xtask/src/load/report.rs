@@ -153,6 +153,11 @@ impl Round {
             "the machine itself is late p99, ms",
             milliseconds(seen.late.percentile(0.99)),
         );
+        add(
+            "late_largest_ms",
+            "the machine itself is late at most, ms",
+            milliseconds(seen.late.longest()),
+        );
         figures
     }
 
