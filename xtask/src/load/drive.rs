@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -342,7 +343,7 @@ impl Connection {
         let started = Instant::now();
         self.gaps.clear();
         self.buffer.resize(if slow { SLOW_READ } else { READ }, 0);
-        if self.stream.is_none() {
+        if self.stream.as_ref().is_none_or(is_closed) {
             self.stream = Some(connect(shared.address, slow).await.context("connecting")?);
         }
         let stream = self.stream.as_mut().expect("it was just made");
@@ -441,6 +442,12 @@ impl Connection {
         }
         Duration::ZERO
     }
+}
+
+/// Whether the server gave up a connection that nobody used for a while.
+fn is_closed(stream: &TcpStream) -> bool {
+    let silent = stream.try_read(&mut [0]);
+    !silent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 async fn connect(address: SocketAddr, slow: bool) -> std::io::Result<TcpStream> {
