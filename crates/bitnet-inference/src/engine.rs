@@ -61,6 +61,8 @@ pub struct EngineInfo {
     pub layer_bytes: usize,
     /// Bytes of second copies of some of them, which leave out zeros in passes of one row.
     pub layer_copy_bytes: usize,
+    /// Bytes of the embedding; 0 where it is the head too.
+    pub embedding_bytes: usize,
     /// Bytes of the matrix that turns hidden states into logits.
     pub head_bytes: usize,
     /// Bytes of the head's small copy, 0 without one.
@@ -77,6 +79,17 @@ pub struct EngineInfo {
     pub load: Duration,
     /// What the user should know about this machine, such as a processor without fast kernels.
     pub warnings: Vec<String>,
+}
+
+impl EngineInfo {
+    /// Bytes of all weights in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.layer_bytes
+            + self.layer_copy_bytes
+            + self.embedding_bytes
+            + self.head_bytes
+            + self.head_copy_bytes
+    }
 }
 
 /// How fast this machine multiplies weights with one token from memory, in 10^9 weights a second.
@@ -223,6 +236,7 @@ impl Engine {
             kv_cache_bytes: loaded.kv_cache_bytes,
             layer_bytes: loaded.weight_bytes.layers,
             layer_copy_bytes: loaded.weight_bytes.layer_copies,
+            embedding_bytes: loaded.weight_bytes.embedding,
             head_bytes: loaded.weight_bytes.head,
             head_copy_bytes: loaded.weight_bytes.head_copy,
             bytes_per_token: loaded.weight_bytes.per_token(),

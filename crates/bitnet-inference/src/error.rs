@@ -117,6 +117,21 @@ pub enum Error {
         /// The time that it was given.
         after: Duration,
     },
+    /// Weights and the least cache do not fit in the memory that the model was given.
+    #[error(
+        "{memory} bytes of memory are not enough: {weights} for weights, and at least {cache} for the keys and values of \
+         {context} positions"
+    )]
+    NotEnoughMemory {
+        /// Bytes it was given.
+        memory: usize,
+        /// Bytes of weights in the layout that they run in; 0 if not even the cache fits.
+        weights: usize,
+        /// Positions of the shortest context that is of use: the one asked for, else a block.
+        context: usize,
+        /// Bytes of its keys and values.
+        cache: usize,
+    },
     /// The text is too short to score by the chosen method.
     #[error("scoring at context {ctx} needs at least {needed} tokens, the text has {found}")]
     TooFewTokens {
@@ -146,6 +161,7 @@ impl Error {
             | Error::Device { .. }
             | Error::BadLogits { .. }
             | Error::BadHiddenState { .. }
+            | Error::NotEnoughMemory { .. }
             | Error::Busy { .. }
             | Error::DeadlineExceeded { .. }
             | Error::QueueTimeout { .. } => RUN_TIME,
@@ -186,6 +202,9 @@ impl Error {
                 "if no bias forbids every token, the model file is damaged: check its checksum"
             }
             Error::BadHiddenState { .. } => "the model file is damaged: check its checksum",
+            Error::NotEnoughMemory { .. } => {
+                "free memory, ask for a shorter context or a smaller type of KV cache, or take a smaller model"
+            }
             Error::NeverFits { .. } => "ask for fewer tokens or load with a larger KV cache",
             Error::Busy { .. } => {
                 "finish or drop the other generations first, or load with room for more sequences"

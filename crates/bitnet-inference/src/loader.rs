@@ -66,6 +66,9 @@ pub enum KvPool {
     Blocks(usize),
     /// As many blocks as fit in this many bytes.
     Bytes(usize),
+    /// As many blocks as fit in this many bytes of memory beside the weights, a whole context of each sequence at most. A
+    /// context that nobody names is then the model's own, as far as one sequence finds room for it.
+    Within(usize),
 }
 
 /// How a model is loaded. Plain data; nothing here looks at the environment.
@@ -78,7 +81,8 @@ pub struct LoadOptions {
     pub kernel: Option<String>,
     /// Read every weight, also those of channels that are exactly 0. Changes speed and memory, never a number.
     pub dense: bool,
-    /// Positions of a context. `None`: the model's, at most [`DEFAULT_CONTEXT`] and what the KV cache has room for.
+    /// Positions of a context. `None`: the model's, at most what the KV cache has room for, and at most
+    /// [`DEFAULT_CONTEXT`] unless the cache is sized by memory ([`KvPool::Within`]).
     pub context: Option<usize>,
     /// How keys and values are stored: f32 keeps the reference's numbers exactly, f16 takes half the memory.
     pub kv_type: KvType,
@@ -175,16 +179,8 @@ pub(crate) fn load(
     positive("max_sequences", options.max_sequences)?;
     positive("prefill_chunk", options.prefill_chunk)?;
     positive("prefill_beside", options.prefill_beside)?;
-    let (context, n_blocks) = context_and_blocks(options, &config)?;
-    // A prompt is never longer than the context, so neither is a useful chunk.
-    let prefill_chunk = options.prefill_chunk.min(context);
-    let limits = ScheduleLimits {
-        max_running: options.max_sequences.min(n_blocks), // each has at least a block
-        max_drafted: MAX_DRAFT,
-        prefill_chunk,
-        prefill_beside: options.prefill_beside.min(prefill_chunk),
-        prompt_logit_rows: PROMPT_LOGIT_ROWS,
-    };
+    // What weights take is known when they are loaded; what cannot do even without them is refused before.
+    let (context, _) = context_and_blocks(options, &config, 0)?;
     // The tokenizer first: it is refused in milliseconds, weights take seconds.
     let mut tokenizer = load_tokenizer(checkpoint, options)?;
     if let (Some(tokenizer), Some(template)) = (&mut tokenizer, &options.chat_template) {
@@ -235,6 +231,16 @@ pub(crate) fn load(
     let (kernel, threads) = (backend.kernel_name().to_owned(), backend.threads());
     let layouts = backend.probe();
     let weight_bytes = model.weight_bytes();
+    let (context, n_blocks) = context_and_blocks(options, &config, weight_bytes.total())?;
+    // A prompt is never longer than the context, so neither is a useful chunk.
+    let prefill_chunk = options.prefill_chunk.min(context);
+    let limits = ScheduleLimits {
+        max_running: options.max_sequences.min(n_blocks), // each has at least a block
+        max_drafted: MAX_DRAFT,
+        prefill_chunk,
+        prefill_beside: options.prefill_beside.min(prefill_chunk),
+        prompt_logit_rows: PROMPT_LOGIT_ROWS,
+    };
     let runner = ModelRunner::new(
         model,
         RunnerSizes {
@@ -317,13 +323,16 @@ fn keep_weights(
     }
 }
 
-/// Positions of a context and blocks of the cache, which holds at least one context.
+/// Positions of a context and blocks of the cache, which holds at least one context, for a model whose weights take
+/// `weight_bytes`.
 fn context_and_blocks(
     options: &LoadOptions,
     config: &ModelConfig,
+    weight_bytes: usize,
 ) -> Result<(usize, usize), Error> {
     let longest = config.context_length;
     let context = match options.context {
+        None if matches!(options.kv_pool, KvPool::Within(_)) => longest,
         None => longest.min(DEFAULT_CONTEXT),
         Some(context) if (1..=longest).contains(&context) => context,
         Some(context) => {
@@ -338,6 +347,7 @@ fn context_and_blocks(
         .max_sequences
         .checked_mul(BlockManager::blocks_for(context))
         .filter(|&blocks| u32::try_from(blocks).is_ok());
+    let block_bytes = kv_block_bytes(config, options.kv_type);
     let n_blocks = match options.kv_pool {
         KvPool::Contexts => of_contexts.ok_or_else(|| Error::InvalidOption {
             option: "max_sequences".into(),
@@ -345,7 +355,11 @@ fn context_and_blocks(
             expected: format!("a number of sequences whose contexts of {context} fit in memory"),
         })?,
         KvPool::Blocks(blocks) => blocks,
-        KvPool::Bytes(bytes) => bytes / kv_block_bytes(config, options.kv_type),
+        KvPool::Bytes(bytes) => bytes / block_bytes,
+        KvPool::Within(memory) => {
+            let most = of_contexts.unwrap_or(u32::MAX as usize);
+            most.min(memory.saturating_sub(weight_bytes) / block_bytes)
+        }
     };
     // More than a context for every sequence is of use to the prefix cache alone.
     let n_blocks = match of_contexts {
@@ -354,6 +368,16 @@ fn context_and_blocks(
     };
     // An asked-for context is a promise; the default one shrinks to what there is.
     let least = BlockManager::blocks_for(options.context.unwrap_or(1));
+    if let KvPool::Within(memory) = options.kv_pool
+        && n_blocks < least
+    {
+        return Err(Error::NotEnoughMemory {
+            memory,
+            weights: weight_bytes,
+            context: least * KV_BLOCK,
+            cache: least * block_bytes,
+        });
+    }
     if n_blocks < least || u32::try_from(n_blocks).is_err() {
         return Err(Error::InvalidOption {
             option: "the KV cache".into(),

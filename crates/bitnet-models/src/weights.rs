@@ -86,6 +86,8 @@ pub struct WeightBytes {
     pub layers: usize,
     /// Second copies of some of them, which a pass of one row reads instead where that leaves out zeros.
     pub layer_copies: usize,
+    /// The embedding; 0 where it is the head too.
+    pub embedding: usize,
     /// The matrix that turns hidden states into logits, which may be the embedding too.
     pub head: usize,
     /// The head's small copy; 0 without one.
@@ -95,6 +97,11 @@ pub struct WeightBytes {
 }
 
 impl WeightBytes {
+    /// All of them; what norms take is less than a thousandth of that.
+    pub fn total(&self) -> usize {
+        self.layers + self.layer_copies + self.embedding + self.head + self.head_copy
+    }
+
     /// What one decoded token reads at least: layers, and of the head what a search reads where it can be searched.
     pub fn per_token(&self) -> usize {
         let head = if self.head_copy > 0 {
@@ -188,6 +195,10 @@ impl<B: Backend> Weights<B> {
         WeightBytes {
             layers: of_layers(B::ternary_bytes),
             layer_copies: of_layers(B::ternary_copy_bytes),
+            embedding: match self.head {
+                Some(_) => backend.matrix_bytes(&self.embedding),
+                None => 0,
+            },
             head: backend.matrix_bytes(self.head()),
             head_copy: of_copy(B::head_copy_bytes),
             head_scan: of_copy(B::head_scan_bytes),

@@ -211,6 +211,7 @@ impl ApiError {
             | Error::Kernel(_)
             | Error::BadHiddenState { .. }
             | Error::Device { .. }
+            | Error::NotEnoughMemory { .. }
             | Error::TooFewTokens { .. } => {
                 tracing::error!(%error, "the engine failed");
                 ApiError::new(ErrorCode::InternalError, "the engine failed")

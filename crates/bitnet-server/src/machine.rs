@@ -22,8 +22,10 @@ pub struct HostMachine {
     pub cgroup_quota_cpus: Option<f64>,
     /// Memory of the machine.
     pub memory_bytes: Option<u64>,
-    /// Memory that could be taken now.
+    /// Memory that could be taken now, of the machine and within the container's limit.
     pub memory_available_bytes: Option<u64>,
+    /// The container's limit of memory; `null` without one.
+    pub cgroup_memory_limit_bytes: Option<u64>,
     /// Caches of the first CPU, nearest first.
     pub caches: Vec<CpuCache>,
     /// NUMA nodes.
@@ -66,17 +68,31 @@ impl HostMachine {
         let meminfo = read("proc/meminfo").unwrap_or_default();
         let status = read("proc/self/status").unwrap_or_default();
         let cpus = root.join("sys/devices/system/cpu");
+        let group = cgroup_memory(root);
         HostMachine {
             logical_cpus: read("sys/devices/system/cpu/online").and_then(|list| count(&list)),
             physical_cores: physical_cores(&cpus),
             allowed_cpus: field(&status, "Cpus_allowed_list:").map(str::to_owned),
             cgroup_quota_cpus: cgroup_quota(root),
             memory_bytes: kibibytes(&meminfo, "MemTotal:"),
-            memory_available_bytes: kibibytes(&meminfo, "MemAvailable:"),
+            memory_available_bytes: [
+                kibibytes(&meminfo, "MemAvailable:"),
+                group.map(|group| group.available),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
+            cgroup_memory_limit_bytes: group.map(|group| group.limit),
             caches: caches(&cpus.join("cpu0/cache")),
             numa_nodes: numa_nodes(&root.join("sys/devices/system/node")),
         }
     }
+}
+
+/// Bytes of memory that could be taken now, of the machine and within the container's limit; `None` where the system does
+/// not tell.
+pub fn available_memory() -> Option<u64> {
+    HostMachine::detect().memory_available_bytes
 }
 
 /// CPUs in a list such as `0-3,8`.
@@ -171,38 +187,82 @@ fn numa_nodes(folder: &Path) -> Vec<NumaNode> {
 
 /// The smallest quota of this process's control group and those above it.
 fn cgroup_quota(root: &Path) -> Option<f64> {
-    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let quotas = groups.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let path = Path::new(path.trim_start_matches('/'));
-        if controllers.is_empty() {
-            let mounted = root.join("sys/fs/cgroup");
-            return least_above(&mounted, path, |folder| {
-                let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
+    let quotas = control_groups(root, "cpu").into_iter().filter_map(|group| {
+        let read = |name: &str| fs::read_to_string(group.folder.join(name)).ok();
+        match group.is_unified {
+            true => {
+                let text = read("cpu.max")?;
                 let (quota, period) = text.trim().split_once(' ')?;
                 ratio(quota, period)
-            });
+            }
+            false => ratio(&read("cpu.cfs_quota_us")?, &read("cpu.cfs_period_us")?),
         }
-        controllers
-            .split(',')
-            .any(|name| name == "cpu")
-            .then(|| root.join("sys/fs/cgroup").join(controllers))
-            .and_then(|mounted| {
-                least_above(&mounted, path, |folder| {
-                    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
-                    ratio(&read("cpu.cfs_quota_us")?, &read("cpu.cfs_period_us")?)
-                })
-            })
     });
     quotas.min_by(f64::total_cmp)
 }
 
-/// The smallest quota of `path` under `mounted` and its parents; inside a container only the topmost may be there.
-fn least_above(mounted: &Path, path: &Path, quota: impl Fn(&Path) -> Option<f64>) -> Option<f64> {
-    path.ancestors()
-        .filter_map(|group| quota(&mounted.join(group)))
-        .min_by(f64::total_cmp)
+/// What a control group lets its processes have, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct GroupMemory {
+    limit: u64,
+    /// What is left of it, with what the kernel would give back first: pages of files that nobody uses.
+    available: u64,
+}
+
+/// The memory of the tightest of this process's control group and those above it.
+fn cgroup_memory(root: &Path) -> Option<GroupMemory> {
+    let groups = control_groups(root, "memory")
+        .into_iter()
+        .filter_map(|group| {
+            let read = |name: &str| fs::read_to_string(group.folder.join(name)).ok();
+            let (limit, used, inactive) = match group.is_unified {
+                true => ("memory.max", "memory.current", "inactive_file "),
+                false => (
+                    "memory.limit_in_bytes",
+                    "memory.usage_in_bytes",
+                    "total_inactive_file ",
+                ),
+            };
+            // `max`, and near the largest number of all in the older groups, is no limit.
+            let limit: u64 = read(limit)?.trim().parse().ok()?;
+            let used: u64 = read(used)?.trim().parse().ok()?;
+            let stat = read("memory.stat").unwrap_or_default();
+            let inactive = field(&stat, inactive).and_then(|bytes| bytes.parse::<u64>().ok());
+            (limit < u64::MAX >> 2).then(|| GroupMemory {
+                limit,
+                available: limit.saturating_sub(used.saturating_sub(inactive.unwrap_or(0))),
+            })
+        });
+    groups.min_by_key(|group| group.available)
+}
+
+/// A folder of a control group.
+struct ControlGroup {
+    folder: PathBuf,
+    is_unified: bool, // version 2
+}
+
+/// This process's control group of `controller` and those above it; inside a container only the topmost may be there.
+fn control_groups(root: &Path, controller: &str) -> Vec<ControlGroup> {
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let lines = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_unified = controllers.is_empty();
+        let is_meant = is_unified || controllers.split(',').any(|name| name == controller);
+        let mounted = root.join("sys/fs/cgroup").join(controllers);
+        is_meant.then(|| (mounted, path.trim_start_matches('/').to_owned(), is_unified))
+    });
+    let folders = lines.flat_map(|(mounted, path, is_unified)| {
+        let above: Vec<PathBuf> = Path::new(&path)
+            .ancestors()
+            .map(|at| mounted.join(at))
+            .collect();
+        above
+            .into_iter()
+            .map(move |folder| ControlGroup { folder, is_unified })
+    });
+    folders.collect()
 }
 
 /// `max` and negative quotas are none.
@@ -235,6 +295,12 @@ mod tests {
         write(root, "proc/self/cgroup", "0::/pod/box\n");
         write(root, "sys/fs/cgroup/pod/cpu.max", "150000 100000\n");
         write(root, "sys/fs/cgroup/pod/box/cpu.max", "max 100000\n");
+        write(root, "sys/fs/cgroup/pod/box/memory.max", "max\n");
+        write(root, "sys/fs/cgroup/pod/box/memory.current", "5000\n");
+        write(root, "sys/fs/cgroup/pod/memory.max", "9000\n");
+        write(root, "sys/fs/cgroup/pod/memory.current", "7000\n");
+        let stat = "anon 6000\ninactive_file 500\n";
+        write(root, "sys/fs/cgroup/pod/memory.stat", stat);
         write(root, "sys/devices/system/cpu/online", "0-3\n");
         for cpu in 0..4 {
             let topology = format!("sys/devices/system/cpu/cpu{cpu}/topology");
@@ -271,7 +337,8 @@ mod tests {
             allowed_cpus: Some("0-2".into()),
             cgroup_quota_cpus: Some(1.5),
             memory_bytes: Some(8192),
-            memory_available_bytes: Some(4096),
+            memory_available_bytes: Some(2500),
+            cgroup_memory_limit_bytes: Some(9000),
             caches: vec![cache(1, 32 << 10), cache(2, 1 << 20)],
             numa_nodes: vec![NumaNode {
                 node: 0,
@@ -283,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quota_of_the_older_control_groups_is_read_too() {
+    fn the_older_control_groups_are_read_too() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         write(
@@ -297,6 +364,16 @@ mod tests {
         assert_eq!(HostMachine::under(root).cgroup_quota_cpus, None);
         write(root, &format!("{group}/a/cpu.cfs_quota_us"), "50000\n");
         assert_eq!(HostMachine::under(root).cgroup_quota_cpus, Some(0.5));
+        let group = "sys/fs/cgroup/memory";
+        let unlimited = "9223372036854771712\n";
+        write(root, &format!("{group}/memory.limit_in_bytes"), unlimited);
+        write(root, &format!("{group}/memory.usage_in_bytes"), "70\n");
+        assert_eq!(HostMachine::under(root).cgroup_memory_limit_bytes, None);
+        write(root, &format!("{group}/a/memory.limit_in_bytes"), "100\n");
+        write(root, &format!("{group}/a/memory.usage_in_bytes"), "60\n");
+        let machine = HostMachine::under(root);
+        assert_eq!(machine.cgroup_memory_limit_bytes, Some(100));
+        assert_eq!(machine.memory_available_bytes, Some(40));
     }
 
     #[test]

@@ -58,16 +58,12 @@ fn run(args: &ServerArgs) -> Result<()> {
     let ready = startup::prepare(&process, first, |_, options| {
         Engine::load(&model, options).with_context(|| format!("cannot load {model}"))
     })?;
-    let info = ready.engine.info();
-    for warning in &info.warnings {
+    for warning in &ready.engine.info().warnings {
         say(&format!("warning: {warning}"));
     }
-    let (context, threads, kernel) = (info.context, info.threads, info.kernel.clone());
-    let name = ready.name;
+    let (name, summary) = (ready.name, startup::summary(ready.engine.info()));
     process.serve(ready.app, |url| {
-        say(&format!(
-            "serving {name} on {url}: context {context}, {threads} threads, {kernel}"
-        ));
+        say(&format!("serving {name} on {url}: {summary}"));
     })?;
     Ok(())
 }

@@ -200,7 +200,7 @@ pub fn unix_seconds() -> u64 {
 
 /// Bytes of all weights in memory, second copies included.
 pub fn weight_bytes(info: &EngineInfo) -> usize {
-    info.layer_bytes + info.layer_copy_bytes + info.head_bytes + info.head_copy_bytes
+    info.weight_bytes()
 }
 
 /// The layout of weights that a kernel multiplies: the middle of its name, `{arch}-{format}-{isa}`.

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bitnet_inference::{Engine, LoadOptions};
+use bitnet_inference::{Engine, EngineInfo, LoadOptions};
 
 use crate::app::App;
 use crate::config::SettingError;
@@ -89,7 +89,8 @@ pub fn prepare<E: From<StartupError>>(
             OriginSource::Path(path) => version::of_path(path).map(|(version, _)| version),
             OriginSource::Bytes { bytes, .. } => Ok(version::of_bytes(bytes)),
         });
-        let loaded = load(&origin.source, &origin.options);
+        let options = policy::sized(&origin.options, policy.kv_cache_bytes, 0);
+        let loaded = load(&origin.source, &options);
         (loaded, hashed.join().expect("hashing does not panic"))
     });
     let engine = Arc::new(engine?);
@@ -111,6 +112,29 @@ pub fn prepare<E: From<StartupError>>(
     app.models.set_origin(&name, origin);
     app.know_configured();
     Ok(Ready { app, engine, name })
+}
+
+/// What an engine takes and has: memory, positions, threads, kernel. For the line that a server prints when it begins.
+pub fn summary(info: &EngineInfo) -> String {
+    let (weights, cache) = (info.weight_bytes(), info.kv_cache_bytes);
+    format!(
+        "memory {}: weights {}, KV cache {} for {} positions; context {}; {} threads, {}",
+        decimal(weights + cache),
+        decimal(weights),
+        decimal(cache),
+        info.kv_positions,
+        info.context,
+        info.threads,
+        info.kernel,
+    )
+}
+
+/// Bytes as people read them: `1.19 GB`, `12.5 MB`.
+fn decimal(bytes: usize) -> String {
+    match bytes as f64 / 1e9 {
+        gigabytes if gigabytes >= 1.0 => format!("{gigabytes:.2} GB"),
+        gigabytes => format!("{:.1} MB", gigabytes * 1e3),
+    }
 }
 
 fn full_name(source: &OriginSource) -> String {

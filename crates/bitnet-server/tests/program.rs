@@ -23,6 +23,7 @@ fn program(args: &[&str]) -> Command {
 #[test]
 fn it_serves_the_model_of_its_settings() {
     let mut child = program(&["--default-model", MODEL, "--port", "0"])
+        .args(["--kv-cache-memory", "2MB"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -36,6 +37,9 @@ fn it_serves_the_model_of_its_settings() {
         line.starts_with("serving stories-5m.I2_S on http://"),
         "{line}"
     );
+    let (_, cache) = line.split_once("KV cache ").unwrap();
+    let megabytes: f64 = cache.split(' ').next().unwrap().parse().unwrap();
+    assert!(megabytes > 1.5 && megabytes <= 2.0, "{line}");
     let (_, rest) = line.split_once("://").unwrap();
     let address = rest.split(": ").next().unwrap();
     let mut stream = TcpStream::connect(address).unwrap();

@@ -24,7 +24,6 @@ use crate::interrupt::Cooperative;
 use crate::model_source::{self, LoadExtras, ModelSource};
 use crate::output::{Out, notice};
 use crate::prompt::TextSource;
-use crate::units;
 
 /// Options of `bitnet serve`.
 #[derive(Debug, Args)]
@@ -143,21 +142,12 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     if engine.chat_template().is_none() {
         notice("this model has no chat template: chats are continued as plain text");
     }
-    let info = engine.info();
-    let weights = info.layer_bytes + info.layer_copy_bytes + info.head_bytes + info.head_copy_bytes;
-    let memory = format!(
-        "weights {}, KV cache {} ({max_sequences} x {} positions), {} threads, {}",
-        units::bytes(weights as u64),
-        units::bytes(info.kv_cache_bytes as u64),
-        info.context,
-        info.threads,
-        info.kernel,
-    );
+    let summary = startup::summary(engine.info());
     // The first Ctrl-C drains; the second one ends the process.
     let _cooperative = Cooperative::begin();
     let stopped = process
         .serve(ready.app, |url| {
-            notice(&format!("serving {name} on {url}: {memory}"))
+            notice(&format!("serving {name} on {url}: {summary}"))
         })
         .map_err(|e| process_error(&e))?;
     if stopped == Stopped::CutOff {

@@ -304,3 +304,42 @@ fn one_request_may_fill_the_whole_cache_and_a_small_cache_shortens_the_default_c
         assert!(error.to_string().contains("at least 4 blocks"), "{error}");
     }
 }
+
+#[test]
+fn a_cache_sized_by_memory_has_the_models_own_context_as_far_as_there_is_room() {
+    let info = stories().info();
+    let (weights, position) = (info.weight_bytes(), info.kv_position_bytes);
+    let longest = stories().config().context_length;
+    // Memory without end is not taken: nobody needs more than a context each.
+    let engine = load(3, KvPool::Within(usize::MAX), true, 1);
+    let positions = engine.info().kv_positions;
+    assert_eq!((engine.context(), positions), (longest, 3 * longest));
+    // Less than a context for each: whoever comes may still have a whole one.
+    let some = longest + 32;
+    let engine = load(3, KvPool::Within(weights + some * position), true, 1);
+    let positions = engine.info().kv_positions;
+    assert_eq!((engine.context(), positions), (longest, some));
+    // Less than a context: it is as long as there is room.
+    let engine = load(3, KvPool::Within(weights + 40 * position), true, 1);
+    assert_eq!((engine.context(), engine.info().kv_positions), (32, 32));
+    let refused = |context, memory| {
+        let options = LoadOptions {
+            context,
+            kv_pool: KvPool::Within(memory),
+            ..LoadOptions::default()
+        };
+        let refused = Engine::load(stories_path(), &options);
+        refused.err().expect("too small").to_string()
+    };
+    let error = refused(None, weights);
+    let expected = format!("{weights} for weights");
+    assert!(
+        error.contains(&expected) && error.contains("16 positions"),
+        "{error}"
+    );
+    // An asked-for context is a promise, and what does not fit without weights is refused before they are read.
+    let error = refused(Some(33), weights + 40 * position);
+    assert!(error.contains("48 positions"), "{error}");
+    let error = refused(Some(33), 32 * position);
+    assert!(error.contains("not enough: 0 for weights"), "{error}");
+}

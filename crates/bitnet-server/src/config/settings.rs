@@ -245,6 +245,9 @@ settings! {
         restart queue_timeout: [Option<Duration>] = None, Any;
         /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
         restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
+        /// Memory for keys and values of each model, for all requests together. Without it, what memory (of the machine or
+        /// the control group) has room for beside the weights, a whole context of each running request at most.
+        restart kv_cache_memory: [Option<ByteSize>] = None, Any;
         /// Where models run. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
         /// Whether prompts that begin alike are computed once.

@@ -19,6 +19,7 @@ use super::validate::{self, ValidationPlan};
 use super::version::{self, FileStamp};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
+use crate::machine;
 use crate::metrics::process::private_bytes;
 use crate::model::LoadedModel;
 
@@ -157,7 +158,7 @@ fn make(
             let source = &order.origin.source;
             // Beside the load: reading from the system's cache and hashing take about as long as repacking.
             let hashed = scope.spawn(move || version_of(source));
-            let built = build(job, order);
+            let built = build(app, job, order);
             let hashed = hashed
                 .join()
                 .map_err(|_| ApiError::new(ErrorCode::InternalError, "hashing the model failed"))?;
@@ -178,13 +179,15 @@ struct Built {
     validation: Option<validate::Validation>,
 }
 
-fn build(job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError> {
+fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError> {
     let ModelOrigin { source, options } = &order.origin;
     let check = |engine: &Engine| match &order.like {
         Some(like) => like.check(engine),
         None => Ok(()),
     };
     room_for(source)?;
+    let kv_cache_bytes = app.manager.policy.kv_cache_bytes;
+    let options = &policy::sized(options, kv_cache_bytes, promised(app, &order.id));
     job.enter(LoadStage::Loading);
     if let Some(plan) = &order.plan {
         // Shapes first: they are wrong in a moment, the reference takes its time.
@@ -282,13 +285,26 @@ fn draw_one(model: &LoadedModel) -> Result<(), ApiError> {
     }
 }
 
+/// Bytes that the KV caches of models other than `id` have not taken from the system yet and may any time.
+fn promised(app: &App, id: &str) -> u64 {
+    let models = app.models.all();
+    let others = models.iter().filter(|model| &*model.id != id);
+    let free = others.map(|model| {
+        let load = model.handle.load();
+        let block = model.engine.info().kv_cache_bytes / load.kv_blocks.max(1);
+        let taken = load.kv_blocks_used + load.kv_blocks_cached;
+        (load.kv_blocks.saturating_sub(taken) * block) as u64
+    });
+    free.sum()
+}
+
 /// Refuses a model that the machine has no memory for, before it is read. Where the system does not tell, nothing is
 /// refused.
 fn room_for(source: &OriginSource) -> Result<(), ApiError> {
     let OriginSource::Path(path) = source else {
         return Ok(());
     };
-    let (needed, available) = (bytes_of(path), available_memory());
+    let (needed, available) = (bytes_of(path), machine::available_memory());
     match available {
         Some(available) if needed > available => Err(other_model(
             "size of the files in bytes",
@@ -303,16 +319,6 @@ fn room_for(source: &OriginSource) -> Result<(), ApiError> {
 pub(super) fn bytes_of(path: &Path) -> u64 {
     let stamps = version::files_of(path).and_then(|files| version::stamps(&files));
     stamps.map_or(0, |stamps| stamps.iter().map(FileStamp::len).sum())
-}
-
-/// `MemAvailable` of `/proc/meminfo`, proc(5), in bytes.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
 }
 
 fn version_of(source: &OriginSource) -> Result<(String, Vec<FileStamp>), ApiError> {

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bitnet_inference::Access;
-use bitnet_inference::{CheckpointOptions, HeadMode, LoadOptions, SERVING_PREFILL_BESIDE};
+use bitnet_inference::{CheckpointOptions, HeadMode, KvPool, LoadOptions, SERVING_PREFILL_BESIDE};
 use bytes::Bytes;
 
 use super::paths;
 use crate::config::{ServerConfig, SettingError};
+use crate::machine;
 
 /// Where a model comes from.
 #[derive(Debug, Clone)]
@@ -52,6 +53,8 @@ pub struct ModelPolicy {
     pub rolling_step: Duration,
     /// Time for which a request waits for its model to be loaded.
     pub load_wait: Duration,
+    /// Memory for keys and values of each model; `None`: what there is room for.
+    pub kv_cache_bytes: Option<u64>,
     /// How models are loaded.
     pub options: LoadOptions,
 }
@@ -102,6 +105,7 @@ impl ModelPolicy {
             keep_previous: models.keep_previous,
             rolling_step: models.rolling_step,
             load_wait: models.load_wait,
+            kv_cache_bytes: config.performance.kv_cache_memory.map(|size| size.0),
             options: serving(config, options),
         })
     }
@@ -114,6 +118,28 @@ impl ModelPolicy {
         }
     }
 }
+
+/// `options` with a KV cache of `kv_cache_bytes`, or as large as memory has room for at this moment, of which `promised`
+/// bytes are for others. Where the system does not tell its memory, every request has its whole context.
+pub fn sized(options: &LoadOptions, kv_cache_bytes: Option<u64>, promised: u64) -> LoadOptions {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let kv_pool = match (kv_cache_bytes, machine::available_memory()) {
+        (Some(bytes), _) => KvPool::Bytes(size(bytes)),
+        (None, Some(available)) => {
+            let spare = available.saturating_sub(promised);
+            KvPool::Within(size(spare / MEMORY_SHARE.1 * MEMORY_SHARE.0))
+        }
+        (None, None) => KvPool::Contexts,
+    };
+    LoadOptions {
+        kv_pool,
+        ..options.clone()
+    }
+}
+
+/// Of the memory that could be had, the share that weights and KV cache may take, as a fraction: the rest is for buffers,
+/// requests and the system's own cache of files.
+const MEMORY_SHARE: (u64, u64) = (4, 5);
 
 /// `options` as a server needs them.
 pub fn serving(config: &ServerConfig, options: LoadOptions) -> LoadOptions {

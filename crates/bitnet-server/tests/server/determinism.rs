@@ -1,8 +1,11 @@
 //! A request's answer is the same alone and in a crowd.
 
+use bitnet_inference::{Engine, KvPool, LoadOptions};
+use bitnet_server::limits::ServerLimits;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-use crate::fixture::TestServer;
+use crate::fixture::{MODEL, TestServer, load_options};
 
 fn texts(answer: &Value) -> Vec<String> {
     let choices = answer["choices"].as_array().unwrap();
@@ -64,4 +67,50 @@ fn streams_and_whole_answers_have_the_same_text() {
     assert_eq!(ours["text"], whole["choices"][0]["text"]);
     assert_eq!(ours["seed"], 3);
     assert_eq!(ours["accuracy_metrics"], Value::Null);
+}
+
+#[test]
+fn an_answer_does_not_depend_on_memory_cache_or_threads() {
+    let body = |n: usize| {
+        json!({
+            "prompt": format!("Once upon a time there was a little fox. It had {n} friends"),
+            "max_tokens": 40, "ignore_eos": true, "seed": n, "temperature": 1.0, "priority": n % 3,
+        })
+    };
+    let alone = TestServer::start();
+    let alone: Vec<_> = (0..12)
+        .map(|n| texts(&alone.post("/v1/completions", &body(n)).json()))
+        .collect();
+    for (kv_pool, prefix_cache, threads) in [
+        (KvPool::Blocks(8), false, 1),
+        (KvPool::Blocks(8), true, 2),
+        (KvPool::Contexts, true, 2),
+    ] {
+        let options = LoadOptions {
+            kv_pool,
+            prefix_cache,
+            threads: Some(threads),
+            ..load_options()
+        };
+        let engine = Arc::new(Engine::load(MODEL, &options).unwrap());
+        let server = TestServer::with_turns(engine.clone(), engine, ServerLimits::default());
+        std::thread::scope(|scope| {
+            let ask = &|n| texts(&server.post("/v1/completions", &body(n)).json());
+            let crowd: Vec<_> = (0..12).map(|n| scope.spawn(move || ask(n))).collect();
+            for (answer, alone) in crowd.into_iter().zip(&alone) {
+                assert_eq!(
+                    answer.join().unwrap(),
+                    *alone,
+                    "{kv_pool:?} {prefix_cache} {threads}"
+                );
+            }
+        });
+        let load = server.model().handle.load();
+        // Four places, each of which needs more blocks than a quarter of eight.
+        assert_eq!(
+            load.preemptions > 0,
+            kv_pool == KvPool::Blocks(8),
+            "{load:?}"
+        );
+    }
 }
