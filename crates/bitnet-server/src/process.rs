@@ -38,6 +38,7 @@ pub struct Process {
     runtime: Runtime,
     signals: Signals,
     ends_early: JoinHandle<()>,
+    activated: Option<std::net::TcpListener>,
     guard: Arc<Guard>,
     tls: Option<Arc<TlsIdentity>>,
     log: LogFilter,
@@ -90,7 +91,19 @@ impl Process {
             let reason = "sockets are handed over on Linux alone".into();
             return Err(ProcessError::HandOver { path, reason });
         }
-        let guard = Arc::new(Guard::new(&config, routes::access())?);
+        let address = SocketAddr::new(config.server.host, config.server.port);
+        #[cfg(unix)]
+        let activated = listener::activated();
+        #[cfg(not(unix))]
+        let activated = Ok(None);
+        let failed = |source| ProcessError::Address { address, source };
+        let activated: Option<std::net::TcpListener> = activated.map_err(failed)?;
+        // Whoever opened the socket chose the address: its exposure counts, not that of the setting.
+        let host = match &activated {
+            Some(socket) => socket.local_addr().map_err(failed)?.ip(),
+            None => address.ip(),
+        };
+        let guard = Arc::new(Guard::at(host, &config, routes::access())?);
         let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
@@ -109,6 +122,7 @@ impl Process {
             runtime,
             signals,
             ends_early,
+            activated,
             guard,
             tls,
             log,
@@ -136,6 +150,7 @@ impl Process {
             runtime,
             signals,
             ends_early,
+            activated,
             guard,
             tls,
             log,
@@ -144,7 +159,7 @@ impl Process {
         } = self;
         ends_early.abort();
         let stopped = runtime.block_on(async {
-            let listener = open(&config).await?;
+            let listener = open(&config, activated).await?;
             #[cfg(target_os = "linux")]
             let mut offer = offer(&config, &listener)?;
             let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
@@ -232,11 +247,13 @@ impl Process {
 }
 
 /// The listening socket: the service manager's, that of the process before this one, or a new one.
-async fn open(config: &ServerConfig) -> Result<Listener, ProcessError> {
+async fn open(
+    config: &ServerConfig,
+    activated: Option<std::net::TcpListener>,
+) -> Result<Listener, ProcessError> {
     let address = SocketAddr::new(config.server.host, config.server.port);
     let failed = |source| ProcessError::Address { address, source };
-    #[cfg(unix)]
-    if let Some(socket) = listener::activated().map_err(failed)? {
+    if let Some(socket) = activated {
         tracing::info!(target: LIFE, "took the socket of the service manager");
         return Listener::given(socket, true).map_err(failed);
     }

@@ -140,7 +140,11 @@ fn a_socket_left_behind_by_a_killed_process_is_no_obstacle() {
 
 /// A server that is given `listener` as systemd gives it: as descriptor 3, named by variables.
 fn activated(listener: &TcpListener) -> Served {
-    let serve = command(&[]);
+    Served::start(activation(listener, &[]))
+}
+
+fn activation(listener: &TcpListener, args: &[&str]) -> Command {
+    let serve = command(args);
     let script =
         "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=http; exec \"$@\"";
     let mut shell = Command::new("sh");
@@ -153,7 +157,21 @@ fn activated(listener: &TcpListener) -> Served {
         };
     }
     shell.stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
-    Served::start(shell)
+    shell
+}
+
+#[test]
+fn the_address_of_a_given_socket_is_what_keys_are_asked_for() {
+    // Bound and never connected to: no packet leaves this machine.
+    let everywhere = TcpListener::bind("0.0.0.0:0").unwrap();
+    let refused = activation(&everywhere, &[]).output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("would listen on 0.0.0.0"), "{stderr}");
+    // A setting that names another address changes nothing, nor does it ask for keys where the socket needs none.
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let served = Served::start(activation(&here, &["--host", "0.0.0.0"]));
+    assert_eq!(served.port(), here.local_addr().unwrap().port());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::settings::{AuthSettings, ServerSettings};
+use crate::config::settings::AuthSettings;
 use crate::config::value::LoopbackInference;
 
 /// What somebody without credentials may do.
@@ -20,22 +20,22 @@ pub struct Exposure {
 /// The address is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "server.host is {host}, which other machines can reach, and nobody needs a key: set auth.keys_file (see \
+    "the server would listen on {host}, which other machines can reach, and nobody needs a key: set auth.keys_file (see \
      `bitnet keys add`) or auth.jwt_key_file, listen on 127.0.0.1, or accept the danger with --insecure-no-auth"
 )]
 pub struct BindRefused {
     host: IpAddr,
 }
 
-/// What is open on the configured address.
+/// What is open on the address `host`.
 ///
 /// # Errors
 /// When other machines can reach it and nothing says who may ask.
-pub fn exposure(server: &ServerSettings, auth: &AuthSettings) -> Result<Exposure, BindRefused> {
-    let loopback = is_loopback(server.host);
+pub fn exposure(host: IpAddr, auth: &AuthSettings) -> Result<Exposure, BindRefused> {
+    let loopback = is_loopback(host);
     let has_credentials = auth.keys_file.is_some() || auth.jwt_key_file.is_some();
     if !loopback && !has_credentials && !auth.insecure_no_auth {
-        return Err(BindRefused { host: server.host });
+        return Err(BindRefused { host });
     }
     let open_on_loopback = match auth.loopback_inference {
         LoopbackInference::Auto => !has_credentials,

@@ -118,16 +118,29 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Reads keys, and holds the address against the rules.
+    /// The guard of a server on the configured address.
+    ///
+    /// # Errors
+    /// As [`Guard::at`].
+    pub fn new(config: &ServerConfig, table: AccessTable) -> Result<Guard, GuardError> {
+        Guard::at(config.server.host, config, table)
+    }
+
+    /// The guard of a server on the address `host`, which is another than the configured one where somebody else has
+    /// opened the socket. Reads keys, and holds the address against the rules.
     ///
     /// # Errors
     /// When the address needs credentials and there are none, or what they are checked by cannot be read.
-    pub fn new(config: &ServerConfig, table: AccessTable) -> Result<Guard, GuardError> {
+    pub fn at(
+        host: IpAddr,
+        config: &ServerConfig,
+        table: AccessTable,
+    ) -> Result<Guard, GuardError> {
         let mut salt_key = [0; 32];
         getrandom::fill(&mut salt_key).map_err(GuardError::Random)?;
         Ok(Guard {
             table,
-            exposure: exposure(&config.server, &config.auth)?,
+            exposure: exposure(host, &config.auth)?,
             open_metrics: config.auth.open_metrics,
             allowed_hosts: config.server.allowed_hosts.clone(),
             allowed_origins: config.server.allowed_origins.clone(),

@@ -94,8 +94,9 @@ fn an_answer_does_not_depend_on_memory_cache_or_threads() {
         };
         let engine = Arc::new(Engine::load(MODEL, &options).unwrap());
         let server = TestServer::with_turns(engine.clone(), engine, ServerLimits::default());
+        let ask = |n| texts(&server.post("/v1/completions", &body(n)).json());
+        let ask = &ask;
         std::thread::scope(|scope| {
-            let ask = &|n| texts(&server.post("/v1/completions", &body(n)).json());
             let crowd: Vec<_> = (0..12).map(|n| scope.spawn(move || ask(n))).collect();
             for (answer, alone) in crowd.into_iter().zip(&alone) {
                 assert_eq!(
