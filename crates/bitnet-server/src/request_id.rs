@@ -7,16 +7,15 @@ use std::time::{Instant, SystemTime};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use tracing::Instrument;
 
 use crate::app::App;
-use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
-use crate::request_log::{AccessLine, AdminAction, AuditLine};
+use crate::request_log::{AccessLine, AuditLine, RequestNotes};
 use crate::telemetry::RequestTrace;
 
 /// The header that carries it: the client's own name, or ours.
@@ -51,7 +50,7 @@ pub fn current() -> Arc<RequestContext> {
 }
 
 /// Names the request and writes a line about it. Prompts and answers are in no log.
-pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -59,6 +58,7 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
         HeaderValue::try_from(app.new_id("req-")).expect("hexadecimal digits are a header")
     });
     let mut entry = Entry::new(&app, &request, shown(&id));
+    request.extensions_mut().insert(entry.notes.clone());
     let context = Arc::new(RequestContext {
         id: shown(&id).to_owned(),
         trace: trace(&app, &request, route.as_ref(), shown(&id)),
@@ -136,6 +136,8 @@ struct Entry {
     app: Arc<App>,
     started: Instant,
     target: String, // path of an administrator's action
+    notes: RequestNotes,
+    is_audited: bool,
     line: AccessLine,
 }
 
@@ -149,6 +151,8 @@ impl Entry {
             app: app.clone(),
             started: Instant::now(),
             target: request.uri().path().to_owned(),
+            notes: RequestNotes::default(),
+            is_audited: false,
             line: AccessLine {
                 arrived: SystemTime::now(),
                 request: id.to_owned(),
@@ -165,37 +169,48 @@ impl Entry {
     }
 
     fn answered(&mut self, response: &Response) {
-        let extensions = response.extensions();
-        let line = &mut self.line;
-        let code = extensions
-            .get::<ApiError>()
-            .map(|error| error.code.info().name);
-        let who = extensions.get::<Principal>();
-        (line.status, line.code) = (response.status().as_u16(), code);
-        line.who = who.map(|principal| principal.id.clone());
-        if let Some(action) = extensions.get::<AdminAction>() {
-            let about = action.note.about().map(|about| format!(" {about}"));
-            self.app.log.audit(&AuditLine {
-                time: SystemTime::now(),
-                who: action.who.clone(),
-                action: format!(
-                    "{} {}",
-                    line.method,
-                    line.route.as_deref().unwrap_or_default()
-                ),
-                target: format!("{}{}", self.target, about.unwrap_or_default()),
-                status: line.status,
-                outcome: code.unwrap_or("done"),
-                request: line.request.clone(),
-            });
-        }
+        let error = response.extensions().get::<ApiError>();
+        let code = error.map(|error| error.code.info().name);
+        (self.line.status, self.line.code) = (response.status().as_u16(), code);
+        let outcome = match response.status() {
+            StatusCode::ACCEPTED => "begun",
+            _ => code.unwrap_or("done"),
+        };
+        self.audit(outcome);
+    }
+
+    /// Writes the audit log's line about it, if it is an administrator's action.
+    fn audit(&mut self, outcome: &'static str) {
+        let Some(action) = self.notes.action().filter(|_| !self.is_audited) else {
+            return;
+        };
+        let line = &self.line;
+        let about = action.note.about().map(|about| format!(" {about}"));
+        self.app.log.audit(&AuditLine {
+            time: SystemTime::now(),
+            who: self.notes.who().map(str::to_owned),
+            peer: action.peer,
+            action: format!(
+                "{} {}",
+                line.method,
+                line.route.as_deref().unwrap_or_default()
+            ),
+            target: format!("{}{}", self.target, about.unwrap_or_default()),
+            status: line.status,
+            outcome,
+            request: line.request.clone(),
+        });
+        self.is_audited = true;
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        // Only an answer that never was leaves something to say: a load or a swap goes on without its client.
+        self.audit(CLIENT_CLOSED.1);
         self.line.milliseconds =
             u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.line.who = self.notes.who().map(str::to_owned);
         self.app.log.access(&self.line);
     }
 }

@@ -10,6 +10,7 @@ mod line;
 use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -39,11 +40,45 @@ enum Format {
     Json,
 }
 
-/// An action of an administrator, granted or refused: the guard leaves it with the answer.
+/// What the logs want to know of a request beside its answer: laid by with the request, for the guard to fill in. It outlives
+/// the request's handling, so what an administrator began is told also when nobody waited for the answer.
+#[derive(Debug, Clone, Default)]
+pub struct RequestNotes(Arc<NoteSlots>);
+
+#[derive(Debug, Default)]
+struct NoteSlots {
+    who: OnceLock<String>,
+    action: OnceLock<AdminAction>,
+}
+
+impl RequestNotes {
+    /// Notes who asks.
+    pub fn set_who(&self, who: &str) {
+        // There is one guard.
+        let _ = self.0.who.set(who.to_owned());
+    }
+
+    /// Notes that it is an administrator's action.
+    pub fn set_action(&self, action: AdminAction) {
+        let _ = self.0.action.set(action);
+    }
+
+    /// Who asks, once that is known.
+    pub fn who(&self) -> Option<&str> {
+        self.0.who.get().map(String::as_str)
+    }
+
+    /// The administrator's action, if it is one.
+    pub fn action(&self) -> Option<&AdminAction> {
+        self.0.action.get()
+    }
+}
+
+/// An action of an administrator, granted or refused.
 #[derive(Debug, Clone)]
 pub struct AdminAction {
-    /// Who asked for it, if that is known.
-    pub who: Option<String>,
+    /// Where it came from.
+    pub peer: Option<IpAddr>,
     /// What it is about.
     pub note: AuditNote,
 }

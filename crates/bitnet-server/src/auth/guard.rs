@@ -25,7 +25,7 @@ use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
 use crate::config::ServerConfig;
 use crate::config::settings::LimitSettings;
 use crate::held_body::HeldBody;
-use crate::request_log::{AdminAction, AuditNote};
+use crate::request_log::{AdminAction, AuditNote, RequestNotes};
 
 /// Longest credential that is looked at; longer ones are not good ones.
 const MAX_CREDENTIAL_LEN: usize = 8192;
@@ -169,17 +169,19 @@ impl Guard {
         origin.cloned()
     }
 
-    /// Whether a request is for administrators, and who sends it: for the log, whatever comes of it.
-    pub fn admin_action(&self, head: RequestHead<'_>) -> Option<AdminAction> {
+    /// Whether a request is for administrators: for the log, whatever comes of it.
+    fn admin_action(&self, head: RequestHead<'_>) -> Option<AdminAction> {
         let need = self.table.access(head.method, head.route?)?;
-        let who = || {
-            let credential = credential(head.headers)??;
-            self.recognise(credential).map(|(id, ..)| id)
-        };
         (need == RouteAccess::Admin).then(|| AdminAction {
-            who: who(),
+            peer: head.peer,
             note: AuditNote::default(),
         })
+    }
+
+    /// Whose credentials a request has, if they are good ones.
+    fn holder(&self, headers: &HeaderMap) -> Option<String> {
+        let (id, ..) = self.recognise(credential(headers)??)?;
+        Some(id)
     }
 
     /// Takes over changed limits.
@@ -331,32 +333,36 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
         route: route.as_ref().map(MatchedPath::as_str),
         peer,
     };
+    let notes = request.extensions().get::<RequestNotes>().cloned();
+    let notes = notes.unwrap_or_default(); // nobody reads them where nobody laid them by
     let action = gate.guard.admin_action(head);
-    let mut response = match gate.guard.admit(head, Instant::now()) {
+    if let Some(action) = &action {
+        notes.set_action(action.clone());
+    }
+    match gate.guard.admit(head, Instant::now()) {
         Err(refusal) => {
+            if let Some(who) = gate.guard.holder(request.headers()) {
+                notes.set_who(&who);
+            }
             let mut response = (gate.tell)(&refusal);
             refusal_headers(&refusal, response.headers_mut());
             response
         }
         Ok(None) => next.run(request).await,
         Ok(Some((principal, permit))) => {
+            notes.set_who(&principal.id);
             if let Some(action) = &action {
                 request.extensions_mut().insert(action.note.clone());
             }
             let permit = Arc::new(permit);
             let remaining = permit.remaining;
-            request.extensions_mut().insert(principal.clone());
+            request.extensions_mut().insert(principal);
             request.extensions_mut().insert(permit.clone());
             let mut response = next.run(request).await;
-            response.extensions_mut().insert(principal);
             rate_headers(&remaining, response.headers_mut());
             response.map(|body| Body::new(HeldBody::new(body, permit)))
         }
-    };
-    if let Some(action) = action {
-        response.extensions_mut().insert(action);
     }
-    response
 }
 
 /// Looks at the file of keys every `interval`, for as long as the server runs.

@@ -3,6 +3,7 @@
 //! Text of strangers is bounded and has no control characters, whichever alphabet they are of: a terminal obeys none of it,
 //! and no line looks like two.
 
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -17,7 +18,7 @@ pub struct AccessLine {
     pub arrived: SystemTime,
     /// Its name.
     pub request: String,
-    /// Who sent it, as the guard calls them; `None` for probes and those it refused.
+    /// Who sent it, as the guard calls them; `None` for probes, and for those whom nothing makes known.
     pub who: Option<String>,
     /// Its method.
     pub method: String,
@@ -40,15 +41,18 @@ pub struct AccessLine {
 pub struct AuditLine {
     /// When it was answered.
     pub time: SystemTime,
-    /// Who asked for it.
+    /// Who asked for it, if a good key or token tells.
     pub who: Option<String>,
+    /// Where it came from.
+    pub peer: Option<IpAddr>,
     /// Method and route.
     pub action: String,
     /// What it is about.
     pub target: String,
-    /// The status of the answer.
+    /// The status of the answer; 499 when the client left before.
     pub status: u16,
-    /// `done`, or the error's code.
+    /// `done`; `begun` for what goes on after the answer; `client_closed` when nobody waited for it, and what was begun
+    /// goes on; or the error's code.
     pub outcome: &'static str,
     /// The request's name.
     pub request: String,
@@ -98,6 +102,7 @@ impl AuditLine {
             "time": rfc3339(self.time),
             "log": "audit",
             "who": self.who.as_deref().map(plain),
+            "peer": self.peer,
             "action": plain(&self.action),
             "target": plain(&self.target),
             "status": self.status,

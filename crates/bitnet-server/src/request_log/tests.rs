@@ -24,6 +24,7 @@ fn line(n: usize) -> AuditLine {
     AuditLine {
         time: UNIX_EPOCH,
         who: None,
+        peer: None,
         action: "POST /v1/models/load".into(),
         target: n.to_string(),
         status: 200,

@@ -170,6 +170,7 @@ fn what_administrators_do_and_who_is_refused_is_audited() {
         (&line["who"], &line["outcome"]),
         (&Value::Null, &json!("missing_api_key"))
     );
+    assert_eq!(line["peer"], "127.0.0.1", "{line}");
 
     assert_eq!(
         ask("delete", Some(&admin), "DELETE", "/v1/models/stories", ""),
@@ -181,6 +182,20 @@ fn what_administrators_do_and_who_is_refused_is_audited() {
         (&json!(200), &json!("done"))
     );
     assert_eq!(line["target"], "/v1/models/stories");
+    // Whoever does not wait for the answer is told of all the same.
+    let mut impatient = Connection::open(server.address);
+    let head = format!(
+        "X-Request-Id: impatient\r\nAuthorization: Bearer {admin}\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\n"
+    );
+    impatient.send_raw(
+        format!("POST /v1/models/load HTTP/1.1\r\nHost: localhost\r\n{head}\r\n{{").as_bytes(),
+    );
+    drop(impatient);
+    let line = audit.line_of("impatient");
+    assert_eq!(line["who"], who(&admin), "{line}");
+    assert_eq!(line["peer"], "127.0.0.1", "{line}");
+    assert_ne!(line["outcome"], "done", "{line}");
     // What anybody may do is no action of administrators.
     ask("list", Some(&admin), "GET", "/v1/models", "");
     ask("last", Some(&admin), "POST", "/v1/models/load", "{}");
