@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{
-    Engine, FinishReason, GenerateOptions, Pooling, Prompt, Terms, Timings, Token, TokenLogprobs,
+    Engine, FinishReason, GenerateOptions, Prompt, Terms, Timings, Token, TokenLogprobs,
     ValidRequest,
 };
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ use crate::metrics::{CancelPhase, Finished, Metrics, RequestEnd};
 use crate::model::LoadedModel;
 use crate::request_id::{self, RequestContext};
 use crate::usage::milliseconds;
+use crate::vectors::VectorWish;
 
 /// What a request asks the engine for.
 pub struct Job {
@@ -36,7 +37,7 @@ pub struct Job {
     /// What becomes of a prompt that is too long.
     pub truncate: Truncate,
     /// Vectors are wanted, no tokens (`max_tokens` is 0 then).
-    pub embed: Option<Pooling>,
+    pub embed: Option<VectorWish>,
     /// On which terms.
     pub terms: Terms,
     /// What its tokens are charged to.
@@ -416,7 +417,7 @@ struct Wishes {
     options: GenerateOptions,
     default_max_tokens: Option<usize>,
     truncate: Truncate,
-    embed: Option<Pooling>,
+    embed: Option<VectorWish>,
 }
 
 /// Tokenises the prompts and checks `n` requests of each.
@@ -448,10 +449,14 @@ fn check_all(
     mut wishes: Wishes,
 ) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
     let engine = &model.engine;
-    if let Some(pooling) = wishes.embed {
-        let check = |prompt| Ok(engine.check_embedding(&prompt, pooling)?);
+    if let Some(wish) = wishes.embed {
+        let check = |(index, prompt)| {
+            let checked = engine.check_embedding(&prompt, wish.pooling);
+            checked.map_err(|error| wish.about(index, error.into()))
+        };
         let requests: Vec<ValidRequest> = prompts
             .into_iter()
+            .enumerate()
             .map(check)
             .collect::<Result<_, ApiError>>()?;
         let ids = requests.iter().map(|request| request.prompt_ids().to_vec());

@@ -11,6 +11,7 @@ pub mod management;
 pub mod metrics;
 pub mod models;
 pub mod openapi;
+pub mod rerank;
 pub mod stats;
 pub mod tokens;
 
@@ -38,6 +39,8 @@ pub fn access() -> AccessTable {
         infer(Method::POST, "/v1/chat/completions"),
         infer(Method::POST, "/v1/completions"),
         infer(Method::POST, "/v1/embeddings"),
+        infer(Method::POST, "/v1/rerank"),
+        infer(Method::POST, "/rerank"),
         infer(Method::POST, "/v1/inference"),
         infer(Method::POST, "/v1/inference/stream"),
         infer(Method::GET, "/v1/models"),
@@ -82,6 +85,8 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/rerank", post(rerank::create))
+        .route("/rerank", post(rerank::create))
         .route("/v1/inference", post(inference::create))
         .route("/v1/inference/stream", post(inference::stream))
         .route("/v1/models", get(models::list))

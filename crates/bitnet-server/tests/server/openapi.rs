@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
 use bitnet_server::ServerLimits;
 use bitnet_server::routes::embeddings::MAX_INPUTS;
+use bitnet_server::routes::rerank::MAX_DOCUMENTS;
 use bitnet_server::unsupported::{self, RefusedField};
 use serde_json::{Value, json};
 
@@ -118,6 +119,7 @@ fn its_numbers_are_the_servers() {
             "EmbeddingRequest/properties/input/anyOf/2/maxItems",
             MAX_INPUTS,
         ),
+        ("RerankRequest/properties/documents/maxItems", MAX_DOCUMENTS),
     ] {
         assert_eq!(at(path), json!(expected), "{path}");
     }
@@ -134,6 +136,7 @@ fn every_refused_field_is_listed() {
         ("InferenceRequest", unsupported::GENERATION),
         ("InferenceRequest", unsupported::INFERENCE),
         ("EmbeddingRequest", unsupported::EMBEDDINGS),
+        ("RerankRequest", unsupported::RERANK),
         ("StreamOptions", unsupported::STREAM_OPTIONS),
     ];
     for (schema, fields) in tables {
