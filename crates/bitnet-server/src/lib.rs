@@ -22,6 +22,7 @@ pub mod app;
 pub mod auth;
 pub mod body;
 pub mod caller;
+pub mod cancellation;
 pub mod config;
 pub mod connection;
 pub mod engine_thread;

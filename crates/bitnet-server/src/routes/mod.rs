@@ -11,6 +11,7 @@ pub mod management;
 pub mod metrics;
 pub mod models;
 pub mod openapi;
+pub mod requests;
 pub mod rerank;
 pub mod stats;
 pub mod tokens;
@@ -34,6 +35,7 @@ use crate::{panics, path, request_id};
 pub fn access() -> AccessTable {
     let infer = |method, path| (method, path, RouteAccess::Infer);
     let admin = |method, path| (method, path, RouteAccess::Admin);
+    let free = |method, path| (method, path, RouteAccess::Free);
     let probe = |path| (Method::GET, path, RouteAccess::Probe);
     AccessTable::new(&[
         infer(Method::POST, "/v1/chat/completions"),
@@ -43,6 +45,7 @@ pub fn access() -> AccessTable {
         infer(Method::POST, "/rerank"),
         infer(Method::POST, "/v1/inference"),
         infer(Method::POST, "/v1/inference/stream"),
+        free(Method::POST, "/v1/requests/{id}/cancel"),
         infer(Method::GET, "/v1/models"),
         infer(Method::GET, "/v1/models/{id}"),
         infer(Method::GET, "/v1/models/{id}/status"),
@@ -89,6 +92,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/rerank", post(rerank::create))
         .route("/v1/inference", post(inference::create))
         .route("/v1/inference/stream", post(inference::stream))
+        .route("/v1/requests/{id}/cancel", post(requests::cancel))
         .route("/v1/models", get(models::list))
         .route(
             "/v1/models/{id}",
