@@ -85,6 +85,9 @@ def before_call(context, case, kwargs):
     if is_count(body.get("dimensions"), 1):
         body["dimensions"] = None
     # What one field says of another is in the description in words.
+    if is_count(body.get("best_of"), 1, 16):
+        n = body["n"] if is_count(body.get("n"), 1, 16) else 1
+        body["best_of"] = n + (0 if body.get("stream") is True else body["best_of"] % 2)
     if is_count(body.get("top_logprobs"), 1, 20) and body.get("logprobs") in (None, False):
         body["logprobs"] = True
     if body.get("stream") is True and is_count(body.get("prompt_logprobs"), 0, 20):

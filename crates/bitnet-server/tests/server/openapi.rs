@@ -83,6 +83,7 @@ fn its_numbers_are_the_servers() {
     for (path, expected) in [
         ("ChatRequest/properties/n/maximum", limits.max_n),
         ("CompletionRequest/properties/n/maximum", limits.max_n),
+        ("CompletionRequest/properties/best_of/maximum", limits.max_n),
         (
             "ChatRequest/properties/messages/maxItems",
             limits.max_messages,
