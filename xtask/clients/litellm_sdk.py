@@ -33,6 +33,12 @@ vectors = litellm.embedding(model="openai/" + MODEL, input=["The cat", "A dog"],
 assert len(vectors.data) == 2
 print("litellm: embedding ok", flush=True)
 
+ranked = litellm.rerank(
+    model="hosted_vllm/" + MODEL, query="The cat", documents=["A dog", "The cat"], top_n=1, **AT
+)
+assert [result["index"] for result in ranked.results] == [1]
+print("litellm: rerank ok", flush=True)
+
 try:
     litellm.completion(model="openai/nobody", messages=HELLO, **AT)
 except litellm.NotFoundError:

@@ -1,6 +1,8 @@
 """OpenAI's Python SDK, major versions 2 and 3: every call that applications make of it."""
 
 import os
+import signal
+import socket
 import subprocess
 import threading
 import time
@@ -75,6 +77,10 @@ def completions():
     whole = client.completions.create(prompt="The cat", **ask).choices[0].text
     stream = client.completions.create(prompt="The cat", stream=True, **ask)
     assert "".join(chunk.choices[0].text for chunk in stream) == whole
+
+    best = client.completions.create(model=MODEL, prompt="The cat", max_tokens=5, n=2, best_of=6)
+    assert [choice.index for choice in best.choices] == [0, 1]
+    assert best.usage.completion_tokens > 10
 
 
 def embeddings():
@@ -173,6 +179,68 @@ def retries_after_429():
         assert answers[0].usage.completion_tokens == 1
 
 
-for check in (models, chat, completions, embeddings, errors, asynchronous, retries_after_429):
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def retries_after_503():
+    """The SDK goes on asking while one server drains and another starts on its port, and is served by that one."""
+    flags = ["--port", free_port(), "--shutdown-timeout", "60"]
+    statuses = []
+    told = openai.DefaultHttpxClient(
+        event_hooks={"response": [lambda response: statuses.append(response.status_code)]}
+    )
+
+    def ask(retries, **extra):
+        client = openai.OpenAI(
+            base_url=server.url + "/v1", api_key="unused", max_retries=retries, http_client=told
+        )
+        return client.completions.create(model="default", prompt="Once", max_tokens=1, **extra)
+
+    with Served(*flags) as server:
+        # What runs keeps the server until it is closed.
+        other = openai.OpenAI(base_url=server.url + "/v1", api_key="unused")
+        endless = {"ignore_eos": True}
+        stream = other.completions.create(
+            model="default", prompt=["Once"] * 8, n=16, max_tokens=200, stream=True, extra_body=endless
+        )
+        next(iter(stream))
+        server.process.send_signal(signal.SIGTERM)
+        refused, deadline = None, time.monotonic() + 20
+        while refused is None and time.monotonic() < deadline:
+            try:
+                ask(0)  # the signal is still on its way
+            except openai.InternalServerError as error:
+                refused = error
+        assert refused and (refused.status_code, refused.code) == (503, "shutting_down")
+        assert int(refused.response.headers["retry-after"]) >= 1
+
+        statuses.clear()
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(ask(20)))
+        waiting.start()
+        while not statuses and waiting.is_alive():
+            time.sleep(0.01)
+        stream.close()
+        server.process.wait(60)
+        with Served(*flags):
+            waiting.join()
+        assert answers and answers[0].usage.completion_tokens == 1
+        assert statuses[0] == 503 and statuses[-1] == 200, statuses
+
+
+CHECKS = (
+    models,
+    chat,
+    completions,
+    embeddings,
+    errors,
+    asynchronous,
+    retries_after_429,
+    retries_after_503,
+)
+for check in CHECKS:
     check()
     print(f"openai {openai.__version__}: {check.__name__} ok", flush=True)

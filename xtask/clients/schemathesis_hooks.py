@@ -47,6 +47,13 @@ def message(value):
     return value
 
 
+def ranked(value):
+    """A query or a document: a text, or an object that has one."""
+    if isinstance(value, dict) and isinstance(value.get("text"), str):
+        return value | {"text": value["text"][:50]}
+    return value[:50] if isinstance(value, str) else value
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     body = case.body
@@ -66,6 +73,10 @@ def before_call(context, case, kwargs):
     for name in ("stop_token_ids", "tokens", "prompt", "input"):
         if name in body:
             body[name] = tokens(body[name])
+    if "query" in body:
+        body["query"] = ranked(body["query"])
+    if isinstance(body.get("documents"), list) and len(body["documents"]) <= 2048:
+        body["documents"] = [ranked(one) for one in body["documents"][:64]]
     bias = body.get("logit_bias")
     if isinstance(bias, dict) and all(name.isdecimal() and len(name) < 10 for name in bias):
         body["logit_bias"] = {str(int(name) % VOCABULARY): value for name, value in bias.items()}
@@ -74,6 +85,9 @@ def before_call(context, case, kwargs):
     if is_count(body.get("dimensions"), 1):
         body["dimensions"] = None
     # What one field says of another is in the description in words.
+    if is_count(body.get("best_of"), 1, 16):
+        n = body["n"] if is_count(body.get("n"), 1, 16) else 1
+        body["best_of"] = n + (0 if body.get("stream") is True else body["best_of"] % 2)
     if is_count(body.get("top_logprobs"), 1, 20) and body.get("logprobs") in (None, False):
         body["logprobs"] = True
     if body.get("stream") is True and is_count(body.get("prompt_logprobs"), 0, 20):

@@ -81,6 +81,11 @@ impl Admission {
         })
     }
 
+    /// Choices that there is room for when nobody else is there.
+    pub fn most_choices(&self) -> usize {
+        self.max_choices
+    }
+
     /// Choices taken and prompt tokens that wait.
     pub fn waiting(&self) -> (usize, usize) {
         let counts = self.counts();

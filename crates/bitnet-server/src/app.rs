@@ -9,6 +9,7 @@ use bitnet_inference::Terms;
 use tokio::sync::Semaphore;
 
 use crate::caller::Caller;
+use crate::cancellation::RequestsUnderWay;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
@@ -17,6 +18,7 @@ use crate::model::LoadedModel;
 use crate::model_manager::ModelManager;
 use crate::model_manager::policy::ModelPolicy;
 use crate::model_manager::registry::ModelRegistry;
+use crate::request_id;
 use crate::request_log::RequestLog;
 use crate::running::{Job, Running};
 use crate::telemetry::Telemetry;
@@ -35,6 +37,8 @@ pub struct App {
     pub log: RequestLog,
     /// What exports traces, if anything does.
     pub telemetry: Option<Telemetry>,
+    /// The requests under way, to be ended by their names.
+    pub requests: RequestsUnderWay,
     /// Room for bodies that arrive, in units of [`BODY_UNIT`] bytes.
     pub bodies: Arc<Semaphore>,
     /// Room for texts that are tokenised without being put in the queue.
@@ -65,6 +69,7 @@ impl App {
             metrics: Arc::new(Metrics::new(LONGEST_CONTEXT)),
             log: RequestLog::default(),
             telemetry: None,
+            requests: RequestsUnderWay::default(),
             bodies: Arc::new(Semaphore::new(
                 (limits.max_arriving / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS),
             )),
@@ -122,6 +127,7 @@ impl App {
                 ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
             );
         }
+        request_id::current().list(&self.requests, work.permit.as_deref());
         Running::start(model, self.metrics.clone(), work).await
     }
 

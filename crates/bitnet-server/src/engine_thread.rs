@@ -87,6 +87,7 @@ pub struct EngineHandle {
 }
 
 /// A choice under way. Dropping it ends the choice wherever it is; one that has ended already is not disturbed.
+#[derive(Debug)]
 pub struct Ticket {
     number: u64,
     commands: Sender<Command>,

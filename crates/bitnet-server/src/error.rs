@@ -12,6 +12,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::Error;
+use hyper::ext::ReasonPhrase;
 use serde_json::{Value, json};
 
 pub use code::ErrorCode;
@@ -149,6 +150,11 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.code == ErrorCode::RequestCancelled {
+            // No standard has words for this status.
+            let reason = ReasonPhrase::from_static(b"Client Closed Request");
+            response.extensions_mut().insert(reason);
         }
         if self.status() == StatusCode::UNAUTHORIZED {
             response

@@ -26,9 +26,10 @@ pub struct GenerationRequest {
     pub stream: bool,
     /// What its chunks say of usage.
     pub usage: StreamUsage,
-    /// Choices of each prompt.
+    /// Choices of each prompt that are drawn.
     pub n: usize,
-    /// How tokens are drawn. `max_tokens` is what the client asks for.
+    /// How tokens are drawn. `max_tokens` is what the client asks for; log probabilities are computed where the route
+    /// needs them, and where they are shown.
     pub options: GenerateOptions,
     /// Tokens when the client asks for no number of them; `None` is what the context leaves.
     pub default_max_tokens: Option<usize>,
@@ -110,7 +111,7 @@ impl GenerationRequest {
     pub async fn start(self, app: &App, prompts: Prompts) -> Result<Running, ApiError> {
         let mut options = self.options;
         let shown = self.shown;
-        options.logprobs = shown.logprobs.is_some();
+        options.logprobs |= shown.logprobs.is_some();
         options.prompt_logprobs |= shown.prompt_logprobs.is_some();
         options.top_logprobs = shown.logprobs.max(shown.prompt_logprobs).unwrap_or(0);
         let work = Job {

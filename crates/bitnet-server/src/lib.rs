@@ -8,8 +8,8 @@
 //! cannot, [`auth`] lets it through (as a [`caller`]), [`path`] and [`routes`] find its handler, [`body`] and [`fields`] read
 //! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
 //! refused); [`admission`] takes or refuses it;
-//! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
-//! write the answer. [`startup`] makes the state and the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
+//! [`running`] checks it and holds its client's end, [`cancellation`] ends it by its name, [`engine_thread`] has the engine's end; [`sse`], [`usage`] and [`token_text`]
+//! write the answer; [`vectors`] are made of texts. [`startup`] makes the state and the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
 //! [`health_check`] asks another one.
 //!
 //! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`error`] every error.
@@ -22,6 +22,7 @@ pub mod app;
 pub mod auth;
 pub mod body;
 pub mod caller;
+pub mod cancellation;
 pub mod config;
 pub mod connection;
 pub mod engine_thread;
@@ -62,6 +63,7 @@ pub mod token_text;
 pub mod transport;
 pub mod unsupported;
 pub mod usage;
+pub mod vectors;
 
 pub use app::App;
 pub use limits::ServerLimits;

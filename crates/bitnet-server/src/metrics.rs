@@ -7,12 +7,13 @@
 //! - [`table`]: every metric
 //! - [`registry`]: values and their text
 //! - [`stats`]: the same values for people
-//! - [`recent`]: single requests
+//! - [`recent`]: single requests; [`rolling`]: the last five minutes
 //! - [`process`]: memory, processor time and files of this process
 
 pub mod process;
 pub mod recent;
 pub mod registry;
+pub mod rolling;
 pub mod stats;
 pub mod table;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use bitnet_inference::{EngineLoad, Traffic};
 use self::process::{CpuMeter, ProcessSample};
 use self::recent::{Recent, RequestRecord};
 use self::registry::Registry;
+use self::rolling::Notes;
 use self::table::Id;
 
 pub use self::registry::Exposition;
@@ -68,6 +70,7 @@ pub struct Metrics {
     registry: Registry,
     meter: Mutex<Meter>,
     recent: Recent,
+    notes: Notes,
 }
 
 /// What rates are computed from.
@@ -196,6 +199,7 @@ impl Metrics {
             registry,
             meter: Mutex::default(),
             recent: Recent::default(),
+            notes: Notes::default(),
         }
     }
 
@@ -260,6 +264,7 @@ impl Metrics {
         let (size, blocks) = (info.kv_block_size.to_string(), info.kv_blocks.to_string());
         self.registry
             .set(Id::VllmCacheConfig, &[model, ENGINE, &size, &blocks], 1.0);
+        self.notes.begin(&self.registry, model, Instant::now());
     }
 
     /// A model is gone: what it is and does is no longer told, what it did stays counted.
@@ -267,6 +272,7 @@ impl Metrics {
         for id in MODEL_GAUGES {
             self.registry.forget(id, model);
         }
+        self.notes.end(model);
     }
 
     /// Tokens were run for somebody: `key:ID`, `jwt:SUBJECT`, or `None` for those that showed nothing.
@@ -391,6 +397,8 @@ impl Metrics {
             prompt_tokens: request.n_prompt,
             generated_tokens: request.n_generated,
         });
+        // However rarely the process is measured.
+        self.notes.write(registry, request.model, Instant::now());
     }
 
     /// A forward pass has ended.
@@ -497,6 +505,7 @@ impl Metrics {
                 }
                 _ => self.registry.forget(Id::Bandwidth, model),
             }
+            self.notes.write(&self.registry, model, now);
         }
         meter
             .generated

@@ -3,13 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitnet_inference::{Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, Prompt};
 
 use crate::admission::Admission;
 use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
+use crate::metrics::rolling::RollingFigures;
 use crate::metrics::{LoadedInfo, Metrics, StepFigures};
 use crate::model_manager::policy::{ModelOrigin, OriginSource};
 use crate::model_manager::validate::Validation;
@@ -155,6 +156,11 @@ impl LoadedModel {
             0 => self.engine.info().device,
             _ => "cpu",
         }
+    }
+
+    /// What was done under its name in the last five minutes, since it was loaded.
+    pub fn rolling(&self) -> Option<RollingFigures> {
+        self.metrics.rolling(&self.id, Instant::now())
     }
 
     /// Tells the metrics that this is what answers under its name now.

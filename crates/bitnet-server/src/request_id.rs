@@ -14,6 +14,8 @@ use hyper::body::{Frame, SizeHint};
 use tracing::Instrument;
 
 use crate::app::App;
+use crate::auth::rate::Permit;
+use crate::cancellation::{Hold, Listed, RequestsUnderWay};
 use crate::error::{ApiError, ErrorCode};
 use crate::request_log::{AccessLine, AuditLine, RequestNotes};
 use crate::telemetry::RequestTrace;
@@ -37,6 +39,20 @@ pub struct RequestContext {
     pub id: String,
     /// Its trace, where traces are exported.
     pub trace: Option<RequestTrace>,
+    /// What it has in the engine's queue.
+    pub hold: Arc<Hold>,
+    listed: OnceLock<Listed>,
+}
+
+impl RequestContext {
+    /// Puts it in the list of those that can be cancelled, until it is dropped; one without a name, which came by no
+    /// route, or without a sender cannot be asked for.
+    pub fn list(&self, requests: &RequestsUnderWay, permit: Option<&Permit>) {
+        if let Some(permit) = permit.filter(|_| !self.id.is_empty()) {
+            let listed = || requests.enter(&self.id, permit.principal(), &self.hold);
+            self.listed.get_or_init(listed);
+        }
+    }
 }
 
 tokio::task_local! {
@@ -62,6 +78,7 @@ pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next
     let context = Arc::new(RequestContext {
         id: shown(&id).to_owned(),
         trace: trace(&app, &request, route.as_ref(), shown(&id)),
+        ..RequestContext::default()
     });
     let span = tracing::info_span!("request", id = &*context.id);
     let answered = CURRENT.scope(context.clone(), next.run(request));

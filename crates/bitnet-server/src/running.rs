@@ -8,20 +8,22 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{
-    Engine, FinishReason, GenerateOptions, Pooling, Prompt, Terms, Timings, Token, TokenLogprobs,
+    Engine, FinishReason, GenerateOptions, Prompt, Terms, Timings, Token, TokenLogprobs,
     ValidRequest,
 };
 use tokio::sync::mpsc;
 
 use crate::admission::Admitted;
 use crate::auth::rate::Permit;
-use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
+use crate::cancellation::cancelled;
+use crate::engine_thread::{CHANNEL_CAPACITY, Update};
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::recent::WaitingRequest;
 use crate::metrics::{CancelPhase, Finished, Metrics, RequestEnd};
 use crate::model::LoadedModel;
 use crate::request_id::{self, RequestContext};
 use crate::usage::milliseconds;
+use crate::vectors::VectorWish;
 
 /// What a request asks the engine for.
 pub struct Job {
@@ -36,7 +38,7 @@ pub struct Job {
     /// What becomes of a prompt that is too long.
     pub truncate: Truncate,
     /// Vectors are wanted, no tokens (`max_tokens` is 0 then).
-    pub embed: Option<Pooling>,
+    pub embed: Option<VectorWish>,
     /// On which terms.
     pub terms: Terms,
     /// What its tokens are charged to.
@@ -88,10 +90,10 @@ pub struct Running {
     n_open: usize,
     draws_nothing: bool,
     failed: bool,
+    cancelled: bool,
     place: Admitted,
     account: Account,
     waiting: Option<WaitingRequest>, // until the first token
-    _tickets: Vec<Ticket>,
 }
 
 /// Who is told what a request took.
@@ -168,6 +170,15 @@ impl Running {
             context: request_id::current(),
             span: tracing::Span::current(),
         };
+        let hold = account.context.hold.clone();
+        let cancelled_early = |error| {
+            let before = CancelPhase::BeforeFirstToken;
+            account.metrics.request_cancelled(before);
+            error
+        };
+        if hold.is_cancelled() {
+            return Err(cancelled_early(cancelled()));
+        }
         let draws_nothing = options.max_tokens == Some(0);
         let place = model.admission.admit(prompts.len() * n)?;
         let waiting = WaitingRequest::new(account.metrics.clone(), &model.id, started);
@@ -216,6 +227,8 @@ impl Running {
                     .submit(request.with_terms(terms), index, sender.clone())
             })
             .collect();
+        // Cancelled while it was checked.
+        hold.keep(tickets).map_err(cancelled_early)?;
         Ok(Running {
             n_open: choices.len(),
             draws_nothing,
@@ -226,10 +239,10 @@ impl Running {
             model,
             updates,
             failed: false,
+            cancelled: false,
             place,
             account,
             waiting: Some(waiting),
-            _tickets: tickets,
         })
     }
 
@@ -243,6 +256,7 @@ impl Running {
         }
         let Some(update) = std::task::ready!(self.updates.poll_recv(cx)) else {
             (self.n_open, self.failed) = (0, true);
+            self.cancelled = self.account.context.hold.is_cancelled();
             return Poll::Ready(Some(Err(self.given_up())));
         };
         let choice = &mut self.choices[update.choice];
@@ -265,6 +279,11 @@ impl Running {
                     drawn.finish
                 };
                 self.n_open -= usize::from(choice.finish.is_some());
+                // In the step in which it ended: whoever was told that it is cancelled is not contradicted.
+                if self.n_open == 0 && self.account.context.hold.is_cancelled() {
+                    (self.failed, self.cancelled) = (true, true);
+                    return Poll::Ready(Some(Err(cancelled())));
+                }
                 Ok(Piece {
                     choice: update.choice,
                     token: drawn.token.filter(|_| !self.draws_nothing),
@@ -311,6 +330,9 @@ impl Running {
     }
 
     fn given_up(&self) -> ApiError {
+        if self.cancelled {
+            return cancelled();
+        }
         if self.model.handle.health().failed {
             return engine_failed();
         }
@@ -325,6 +347,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.account.context.hold.release();
         let tokens = self.n_prompt() + self.n_drawn();
         if let Some(permit) = &self.account.permit {
             permit.charge(tokens as u64, Instant::now());
@@ -332,7 +355,7 @@ impl Drop for Running {
         let metrics = &self.account.metrics;
         let shown = self.account.permit.as_ref();
         metrics.tokens_of(shown.and_then(|permit| permit.credential()), tokens);
-        let left = self.n_open > 0;
+        let left = self.n_open > 0 || self.cancelled;
         if left {
             metrics.request_cancelled(match self.first_token {
                 None => CancelPhase::BeforeFirstToken,
@@ -416,7 +439,7 @@ struct Wishes {
     options: GenerateOptions,
     default_max_tokens: Option<usize>,
     truncate: Truncate,
-    embed: Option<Pooling>,
+    embed: Option<VectorWish>,
 }
 
 /// Tokenises the prompts and checks `n` requests of each.
@@ -448,10 +471,14 @@ fn check_all(
     mut wishes: Wishes,
 ) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
     let engine = &model.engine;
-    if let Some(pooling) = wishes.embed {
-        let check = |prompt| Ok(engine.check_embedding(&prompt, pooling)?);
+    if let Some(wish) = wishes.embed {
+        let check = |(index, prompt)| {
+            let checked = engine.check_embedding(&prompt, wish.pooling);
+            checked.map_err(|error| wish.about(index, error.into()))
+        };
         let requests: Vec<ValidRequest> = prompts
             .into_iter()
+            .enumerate()
             .map(check)
             .collect::<Result<_, ApiError>>()?;
         let ids = requests.iter().map(|request| request.prompt_ids().to_vec());

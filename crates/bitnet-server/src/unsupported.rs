@@ -163,6 +163,25 @@ pub const EMBEDDINGS: &[RefusedField] = &[
     row("normalize", "vectors have length 1", is_true),
 ];
 
+/// Refused by `/v1/rerank`.
+pub const RERANK: &[RefusedField] = &[
+    row("truncate", "send texts that fit into the context", is_false),
+    row(
+        "truncate_prompt_tokens",
+        "send texts that fit into the context",
+        never,
+    ),
+    row(
+        "max_tokens_per_doc",
+        "send texts that fit into the context",
+        never,
+    ),
+    row("max_chunks_per_doc", "a document is ranked whole", is_one),
+    row("rank_fields", "a document is its text", |v| {
+        *v == json!(["text"])
+    }),
+];
+
 /// Refused inside `stream_options`.
 pub const STREAM_OPTIONS: &[RefusedField] = &[row(
     "include_obfuscation",

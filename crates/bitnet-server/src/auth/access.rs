@@ -35,6 +35,8 @@ pub enum RouteAccess {
     Metrics,
     /// A principal of any role, unless inference is open.
     Infer,
+    /// As [`RouteAccess::Infer`]; it costs no tokens, so no limit of the principal holds it back.
+    Free,
     /// An administrator, always.
     Admin,
 }

@@ -256,7 +256,7 @@ impl Guard {
         let is_open = match need {
             RouteAccess::Probe => true,
             RouteAccess::Metrics => self.open_metrics || self.exposure.open_inference,
-            RouteAccess::Infer => self.exposure.open_inference,
+            RouteAccess::Infer | RouteAccess::Free => self.exposure.open_inference,
             RouteAccess::Admin => false,
         };
         let checks_credentials = self.keys.is_some() || self.jwt.is_some();

@@ -169,6 +169,11 @@ impl RateLimiter {
 }
 
 impl Permit {
+    /// Who was let through, as the access log names it.
+    pub fn principal(&self) -> &str {
+        &self.principal
+    }
+
     /// The key or the token's subject that it was let through by; `None` when it needed none.
     pub fn credential(&self) -> Option<&str> {
         let shown = !self.principal.starts_with("address:");

@@ -30,6 +30,19 @@ impl ErrorRow {
     }
 }
 
+/// A status that no standard has and nginx, Google's interfaces and the access log here use: the client no longer wants
+/// the answer. SDKs try again after 408 and 409, and must not after this.
+trait ClientClosed {
+    const CLIENT_CLOSED_REQUEST: StatusCode;
+}
+
+impl ClientClosed for StatusCode {
+    const CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
+        Ok(status) => status,
+        Err(_) => panic!("three digits are a status"),
+    };
+}
+
 const REQUEST: &str = "invalid_request_error";
 const AUTHENTICATION: &str = "authentication_error";
 const PERMISSION: &str = "permission_error";
@@ -98,6 +111,9 @@ error_codes! {
     /// There is no such model.
     ModelNotFound: NOT_FOUND REQUEST "model_not_found"
         "GET /v1/models lists the models";
+    /// No request by this name is under way, or it is somebody else's.
+    RequestNotFound: NOT_FOUND REQUEST "request_not_found"
+        "a request under way is cancelled by its x-request-id, with the key that sent it";
     /// There is no such route.
     NotFound: NOT_FOUND REQUEST "not_found"
         "docs/serving.md lists the routes";
@@ -140,6 +156,9 @@ error_codes! {
     /// All clients together have: the queue is full.
     QueueFull: TOO_MANY_REQUESTS RATE_LIMIT "queue_full"
         "wait as long as Retry-After says";
+    /// The request was cancelled by its name.
+    RequestCancelled: CLIENT_CLOSED_REQUEST REQUEST "request_cancelled"
+        "send the request again if its answer is wanted after all";
     /// A fault of the server.
     InternalError: INTERNAL_SERVER_ERROR SERVER "internal_error"
         "tell the operator the request_id; the log has the reason";

@@ -303,6 +303,16 @@ impl Observed {
         Some(last)
     }
 
+    /// What was counted since this histogram was as `earlier` is.
+    #[must_use]
+    pub fn since(mut self, earlier: &Observed) -> Observed {
+        for (count, before) in self.counts.iter_mut().zip(&earlier.counts) {
+            *count = count.saturating_sub(*before);
+        }
+        self.sum -= earlier.sum;
+        self
+    }
+
     /// Adds what another histogram of the same bounds counted.
     pub fn merge(&mut self, other: &Observed) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {

@@ -52,7 +52,7 @@ pub struct RequestStats {
     pub failures: BTreeMap<String, f64>,
     /// Requests refused before any work was done, by reason.
     pub rejected: BTreeMap<String, f64>,
-    /// Requests whose client left, by what was under way.
+    /// Requests whose client left, or that were cancelled by name, by what was under way.
     pub cancelled: BTreeMap<String, f64>,
     /// Swaps of models, by result.
     pub swaps: BTreeMap<String, f64>,

@@ -142,7 +142,7 @@ metrics! {
     RequestsRejected: Counter, "bitnet_requests_rejected_total", ["reason"],
         "Requests that were refused before any work was done.";
     RequestsCancelled: Counter, "bitnet_requests_cancelled_total", ["phase"],
-        "Requests whose client left, by what was under way.";
+        "Requests whose client left, or that were cancelled by name, by what was under way.";
     EngineSteps: Counter, "bitnet_engine_steps_total", ["model"],
         "Forward passes.";
     EngineRows: Counter, "bitnet_engine_rows_total", ["model"],

@@ -326,3 +326,81 @@ fn a_new_engine_under_the_same_name_counts_on() {
     let counted = metrics.registry().get(Id::GeneratedTokens, &[MODEL]);
     assert_eq!(counted, Some(35.0), "31 of the one before it");
 }
+
+#[test]
+fn five_minutes_are_looked_back_and_no_more() {
+    let metrics = all();
+    let begin = Instant::now();
+    let after = |seconds| begin + Duration::from_secs(seconds);
+    let rolling = |seconds| metrics.rolling(MODEL, after(seconds));
+    let info = LoadedInfo {
+        model: MODEL,
+        hash: "",
+        quantization: "",
+        kernel: "",
+        load: Duration::ZERO,
+        kv_block_size: 16,
+        kv_blocks: 1,
+        weight_bytes: 1,
+        kv_cache_bytes: 1,
+    };
+    // What another version under this name did is not this one's.
+    metrics.model_loaded(&info);
+    assert_eq!(rolling(10), None);
+
+    let draw = |tokens: u64, first: Duration| {
+        let drawn = EngineLoad {
+            generated_tokens: tokens,
+            ..EngineLoad::default()
+        };
+        metrics.engine(MODEL, &EngineLoad::default(), &drawn);
+        metrics.request_finished(&Finished {
+            first_token: Some(first),
+            ..finished()
+        });
+    };
+    draw(50, Duration::from_millis(30));
+    let first = rolling(10).unwrap();
+    // The notes are written at the true time, a moment after `begin`.
+    assert!((0.0..=10.0).contains(&first.window_seconds), "{first:?}");
+    assert_eq!(first.requests, 1.0);
+    assert!((first.tokens_per_second * first.window_seconds - 50.0).abs() < 1e-9);
+    let between = |time: Option<f64>, low: f64, high: f64| (low..=high).contains(&time.unwrap());
+    assert!(between(first.first_token_p50_seconds, 0.02, 0.04));
+    assert!(between(first.first_token_p95_seconds, 0.02, 0.04));
+
+    metrics.measure(&[MODEL], after(100));
+    draw(7, Duration::from_millis(700));
+    let both = rolling(200).unwrap();
+    assert_eq!(both.requests, 2.0);
+    let second = rolling(420).unwrap();
+    assert_eq!((second.window_seconds, second.requests), (320.0, 1.0));
+    assert_eq!(second.tokens_per_second, 7.0 / 320.0);
+    assert!(between(second.first_token_p50_seconds, 0.5, 0.75));
+
+    // A text under way has drawn tokens and no end.
+    metrics.measure(&[MODEL], after(430));
+    let drawn = EngineLoad {
+        generated_tokens: 9,
+        ..EngineLoad::default()
+    };
+    metrics.engine(MODEL, &EngineLoad::default(), &drawn);
+    let third = rolling(740).unwrap();
+    assert_eq!((third.requests, third.window_seconds), (0.0, 310.0));
+    assert_eq!(third.first_token_p50_seconds, None);
+    metrics.measure(&[MODEL], after(740));
+    assert_eq!(rolling(1100), None);
+    metrics.model_unloaded(MODEL);
+    assert_eq!(rolling(1100), None);
+}
+
+#[test]
+fn what_the_last_five_minutes_need_is_kept_and_nothing_older() {
+    let metrics = all();
+    let begin = Instant::now();
+    for second in 0..3600 {
+        metrics.measure(&[MODEL], begin + Duration::from_secs(second));
+    }
+    let n_notes = metrics.notes.len(MODEL);
+    assert!((60..=62).contains(&n_notes), "{n_notes}");
+}

@@ -48,12 +48,16 @@ pub async fn create(
         // Names of special tokens are read as such: whoever uses this route lays out the text themselves.
         Prompt::Markup,
     )?;
-    check_choices(&mut fields, request.n, prompts.len(), &app.limits)?;
+    let n = request.n;
+    request.n = n_drawn(&mut fields, &request, prompts.len(), &app.limits)?;
+    let best = (request.n > n).then_some(n);
     let echo = fields.flag("echo")?.unwrap_or(false);
     request.options.max_tokens = fields.count("max_tokens", 0..=usize::MAX)?;
     request.default_max_tokens = Some(DEFAULT_MAX_TOKENS);
     request.shown.logprobs = logprobs(&mut fields)?;
     request.options.prompt_logprobs = echo && request.shown.logprobs.is_some();
+    // By which the choices are ranked.
+    request.options.logprobs = best.is_some();
     let echoed = echo.then(|| prompts.clone());
     let (stream, usage, shown) = (request.stream, request.usage, request.shown);
     let running = request.start(&app, Prompts::Plain(prompts)).await?;
@@ -62,6 +66,7 @@ pub async fn create(
         created: unix_seconds(),
         texts: vec![TextState::default(); running.choices.len()],
         echoed,
+        best,
         usage,
         shown,
     };
@@ -71,23 +76,38 @@ pub async fn create(
     writer.collect(running).await
 }
 
-fn check_choices(
+/// How many choices are drawn for each prompt: `best_of`, of which the `n` likeliest are returned.
+fn n_drawn(
     fields: &mut Fields,
-    n: usize,
+    request: &GenerationRequest,
     n_prompts: usize,
     limits: &ServerLimits,
-) -> Result<(), ApiError> {
-    if n * n_prompts > limits.max_choices {
+) -> Result<usize, ApiError> {
+    const BEST_OF: &str = "best_of";
+    let n = request.n;
+    let asked = fields.count(BEST_OF, 1..=limits.max_n)?;
+    let (field, drawn) = match asked {
+        None => ("n", n),
+        Some(best_of) => (BEST_OF, best_of),
+    };
+    if drawn < n {
+        let message =
+            format!("{BEST_OF} is {drawn} and n {n}: so many cannot be the best of fewer");
+        return Err(ApiError::about(field, ErrorCode::InvalidValue, message));
+    }
+    if drawn > n && request.stream {
+        let why = "which choices are the best is known at their end; ask without stream";
+        return Err(ApiError::unsupported(field, why));
+    }
+    if drawn * n_prompts > limits.max_choices {
         let message = format!(
-            "{n_prompts} prompts with n {n} make {} choices, at most {} are allowed",
-            n * n_prompts,
+            "{n_prompts} prompts with {field} {drawn} make {} choices, at most {} are allowed",
+            drawn * n_prompts,
             limits.max_choices
         );
-        return Err(ApiError::about("n", ErrorCode::InvalidValue, message));
+        return Err(ApiError::about(field, ErrorCode::InvalidValue, message));
     }
-    // `best_of` choices are drawn and `n` returned; without more than `n` that is nothing else.
-    let of_all = "every choice that is drawn is returned";
-    fields.refuse("best_of", of_all, |value| unsigned(value) == Some(n as u64))
+    Ok(drawn)
 }
 
 /// How many alternatives are wanted; OpenAI's number, or the `true` that some clients send.
@@ -111,6 +131,8 @@ struct Writer {
     created: u64,
     texts: Vec<TextState>,
     echoed: Option<Vec<Prompt>>,
+    /// How many choices of each prompt are returned, where more are drawn.
+    best: Option<usize>,
     usage: StreamUsage,
     shown: Shown,
 }
@@ -120,6 +142,52 @@ struct Writer {
 struct TextState {
     has_begun: bool,
     n_chars: usize,
+}
+
+/// How probable the tokens of a choice were.
+#[derive(Debug, Clone, Copy, Default)]
+struct Likelihood {
+    sum: f64,
+    n_tokens: usize,
+}
+
+impl Likelihood {
+    fn add(&mut self, piece: &Piece) {
+        if let Some(logprob) = piece.token.as_ref().and_then(|token| token.logprob) {
+            self.sum += f64::from(logprob);
+            self.n_tokens += 1;
+        }
+    }
+
+    /// The mean log probability of a token, by which OpenAI ranks: a long text is no worse for its length.
+    fn mean(&self) -> f64 {
+        self.sum / self.n_tokens.max(1) as f64
+    }
+}
+
+/// The `n` likeliest of each `drawn` choices, which are those of one prompt; the best first, the one that was drawn first
+/// on ties.
+fn likeliest(
+    choices: Vec<TextChoice>,
+    likelihoods: &[Likelihood],
+    drawn: usize,
+    n: usize,
+) -> Vec<TextChoice> {
+    let mut ranked: Vec<(usize, TextChoice)> = choices.into_iter().enumerate().collect();
+    for of_prompt in ranked.chunks_mut(drawn) {
+        of_prompt.sort_by(|(a, _), (b, _)| {
+            let mean = |index: usize| likelihoods[index].mean();
+            mean(*b).total_cmp(&mean(*a))
+        });
+    }
+    let kept = ranked
+        .into_iter()
+        .enumerate()
+        .filter(|(place, _)| place % drawn < n);
+    let numbered = kept
+        .enumerate()
+        .map(|(index, (_, (_, choice)))| TextChoice { index, ..choice });
+    numbered.collect()
 }
 
 #[derive(Serialize)]
@@ -255,10 +323,16 @@ impl Writer {
                 ..TextChoice::default()
             })
             .collect();
+        let mut likelihoods = vec![Likelihood::default(); choices.len()];
         while let Some(piece) = running.piece().await {
             let piece = piece?;
             let index = piece.choice;
+            likelihoods[index].add(&piece);
             self.add(piece, &running, &mut choices[index])?;
+        }
+        if let Some(n) = self.best {
+            let drawn = running.choices.len() / running.prompts.len();
+            choices = likeliest(choices, &likelihoods, drawn, n);
         }
         let answer = Answer {
             usage: Some(Some(Usage::of(&running))),

@@ -1,16 +1,15 @@
 //! `POST /v1/embeddings`: vectors of texts.
 //!
-//! Source: OpenAI's API reference. Vectors have length 1, as there and as llama.cpp's and vLLM's servers have them. A
-//! model that was made to generate has no vectors unless the operator says how its states are pooled (`--pooling`, as in
-//! llama.cpp): a silent choice would be a wrong one for somebody.
+//! Source: OpenAI's API reference. Vectors have length 1, as there and as llama.cpp's and vLLM's servers have them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bitnet_inference::{GenerateOptions, Pooling, Prompt};
+use bitnet_inference::Prompt;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -21,14 +20,11 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::model::LoadedModel;
 use crate::prompts;
-use crate::running::{Job, Prompts, Truncate};
 use crate::unsupported;
+use crate::vectors::VectorRequest;
 
 /// Texts of a request, as many as OpenAI takes.
 pub const MAX_INPUTS: usize = 2048;
-
-/// Texts of it that are in the queue at once: enough for a few full batches, and others get their turns between.
-const AT_ONCE: usize = 64;
 
 /// Makes a vector of each text.
 ///
@@ -41,50 +37,39 @@ pub async fn create(
 ) -> Result<Json<EmbeddingList>, ApiError> {
     let model = app.model(fields.text("model")?.as_deref()).await?;
     unsupported::refuse(&mut fields, unsupported::EMBEDDINGS)?;
+    let input = fields.need("input")?;
+    let field = match &input {
+        Value::Array(values) if values.first().is_some_and(|first| !first.is_number()) => one_of,
+        _ => whole,
+    };
     // A text is a text here, whatever it contains.
-    let inputs = prompts::read("input", fields.need("input")?, MAX_INPUTS, Prompt::Text)?;
+    let inputs = prompts::read("input", input, MAX_INPUTS, Prompt::Text)?;
     let base64 = wants_base64(&mut fields)?;
     let length = length(&mut fields, &model)?;
-    let pooling = pooling(&app, &model)?;
-    let terms = app.terms(&mut fields, &caller)?;
     let mut list = EmbeddingList {
         object: "list",
         data: Vec::with_capacity(inputs.len()),
         model: model.id.clone(),
         usage: EmbeddingUsage::default(),
     };
-    let mut inputs = inputs.into_iter();
-    loop {
-        let prompts: Vec<Prompt> = inputs.by_ref().take(AT_ONCE).collect();
-        if prompts.is_empty() {
-            return Ok(Json(list));
-        }
-        let work = Job {
-            prompts: Prompts::Plain(prompts),
-            n: 1,
-            options: GenerateOptions {
-                max_tokens: Some(0),
-                ..GenerateOptions::greedy()
-            },
-            default_max_tokens: None,
-            truncate: Truncate::No,
-            embed: Some(pooling),
-            terms,
-            permit: caller.permit.clone(),
-        };
-        let started = app.start(model.clone(), work).await;
-        let mut running = started.map_err(about_input)?;
-        let mut vectors = vec![Vec::new(); running.choices.len()];
-        while let Some(piece) = running.piece().await {
-            let piece = piece?;
-            if let Some(vector) = piece.embedding {
-                vectors[piece.choice] = unit(&vector[..length]);
-            }
-        }
-        list.add(vectors, base64);
-        list.usage.prompt_tokens += running.n_prompt();
-        list.usage.total_tokens += running.n_prompt();
-    }
+    let request = VectorRequest::read(&app, &caller, &mut fields, model)?;
+    let n_tokens = request
+        .run(&app, inputs, length, field, |vector| {
+            list.add(vector, base64);
+        })
+        .await?;
+    list.usage = EmbeddingUsage::of(n_tokens);
+    Ok(Json(list))
+}
+
+/// What a text of several is called.
+fn one_of(place: usize) -> Cow<'static, str> {
+    format!("input[{place}]").into()
+}
+
+/// What the only text is called.
+fn whole(_place: usize) -> Cow<'static, str> {
+    "input".into()
 }
 
 fn wants_base64(fields: &mut Fields) -> Result<bool, ApiError> {
@@ -115,38 +100,6 @@ fn length(fields: &mut Fields, model: &LoadedModel) -> Result<usize, ApiError> {
     }
 }
 
-fn pooling(app: &App, model: &LoadedModel) -> Result<Pooling, ApiError> {
-    let pooling = app.limits.pooling.or(model.engine.pooling());
-    pooling.ok_or_else(|| {
-        let why = "this model was made to generate text and its files name no pooling; whoever runs the server can \
-                   choose one, such as --pooling last";
-        ApiError::unsupported("model", why)
-    })
-}
-
-/// The engine speaks of prompts, and here they are inputs.
-fn about_input(error: ApiError) -> ApiError {
-    match error.param.as_deref() {
-        Some("prompt") => ApiError {
-            param: Some("input".into()),
-            ..error
-        },
-        _ => error,
-    }
-}
-
-/// The vector of length 1 in the same direction; zeros have none and stay.
-fn unit(vector: &[f32]) -> Vec<f32> {
-    let square: f64 = vector.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-    // What the engine made a unit vector of already is left as it is, to the last bit.
-    if square == 0.0 || (square - 1.0).abs() < 1e-6 {
-        return vector.to_vec();
-    }
-    let length = square.sqrt();
-    let scaled = vector.iter().map(|&v| (f64::from(v) / length) as f32);
-    scaled.collect()
-}
-
 /// The answer of [`create`].
 #[derive(Debug, Serialize)]
 pub struct EmbeddingList {
@@ -157,19 +110,17 @@ pub struct EmbeddingList {
 }
 
 impl EmbeddingList {
-    fn add(&mut self, vectors: Vec<Vec<f32>>, base64: bool) {
-        for vector in vectors {
-            self.data.push(EmbeddingEntry {
-                object: "embedding",
-                index: self.data.len(),
-                embedding: if base64 {
-                    let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
-                    Numbers::Base64(STANDARD.encode(bytes))
-                } else {
-                    Numbers::Floats(vector)
-                },
-            });
-        }
+    fn add(&mut self, vector: Vec<f32>, base64: bool) {
+        self.data.push(EmbeddingEntry {
+            object: "embedding",
+            index: self.data.len(),
+            embedding: if base64 {
+                let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
+                Numbers::Base64(STANDARD.encode(bytes))
+            } else {
+                Numbers::Floats(vector)
+            },
+        });
     }
 }
 
@@ -188,8 +139,19 @@ enum Numbers {
     Base64(String),
 }
 
+/// Tokens of a request that draws none.
 #[derive(Debug, Default, Serialize)]
-struct EmbeddingUsage {
+pub struct EmbeddingUsage {
     prompt_tokens: usize,
     total_tokens: usize,
+}
+
+impl EmbeddingUsage {
+    /// Of this many tokens of texts.
+    pub fn of(n_tokens: usize) -> EmbeddingUsage {
+        EmbeddingUsage {
+            prompt_tokens: n_tokens,
+            total_tokens: n_tokens,
+        }
+    }
 }

@@ -244,6 +244,7 @@ fn about(model: &LoadedModel) -> Value {
         "weight_bytes": weight_bytes(info),
         "validation": model.validation,
         "requests": model.admission.waiting().0,
+        "performance_metrics": model.rolling(),
     })
 }
 

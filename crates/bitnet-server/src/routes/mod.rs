@@ -11,6 +11,8 @@ pub mod management;
 pub mod metrics;
 pub mod models;
 pub mod openapi;
+pub mod requests;
+pub mod rerank;
 pub mod stats;
 pub mod tokens;
 
@@ -33,13 +35,17 @@ use crate::{panics, path, request_id};
 pub fn access() -> AccessTable {
     let infer = |method, path| (method, path, RouteAccess::Infer);
     let admin = |method, path| (method, path, RouteAccess::Admin);
+    let free = |method, path| (method, path, RouteAccess::Free);
     let probe = |path| (Method::GET, path, RouteAccess::Probe);
     AccessTable::new(&[
         infer(Method::POST, "/v1/chat/completions"),
         infer(Method::POST, "/v1/completions"),
         infer(Method::POST, "/v1/embeddings"),
+        infer(Method::POST, "/v1/rerank"),
+        infer(Method::POST, "/rerank"),
         infer(Method::POST, "/v1/inference"),
         infer(Method::POST, "/v1/inference/stream"),
+        free(Method::POST, "/v1/requests/{id}/cancel"),
         infer(Method::GET, "/v1/models"),
         infer(Method::GET, "/v1/models/{id}"),
         infer(Method::GET, "/v1/models/{id}/status"),
@@ -82,8 +88,11 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/rerank", post(rerank::create))
+        .route("/rerank", post(rerank::create))
         .route("/v1/inference", post(inference::create))
         .route("/v1/inference/stream", post(inference::stream))
+        .route("/v1/requests/{id}/cancel", post(requests::cancel))
         .route("/v1/models", get(models::list))
         .route(
             "/v1/models/{id}",

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::error::ApiError;
+use crate::metrics::rolling::RollingFigures;
 use crate::model::{LoadedModel, layout, weight_bytes};
 use crate::model_manager::registry::Seen;
 
@@ -91,8 +92,8 @@ pub struct ModelStatus {
     context: usize,
     weight_bytes: usize,
     kv_cache_bytes: usize,
-    /// `null`: nothing is kept over the last minutes yet.
-    performance_metrics: Option<()>,
+    /// `null` when nothing was done in the last five minutes.
+    performance_metrics: Option<RollingFigures>,
 }
 
 impl ModelStatus {
@@ -114,7 +115,7 @@ impl ModelStatus {
             context: info.context,
             weight_bytes: weight_bytes(info),
             kv_cache_bytes: info.kv_cache_bytes,
-            performance_metrics: None,
+            performance_metrics: model.rolling(),
         }
     }
 }

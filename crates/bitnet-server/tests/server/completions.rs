@@ -150,3 +150,88 @@ fn every_drawn_token_has_its_probability_the_last_one_too() {
     let found = choice["logprobs"]["token_logprobs"].as_array().unwrap();
     assert_eq!(found.len(), answer["usage"]["completion_tokens"]);
 }
+
+#[test]
+fn the_likeliest_of_many_choices_are_returned_and_all_are_counted() {
+    let server = TestServer::start();
+    let ask = |extra: Value| {
+        let mut body = json!({
+            "prompt": ["Once upon", "The dog"], "seed": 5, "max_tokens": 12, "logprobs": 0,
+        });
+        let fields = body.as_object_mut().unwrap();
+        fields.extend(extra.as_object().unwrap().clone());
+        let answer = server.post(COMPLETIONS, &body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
+    };
+    let (drawn, n) = (8, 3);
+    let all = ask(json!({"n": drawn}));
+    let best = ask(json!({"n": n, "best_of": drawn}));
+    let mean = |choice: &Value| {
+        let found = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+        let sum: f64 = found.iter().map(|value| value.as_f64().unwrap()).sum();
+        sum / found.len() as f64
+    };
+    let choices = all["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 2 * drawn);
+    let mut expected = Vec::new();
+    for of_prompt in choices.chunks(drawn) {
+        let mut ranked: Vec<&Value> = of_prompt.iter().collect();
+        ranked.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+        expected.extend(ranked[..n].iter().map(|&choice| choice.clone()));
+    }
+    let seeds = |choices: &[Value]| -> Vec<Value> {
+        choices
+            .iter()
+            .map(|choice| choice["seed"].clone())
+            .collect()
+    };
+    assert_ne!(seeds(&expected[..n]), seeds(&choices[..n]));
+    for (index, choice) in expected.iter_mut().enumerate() {
+        choice["index"] = json!(index);
+    }
+    assert_eq!(best["choices"], json!(expected));
+    assert_eq!(best["usage"], all["usage"]);
+
+    // Probabilities rank the choices and are shown to whoever asks for them.
+    let quiet = ask(json!({"n": n, "best_of": drawn, "logprobs": null}));
+    for (quiet, shown) in quiet["choices"].as_array().unwrap().iter().zip(&expected) {
+        assert_eq!(quiet["text"], shown["text"]);
+        assert_eq!(quiet["logprobs"], Value::Null);
+    }
+    let every = ask(json!({"n": n, "best_of": n}));
+    assert_eq!(every["choices"], ask(json!({"n": n}))["choices"]);
+}
+
+#[test]
+fn the_best_of_fewer_of_too_many_and_of_a_stream_are_refused() {
+    let server = TestServer::start();
+    for (extra, code, param) in [
+        (json!({"n": 3, "best_of": 2}), "invalid_value", "best_of"),
+        (json!({"best_of": 0}), "invalid_value", "best_of"),
+        (json!({"best_of": 17}), "invalid_value", "best_of"),
+        (
+            json!({"best_of": 9, "prompt": vec!["x"; 15]}),
+            "invalid_value",
+            "best_of",
+        ),
+        (
+            json!({"best_of": 2, "stream": true}),
+            "unsupported_parameter",
+            "best_of",
+        ),
+    ] {
+        let mut body = json!({"prompt": "Once", "max_tokens": 1});
+        let fields = body.as_object_mut().unwrap();
+        fields.extend(extra.as_object().unwrap().clone());
+        let answer = server.post(COMPLETIONS, &body);
+        let error = &answer.json()["error"];
+        assert_eq!(
+            (answer.status, &error["code"], &error["param"]),
+            (400, &json!(code), &json!(param)),
+            "{extra}"
+        );
+    }
+    let one = json!({"prompt": "Once", "max_tokens": 2, "best_of": 1, "stream": true});
+    assert_eq!(server.post(COMPLETIONS, &one).status, 200);
+}

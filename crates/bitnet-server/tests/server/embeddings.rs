@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::client::Answer;
 use crate::fixture::{TestServer, engine};
 
-fn server() -> TestServer {
+/// A server whose model has vectors.
+pub fn server() -> TestServer {
     let config = ServerConfig::load(&Sources {
         flags: vec![("pooling".into(), "mean".into())],
         ..Sources::default()
@@ -21,7 +22,7 @@ fn ask(server: &TestServer, body: &Value) -> Answer {
     server.post("/v1/embeddings", body)
 }
 
-fn floats(value: &Value) -> Vec<f32> {
+pub fn floats(value: &Value) -> Vec<f32> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
@@ -106,6 +107,11 @@ fn what_cannot_be_had_is_refused_by_its_name() {
         (json!({"input": vec!["a"; 2049]}), "invalid_value", "input"),
         (json!({"input": ["a", 1]}), "invalid_value", "input[1]"),
         (json!({"input": [u32::MAX]}), "invalid_value", "input"),
+        (
+            json!({"input": [[1], [u32::MAX]]}),
+            "invalid_value",
+            "input[1]",
+        ),
         (
             json!({"input": "fox ".repeat(9000)}),
             "context_length_exceeded",

@@ -71,6 +71,7 @@ fn produce(code: ErrorCode) -> Produced {
         ErrorCode::ModelNotFound => {
             server().post(COMPLETIONS, &json!({"model": "gpt", "prompt": "x"}))
         }
+        ErrorCode::RequestNotFound => server().post("/v1/requests/mine/cancel", &json!({})),
         ErrorCode::NotFound => server().get("/nothing"),
         ErrorCode::MethodNotAllowed => server().get(CHAT),
         ErrorCode::ClientTimeout => {
@@ -142,6 +143,7 @@ fn produce(code: ErrorCode) -> Produced {
             managed.ask("POST", SWAP, &swap("new"))
         }
         ErrorCode::InternalError
+        | ErrorCode::RequestCancelled
         | ErrorCode::InvalidRequest
         | ErrorCode::UriTooLong
         | ErrorCode::HeadersTooLarge

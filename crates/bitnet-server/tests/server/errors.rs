@@ -246,7 +246,7 @@ fn bad_fields_are_named() {
         ),
         (
             COMPLETIONS,
-            json!({"prompt": "a", "best_of": 3}),
+            json!({"prompt": "a", "best_of": 3, "stream": true}),
             "unsupported_parameter",
             Some("best_of"),
         ),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
 use bitnet_server::ServerLimits;
 use bitnet_server::routes::embeddings::MAX_INPUTS;
+use bitnet_server::routes::rerank::MAX_DOCUMENTS;
 use bitnet_server::unsupported::{self, RefusedField};
 use serde_json::{Value, json};
 
@@ -82,6 +83,7 @@ fn its_numbers_are_the_servers() {
     for (path, expected) in [
         ("ChatRequest/properties/n/maximum", limits.max_n),
         ("CompletionRequest/properties/n/maximum", limits.max_n),
+        ("CompletionRequest/properties/best_of/maximum", limits.max_n),
         (
             "ChatRequest/properties/messages/maxItems",
             limits.max_messages,
@@ -118,6 +120,7 @@ fn its_numbers_are_the_servers() {
             "EmbeddingRequest/properties/input/anyOf/2/maxItems",
             MAX_INPUTS,
         ),
+        ("RerankRequest/properties/documents/maxItems", MAX_DOCUMENTS),
     ] {
         assert_eq!(at(path), json!(expected), "{path}");
     }
@@ -126,7 +129,7 @@ fn its_numbers_are_the_servers() {
 #[test]
 fn every_refused_field_is_listed() {
     let document = document();
-    let tables: [(&str, &[RefusedField]); 8] = [
+    let tables: [(&str, &[RefusedField]); 9] = [
         ("ChatRequest", unsupported::GENERATION),
         ("ChatRequest", unsupported::CHAT),
         ("CompletionRequest", unsupported::GENERATION),
@@ -134,6 +137,7 @@ fn every_refused_field_is_listed() {
         ("InferenceRequest", unsupported::GENERATION),
         ("InferenceRequest", unsupported::INFERENCE),
         ("EmbeddingRequest", unsupported::EMBEDDINGS),
+        ("RerankRequest", unsupported::RERANK),
         ("StreamOptions", unsupported::STREAM_OPTIONS),
     ];
     for (schema, fields) in tables {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use bitnet_inference::Pooling;
+use bitnet_server::ServerLimits;
 use bitnet_server::unsupported::{self, RefusedField};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -58,6 +60,15 @@ const EMBEDDING: &[&str] = &[
     "user",
     "unheard_of",
 ];
+const RERANKING: &[&str] = &[
+    "query",
+    "documents",
+    "top_n",
+    "return_documents",
+    "model",
+    "priority",
+    "unheard_of",
+];
 const TOKENISING: &[&str] = &[
     "content",
     "prompt",
@@ -77,6 +88,7 @@ const ROUTES: &[(&str, &[&str], &[RefusedField])] = &[
     ("/v1/inference", GENERATION, unsupported::INFERENCE),
     ("/v1/inference/stream", GENERATION, unsupported::INFERENCE),
     ("/v1/embeddings", EMBEDDING, unsupported::EMBEDDINGS),
+    ("/v1/rerank", RERANKING, unsupported::RERANK),
     ("/tokenize", TOKENISING, &[]),
     ("/detokenize", TOKENISING, &[]),
     ("/apply-template", TOKENISING, &[]),
@@ -88,6 +100,7 @@ fn good(path: &str) -> Value {
     match path {
         "/v1/chat/completions" => json!({"messages": messages, "max_tokens": 1}),
         "/v1/embeddings" => json!({"input": "Once"}),
+        "/v1/rerank" => json!({"query": "Once", "documents": ["upon"]}),
         "/tokenize" => json!({"content": "Once"}),
         "/detokenize" => json!({"tokens": [1, 2]}),
         "/apply-template" => json!({"messages": messages}),
@@ -200,7 +213,11 @@ fn is_well_formed(answer: &Answer) -> bool {
 
 #[test]
 fn any_json_in_any_field_has_a_well_formed_answer() {
-    let server = TestServer::start();
+    // Its model has vectors, or two routes would refuse everything for one reason.
+    let server = TestServer::with_limits(ServerLimits {
+        pooling: Some(Pooling::Mean),
+        ..ServerLimits::default()
+    });
     let mut runner = TestRunner::new(Config {
         cases: 400,
         failure_persistence: None,
@@ -227,6 +244,7 @@ fn every_field_that_the_routes_read_is_tried() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let files = [
         "routes/embeddings.rs",
+        "routes/rerank.rs",
         "generation_request.rs",
         "sampling.rs",
         "app.rs",
@@ -244,7 +262,7 @@ fn every_field_that_the_routes_read_is_tried() {
         ] {
             for rest in dense.split(&format!(".{method}(\"")).skip(1) {
                 let name = rest.split('"').next().unwrap();
-                let lists = [GENERATION, EMBEDDING, TOKENISING];
+                let lists = [GENERATION, EMBEDDING, RERANKING, TOKENISING];
                 let is_tried = lists.iter().any(|list| list.contains(&name));
                 assert!(is_tried, "{file} reads {name}, which no property tries");
                 n_read += 1;

@@ -284,6 +284,34 @@ fn requests_of_others_are_shown_to_administrators_and_where_nobody_has_a_key() {
 }
 
 #[test]
+fn models_tell_what_they_did_in_the_last_five_minutes() {
+    let server = TestServer::start();
+    let told = |path: &str, at: &str| server.get(path).json().pointer(at).cloned().unwrap();
+    let of_list = || told("/v1/models", "/models/0/performance_metrics");
+    let of_status = || told("/v1/models/stories/status", "/performance_metrics");
+    assert_eq!((of_list(), of_status()), (Value::Null, Value::Null));
+    let body = json!({"prompt": "Once", "max_tokens": 8, "ignore_eos": true});
+    for _ in 0..3 {
+        assert_eq!(server.post("/v1/completions", &body).status, 200);
+    }
+    let stats = server.get("/v1/stats").json();
+    let metrics = samples(&server.get("/metrics").body);
+    let first_token = &stats["models"][0]["latency"]["first_token"];
+    let drawn = metrics["bitnet_generated_tokens_total{model=\"stories\"}"];
+    assert_eq!(drawn, 24.0);
+    for figures in [of_list(), of_status()] {
+        // Everything was less than five minutes ago: the figures are those since the start.
+        assert_eq!(figures["requests"], 3.0);
+        assert_eq!(figures["first_token_p50_seconds"], first_token["p50"]);
+        assert_eq!(figures["first_token_p95_seconds"], first_token["p95"]);
+        let seconds = figures["window_seconds"].as_f64().unwrap();
+        assert!(seconds > 0.0 && seconds < stats["uptime_seconds"].as_f64().unwrap() + 60.0);
+        let tokens = figures["tokens_per_second"].as_f64().unwrap() * seconds;
+        assert!((tokens - drawn).abs() < 1e-6, "{figures}");
+    }
+}
+
+#[test]
 fn devices_tell_this_machine_and_what_models_run_on() {
     let server = TestServer::start();
     let devices = server.get("/v1/devices").json();
