@@ -170,7 +170,8 @@ settings! {
         restart port: [u16] = 8080, Any;
         /// Connections open at once; more wait in the system's queue.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
-        /// Connections of one address open at once; more are closed. 0 is no limit: behind a proxy all have one address.
+        /// Connections of one address (of IPv6, one network of 64 bits) open at once; more are closed. 0 is no limit:
+        /// behind a proxy all have one address.
         restart max_connections_per_peer: [usize] = 0, Within(0..=1_000_000);
         /// Largest request body.
         restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
