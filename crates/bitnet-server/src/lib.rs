@@ -8,9 +8,11 @@
 //! cannot, [`auth`] lets it through (as a [`caller`]), [`path`] and [`routes`] find its handler, [`body`] and [`fields`] read
 //! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
 //! refused); [`admission`] takes or refuses it;
-//! [`running`] checks it and holds its client's end, [`cancellation`] ends it by its name, [`engine_thread`] has the engine's end; [`sse`], [`usage`] and [`token_text`]
-//! write the answer; [`vectors`] are made of texts. [`startup`] makes the state and the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
-//! [`health_check`] asks another one.
+//! [`running`] checks it and holds its client's end, [`cancellation`] ends it by its name, [`engine_thread`] has the engine's
+//! end; [`sse`], [`usage`] and [`token_text`] write the answer; [`vectors`] are made of texts. [`startup`] makes the state and
+//! the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process,
+//! `service_manager`; [`health_check`] asks another one. Two threads stand apart from all that: [`health_listener`] answers
+//! probes, [`watchdog`] ends a process that hangs; `watchers` begins both.
 //!
 //! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`error`] every error.
 //!
@@ -32,6 +34,7 @@ pub mod generation_request;
 #[cfg(target_os = "linux")]
 pub mod hand_over;
 pub mod health_check;
+pub mod health_listener;
 pub mod held_body;
 pub mod http1;
 pub mod limits;
@@ -64,6 +67,8 @@ pub mod transport;
 pub mod unsupported;
 pub mod usage;
 pub mod vectors;
+pub mod watchdog;
+mod watchers;
 
 pub use app::App;
 pub use limits::ServerLimits;

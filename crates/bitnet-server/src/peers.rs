@@ -1,10 +1,21 @@
-//! How many connections each address has, so that no single one takes every place.
+//! Whom an address stands for, and how many connections each of them has, so that nobody takes every place.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The addresses that have connections now; an address without one is forgotten.
+/// Whom an address stands for, wherever strangers are counted by their addresses: a customer of an IPv6 provider has 2^64
+/// of them, and all of those are one.
+pub fn peer_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6((u128::from(address) >> 64 << 64).into())
+        }
+        address => address,
+    }
+}
+
+/// The peers that have connections now; one without any is forgotten.
 #[derive(Debug, Clone)]
 pub struct Peers {
     limit: usize, // 0: none
@@ -27,9 +38,9 @@ impl Peers {
         }
     }
 
-    /// A place for one more connection of `address`, unless it has as many as it may.
+    /// A place for one more connection of whom `address` stands for, unless there are as many as there may be.
     pub fn enter(&self, address: IpAddr) -> Option<PeerPlace> {
-        let address = address.to_canonical();
+        let address = peer_of(address);
         let mut counts = lock(&self.counts);
         let count = counts.entry(address).or_default();
         if self.limit > 0 && *count >= self.limit {
@@ -77,5 +88,18 @@ mod tests {
         assert!(peers.enter(address).is_some());
         drop(first);
         assert!(lock(&peers.counts).is_empty());
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_peer_and_its_neighbour_another() {
+        let peers = Peers::new(1);
+        let enter = |address: &str| peers.enter(address.parse().unwrap());
+        let first = enter("2001:db8:0:1::1");
+        assert!(first.is_some());
+        assert!(enter("2001:db8:0:1:ffff::2").is_none());
+        assert!(enter("2001:db8:0:2::1").is_some());
+        assert!(enter("::1").is_some());
+        drop(first);
+        assert!(enter("2001:db8:0:1:ffff::2").is_some());
     }
 }

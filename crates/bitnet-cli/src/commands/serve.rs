@@ -95,6 +95,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         out.flush()?;
         return Ok(Exit::Ok);
     }
+    log.set_format(config.monitoring.log_format);
     // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
     process::set_log_level(&config, env.log.is_some(), &log)
         .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
@@ -219,6 +220,7 @@ impl From<StartupError> for CliError {
                 "check monitoring.audit_log_file and who may write there",
             ),
             StartupError::Thread(_) => CliError::runtime(message, ""),
+            StartupError::Process(error) => process_error(&error),
         }
     }
 }
@@ -235,7 +237,7 @@ fn process_error(error: &ProcessError) -> CliError {
                 "cannot serve on {address}: {}",
                 crate::exit::io_reason(source)
             ),
-            "name another --port, or end the process that has this one",
+            "name another --port (or --health-port), or end the process that has this one",
         ),
         ProcessError::HandOver { .. } => CliError::runtime(
             error.to_string(),

@@ -6,6 +6,8 @@ mod bad_input;
 mod bench;
 mod chat;
 mod convert;
+#[cfg(target_os = "linux")]
+mod disk_full;
 mod environment;
 mod files;
 mod help;
@@ -16,6 +18,8 @@ mod run;
 mod serve;
 #[cfg(target_os = "linux")]
 mod serve_faults;
+#[cfg(target_os = "linux")]
+mod serve_json;
 #[cfg(target_os = "linux")]
 mod serve_restart;
 #[cfg(target_os = "linux")]

@@ -25,6 +25,7 @@ use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
 use crate::config::ServerConfig;
 use crate::config::settings::LimitSettings;
 use crate::held_body::HeldBody;
+use crate::peers::peer_of;
 use crate::request_log::{AdminAction, AuditNote, RequestNotes};
 
 /// Longest credential that is looked at; longer ones are not good ones.
@@ -276,7 +277,7 @@ impl Guard {
         }
         let address = head
             .peer
-            .map_or("unknown".into(), |peer| network(peer).to_string());
+            .map_or("unknown".into(), |peer| peer_of(peer).to_string());
         Ok((format!("address:{address}"), None, RateLimits::default()))
     }
 
@@ -378,16 +379,6 @@ pub async fn follow_keys(guard: Arc<Guard>, interval: Duration) {
                 tracing::error!("reading the file of keys failed: {e}; the keys stay as they were")
             }
         }
-    }
-}
-
-/// What counts as one address: a customer of an IPv6 provider has 2^64 of them, and all of those are one.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            IpAddr::V6((u128::from(address) >> 64 << 64).into())
-        }
-        address => address,
     }
 }
 

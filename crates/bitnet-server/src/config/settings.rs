@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
-    AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LoopbackInference,
-    PoolingChoice, SettingValue,
+    AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LogFormat,
+    LoopbackInference, PoolingChoice, SettingValue,
 };
 
 /// When a changed setting takes effect.
@@ -168,9 +168,13 @@ settings! {
         restart host: [IpAddr] = IpAddr::V4(Ipv4Addr::LOCALHOST), Any;
         /// Port to listen on; 0 lets the system choose one, which is printed.
         restart port: [u16] = 8080, Any;
+        /// A second port on the same address, for probes and metrics alone, in plain HTTP, answered by a thread of its own
+        /// however busy the server is; 0 lets the system choose one, which is logged. Without it, none.
+        restart health_port: [Option<u16>] = None, Any;
         /// Connections open at once; more wait in the system's queue.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
-        /// Connections of one address open at once; more are closed. 0 is no limit: behind a proxy all have one address.
+        /// Connections of one address (of IPv6, one network of 64 bits) open at once; more are closed. 0 is no limit:
+        /// behind a proxy all have one address.
         restart max_connections_per_peer: [usize] = 0, Within(0..=1_000_000);
         /// Largest request body.
         restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
@@ -229,6 +233,9 @@ settings! {
         restart keep_previous: [Duration] = seconds(300), Within(seconds(0)..=DAY);
         /// Time between the steps of a swap of strategy `rolling`: 10, 50 and 100 percent of new requests.
         restart rolling_step: [Duration] = seconds(10), Within(seconds(0)..=DAY);
+        /// Time after a swap in which a new version that fails gives its place back to the old one. With `blue_green` it is
+        /// `keep_previous`.
+        restart rollback_period: [Duration] = seconds(60), Within(seconds(0)..=DAY);
         /// How `/v1/embeddings` pools hidden states. `model`: as the model's files say, or not at all.
         restart pooling: [PoolingChoice] = PoolingChoice::Model, Any;
     }
@@ -259,26 +266,32 @@ settings! {
         /// What is logged: error, warn, info, debug, trace, off, or a list such as `warn,bitnet_server=debug`. At info
         /// each request is a line. Start, reload and end are logged at every level.
         reload log_level: [String] = "warn".into(), Any;
+        /// How: `json` makes everything that the server says on standard error an object a line, notices, errors and panics
+        /// included; what is wrong with the command line or the settings themselves is said in plain text.
+        restart log_format: [LogFormat] = LogFormat::Text, Any;
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
         /// Whether the page `/admin` is served. It holds nothing itself: what it shows needs the keys that routes need.
         restart admin_page: [bool] = true, Any;
-        /// Whether traces are exported. It needs a build with `--features opentelemetry`; another one does not start.
+        /// Whether traces and metrics are exported. It needs a build with `--features opentelemetry`; another one does not start.
         restart opentelemetry_enabled: [bool] = false, Any;
         /// Where a collector takes them by OTLP over HTTP: `http://HOST:PORT`. Without it, port 4318 of this machine.
         restart opentelemetry_endpoint: [Option<String>] = None, Any;
-        /// Of how many in a hundred requests; one whose sender traces it is traced too.
+        /// Traces of how many in a hundred requests; one whose sender traces it is traced too.
         restart opentelemetry_sampling_percent: [u32] = 1, Within(0..=100);
         /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none.
         restart access_log: [AccessLogFormat] = AccessLogFormat::None, Any;
         /// File to which a line of JSON is added for every action of an administrator; without it, standard error.
         restart audit_log_file: [Option<PathBuf>] = None, Any;
-        /// How often the process's own figures (memory, processor) are measured.
+        /// How often the process's own figures (memory, processor) are measured, and metrics exported.
         restart metrics_interval: [Duration] = seconds(10), Within(seconds(1)..=seconds(3600));
         /// Whether `/health` answers 200 while the server is degraded (full, draining, without a model), and not 503.
         restart degraded_ok: [bool] = false, Any;
         /// Time that one step of the engine may take before the server calls itself hung.
         restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
+        /// Time that one step of the engine may take before the process is aborted, at least 1 s, so that whoever watches
+        /// over it starts another one. Without it the process lives on and the probes tell.
+        restart watchdog: [Option<Duration>] = None, Any;
     }
 
     /// Who may ask.

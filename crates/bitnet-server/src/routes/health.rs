@@ -1,7 +1,8 @@
 //! Probes: is the process sound, may it be sent requests, and what is it.
 //!
 //! Liveness never depends on the length of a queue: an orchestrator that restarts a busy server makes things worse. It
-//! does fail when the engine has panicked, or when one step of it takes so long that it must hang.
+//! does fail when the engine has panicked, or when one step of it takes so long that it must hang. The thread of
+//! [`health_listener`](crate::health_listener) answers by these too.
 
 use std::sync::Arc;
 
@@ -87,6 +88,9 @@ fn not_ready(app: &App) -> Option<String> {
     if models.is_empty() {
         return Some("no model is loaded".into());
     }
+    if !app.is_accepting() {
+        return Some("the server takes no connections yet".into());
+    }
     models.iter().find_map(|model| {
         trouble(app, model).or_else(|| {
             let full = !model.admission.has_room();
@@ -96,7 +100,7 @@ fn not_ready(app: &App) -> Option<String> {
 }
 
 /// Why a model will answer nothing any more.
-fn trouble(app: &App, model: &LoadedModel) -> Option<String> {
+pub fn trouble(app: &App, model: &LoadedModel) -> Option<String> {
     let health = model.handle.health();
     if health.failed {
         return Some(format!("the engine of {} has failed", model.id));
