@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::job::{LoadJob, LoadStage};
 use super::load::{Likeness, LoadMemory, LoadOrder, load};
 use super::policy::ModelOrigin;
-use super::registry::{Canary, not_found};
+use super::registry::{Canary, EntryState};
 use super::validate::{Validation, ValidationPlan};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -173,10 +173,7 @@ async fn publish(
                     model: model.clone(),
                     percent,
                 };
-                match app.models.write().entries.get_mut(&order.id) {
-                    Some(entry) => entry.canary = Some(share),
-                    None => return Err(not_found(&order.id, &[])), // it was deleted meanwhile
-                }
+                app.models.write().entry(&order.id)?.canary = Some(share);
                 tokio::time::sleep(app.manager.policy.rolling_step).await;
                 if model.handle.health().failed && order.rollback_on_failure {
                     if let Some(entry) = app.models.write().entries.get_mut(&order.id) {
@@ -220,10 +217,7 @@ async fn keep(app: Arc<App>, model: Arc<LoadedModel>, time: Duration, give_back:
         if left.is_zero() {
             let mut table = app.models.write();
             if let Some(entry) = table.entries.get_mut(&id)
-                && entry
-                    .current
-                    .as_ref()
-                    .is_some_and(|now| Arc::ptr_eq(now, &model))
+                && entry.current().is_some_and(|now| Arc::ptr_eq(now, &model))
                 && let Some(previous) = &mut entry.previous
             {
                 previous.kept = None;
@@ -307,31 +301,43 @@ impl LoadMemory {
 
 /// Takes the place of the only swap of a model.
 fn begin(app: &App, id: &str) -> Result<Arc<LoadJob>, ApiError> {
-    let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
     let mut table = app.models.write();
-    let Some(entry) = table.entries.get_mut(id) else {
-        let known: Vec<&str> = table.entries.keys().map(String::as_str).collect();
-        return Err(not_found(id, &known));
+    let busy = |being: &str| {
+        let message = format!("the model '{id}' is {being}");
+        Err(ApiError::new(ErrorCode::ModelBusy, message))
     };
-    if entry.job.is_some() {
-        let message = format!("the model '{id}' is being loaded or swapped already");
-        return Err(ApiError::new(ErrorCode::SwapInProgress, message));
+    match &mut table.entry(id)?.state {
+        EntryState::Loaded { swap: Some(_), .. } => {
+            let message = format!("the model '{id}' is being swapped already");
+            Err(ApiError::new(ErrorCode::SwapInProgress, message))
+        }
+        EntryState::Loaded { swap, .. } => {
+            let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
+            Ok(swap.insert(job).clone())
+        }
+        EntryState::Loading(_) => busy("being loaded"),
+        EntryState::Unloading(_) => busy("being unloaded"),
+        EntryState::Unloaded | EntryState::Failed { .. } => busy("not loaded"),
     }
-    entry.job = Some(job.clone());
-    Ok(job)
 }
 
 /// Gives the place free again.
 pub(super) fn finish(app: &App, job: &Arc<LoadJob>, id: &str, outcome: Result<(), ApiError>) {
-    if let Some(entry) = app.models.write().entries.get_mut(id)
-        && entry.job.as_ref().is_some_and(|own| Arc::ptr_eq(own, job))
+    if let Ok(entry) = app.models.write().entry(id)
+        && entry.job().is_some_and(|own| Arc::ptr_eq(own, job))
     {
-        entry.job = None;
-        // A swap that failed has left its model as it was.
-        if let Err(error) = &outcome
-            && entry.current.is_none()
-        {
-            entry.failure = Some((Instant::now(), error.clone()));
+        match &mut entry.state {
+            // A swap that failed has left its model as it was.
+            EntryState::Loaded { swap, .. } => *swap = None,
+            state => {
+                *state = match &outcome {
+                    Ok(()) => EntryState::Unloaded,
+                    Err(error) => EntryState::Failed {
+                        at: Instant::now(),
+                        error: error.clone(),
+                    },
+                }
+            }
         }
     }
     job.end(outcome);

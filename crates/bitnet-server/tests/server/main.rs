@@ -29,5 +29,6 @@ mod storm;
 mod telemetry;
 mod tls;
 mod tokens;
+mod unloading;
 mod wire;
 mod wire_sequences;
