@@ -94,8 +94,8 @@ pub struct LoadedInfo<'a> {
     pub quantization: &'a str,
     /// The kernel that multiplies them.
     pub kernel: &'a str,
-    /// Time to load it.
-    pub load: Duration,
+    /// Time to load it; `None` when that has been told already.
+    pub load: Option<Duration>,
     /// Positions in a block of its KV cache.
     pub kv_block_size: usize,
     /// Blocks of its KV cache.
@@ -253,8 +253,10 @@ impl Metrics {
         }
         self.registry
             .set(Id::ModelInfo, &[model, hash, quantization, kernel], 1.0);
-        self.registry
-            .observe(Id::ModelLoadDuration, &[model], info.load.as_secs_f64());
+        if let Some(load) = info.load {
+            self.registry
+                .observe(Id::ModelLoadDuration, &[model], load.as_secs_f64());
+        }
         for (kind, bytes) in [
             ("weights", info.weight_bytes),
             ("kv_cache", info.kv_cache_bytes),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitnet_inference::{Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, Prompt};
@@ -41,6 +42,7 @@ pub struct LoadedModel {
     /// Why it runs where and as it does; `None` where nobody has said how it was loaded.
     pub choice: Option<String>,
     metrics: Arc<Metrics>,
+    load_counted: AtomicBool,
 }
 
 /// Digits of a version in a fingerprint: enough to tell any two models apart, few enough to be read.
@@ -118,6 +120,7 @@ impl LoadedModel {
             validation: None,
             choice: None,
             metrics: app.metrics.clone(),
+            load_counted: AtomicBool::new(false),
             engine,
         })
     }
@@ -171,7 +174,8 @@ impl LoadedModel {
             hash: self.version.as_deref().unwrap_or_default(),
             quantization: layout(&info.kernel),
             kernel: &info.kernel,
-            load: info.load,
+            // A version that gets its place back was loaded once.
+            load: (!self.load_counted.swap(true, Ordering::Relaxed)).then_some(info.load),
             kv_block_size: KV_BLOCK,
             kv_blocks: load.kv_blocks,
             weight_bytes: weight_bytes(info),

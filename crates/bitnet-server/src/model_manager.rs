@@ -21,14 +21,13 @@ pub mod validate;
 pub mod version;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::job::LoadJob;
 use self::load::LoadOrder;
 use self::policy::{ModelOrigin, ModelPolicy};
-use self::registry::{Found, not_found, not_loaded};
+use self::registry::{EntryState, Found, not_loaded};
 use self::validate::ValidationPlan;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -40,9 +39,6 @@ pub struct ModelManager {
     pub policy: ModelPolicy,
     turn: Arc<Semaphore>,
 }
-
-/// Time for which a model that could not be loaded is not tried again by ordinary requests.
-const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 impl ModelManager {
     /// One that does what `policy` says.
@@ -72,18 +68,21 @@ pub fn start_load(
 ) -> Result<Arc<LoadJob>, ApiError> {
     let job = {
         let mut table = app.models.write();
+        table.forget_failures();
         let entry = table.entries.entry(id.to_owned()).or_default();
-        if entry.current.is_some() {
-            let message = format!("the model '{id}' is loaded already");
+        let why_not = match &entry.state {
+            EntryState::Unloaded | EntryState::Failed { .. } => None,
+            EntryState::Loading(_) => Some("being loaded"),
+            EntryState::Loaded { .. } => Some("loaded"),
+            EntryState::Unloading(_) => Some("being unloaded"),
+        };
+        if let Some(state) = why_not {
+            let message = format!("the model '{id}' is {state} already");
             return Err(ApiError::new(ErrorCode::ModelBusy, message)
                 .with_hint("POST /v1/models/swap puts another one in its place"));
         }
-        if entry.job.is_some() {
-            let message = format!("the model '{id}' is being loaded already");
-            return Err(ApiError::new(ErrorCode::ModelBusy, message));
-        }
         let job = Arc::new(LoadJob::new(app.new_id("job-"), false));
-        entry.job = Some(job.clone());
+        entry.state = EntryState::Loading(job.clone());
         job
     };
     let (app, id, running) = (app.clone(), id.to_owned(), job.clone());
@@ -118,9 +117,6 @@ async fn run_load(
         version: None,
     };
     let (model, _) = load::load(app, job, order, turn).await?;
-    if !app.models.read().entries.contains_key(id) {
-        return Err(not_found(id, &[])); // deleted meanwhile
-    }
     app.models.publish(model, Some(origin), false);
     Ok(())
 }
@@ -140,58 +136,43 @@ impl App {
     /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::ModelLoading`] when loading takes longer than requests wait for it;
     /// why it cannot be loaded.
     pub async fn model(self: &Arc<App>, name: Option<&str>) -> Result<Arc<LoadedModel>, ApiError> {
-        let id = match self.models.find(name)? {
-            Found::Loaded(model) => return Ok(model),
-            Found::Unloaded(id) => id,
+        let (id, job) = match self.on_demand(name)? {
+            OnDemand::Loaded(model) => return Ok(model),
+            OnDemand::Loading { id, job } => (id, job),
         };
-        let wait = self.manager.policy.load_wait;
-        let loading = async {
-            // A job that was found may be that of an earlier, failed attempt's end: two rounds are enough.
-            let job = self.load_on_demand(&id)?;
-            job.ended().await?;
-            match self.models.find(Some(&id))? {
-                Found::Loaded(model) => Ok(model),
-                Found::Unloaded(id) => Err(not_loaded(&id)), // unloaded again at once
-            }
-        };
-        match tokio::time::timeout(wait, loading).await {
-            Ok(found) => found,
-            Err(_) => Err(not_loaded(&id)),
+        match tokio::time::timeout(self.manager.policy.load_wait, job.ended()).await {
+            Ok(ended) => ended?,
+            Err(_) => return Err(not_loaded(&id)),
         }
+        self.models.get(Some(&id)) // unless it was unloaded again at once
     }
 
-    /// Starts loading a known model, or finds the loading under way.
-    fn load_on_demand(self: &Arc<App>, id: &str) -> Result<Arc<LoadJob>, ApiError> {
-        let origin = {
-            let table = self.models.read();
-            let Some(entry) = table.entries.get(id) else {
-                return Err(not_found(id, &[]));
-            };
-            if let Some(job) = &entry.job {
-                return Ok(job.clone());
-            }
-            if let Some((when, error)) = &entry.failure
-                && when.elapsed() < AFTER_FAILURE
-            {
-                return Err(error.clone());
-            }
-            entry.origin.clone().ok_or_else(|| not_loaded(id))?
+    /// The model of this name, or its loading, which begins if it has not.
+    fn on_demand(self: &Arc<App>, name: Option<&str>) -> Result<OnDemand, ApiError> {
+        let (id, origin) = match self.models.find(name)? {
+            Found::Loaded(model) => return Ok(OnDemand::Loaded(model)),
+            Found::Loading { id, job } => return Ok(OnDemand::Loading { id, job }),
+            Found::Unloaded { id, origin } => (id, origin),
         };
-        match start_load(self, id, origin, None) {
+        match start_load(self, &id, origin, None) {
+            Ok(job) => Ok(OnDemand::Loading { id, job }),
             // Another request was first: its job, or its model, is there by now.
             Err(error) if error.code == ErrorCode::ModelBusy => {
-                let table = self.models.read();
-                let job = table.entries.get(id).and_then(|entry| entry.job.clone());
-                job.map_or_else(
-                    || {
-                        let done = Arc::new(LoadJob::new(String::new(), false));
-                        done.end(Ok(()));
-                        Ok(done)
-                    },
-                    Ok,
-                )
+                match self.models.find(Some(&id))? {
+                    Found::Loaded(model) => Ok(OnDemand::Loaded(model)),
+                    Found::Loading { id, job } => Ok(OnDemand::Loading { id, job }),
+                    Found::Unloaded { id, .. } => Err(not_loaded(&id)),
+                }
             }
-            started => started,
+            Err(error) => Err(error),
         }
     }
+}
+
+/// A model that somebody asked for.
+enum OnDemand {
+    /// It is there.
+    Loaded(Arc<LoadedModel>),
+    /// It will be.
+    Loading { id: String, job: Arc<LoadJob> },
 }

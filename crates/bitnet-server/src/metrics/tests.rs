@@ -53,7 +53,7 @@ fn all() -> Metrics {
         hash: "abc",
         quantization: "i2_s",
         kernel: "scalar-i2s",
-        load: Duration::from_millis(700),
+        load: Some(Duration::from_millis(700)),
         kv_block_size: 16,
         kv_blocks: 100,
         weight_bytes: 1000,

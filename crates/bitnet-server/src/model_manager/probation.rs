@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::job::LoadJob;
 use super::load::{LoadOrder, load};
 use super::policy::ModelOrigin;
-use super::registry::Rollback;
+use super::registry::{EntryState, Rollback};
 use super::swap::{finish, restore};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -101,10 +101,7 @@ fn failure(app: &App, model: &LoadedModel) -> Option<String> {
 /// Whether it is `model` that answers under `id`.
 fn answers(app: &App, id: &str, model: &Arc<LoadedModel>) -> bool {
     let table = app.models.read();
-    let current = table
-        .entries
-        .get(id)
-        .and_then(|entry| entry.current.as_ref());
+    let current = table.entries.get(id).and_then(|entry| entry.current());
     current.is_some_and(|current| Arc::ptr_eq(current, model))
 }
 
@@ -159,8 +156,8 @@ fn take_out(
     let Some(entry) = table.entries.get_mut(id) else {
         return Ok(None);
     };
-    let is_current = |current: &Arc<LoadedModel>| Arc::ptr_eq(current, model);
-    if entry.job.is_some() || !entry.current.as_ref().is_some_and(is_current) {
+    let is_free = entry.job().is_none();
+    if !is_free || !entry.current().is_some_and(|now| Arc::ptr_eq(now, model)) {
         return Ok(None);
     }
     let previous = entry.previous.as_ref();
@@ -170,8 +167,7 @@ fn take_out(
         return Err(ApiError::new(ErrorCode::NotReady, message));
     };
     let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
-    entry.job = Some(job.clone());
-    entry.current = None;
+    entry.state = EntryState::Loading(job.clone());
     Ok(Some((job, origin, version)))
 }
 
@@ -198,7 +194,9 @@ async fn load_again(
 
 /// Shows a failed version again, since there is no other: probes and requests are told what is wrong.
 fn put_back(app: &App, id: &str, model: Arc<LoadedModel>) {
-    if let Some(entry) = app.models.write().entries.get_mut(id) {
-        entry.current.get_or_insert(model);
+    if let Some(entry) = app.models.write().entries.get_mut(id)
+        && entry.current().is_none()
+    {
+        entry.state = EntryState::Loaded { model, swap: None };
     }
 }

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 use super::job::LoadJob;
 use super::policy::ModelOrigin;
@@ -29,22 +31,62 @@ pub(super) struct Table {
 /// A model that the server knows, loaded or not.
 #[derive(Default)]
 pub(super) struct Entry {
-    /// What to load; `None` for one that was put here loaded.
+    /// What to load when it is asked for; `None` for one that was put here loaded, and for one that has never been loaded
+    /// and that nobody has configured.
     pub origin: Option<ModelOrigin>,
-    /// What answers.
-    pub current: Option<Arc<LoadedModel>>,
+    /// Whether it is in memory, and what is being done about it.
+    pub state: EntryState,
     /// What answers some requests during a rolling swap.
     pub canary: Option<Canary>,
     /// What answered before the last swap.
     pub previous: Option<Previous>,
     /// The last time that a new version failed and gave its place back.
     pub rollback: Option<Rollback>,
-    /// Loading under way.
-    pub job: Option<Arc<LoadJob>>,
-    /// Why loading it failed the last time, and when.
-    pub failure: Option<(Instant, ApiError)>,
     last_used: AtomicU64,
     n_found: AtomicU64,
+}
+
+/// Whether a model is in memory. Only one thing at a time is done about it: whoever wants to do another one finds it in a
+/// state that excludes this.
+#[derive(Default)]
+pub(super) enum EntryState {
+    /// It is not.
+    #[default]
+    Unloaded,
+    /// It is on its way into memory, where there is none of its name.
+    Loading(Arc<LoadJob>),
+    /// It answers.
+    Loaded {
+        /// What answers.
+        model: Arc<LoadedModel>,
+        /// The loading of what is to take its place, if something is.
+        swap: Option<Arc<LoadJob>>,
+    },
+    /// It takes no requests any more and leaves memory when the last one ends.
+    Unloading(Arc<LoadedModel>),
+    /// It could not be loaded.
+    Failed {
+        /// When.
+        at: Instant,
+        /// Why.
+        error: ApiError,
+    },
+}
+
+/// Whether a model is in memory, as its status tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelState {
+    /// It is not; who asks for it has it loaded.
+    Unloaded,
+    /// It is on its way.
+    Loading,
+    /// It answers.
+    Loaded,
+    /// It takes no requests any more and leaves when the last one ends.
+    Unloading,
+    /// It could not be loaded, or its engine has failed.
+    Failed,
 }
 
 /// A version that is given a share of new requests.
@@ -88,19 +130,33 @@ impl Rollback {
 pub enum Found {
     /// A model that answers.
     Loaded(Arc<LoadedModel>),
-    /// One that has to be loaded first, by its id.
-    Unloaded(String),
+    /// One that is being loaded.
+    Loading {
+        /// Its id.
+        id: String,
+        /// Ends when the model is there.
+        job: Arc<LoadJob>,
+    },
+    /// One that has to be loaded first.
+    Unloaded {
+        /// Its id.
+        id: String,
+        /// What to load.
+        origin: ModelOrigin,
+    },
 }
 
 /// An entry as it was at one moment.
 pub struct Seen {
     /// Its id.
     pub id: String,
-    /// What answers.
+    /// Whether it is in memory.
+    pub state: ModelState,
+    /// What is in memory: what answers, or what is leaving.
     pub current: Option<Arc<LoadedModel>>,
     /// Loading under way.
     pub job: Option<Arc<LoadJob>>,
-    /// Why loading it failed the last time.
+    /// Why it could not be loaded.
     pub failure: Option<ApiError>,
     /// What answered before the last swap.
     pub previous_version: Option<String>,
@@ -110,8 +166,26 @@ pub struct Seen {
     pub rollback: Option<Rollback>,
 }
 
+impl Seen {
+    /// [`Seen::state`], or that its engine has failed.
+    pub fn state_now(&self) -> ModelState {
+        let failed = |model: &Arc<LoadedModel>| model.handle.health().failed;
+        match self.state {
+            ModelState::Loaded if self.current.as_ref().is_some_and(failed) => ModelState::Failed,
+            state => state,
+        }
+    }
+}
+
 /// Orders uses of models: the clock of "longest ago".
 static USES: AtomicU64 = AtomicU64::new(1);
+
+/// Time for which a model that could not be loaded is not tried again by ordinary requests: reading a broken file takes
+/// seconds of disk and processor, and who asks may ask without a pause.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Time for which the status tells why a load failed whose name means nothing else.
+const FAILURE_TOLD: Duration = Duration::from_secs(600);
 
 impl ModelRegistry {
     /// Adds a model; the first one is the default.
@@ -119,8 +193,8 @@ impl ModelRegistry {
         self.publish(model, None, false);
     }
 
-    /// Adds a model that can be loaded again, or puts it in the place of another version; returns what it replaced,
-    /// which lives as long as somebody holds it. `keep`: hold the old version for a rollback.
+    /// Adds a model that can be loaded again, or puts it in the place of another version, which lives as long as somebody
+    /// holds it. `keep`: hold the old version for a rollback.
     pub(super) fn publish(&self, model: LoadedModel, origin: Option<ModelOrigin>, keep: bool) {
         self.publish_shared(Arc::new(model), origin, keep);
     }
@@ -138,9 +212,13 @@ impl ModelRegistry {
         let entry = table.entries.entry(id).or_default();
         entry.used();
         entry.canary = None;
-        entry.failure = None;
         model.announce();
-        let old = entry.current.replace(model);
+        let (old, swap) = match std::mem::take(&mut entry.state) {
+            EntryState::Loaded { model, swap } => (Some(model), swap),
+            EntryState::Unloading(model) => (Some(model), None),
+            _ => (None, None),
+        };
+        entry.state = EntryState::Loaded { model, swap };
         let old_origin = std::mem::replace(&mut entry.origin, origin);
         if let Some(old) = old {
             entry.previous = Some(Previous {
@@ -168,25 +246,36 @@ impl ModelRegistry {
     /// What a name stands for; without a name the default model.
     ///
     /// # Errors
-    /// [`ErrorCode::ModelNotFound`], and [`ErrorCode::NotReady`] when there is none at all.
+    /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::NotReady`] when there is none at all; [`ErrorCode::ModelLoading`] for one
+    /// that is leaving memory; why one could not be loaded, for a while.
     pub fn find(&self, name: Option<&str>) -> Result<Found, ApiError> {
         let table = self.read();
-        let id = match name {
-            None | Some("" | DEFAULT_ALIAS) => match table.default.as_deref() {
-                Some(default) => default,
-                None => return Err(ApiError::new(ErrorCode::NotReady, "no model is loaded")),
-            },
-            Some(name) => name,
-        };
-        let Some(entry) = table.entries.get(id) else {
-            let known: Vec<&str> = table.entries.keys().map(String::as_str).collect();
-            return Err(not_found(id, &known));
-        };
+        let (id, entry) = table.resolve(name)?;
+        if !entry.is_known() {
+            return Err(table.not_found(id));
+        }
         entry.used();
-        Ok(match entry.pick() {
-            Some(model) => Found::Loaded(model),
-            None => Found::Unloaded(id.to_owned()),
-        })
+        match &entry.state {
+            EntryState::Loaded { model, .. } => return Ok(Found::Loaded(entry.pick(model))),
+            EntryState::Loading(job) => {
+                return Ok(Found::Loading {
+                    id: id.to_owned(),
+                    job: job.clone(),
+                });
+            }
+            EntryState::Unloading(_) => return Err(unloading(id)),
+            EntryState::Failed { at, error } if at.elapsed() < AFTER_FAILURE => {
+                return Err(error.clone());
+            }
+            EntryState::Unloaded | EntryState::Failed { .. } => {}
+        }
+        match &entry.origin {
+            Some(origin) => Ok(Found::Unloaded {
+                id: id.to_owned(),
+                origin: origin.clone(),
+            }),
+            None => Err(table.not_found(id)),
+        }
     }
 
     /// The loaded model of this name; without a name the default one.
@@ -196,29 +285,37 @@ impl ModelRegistry {
     pub fn get(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, ApiError> {
         match self.find(name)? {
             Found::Loaded(model) => Ok(model),
-            Found::Unloaded(id) => Err(not_loaded(&id)),
+            Found::Loading { id, .. } | Found::Unloaded { id, .. } => Err(not_loaded(&id)),
         }
+    }
+
+    /// The id of the model of this name.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::NotReady`] where the default model is asked for and there is none.
+    pub fn id_of(&self, name: &str) -> Result<String, ApiError> {
+        let table = self.read();
+        let (id, _) = table.resolve(Some(name))?;
+        Ok(id.to_owned())
     }
 
     /// Looks at a model, loaded or not.
     ///
     /// # Errors
-    /// As [`ModelRegistry::find`].
+    /// As [`ModelRegistry::id_of`].
     pub fn look(&self, name: &str) -> Result<Seen, ApiError> {
         let table = self.read();
-        let id = match (name, table.default.as_deref()) {
-            (DEFAULT_ALIAS, Some(default)) => default,
-            _ => name,
-        };
-        let Some(entry) = table.entries.get(id) else {
-            let known: Vec<&str> = table.entries.keys().map(String::as_str).collect();
-            return Err(not_found(id, &known));
+        let (id, entry) = table.resolve(Some(name))?;
+        let failure = match &entry.state {
+            EntryState::Failed { error, .. } => Some(error.clone()),
+            _ => None,
         };
         Ok(Seen {
             id: id.to_owned(),
-            current: entry.current.clone(),
-            job: entry.job.clone(),
-            failure: entry.failure.as_ref().map(|(_, error)| error.clone()),
+            state: entry.state.told(),
+            current: entry.in_memory().cloned(),
+            job: entry.job().cloned(),
+            failure,
             previous_version: entry
                 .previous
                 .as_ref()
@@ -228,11 +325,11 @@ impl ModelRegistry {
         })
     }
 
-    /// All loaded models, by name.
+    /// All models in memory that have a name, by name; those that are leaving included.
     pub fn all(&self) -> Vec<Arc<LoadedModel>> {
         let table = self.read();
-        let current = |entry: &Entry| entry.current.clone();
-        table.entries.values().filter_map(current).collect()
+        let models = table.entries.values().filter_map(Entry::in_memory);
+        models.cloned().collect()
     }
 
     /// All models that requests are sent to, versions that get a share of them included.
@@ -247,7 +344,7 @@ impl ModelRegistry {
 
     /// Ids of all models that are known.
     pub fn ids(&self) -> Vec<String> {
-        self.read().entries.keys().cloned().collect()
+        self.read().known().cloned().collect()
     }
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Table> {
@@ -259,18 +356,137 @@ impl ModelRegistry {
     }
 }
 
+impl Table {
+    /// The entry of a name; without a name that of the default model.
+    fn resolve<'a>(&'a self, name: Option<&'a str>) -> Result<(&'a str, &'a Entry), ApiError> {
+        let id = match (name, self.default.as_deref()) {
+            (None | Some("" | DEFAULT_ALIAS), Some(default)) => default,
+            (None | Some("" | DEFAULT_ALIAS), None) => {
+                return Err(ApiError::new(ErrorCode::NotReady, "no model is loaded"));
+            }
+            (Some(name), _) => name,
+        };
+        let entry = self.entries.get(id);
+        entry
+            .map(|entry| (id, entry))
+            .ok_or_else(|| self.not_found(id))
+    }
+
+    /// The entry of an id.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ModelNotFound`].
+    pub fn entry(&mut self, id: &str) -> Result<&mut Entry, ApiError> {
+        if !self.entries.contains_key(id) {
+            return Err(self.not_found(id));
+        }
+        Ok(self.entries.get_mut(id).expect("it has just been seen"))
+    }
+
+    /// Ids of the models that requests may name.
+    fn known(&self) -> impl Iterator<Item = &String> {
+        let known = self.entries.iter().filter(|(_, entry)| entry.is_known());
+        known.map(|(id, _)| id)
+    }
+
+    /// There is no model of this name.
+    pub fn not_found(&self, id: &str) -> ApiError {
+        let id: String = id.chars().take(80).collect();
+        let known: Vec<&str> = self.known().map(String::as_str).collect();
+        let known = match known.is_empty() {
+            true => "none at all".to_owned(),
+            false => known.join(", "),
+        };
+        let message = format!("there is no model '{id}'; there is {known}");
+        ApiError::about("model", ErrorCode::ModelNotFound, message)
+    }
+
+    /// Takes a name out of the table; if it was the default model's, the first of the others is the default from now on.
+    fn forget(&mut self, id: &str) {
+        self.entries.remove(id);
+        if self.default.as_deref() == Some(id) {
+            let next = self.known().next().cloned();
+            self.default = next;
+        }
+    }
+
+    /// Takes a model out of memory, with what was kept beside it, and its name too where it is not wanted any more or
+    /// nobody could load it again. What has left is given back, for whoever calls to let it go.
+    pub fn leave(&mut self, id: &str, forget: bool) -> (EntryState, Option<Previous>) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return (EntryState::Unloaded, None);
+        };
+        let left = (std::mem::take(&mut entry.state), entry.previous.take());
+        if forget || entry.origin.is_none() {
+            self.forget(id);
+        }
+        left
+    }
+
+    /// Takes those names out of the table that stand for nothing but a load that failed long ago.
+    pub fn forget_failures(&mut self) {
+        self.entries.retain(|_, entry| match &entry.state {
+            EntryState::Failed { at, .. } => entry.is_known() || at.elapsed() < FAILURE_TOLD,
+            _ => true,
+        });
+    }
+}
+
+impl EntryState {
+    /// What the status tells of it.
+    fn told(&self) -> ModelState {
+        match self {
+            EntryState::Unloaded => ModelState::Unloaded,
+            EntryState::Loading(_) => ModelState::Loading,
+            EntryState::Loaded { .. } => ModelState::Loaded,
+            EntryState::Unloading(_) => ModelState::Unloading,
+            EntryState::Failed { .. } => ModelState::Failed,
+        }
+    }
+}
+
 impl Entry {
-    /// What answers the next request.
-    fn pick(&self) -> Option<Arc<LoadedModel>> {
-        let current = self.current.as_ref()?;
+    /// What answers.
+    pub fn current(&self) -> Option<&Arc<LoadedModel>> {
+        match &self.state {
+            EntryState::Loaded { model, .. } => Some(model),
+            _ => None,
+        }
+    }
+
+    /// What answers, or did until now and is leaving.
+    pub fn in_memory(&self) -> Option<&Arc<LoadedModel>> {
+        match &self.state {
+            EntryState::Loaded { model, .. } | EntryState::Unloading(model) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// Loading under way.
+    pub fn job(&self) -> Option<&Arc<LoadJob>> {
+        match &self.state {
+            EntryState::Loading(job) => Some(job),
+            EntryState::Loaded { swap, .. } => swap.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether requests may name it: not if it is only remembered for the failure of its first load.
+    fn is_known(&self) -> bool {
+        let has_failed = matches!(self.state, EntryState::Failed { .. } | EntryState::Unloaded);
+        self.origin.is_some() || !has_failed
+    }
+
+    /// What answers the next request, `current` being loaded.
+    fn pick(&self, current: &Arc<LoadedModel>) -> Arc<LoadedModel> {
         if let Some(canary) = &self.canary {
             // 37 and 100 have no common divisor: of a hundred requests in a row each share gets its part, well mixed.
             let turn = self.n_found.fetch_add(1, Ordering::Relaxed);
             if turn.wrapping_mul(37) % 100 < canary.percent {
-                return Some(canary.model.clone());
+                return canary.model.clone();
             }
         }
-        Some(current.clone())
+        current.clone()
     }
 
     /// Somebody asked for it.
@@ -286,16 +502,13 @@ impl Entry {
 
     /// Whether it is loaded and no request holds it: nobody can take it while the table is locked for writing.
     pub fn is_idle(&self) -> bool {
-        let idle = |model: &Arc<LoadedModel>| Arc::strong_count(model) == 1;
-        self.job.is_none() && self.canary.is_none() && self.current.as_ref().is_some_and(idle)
+        match &self.state {
+            EntryState::Loaded { model, swap: None } => {
+                self.canary.is_none() && Arc::strong_count(model) == 1
+            }
+            _ => false,
+        }
     }
-}
-
-/// There is no model of this name.
-pub(super) fn not_found(id: &str, known: &[&str]) -> ApiError {
-    let id: String = id.chars().take(80).collect();
-    let message = format!("there is no model '{id}'; there is {}", known.join(", "));
-    ApiError::about("model", ErrorCode::ModelNotFound, message)
 }
 
 /// The model of this name is not in memory.
@@ -305,5 +518,15 @@ pub(super) fn not_loaded(id: &str) -> ApiError {
         ErrorCode::ModelLoading,
         format!("the model '{id}' is not loaded yet"),
     )
-    .retry_after(std::time::Duration::from_secs(1))
+    .retry_after(Duration::from_secs(1))
+}
+
+/// The model of this name is leaving memory.
+fn unloading(id: &str) -> ApiError {
+    ApiError::about(
+        "model",
+        ErrorCode::ModelLoading,
+        format!("the model '{id}' is being unloaded"),
+    )
+    .retry_after(Duration::from_secs(1))
 }

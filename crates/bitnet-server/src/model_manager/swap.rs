@@ -15,7 +15,7 @@ use super::job::{LoadJob, LoadStage};
 use super::load::{Likeness, LoadMemory, LoadOrder, load};
 use super::policy::ModelOrigin;
 use super::probation::{self, Probation};
-use super::registry::{Canary, Rollback, not_found};
+use super::registry::{Canary, EntryState, Rollback};
 use super::validate::{Validation, ValidationPlan};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -228,10 +228,7 @@ async fn roll(app: &Arc<App>, order: &SwapOrder, model: &Arc<LoadedModel>) -> Re
             model: model.clone(),
             percent,
         };
-        match app.models.write().entries.get_mut(&order.id) {
-            Some(entry) => entry.canary = Some(share),
-            None => return Err(not_found(&order.id, &[])), // it was deleted meanwhile
-        }
+        app.models.write().entry(&order.id)?.canary = Some(share);
         let step = app.manager.policy.rolling_step;
         if let Err(reason) = probation::sound_for(app, model, step).await
             && order.rollback_on_failure
@@ -252,12 +249,7 @@ async fn roll(app: &Arc<App>, order: &SwapOrder, model: &Arc<LoadedModel>) -> Re
 /// Gives the kept version its place back; `false` without one. `failed`: only if that has the place now.
 pub(super) fn restore(app: &App, id: &str, failed: Option<&Arc<LoadedModel>>) -> bool {
     let kept = app.models.write().entries.get_mut(id).and_then(|entry| {
-        let is_in_place = |failed| {
-            entry
-                .current
-                .as_ref()
-                .is_some_and(|now| Arc::ptr_eq(now, failed))
-        };
+        let is_in_place = |failed| entry.current().is_some_and(|now| Arc::ptr_eq(now, failed));
         if !failed.is_none_or(is_in_place) {
             return None;
         }
@@ -332,31 +324,43 @@ impl LoadMemory {
 
 /// Takes the place of the only swap of a model.
 fn begin(app: &App, id: &str) -> Result<Arc<LoadJob>, ApiError> {
-    let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
     let mut table = app.models.write();
-    let Some(entry) = table.entries.get_mut(id) else {
-        let known: Vec<&str> = table.entries.keys().map(String::as_str).collect();
-        return Err(not_found(id, &known));
+    let busy = |being: &str| {
+        let message = format!("the model '{id}' is {being}");
+        Err(ApiError::new(ErrorCode::ModelBusy, message))
     };
-    if entry.job.is_some() {
-        let message = format!("the model '{id}' is being loaded or swapped already");
-        return Err(ApiError::new(ErrorCode::SwapInProgress, message));
+    match &mut table.entry(id)?.state {
+        EntryState::Loaded { swap: Some(_), .. } => {
+            let message = format!("the model '{id}' is being swapped already");
+            Err(ApiError::new(ErrorCode::SwapInProgress, message))
+        }
+        EntryState::Loaded { swap, .. } => {
+            let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
+            Ok(swap.insert(job).clone())
+        }
+        EntryState::Loading(_) => busy("being loaded"),
+        EntryState::Unloading(_) => busy("being unloaded"),
+        EntryState::Unloaded | EntryState::Failed { .. } => busy("not loaded"),
     }
-    entry.job = Some(job.clone());
-    Ok(job)
 }
 
 /// Gives the place free again.
 pub(super) fn finish(app: &App, job: &Arc<LoadJob>, id: &str, outcome: Result<(), ApiError>) {
-    if let Some(entry) = app.models.write().entries.get_mut(id)
-        && entry.job.as_ref().is_some_and(|own| Arc::ptr_eq(own, job))
+    if let Ok(entry) = app.models.write().entry(id)
+        && entry.job().is_some_and(|own| Arc::ptr_eq(own, job))
     {
-        entry.job = None;
-        // A swap that failed has left its model as it was.
-        if let Err(error) = &outcome
-            && entry.current.is_none()
-        {
-            entry.failure = Some((Instant::now(), error.clone()));
+        match &mut entry.state {
+            // A swap that failed has left its model as it was.
+            EntryState::Loaded { swap, .. } => *swap = None,
+            state => {
+                *state = match &outcome {
+                    Ok(()) => EntryState::Unloaded,
+                    Err(error) => EntryState::Failed {
+                        at: Instant::now(),
+                        error: error.clone(),
+                    },
+                }
+            }
         }
     }
     job.end(outcome);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::load::bytes_of;
 use super::policy::{ModelOrigin, OriginSource};
-use super::registry::{not_found, not_loaded};
+use super::registry::EntryState;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{LoadedModel, weight_bytes};
@@ -24,53 +24,30 @@ pub struct UnloadOrder {
 /// How often running requests are looked for: their ends are hundreds of milliseconds apart.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Takes no more requests for a model, waits for those that run and frees its memory.
+/// Takes no more requests for a model, waits for those that run and frees its memory. One that is not in memory has left it
+/// already.
 ///
 /// # Errors
-/// [`ErrorCode::ModelNotFound`]; [`ErrorCode::ModelBusy`] while it is loaded or swapped, and when requests still run
-/// after the time, in which case the model answers as before.
+/// [`ErrorCode::ModelNotFound`]; [`ErrorCode::ModelBusy`] while it is loaded, swapped or unloaded, and when requests still
+/// run after the time, in which case everything is as before.
 pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), ApiError> {
-    let (mut model, origin) = {
-        let mut table = app.models.write();
-        let Some(entry) = table.entries.get_mut(id) else {
-            let known: Vec<&str> = table.entries.keys().map(String::as_str).collect();
-            return Err(not_found(id, &known));
-        };
-        if entry.job.is_some() {
-            let message = format!("the model '{id}' is being loaded or swapped");
-            return Err(ApiError::new(ErrorCode::ModelBusy, message));
-        }
-        entry.previous = None;
-        let model = entry.current.take();
-        let origin = entry.origin.clone();
-        if order.forget {
-            // No admission, and the name is gone already: a request gets 404.
-            table.entries.remove(id);
-            if table.default.as_deref() == Some(id) {
-                table.default = table.entries.keys().next().cloned();
-            }
-        } else if model.is_none() {
-            return Err(not_loaded(id));
-        } else {
-            // Until it is gone nobody loads it again.
-            entry.failure = Some((Instant::now() + order.timeout, not_loaded(id)));
-        }
-        (model, origin)
-    };
-    let Some(held) = model.take() else {
+    let Some(model) = take_no_more(app, id, order)? else {
         return Ok(());
     };
-    match drain(held, order).await {
-        Ok(()) => {
-            if let Some(entry) = app.models.write().entries.get_mut(id) {
-                entry.failure = None;
-            }
+    let drained = drain(&model, order).await;
+    let mut table = app.models.write();
+    match drained {
+        true => {
+            let left = table.leave(id, order.forget);
+            // Before anybody loads it again.
             app.metrics.model_unloaded(id);
             app.metrics.unloaded("request");
+            drop(table);
+            drop((left, model)); // gigabytes, and nobody should wait for the table meanwhile
             Ok(())
         }
-        Err(model) => {
-            app.models.publish_shared(model, origin, false);
+        false => {
+            table.entry(id)?.state = EntryState::Loaded { model, swap: None };
             let message = format!(
                 "requests of '{id}' still run after {} seconds; it answers as before",
                 order.timeout.as_secs_f64()
@@ -81,20 +58,48 @@ pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), 
     }
 }
 
-/// Waits until nobody else holds the model; gives it back when that takes too long.
-async fn drain(model: Arc<LoadedModel>, order: UnloadOrder) -> Result<(), Arc<LoadedModel>> {
+/// Lets a model take no more requests; `None` for one that is not in memory, of which nothing is left to do.
+fn take_no_more(
+    app: &App,
+    id: &str,
+    order: UnloadOrder,
+) -> Result<Option<Arc<LoadedModel>>, ApiError> {
+    let mut table = app.models.write();
+    let entry = table.entry(id)?;
+    let being = match &entry.state {
+        EntryState::Loaded { model, swap: None } => {
+            let model = model.clone();
+            entry.state = EntryState::Unloading(model.clone());
+            return Ok(Some(model));
+        }
+        EntryState::Unloaded | EntryState::Failed { .. } => {
+            table.leave(id, order.forget);
+            return Ok(None);
+        }
+        EntryState::Loaded { .. } => "swapped",
+        EntryState::Loading(_) => "loaded",
+        EntryState::Unloading(_) => "unloaded",
+    };
+    let message = format!("the model '{id}' is being {being}");
+    Err(ApiError::new(ErrorCode::ModelBusy, message))
+}
+
+/// Who holds a model that is being unloaded, if no request does: the registry, and who unloads it.
+const HOLDERS: usize = 2;
+
+/// Waits until no request holds the model; `false` when that takes too long.
+async fn drain(model: &Arc<LoadedModel>, order: UnloadOrder) -> bool {
     let end = Instant::now() + order.timeout;
-    while Arc::strong_count(&model) > 1 {
+    while Arc::strong_count(model) > HOLDERS {
         if Instant::now() >= end {
-            if !order.force {
-                return Err(model);
+            if order.force {
+                model.handle.end();
             }
-            model.handle.end();
-            return Ok(());
+            return order.force;
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    Ok(())
+    true
 }
 
 /// Unloads idle models, those first that were asked for longest ago, until there is room for another one.
@@ -113,10 +118,7 @@ pub(super) fn make_room(app: &App, origin: &ModelOrigin) -> Result<(), ApiError>
     let mut table = app.models.write();
     loop {
         let bytes = |model: &Arc<LoadedModel>| weight_bytes(model.engine.info()) as u64;
-        let current = table
-            .entries
-            .values()
-            .filter_map(|entry| entry.current.as_ref());
+        let current = table.entries.values().filter_map(|entry| entry.current());
         let loaded: u64 = current.map(bytes).sum();
         if loaded + needed <= limit {
             return Ok(());
@@ -138,7 +140,7 @@ pub(super) fn make_room(app: &App, origin: &ModelOrigin) -> Result<(), ApiError>
             );
         };
         tracing::info!(model = id, "unloaded to make room");
-        entry.current = None;
+        entry.state = EntryState::Unloaded;
         entry.previous = None;
         app.metrics.model_unloaded(id);
         app.metrics.unloaded("room");

@@ -186,14 +186,6 @@ pub async fn status(
 fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
     let seen = app.models.look(id)?;
     let model = seen.current.as_deref();
-    let failed = model.is_some_and(|model| model.handle.health().failed);
-    let status = match (model, &seen.job, &seen.failure) {
-        (Some(_), ..) if failed => "failed",
-        (Some(_), ..) => "loaded",
-        (None, Some(_), _) => "loading",
-        (None, None, Some(_)) => "failed",
-        (None, None, None) => "unloaded",
-    };
     let job = seen.job.as_deref().map(|job| {
         let (done, all) = job.layers();
         json!({
@@ -205,14 +197,12 @@ fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
             "seconds": job.started.elapsed().as_secs_f64(),
         })
     });
-    let error = seen
-        .failure
-        .map(|error| error.body()["error"].clone())
-        .filter(|_| model.is_none());
+    let failure = seen.failure.as_ref();
+    let error = failure.map(|error| error.body()["error"].clone());
     let path = model.and_then(|model| model.path.as_ref());
     let mut body = json!({
         "id": seen.id,
-        "status": status,
+        "status": seen.state_now(),
         "progress": job,
         "error": error,
         "previous_version": seen.previous_version,

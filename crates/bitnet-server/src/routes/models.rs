@@ -11,8 +11,8 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::metrics::rolling::RollingFigures;
-use crate::model::{LoadedModel, layout, weight_bytes};
-use crate::model_manager::registry::Seen;
+use crate::model::{layout, weight_bytes};
+use crate::model_manager::registry::{ModelState, Seen};
 
 /// Lists the models.
 pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList> {
@@ -22,12 +22,12 @@ pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList
         .iter()
         .filter_map(|id| app.models.look(id).ok())
         .collect();
-    let loaded = known.iter().filter_map(|seen| seen.current.as_ref());
     Json(ModelList {
         object: "list",
         data: known.iter().map(ListedModel::of).collect(),
-        models: loaded
-            .map(|model| ModelStatus::of(model, caller.is_admin))
+        models: known
+            .iter()
+            .filter_map(|seen| ModelStatus::of(seen, caller.is_admin))
             .collect(),
     })
 }
@@ -83,7 +83,7 @@ pub struct ModelStatus {
     /// For administrators only.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
-    status: &'static str,
+    status: ModelState,
     version: Option<String>,
     quantization_format: String,
     device: &'static str,
@@ -97,17 +97,15 @@ pub struct ModelStatus {
 }
 
 impl ModelStatus {
-    fn of(model: &LoadedModel, with_path: bool) -> ModelStatus {
+    /// `None` for one that is not in memory.
+    fn of(seen: &Seen, with_path: bool) -> Option<ModelStatus> {
+        let model = seen.current.as_ref()?;
         let info = model.engine.info();
-        ModelStatus {
+        Some(ModelStatus {
             id: model.id.clone(),
             path: model.path.clone().filter(|_| with_path),
             version: model.version.clone(),
-            status: if model.handle.health().failed {
-                "failed"
-            } else {
-                "loaded"
-            },
+            status: seen.state_now(),
             quantization_format: layout(&info.kernel).to_owned(),
             device: model.device(),
             load_time: model.created,
@@ -116,6 +114,6 @@ impl ModelStatus {
             weight_bytes: weight_bytes(info),
             kv_cache_bytes: info.kv_cache_bytes,
             performance_metrics: model.rolling(),
-        }
+        })
     }
 }

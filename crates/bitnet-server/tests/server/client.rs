@@ -1,4 +1,4 @@
-//! A client of forty lines: what is sent and received is seen as it is on the wire.
+//! A client without a library: what is sent and received is seen as it is on the wire.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,6 +25,11 @@ impl Answer {
 
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// Whether it is this error.
+    pub fn is_error(&self, status: u16, code: &str) -> bool {
+        self.status == status && self.json()["error"]["code"] == code
     }
 
     /// The JSON of each `data:` line but `[DONE]`, which must come last.

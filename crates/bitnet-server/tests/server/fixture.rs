@@ -111,13 +111,20 @@ impl TestServer {
         TestServer::run(Arc::new(app), ServerConfig::default())
     }
 
-    /// A server that loads models itself, with the one at `path` to begin with.
-    pub fn with_models(config: ServerConfig, policy: ModelPolicy, path: &Path) -> TestServer {
+    /// A server that loads models itself, with the one at `path` to begin with, whose engine takes the turns that
+    /// `turns` makes of it.
+    pub fn with_models<T: Turns>(
+        config: ServerConfig,
+        policy: ModelPolicy,
+        path: &Path,
+        turns: impl FnOnce(Arc<Engine>) -> Arc<T>,
+    ) -> TestServer {
         let origin = policy.origin(path.to_owned());
         let app = App::new(ServerLimits::from(&config)).with_policy(policy);
         let engine = Arc::new(Engine::load(path, &origin.options).unwrap());
         let version = version::of_path(path).unwrap().0;
-        let model = LoadedModel::start("stories", engine, Some(&version), &app);
+        let turns = turns(engine.clone());
+        let model = LoadedModel::start_with("stories", engine, turns, Some(&version), &app);
         let server = TestServer::of(app, model.unwrap(), config);
         server.app.models.set_origin("stories", origin);
         server.app.know_configured();

@@ -32,6 +32,7 @@ mod storm;
 mod telemetry;
 mod tls;
 mod tokens;
+mod unloading;
 #[cfg(unix)]
 mod watchdog;
 mod wire;

@@ -1,25 +1,35 @@
 //! A server with an administrator, and a directory of models: two versions of one, and what is none.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bitnet_inference::LoadOptions;
+use bitnet_inference::{Engine, LoadOptions};
 use bitnet_server::auth::Role;
 use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::{ServerConfig, Sources};
+use bitnet_server::engine_thread::Turns;
 use bitnet_server::model_manager::policy::ModelPolicy;
 use bitnet_server::model_manager::version;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{Answer, Connection};
-use crate::fixture::{MODEL, TestServer, load_options};
+use crate::fixture::{Gated, MODEL, TestServer, load_options, until};
 
 /// A small model of another family.
 const OTHER_FAMILY: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../bitnet-models/tests/data/qwen3-tiny/qwen3-tiny.qwen3.TQ2_0.gguf"
 );
+
+pub const SWAP: &str = "/v1/models/swap";
+
+/// The order that puts a file of the directory in the place of the first model, validated in a moment.
+pub fn swap_order(file: &str) -> Value {
+    json!({"new_model_path": file, "target_model_id": "stories",
+        "validation_config": {"validation_samples": 2}})
+}
 
 pub struct Managed {
     pub server: TestServer,
@@ -35,6 +45,23 @@ impl Managed {
     }
 
     pub fn with(change: impl FnOnce(ModelPolicy) -> ModelPolicy) -> Managed {
+        Managed::with_turns(change, |engine| engine)
+    }
+
+    /// One whose first model takes turns only when it is told to.
+    pub fn gated() -> (Managed, Arc<Gated>) {
+        let mut gate = None;
+        let managed = Managed::with_turns(
+            |policy| policy,
+            |engine| gate.insert(Gated::new(engine)).clone(),
+        );
+        (managed, gate.expect("it was made"))
+    }
+
+    fn with_turns<T: Turns>(
+        change: impl FnOnce(ModelPolicy) -> ModelPolicy,
+        turns: impl FnOnce(Arc<Engine>) -> Arc<T>,
+    ) -> Managed {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         let models = root.join("models");
@@ -62,11 +89,11 @@ impl Managed {
         };
         let policy = change(ModelPolicy {
             rolling_step: Duration::from_millis(50),
-            unload_timeout: Duration::from_secs(20),
+            unload_timeout: Duration::from_secs(55), // a client waits for a minute,
             ..ModelPolicy::new(&config, options).unwrap()
         });
         Managed {
-            server: TestServer::with_models(config, policy, &models.join("v1.gguf")),
+            server: TestServer::with_models(config, policy, &models.join("v1.gguf"), turns),
             models,
             admin,
             infer,
@@ -103,6 +130,37 @@ impl Managed {
 
     pub fn headers(&self) -> String {
         headers(&self.infer)
+    }
+
+    /// Puts a file of the directory in the place of the first model.
+    pub fn swap_to(&self, file: &str) -> Answer {
+        self.swap(&swap_order(file))
+    }
+
+    /// Swaps as `order` says.
+    pub fn swap(&self, order: &Value) -> Answer {
+        self.ask("POST", SWAP, order)
+    }
+
+    /// The status of a model.
+    pub fn status(&self, id: &str) -> Value {
+        let path = format!("/v1/models/{id}/status");
+        self.ask("GET", &path, &Value::Null).json()
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> String {
+        self.ask("GET", "/metrics", &Value::Null).body
+    }
+
+    /// Asks the first model for an answer of hundreds of passes that comes as a stream; it has begun.
+    pub fn long_stream(&self) -> Connection {
+        let long = json!({"prompt": "Once", "max_tokens": 200, "n": 16, "ignore_eos": true, "stream": true});
+        let steps = || self.server.model().handle.load().steps;
+        let before = steps();
+        let stream = self.begin(&self.infer, "POST", "/v1/completions", &long);
+        until("it runs", || steps() > before);
+        stream
     }
 
     /// The version of a file of the directory.

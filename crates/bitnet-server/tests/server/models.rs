@@ -5,25 +5,11 @@ use std::time::Duration;
 use bitnet_server::model_manager::policy::ModelPolicy;
 use serde_json::{Value, json};
 
-use crate::client::Connection;
 use crate::fixture::until;
-use crate::managed::Managed;
-
-const SWAP: &str = "/v1/models/swap";
-
-fn swap_to(file: &str) -> Value {
-    json!({"new_model_path": file, "target_model_id": "stories",
-        "validation_config": {"validation_samples": 2}})
-}
+use crate::managed::{Managed, SWAP, swap_order};
 
 fn prompt() -> Value {
     json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0, "seed": 1, "ignore_eos": true})
-}
-
-fn status(managed: &Managed, id: &str) -> Value {
-    managed
-        .ask("GET", &format!("/v1/models/{id}/status"), &Value::Null)
-        .json()
 }
 
 #[test]
@@ -33,10 +19,10 @@ fn the_version_of_a_model_is_its_hash_in_fingerprints_metrics_and_status() {
     let answer = managed.ask("POST", "/v1/completions", &prompt()).json();
     let fingerprint = answer["system_fingerprint"].as_str().unwrap();
     assert!(fingerprint.contains(&version[..12]), "{fingerprint}");
-    let metrics = managed.ask("GET", "/metrics", &Value::Null).body;
+    let metrics = managed.metrics();
     let label = format!("bitnet_model_info{{model=\"stories\",hash=\"{version}\"");
     assert!(metrics.contains(&label), "{metrics}");
-    assert_eq!(status(&managed, "stories")["version"], version);
+    assert_eq!(managed.status("stories")["version"], version);
 }
 
 #[test]
@@ -49,7 +35,7 @@ fn a_swap_puts_a_validated_version_in_place_and_a_rollback_brings_the_old_one_ba
         || managed.ask("POST", "/v1/inference", &inference).json()["accuracy_metrics"].clone();
     assert_eq!(metrics(), Value::Null);
 
-    let swapped = managed.ask("POST", SWAP, &swap_to("v2.gguf"));
+    let swapped = managed.swap_to("v2.gguf");
     assert_eq!(swapped.status, 200, "{}", swapped.body);
     let report = swapped.json();
     assert_eq!(report["version"], managed.version("v2.gguf"));
@@ -70,7 +56,7 @@ fn a_swap_puts_a_validated_version_in_place_and_a_rollback_brings_the_old_one_ba
 #[test]
 fn what_is_no_model_is_told_in_figures_and_changes_nothing() {
     let managed = Managed::start();
-    let before = status(&managed, "stories")["version"].clone();
+    let before = managed.status("stories")["version"].clone();
     for (file, status, code) in [
         ("cut.gguf", 422, "model_incompatible"),
         ("text.gguf", 422, "model_incompatible"),
@@ -79,15 +65,14 @@ fn what_is_no_model_is_told_in_figures_and_changes_nothing() {
         ("nothing.gguf", 403, "model_not_allowed"),
         ("../keys.json", 403, "model_not_allowed"),
     ] {
-        let refused = managed.ask("POST", SWAP, &swap_to(file));
+        let refused = managed.swap_to(file);
         assert_eq!(refused.status, status, "{file}: {}", refused.body);
         let error = &refused.json()["error"];
         assert_eq!(error["code"], code, "{file}");
         let folder = managed.models.display().to_string();
         assert!(!refused.body.contains(&folder), "{}", refused.body);
     }
-    let details =
-        |file| managed.ask("POST", SWAP, &swap_to(file)).json()["error"]["details"].clone();
+    let details = |file| managed.swap_to(file).json()["error"]["details"].clone();
     let cut = details("cut.gguf");
     assert!(
         cut["offset"].is_u64() && cut["expected"].is_string() && cut["found"].is_string(),
@@ -99,27 +84,27 @@ fn what_is_no_model_is_told_in_figures_and_changes_nothing() {
     );
     assert_eq!(details("nan.gguf")["top1_agreement"], 0.0);
 
-    let mut slow = swap_to("v2.gguf");
+    let mut slow = swap_order("v2.gguf");
     slow["validation_timeout_seconds"] = 0.into();
-    let slow = managed.ask("POST", SWAP, &slow);
+    let slow = managed.swap(&slow);
     assert_eq!(
         (slow.status, &slow.json()["error"]["code"]),
         (504, &json!("validation_timeout"))
     );
 
-    let mut strict = swap_to("v2.gguf");
+    let mut strict = swap_order("v2.gguf");
     strict["device_preference"] = "gpu".into();
-    assert_eq!(managed.ask("POST", SWAP, &strict).status, 422);
+    assert_eq!(managed.swap(&strict).status, 422);
     strict["device_preference"] = "auto".into();
     strict["quantization_format"] = "tl1".into();
-    assert_eq!(managed.ask("POST", SWAP, &strict).status, 422);
+    assert_eq!(managed.swap(&strict).status, 422);
 
-    assert_eq!(status(&managed, "stories")["version"], before);
+    assert_eq!(managed.status("stories")["version"], before);
     assert_eq!(
         managed.ask("POST", "/v1/completions", &prompt()).status,
         200
     );
-    let metrics = managed.ask("GET", "/metrics", &Value::Null).body;
+    let metrics = managed.metrics();
     for line in [
         "bitnet_swap_total{result=\"validation_failed\"} 2",
         "bitnet_swap_total{result=\"validation_timeout\"} 1",
@@ -134,9 +119,9 @@ fn blue_green_keeps_the_old_version_and_rolling_shares_requests_first() {
         rolling_step: Duration::from_millis(400),
         ..policy
     });
-    let mut order = swap_to("v2.gguf");
+    let mut order = swap_order("v2.gguf");
     order["swap_strategy"] = "blue_green".into();
-    assert_eq!(managed.ask("POST", SWAP, &order).status, 200);
+    assert_eq!(managed.swap(&order).status, 200);
     let back = managed
         .ask("POST", "/v1/models/stories/rollback", &Value::Null)
         .json();
@@ -149,9 +134,9 @@ fn blue_green_keeps_the_old_version_and_rolling_shares_requests_first() {
 
     order["swap_strategy"] = "rolling".into();
     std::thread::scope(|scope| {
-        let swap = scope.spawn(|| managed.ask("POST", SWAP, &order));
+        let swap = scope.spawn(|| managed.swap(&order));
         until("half of the requests go to the new version", || {
-            status(&managed, "stories")["rolling_percent"] == 50
+            managed.status("stories")["rolling_percent"] == 50
         });
         let one = json!({"prompt": "Once", "max_tokens": 1});
         let fingerprint =
@@ -161,11 +146,11 @@ fn blue_green_keeps_the_old_version_and_rolling_shares_requests_first() {
         assert_eq!(swap.join().unwrap().status, 200);
     });
     assert_eq!(
-        status(&managed, "stories")["version"],
+        managed.status("stories")["version"],
         managed.version("v2.gguf")
     );
     order["swap_strategy"] = "purple".into();
-    assert_eq!(managed.ask("POST", SWAP, &order).status, 400);
+    assert_eq!(managed.swap(&order).status, 400);
 }
 
 #[test]
@@ -179,7 +164,7 @@ fn models_are_loaded_by_request_and_by_need_and_make_room_for_each_other() {
         cache_bytes: 5_000_000, // two models, not three
         ..policy
     });
-    assert_eq!(status(&managed, "spare")["status"], "unloaded");
+    assert_eq!(managed.status("spare")["status"], "unloaded");
     let ask = |model: &str| {
         let body = json!({"model": model, "prompt": "Once", "max_tokens": 1});
         managed.ask_as_user("POST", "/v1/completions", &body)
@@ -205,7 +190,7 @@ fn models_are_loaded_by_request_and_by_need_and_make_room_for_each_other() {
         (422, &json!("model_incompatible"))
     );
     assert!(!broken.body.contains(&managed.models.display().to_string()));
-    assert_eq!(status(&managed, "broken")["status"], "failed");
+    assert_eq!(managed.status("broken")["status"], "failed");
     assert_eq!(ask("unknown").status, 404);
 
     let order = json!({"model_path": "v2.gguf", "model_id": "third"});
@@ -213,15 +198,15 @@ fn models_are_loaded_by_request_and_by_need_and_make_room_for_each_other() {
     assert_eq!(accepted.status, 202, "{}", accepted.body);
     assert!(accepted.json()["job_id"].is_string());
     until("the third one is loaded", || {
-        status(&managed, "third")["status"] == "loaded"
+        managed.status("third")["status"] == "loaded"
     });
     assert_eq!(
-        status(&managed, "spare")["status"],
+        managed.status("spare")["status"],
         "unloaded",
         "it made room"
     );
     assert_eq!(
-        status(&managed, "stories")["status"],
+        managed.status("stories")["status"],
         "loaded",
         "it is pinned"
     );
@@ -252,69 +237,6 @@ fn models_are_loaded_by_request_and_by_need_and_make_room_for_each_other() {
 }
 
 #[test]
-fn unloading_waits_for_requests_and_a_deleted_model_is_unknown() {
-    let managed = Managed::start();
-    let long =
-        json!({"prompt": "Once", "max_tokens": 200, "n": 16, "ignore_eos": true, "stream": true});
-    let mut stream = Connection::open(managed.server.address);
-    stream.send(
-        "POST",
-        "/v1/completions",
-        &managed.headers(),
-        &long.to_string(),
-    );
-    until("it runs", || {
-        managed.server.model().admission.waiting().0 > 0
-    });
-
-    let path = "/v1/models/stories?timeout_seconds=0";
-    let refused = managed.ask("DELETE", path, &Value::Null);
-    assert_eq!(
-        (refused.status, &refused.json()["error"]["code"]),
-        (409, &json!("model_busy"))
-    );
-    assert_eq!(status(&managed, "stories")["status"], "loaded");
-
-    let unloaded = managed.ask("POST", "/v1/models/stories/unload", &Value::Null);
-    assert_eq!(unloaded.status, 200, "{}", unloaded.body);
-    let whole = stream.answer();
-    assert_eq!(whole.status, 200);
-    assert!(whole.body.ends_with("data: [DONE]\n\n") && !whole.body.contains("error"));
-    assert_eq!(status(&managed, "stories")["status"], "unloaded");
-    assert_eq!(
-        managed.ask("POST", "/v1/completions", &prompt()).status,
-        200,
-        "it is loaded again"
-    );
-
-    let engine = std::sync::Arc::downgrade(&managed.server.model().engine);
-    let mut stream = Connection::open(managed.server.address);
-    stream.send(
-        "POST",
-        "/v1/completions",
-        &managed.headers(),
-        &long.to_string(),
-    );
-    until("it runs", || {
-        managed.server.model().admission.waiting().0 > 0
-    });
-    let forced = managed.ask(
-        "DELETE",
-        "/v1/models/stories?timeout_seconds=0&force=true",
-        &Value::Null,
-    );
-    assert_eq!(forced.status, 200, "{}", forced.body);
-    assert!(stream.answer().body.contains("was unloaded"));
-    assert_eq!(
-        status(&managed, "stories")["error"]["code"],
-        "model_not_found"
-    );
-    until("its memory is free", || engine.strong_count() == 0);
-    let gone = managed.ask("DELETE", "/v1/models/stories", &Value::Null);
-    assert_eq!(gone.status, 404);
-}
-
-#[test]
 fn only_administrators_change_models_or_see_paths() {
     let managed = Managed::start();
     for (method, path) in [
@@ -327,7 +249,7 @@ fn only_administrators_change_models_or_see_paths() {
         let refused = managed.ask_as_user(method, path, &json!({}));
         assert_eq!(refused.status, 403, "{method} {path}");
     }
-    assert_eq!(managed.ask("POST", SWAP, &swap_to("v2.gguf")).status, 200);
+    assert_eq!(managed.swap_to("v2.gguf").status, 200);
     let folder = managed.models.display().to_string();
     for path in ["/v1/models", "/v1/models/stories/status"] {
         let seen = managed.ask_as_user("GET", path, &Value::Null);
@@ -343,18 +265,7 @@ fn a_file_cut_short_under_its_running_model_harms_nobody() {
     let managed = Managed::start();
     let text = || managed.ask("POST", "/v1/completions", &prompt()).json()["choices"].clone();
     let before = text();
-    let long =
-        json!({"prompt": "Once", "max_tokens": 200, "n": 16, "ignore_eos": true, "stream": true});
-    let mut stream = Connection::open(managed.server.address);
-    stream.send(
-        "POST",
-        "/v1/completions",
-        &managed.headers(),
-        &long.to_string(),
-    );
-    until("it runs", || {
-        managed.server.model().admission.waiting().0 > 0
-    });
+    let mut stream = managed.long_stream();
     let file = std::fs::OpenOptions::new()
         .write(true)
         .open(managed.models.join("v1.gguf"));
@@ -362,7 +273,7 @@ fn a_file_cut_short_under_its_running_model_harms_nobody() {
     let whole = stream.answer();
     assert!(whole.body.ends_with("data: [DONE]\n\n") && !whole.body.contains("error"));
     assert_eq!(text(), before, "the model is a copy");
-    let cut = managed.ask("POST", SWAP, &swap_to("v1.gguf"));
+    let cut = managed.swap_to("v1.gguf");
     assert_eq!(cut.json()["error"]["code"], "model_incompatible");
     assert_eq!(text(), before);
 }

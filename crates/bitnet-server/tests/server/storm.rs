@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Connection};
 use crate::fixture::until;
-use crate::managed::Managed;
+use crate::managed::{Managed, swap_order};
 
 /// Requests that differ in everything that a sampler knows; a version answers each always the same.
 const PROMPTS: [&str; 4] = [
@@ -68,13 +68,12 @@ fn ask(managed: &Managed, index: usize) -> Answer {
 }
 
 fn swap(managed: &Managed, kind: &str) -> Answer {
-    let mut order = json!({"new_model_path": kind, "target_model_id": "stories",
-        "validation_config": {"validation_samples": 2}});
+    let mut order = swap_order(kind);
     if let Some(file) = kind.strip_suffix(" too slow") {
         order["new_model_path"] = file.into();
         order["validation_timeout_seconds"] = 0.into();
     }
-    managed.ask("POST", "/v1/models/swap", &order)
+    managed.swap(&order)
 }
 
 /// A number of the environment, for the long storm.
