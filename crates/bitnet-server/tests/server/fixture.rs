@@ -56,6 +56,15 @@ pub fn engine() -> Arc<Engine> {
     Arc::new(Engine::load(MODEL, &load_options()).unwrap())
 }
 
+/// An engine with a prefix cache.
+pub fn engine_that_remembers() -> Arc<Engine> {
+    let options = LoadOptions {
+        prefix_cache: true,
+        ..load_options()
+    };
+    Arc::new(Engine::load(MODEL, &options).unwrap())
+}
+
 impl TestServer {
     pub fn start() -> TestServer {
         TestServer::with_limits(ServerLimits::default())
@@ -89,12 +98,20 @@ impl TestServer {
     /// A server that remembers prompts.
     pub fn with_prefix_cache(config: ServerConfig) -> TestServer {
         let app = App::new(ServerLimits::from(&config));
-        let options = LoadOptions {
-            prefix_cache: true,
-            ..load_options()
-        };
-        let engine = Arc::new(Engine::load(MODEL, &options).unwrap());
+        let engine = engine_that_remembers();
         let model = LoadedModel::start("stories", engine, Some("test"), &app);
+        TestServer::of(app, model.unwrap(), config)
+    }
+
+    /// A server of this configuration that takes the turns of `turns` and writes about its requests.
+    pub fn with_turns_and_log(
+        engine: Arc<Engine>,
+        turns: Arc<impl Turns>,
+        config: ServerConfig,
+        log: RequestLog,
+    ) -> TestServer {
+        let app = App::new(ServerLimits::from(&config)).with_log(log);
+        let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &app);
         TestServer::of(app, model.unwrap(), config)
     }
 
@@ -244,15 +261,33 @@ pub struct Gated {
     engine: Arc<Engine>,
     allowed: Mutex<usize>,
     changed: Condvar,
+    waits: bool, // in a turn that it may not take
 }
 
 impl Gated {
+    /// One whose thread stands in a turn until it may take it, as in a long step.
     pub fn new(engine: Arc<Engine>) -> Arc<Gated> {
+        Gated::that_waits(engine, true)
+    }
+
+    /// One whose thread obeys commands until it may take a turn: all that was asked is in its queue by then.
+    pub fn idle(engine: Arc<Engine>) -> Arc<Gated> {
+        Gated::that_waits(engine, false)
+    }
+
+    fn that_waits(engine: Arc<Engine>, waits: bool) -> Arc<Gated> {
         Arc::new(Gated {
             engine,
             allowed: Mutex::new(0),
             changed: Condvar::new(),
+            waits,
         })
+    }
+
+    /// Allows this many turns from now on, whatever was allowed before.
+    pub fn allow_only(&self, turns: usize) {
+        *self.allowed.lock().unwrap() = turns;
+        self.changed.notify_all();
     }
 
     pub fn allow(&self, turns: usize) {
@@ -275,6 +310,9 @@ impl Turns for Gated {
     fn turn(&self, events: &mut Vec<Event>) -> bool {
         let mut allowed = self.allowed.lock().unwrap();
         while *allowed == 0 {
+            if !self.waits {
+                return false;
+            }
             allowed = self.changed.wait(allowed).unwrap();
         }
         *allowed -= 1;

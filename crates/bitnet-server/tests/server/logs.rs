@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bitnet_server::auth::Role;
 use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
+use bitnet_server::config::ServerConfig;
 use bitnet_server::config::print::to_yaml;
 use bitnet_server::config::value::{AccessLogFormat, LogFormat};
 use bitnet_server::log::LogFilter;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::access::{config_with_keys, send_with};
 use crate::client::Connection;
-use crate::fixture::{TestServer, until};
+use crate::fixture::{Gated, TestServer, engine, until};
 
 /// Where a log goes that a test reads.
 #[derive(Clone, Default)]
@@ -98,15 +99,22 @@ fn a_line_tells_who_asked_what_and_what_came_of_it() {
 
 #[test]
 fn a_client_that_leaves_is_logged_as_gone() {
-    let (server, key, access, _) = server();
+    let access = Shared::default();
+    let to = Box::new(access.clone());
+    let log = RequestLog::to(AccessLogFormat::Json, to, Box::new(io::sink())).unwrap();
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let config = ServerConfig::default();
+    let server = TestServer::with_turns_and_log(engine, gated.clone(), config, log);
+    gated.allow(3); // the answer cannot end before its client leaves
     let mut connection = Connection::open(server.address);
-    let headers = format!("Authorization: Bearer {key}\r\nX-Request-Id: gone\r\n");
     let body =
         r#"{"prompt": "Once", "max_tokens": 200, "n": 4, "stream": true, "ignore_eos": true}"#;
-    connection.send("POST", "/v1/completions", &headers, body);
+    connection.send("POST", "/v1/completions", "X-Request-Id: gone\r\n", body);
     while !connection.line().starts_with("data: ") {}
     drop(connection);
     let line = access.line_of("gone");
+    gated.open();
     assert_eq!(
         (&line["status"], &line["complete"]),
         (&json!(200), &json!(false)),

@@ -64,7 +64,7 @@ impl Runner for FaultyRunner {
     }
 }
 
-/// Three requests together, of which the pass after `passes` goes wrong: the bodies of their answers.
+/// Three requests that run together: the statuses and bodies of their answers.
 fn three_requests(server: &TestServer, gated: &Gated) -> Vec<(u16, String)> {
     let mut connections: Vec<Connection> = [true, true, false]
         .map(|stream| {
@@ -77,7 +77,10 @@ fn three_requests(server: &TestServer, gated: &Gated) -> Vec<(u16, String)> {
         })
         .into();
     let model = server.model();
-    until("all of them are known", || model.admission.waiting().0 == 3);
+    // What is in the queue before the first pass is in all of them.
+    until("all of them are queued", || {
+        model.handle.load().waiting == 3
+    });
     gated.open();
     let answers = connections.iter_mut().map(Connection::answer);
     answers.map(|answer| (answer.status, answer.body)).collect()
@@ -94,7 +97,7 @@ fn server(fault: Fault, passes: usize) -> (TestServer, Arc<Gated>, Arc<AtomicUsi
         })
     });
     let engine = Arc::new(engine.unwrap());
-    let gated = Gated::new(engine.clone());
+    let gated = Gated::idle(engine.clone());
     let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
     (server, gated, passes_before)
 }

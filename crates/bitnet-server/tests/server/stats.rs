@@ -6,10 +6,11 @@ use bitnet_server::auth::Role;
 use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::{ServerConfig, Sources};
+use bitnet_server::request_log::RequestLog;
 use serde_json::{Value, json};
 
 use crate::client::Connection;
-use crate::fixture::{TestServer, until};
+use crate::fixture::{Gated, TestServer, engine_that_remembers, until};
 
 /// Samples by name and labels, as they stand.
 fn samples(text: &str) -> BTreeMap<String, f64> {
@@ -23,7 +24,8 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 }
 
 /// Answers of every kind: whole ones, refused ones, and one whose client leaves.
-fn scripted_load(server: &TestServer) {
+fn scripted_load(server: &TestServer, gated: &Gated) {
+    gated.open();
     for seed in 0..6 {
         // Several blocks of the KV cache long: only whole ones are found again.
         let prompt = "Once upon a time, there was a little girl named Lily. ".repeat(3);
@@ -37,6 +39,7 @@ fn scripted_load(server: &TestServer) {
     assert_eq!(server.post("/v1/completions", &unknown).status, 404);
     let endless =
         json!({"prompt": "Once", "max_tokens": 200, "n": 4, "ignore_eos": true, "stream": true});
+    gated.allow_only(3); // it cannot end before its client leaves
     let mut connection = Connection::open(server.address);
     connection.send(
         "POST",
@@ -45,18 +48,29 @@ fn scripted_load(server: &TestServer) {
         &endless.to_string(),
     );
     assert!(connection.line().starts_with("HTTP/1.1 200"));
+    while !connection.line().starts_with("data: ") {}
     drop(connection);
     until("the client that left is counted", || {
         let counted = samples(&server.get("/metrics").body).into_iter();
         let mut gone = counted.filter(|(name, _)| name.starts_with("bitnet_requests_cancelled"));
         gone.any(|(_, count)| count > 0.0)
     });
+    gated.open();
+    let model = server.model();
+    until("nothing runs", || {
+        let load = model.handle.load();
+        model.admission.waiting() == (0, 0)
+            && (load.running, load.waiting, load.kv_blocks_used) == (0, 0, 0)
+    });
 }
 
 #[test]
 fn stats_are_the_metrics_number_by_number() {
-    let server = TestServer::with_prefix_cache(ServerConfig::default());
-    scripted_load(&server);
+    let engine = engine_that_remembers();
+    let gated = Gated::new(engine.clone());
+    let (config, log) = (ServerConfig::default(), RequestLog::default());
+    let server = TestServer::with_turns_and_log(engine, gated.clone(), config, log);
+    scripted_load(&server, &gated);
     server
         .app
         .metrics
