@@ -12,6 +12,8 @@
 //! - [`load`]: a server under load
 //! - [`clients`]: real clients of the server
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
+//! - [`proof`]: our numbers against other engines'
+//! - [`llama_cpp`]: a build of llama.cpp
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
 //! - [`admin_page`]: the page `/admin` in a real browser
 //! - [`served`]: a server of this tree
@@ -22,17 +24,24 @@ mod admin_page;
 mod clients;
 mod cross;
 mod documents;
+mod llama_cpp;
 mod load;
 mod monitoring;
 mod neon;
 mod peers;
 mod process;
+mod proof;
 mod served;
 mod tidy;
 mod wasm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use proof::{Disagreement, ProofKind};
+
+/// A check ran and disagrees, as of `bitnet` itself.
+const DISAGREES: u8 = 4;
 
 const USAGE: &str = "\
 usage: cargo run -p xtask -- COMMAND
@@ -55,6 +64,10 @@ fn main() -> ExitCode {
         ["clients", options @ ..] => clients::run(&root(), options),
         ["admin-page"] => admin_page::run(&root()),
         ["peers", options @ ..] => peers::run(&root(), options),
+        ["crossval", options @ ..] => proof::run(&root(), ProofKind::Crossval, options),
+        ["full-crossval", options @ ..] => proof::run(&root(), ProofKind::FullCrossval, options),
+        ["verify", options @ ..] => proof::run(&root(), ProofKind::Verify, options),
+        ["compare", options @ ..] => proof::run(&root(), ProofKind::Compare, options),
         ["--help" | "-h" | "help"] => {
             println!("{}", usage());
             Ok(())
@@ -68,7 +81,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<Disagreement>() {
+                Some(_) => ExitCode::from(DISAGREES),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -82,6 +98,7 @@ fn usage() -> String {
         load::USAGE,
         clients::USAGE,
         peers::USAGE,
+        proof::USAGE,
     ];
     parts.join("\n")
 }
