@@ -143,7 +143,7 @@ pub struct Agreement {
     pub right_alone: (usize, usize, f64),
     /// The first position with another likeliest token.
     pub first: Option<Position>,
-    /// The position that diverges most.
+    /// The position that diverges most; `None` where none does.
     pub worst: Option<Position>,
 }
 
@@ -191,7 +191,11 @@ impl Agreement {
                 mcnemar(only_reference, only_found),
             ),
             first: positions.iter().find(|p| !p.agrees()).cloned(),
-            worst: positions.iter().max_by(by_divergence).cloned(),
+            worst: positions
+                .iter()
+                .filter(|p| p.divergence > 0.0)
+                .max_by(by_divergence)
+                .cloned(),
         }
     }
 

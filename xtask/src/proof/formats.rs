@@ -9,7 +9,7 @@ use super::engine::ProofEngines;
 use super::hidden::{HiddenStates, steps};
 use super::options::ProofOptions;
 use super::references::{read_text, text};
-use super::report::{Check, ModelProof, SideBySide};
+use super::report::{Check, ModelProof, SideBySide, named};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
@@ -61,7 +61,7 @@ pub fn run(root: &Path, engines: &ProofEngines, options: &ProofOptions) -> Resul
         ),
     ];
     Ok(vec![ModelProof {
-        model: format!("{} and {}", a.display(), b.display()),
+        model: format!("{} and {}", named(root, a), named(root, b)),
         checks,
         comparisons: vec![SideBySide {
             reference: "the first".into(),

@@ -82,6 +82,11 @@ impl HiddenStates {
         Ok(())
     }
 
+    /// Whether nothing was traced.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Each step and its relative distance, over all positions together.
     pub fn all(&self) -> Vec<(&str, f64)> {
         let sums = self.sums.iter();
@@ -157,6 +162,7 @@ mod tests {
         let steps = steps(&reference, &found, name);
         assert_eq!(steps.len(), 2);
         let mut hidden = HiddenStates::default();
+        assert!(hidden.is_empty());
         hidden.add("s", 2, &steps, &reference, &found).unwrap();
         assert_eq!(hidden.at("s", 0), [("layer.0", 0.0), ("layer.1", 0.1)]);
         assert_eq!(hidden.at("s", 1), [("layer.0", 0.0), ("layer.1", 0.0)]);

@@ -11,11 +11,12 @@ pub const USAGE: &str = "\
   compare A B    two files of one model against each other: agreement with its bounds, a paired test
                  exit code 4: a check disagrees
          --model PATH        a GGUF file (verify: or a directory) [default: the models of the tests]
-         --tolerance T       largest mean KL divergence, nats [default: verify 1e-4, llama.cpp 1e-2]
+         --tolerance T       largest mean KL divergence, nats [default: verify 1e-4, llama.cpp 2e-3]
          --text FILE         what is run [default: two texts of the tests]
          --ctx N             tokens of a chunk [default: 512]
          --samples N         crossval, compare: at most so many chunks [default: crossval 2, compare all]
-         --target SHARE      compare: what the lower bound of the agreement has to reach [default: 0.99]
+         --target SHARE      full-crossval, compare: what the lower bound of top-1 agreement has to reach
+                             [default: 0.99]
          --golden STEM       verify: STEM.json and STEM.safetensors [default: found near the model]
          --bitnet-cpp PATH   full-crossval: a build of bitnet.cpp, whose llama-perplexity is run too
          --bitnet PROGRAM    this bitnet instead of one built from the tree
@@ -27,8 +28,8 @@ pub const USAGE: &str = "\
 const DEFAULT_CHUNK: usize = 512;
 
 /// A mean KL divergence that a different rounding of activations stays under: llama.cpp rounds them by blocks of 32 or
-/// 256 values, or to f16, we by rows, as the models were trained.
-const OTHER_ROUNDING: f64 = 1e-2;
+/// 256 values, or to f16, we by rows, as the models were trained. Four times the largest of `docs/accuracy.md`.
+const OTHER_ROUNDING: f64 = 2e-3;
 
 /// One that the same rounding stays under, though a value on a tie may fall to either side.
 const SAME_ROUNDING: f64 = 1e-4;

@@ -8,7 +8,7 @@ use super::distance::{Agreement, Position, SURE_MARGIN};
 use super::engine::ProofEngines;
 use super::hidden::{HiddenStates, steps};
 use super::options::ProofOptions;
-use super::report::{Check, ModelProof, SideBySide};
+use super::report::{Check, ModelProof, SideBySide, named};
 use super::statistics::mean;
 use super::tensors::{Rows, TensorFile};
 use anyhow::{Context, Result, ensure};
@@ -50,26 +50,17 @@ const HIDDEN_LIMIT: f64 = 1e-3;
 /// A model without a recording, a recording that cannot be read, what the engine reports.
 pub fn run(root: &Path, engines: &ProofEngines, options: &ProofOptions) -> Result<Vec<ModelProof>> {
     let data = root.join("crates/bitnet-models/tests/data");
-    if options.models.is_empty() {
-        return MODELS
-            .iter()
-            .map(|model| {
-                verify(
-                    engines,
-                    &data.join(model),
-                    &find(&data.join(model))?,
-                    options,
-                )
-            })
-            .collect();
-    }
-    let models = options.models.iter();
-    let findings = models.map(|model| {
+    let models = match options.models.as_slice() {
+        [] => MODELS.iter().map(|model| data.join(model)).collect(),
+        models => models.to_vec(),
+    };
+    let findings = models.iter().map(|model| {
+        eprintln!("{}", named(root, model));
         let stem = match &options.golden {
             Some(stem) => stem.clone(),
             None => find(model)?,
         };
-        verify(engines, model, &stem, options)
+        verify(engines, root, model, &stem, options)
     });
     findings.collect()
 }
@@ -161,6 +152,7 @@ fn read_json(file: &Path) -> Result<Value> {
 
 fn verify(
     engines: &ProofEngines,
+    root: &Path,
     model: &Path,
     stem: &Path,
     options: &ProofOptions,
@@ -237,13 +229,13 @@ fn verify(
         notes.push(note);
     }
     Ok(ModelProof {
-        model: model.display().to_string(),
+        model: named(root, model),
         checks,
         comparisons: vec![SideBySide {
             reference: "transformers".into(),
             found: "bitnet".into(),
             agreement,
-            hidden: Some(hidden),
+            hidden: (!hidden.is_empty()).then_some(hidden),
             hidden_limit: HIDDEN_LIMIT,
         }],
         notes,

@@ -12,7 +12,7 @@ use super::hidden::{HiddenStates, steps};
 use super::options::{ProofKind, ProofOptions};
 use super::perplexity;
 use super::recorded::PERPLEXITY_TOLERANCE;
-use super::report::{Check, ModelProof, SideBySide};
+use super::report::{Check, ModelProof, SideBySide, named};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -81,21 +81,22 @@ pub fn run(root: &Path, engines: &ProofEngines, options: &ProofOptions) -> Resul
     };
     let text = text(root, engines, options)?;
     let each = models.iter().map(|model| {
-        eprintln!("{}", model.display());
-        one(engines, model, &text, options)
+        eprintln!("{}", named(root, model));
+        one(engines, root, model, &text, options)
     });
     each.collect()
 }
 
 fn one(
     engines: &ProofEngines,
+    root: &Path,
     model: &Path,
     text: &Path,
     options: &ProofOptions,
 ) -> Result<ModelProof> {
     let full = options.kind == ProofKind::FullCrossval;
     let mut finding = ModelProof {
-        model: model.display().to_string(),
+        model: named(root, model),
         checks: Vec::new(),
         comparisons: Vec::new(),
         notes: Vec::new(),
@@ -109,9 +110,13 @@ fn one(
     let theirs = match engines.llama_tokens(model, text) {
         Ok(tokens) => tokens,
         Err(error) if options.bitnet_cpp.is_some() => {
+            let error = format!("{error:#}");
+            // The last line says what failed, those before how.
+            let last = error.lines().last().unwrap_or_default();
+            let why = last.trim_start_matches("error: ");
             finding
                 .notes
-                .push(format!("llama.cpp: not compared; {error:#}"));
+                .push(format!("llama.cpp: not compared; {why}"));
             return Ok(finding);
         }
         Err(error) => {
@@ -166,7 +171,16 @@ fn logit_checks(comparisons: &[SideBySide], options: &ProofOptions) -> Vec<Check
         let kl = comparison.agreement.divergence;
         kl.map_or(f64::NAN, |kl| kl.value)
     };
-    let checks = comparisons.iter().flat_map(|comparison| {
+    let mut checks = Vec::new();
+    if options.kind == ProofKind::FullCrossval {
+        let bound = comparisons[0].agreement.wilson_lower;
+        checks.push(Check::at_least(
+            "top-1 as llama.cpp's, lower bound",
+            bound.unwrap_or(f64::NAN),
+            options.target,
+        ));
+    }
+    let distances = comparisons.iter().flat_map(|comparison| {
         let pair = format!("{} | {}", comparison.reference, comparison.found);
         let change = comparison.agreement.perplexity_change();
         [
@@ -183,7 +197,8 @@ fn logit_checks(comparisons: &[SideBySide], options: &ProofOptions) -> Vec<Check
         ]
     });
     // llama.cpp's own distance from the evaluation without rounding is what ours is measured by, not what we answer for.
-    checks.take(2 * (comparisons.len() - 1)).collect()
+    checks.extend(distances.take(2 * (comparisons.len() - 1)));
+    checks
 }
 
 /// Positions and hidden states of one pair.

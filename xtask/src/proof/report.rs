@@ -4,6 +4,13 @@ use super::distance::{Agreement, Position};
 use super::hidden::{HiddenStates, first_over};
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::path::Path;
+
+/// What a report calls a model: its path, from the repository's root where it lies there.
+pub fn named(root: &Path, model: &Path) -> String {
+    let inside = model.strip_prefix(root).unwrap_or(model);
+    inside.display().to_string()
+}
 
 /// A figure and what it has to keep to.
 #[derive(Debug, Clone, PartialEq)]
@@ -250,7 +257,7 @@ impl SideBySide {
 }
 
 fn percentages(steps: &[(&str, f64)]) -> String {
-    let step = |(name, distance): &(&str, f64)| format!("{name} {:.2} %", 100.0 * distance);
+    let step = |(name, distance): &(&str, f64)| format!("{name} {} %", figure(100.0 * distance));
     steps.iter().map(step).collect::<Vec<_>>().join(", ")
 }
 
