@@ -1,6 +1,14 @@
-//! The few calls of llama.cpp's C API that timing needs, made safe. The only module of this package with `unsafe`.
+//! The few calls of llama.cpp's C API that timing and comparing need, made safe. The only module of this package with
+//! `unsafe`.
+//!
+//! # Layout
+//! - [`trace`]: the hidden states of a pass
+//! - [`vocabulary`]: text to ids
 //!
 //! Source: `include/llama.h` of the llama.cpp that the crate brings along.
+
+pub mod trace;
+mod vocabulary;
 
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
@@ -9,6 +17,11 @@ use std::ptr::{NonNull, null_mut};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use llama_cpp_sys_2 as sys;
+
+use trace::LayerOutputs;
+
+/// llama.cpp rounds the positions of a sequence up to this.
+pub const KV_PADDING: usize = 256;
 
 /// What llama.cpp was built with: `CPU : SSE3 = 1 | AVX = 1 | ...`.
 pub fn system_info() -> String {
@@ -29,6 +42,37 @@ unsafe extern "C" fn log(
         let text = unsafe { CStr::from_ptr(text) };
         eprint!("{}", text.to_string_lossy());
     }
+}
+
+/// Writes `input`'s weights as F32 into `output`, the way llama.cpp decodes them: what multiplies is then neither
+/// packed nor rounded, and so are the activations that meet it.
+///
+/// # Errors
+/// When llama.cpp cannot read or write one of the files.
+pub fn dequantize(input: &Path, output: &Path, threads: usize) -> Result<()> {
+    let name = |path: &Path| -> Result<CString> {
+        Ok(CString::new(
+            path.to_str().context("the path is not UTF-8")?,
+        )?)
+    };
+    let (from, to) = (name(input)?, name(output)?);
+    // SAFETY: the callback is a function and lives for ever; both paths end with a zero; the parameters are llama.cpp's
+    // own defaults but for plain values.
+    let code = unsafe {
+        sys::llama_log_set(Some(log), null_mut());
+        sys::llama_backend_init();
+        let mut params = sys::llama_model_quantize_default_params();
+        params.nthread = i32::try_from(threads)?;
+        params.ftype = sys::LLAMA_FTYPE_ALL_F32;
+        params.allow_requantize = true;
+        sys::llama_model_quantize(from.as_ptr(), to.as_ptr(), &params)
+    };
+    ensure!(
+        code == 0,
+        "llama.cpp could not write {} as F32",
+        input.display()
+    );
+    Ok(())
 }
 
 /// A loaded model.
@@ -67,12 +111,16 @@ impl LlamaModel {
         .into_owned()
     }
 
-    /// Tokens of the vocabulary.
-    pub fn n_vocab(&self) -> usize {
-        // SAFETY: the model is alive, and its vocabulary as long.
-        let n =
-            unsafe { sys::llama_vocab_n_tokens(sys::llama_model_get_vocab(self.handle.as_ptr())) };
-        n.max(1) as usize
+    /// Layers.
+    pub fn n_layers(&self) -> usize {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_layer(self.handle.as_ptr()) }.max(0) as usize
+    }
+
+    /// Length of a hidden state.
+    pub fn hidden_size(&self) -> usize {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_embd(self.handle.as_ptr()) }.max(1) as usize
     }
 
     /// A context of `n_ctx` positions for `n_seq` sequences together; everything else as llama.cpp has it by default.
@@ -86,12 +134,54 @@ impl LlamaModel {
         params.n_seq_max = u32::try_from(n_seq)?;
         params.n_threads = i32::try_from(threads)?;
         params.n_threads_batch = params.n_threads;
-        // SAFETY: the model is alive and outlives the context by the lifetime.
+        self.open(params, None)
+    }
+
+    /// A context of one sequence whose cache is f32 and whose attention is not fused: llama.cpp's most exact arithmetic.
+    /// `trace` keeps the hidden states of what runs in it.
+    ///
+    /// # Errors
+    /// When llama.cpp refuses it.
+    pub fn exact_context(
+        &self,
+        n_ctx: usize,
+        threads: usize,
+        trace: Option<LayerOutputs>,
+    ) -> Result<Context<'_>> {
+        // SAFETY: no precondition.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = u32::try_from(n_ctx)?;
+        params.n_threads = i32::try_from(threads)?;
+        params.n_threads_batch = params.n_threads;
+        params.type_k = sys::GGML_TYPE_F32;
+        params.type_v = sys::GGML_TYPE_F32;
+        params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        self.open(params, trace)
+    }
+
+    fn open(
+        &self,
+        mut params: sys::llama_context_params,
+        trace: Option<LayerOutputs>,
+    ) -> Result<Context<'_>> {
+        let trace = trace.map_or(null_mut(), |trace| Box::into_raw(Box::new(trace)));
+        if !trace.is_null() {
+            params.cb_eval = Some(trace::watch);
+            params.cb_eval_user_data = trace.cast();
+        }
+        // SAFETY: the model is alive and outlives the context by the lifetime; what the callback is given lives as long
+        // as the context, which frees it.
         let handle = unsafe { sys::llama_init_from_model(self.handle.as_ptr(), params) };
-        let handle = NonNull::new(handle)
-            .with_context(|| format!("llama.cpp refused a context of {n_ctx} positions"))?;
+        let Some(handle) = NonNull::new(handle) else {
+            if !trace.is_null() {
+                // SAFETY: made by `Box::into_raw` above, and no context knows of it.
+                drop(unsafe { Box::from_raw(trace) });
+            }
+            bail!("llama.cpp refused a context of {} positions", params.n_ctx);
+        };
         Ok(Context {
             handle,
+            trace,
             model: PhantomData,
         })
     }
@@ -107,6 +197,8 @@ impl Drop for LlamaModel {
 /// A KV cache and what computes with it.
 pub struct Context<'m> {
     handle: NonNull<sys::llama_context>,
+    /// Made by `Box::into_raw`; null where nothing is traced. llama.cpp writes to it in [`Context::decode`] only.
+    trace: *mut LayerOutputs,
     model: PhantomData<&'m LlamaModel>,
 }
 
@@ -135,13 +227,32 @@ impl Context<'_> {
         }
     }
 
+    /// The hidden states of all passes so far; `None` where nothing is traced.
+    pub fn trace(&self) -> Option<&LayerOutputs> {
+        // SAFETY: null or made by `Box::into_raw`, freed by `drop` only; llama.cpp writes to it while `decode` holds the
+        // context mutably, and then no reference from here is left.
+        unsafe { self.trace.as_ref() }
+    }
+
     /// The logits of the last token that asked for them, `[n_vocab]`.
     ///
     /// # Errors
     /// When there are none.
     pub fn last_logits(&self, n_vocab: usize) -> Result<&[f32]> {
-        // SAFETY: the context is alive; -1 names the last output, and none gives a null.
-        let logits = unsafe { sys::llama_get_logits_ith(self.handle.as_ptr(), -1) };
+        self.logits_at(-1, n_vocab)
+    }
+
+    /// The logits of the batch's token `index`, `[n_vocab]`.
+    ///
+    /// # Errors
+    /// When it did not ask for them.
+    pub fn logits(&self, index: usize, n_vocab: usize) -> Result<&[f32]> {
+        self.logits_at(i32::try_from(index)?, n_vocab)
+    }
+
+    fn logits_at(&self, index: i32, n_vocab: usize) -> Result<&[f32]> {
+        // SAFETY: the context is alive; -1 names the last output, and one that is none gives a null.
+        let logits = unsafe { sys::llama_get_logits_ith(self.handle.as_ptr(), index) };
         ensure!(!logits.is_null(), "the pass left no logits");
         // SAFETY: a row of logits has one value for each token; it is overwritten by the next pass only, which needs
         // the context alone.
@@ -192,8 +303,13 @@ impl Context<'_> {
 
 impl Drop for Context<'_> {
     fn drop(&mut self) {
-        // SAFETY: freed once.
-        unsafe { sys::llama_free(self.handle.as_ptr()) }
+        // SAFETY: both are freed once, the trace after the context that may write to it.
+        unsafe {
+            sys::llama_free(self.handle.as_ptr());
+            if !self.trace.is_null() {
+                drop(Box::from_raw(self.trace));
+            }
+        }
     }
 }
 

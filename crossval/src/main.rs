@@ -1,9 +1,12 @@
-//! Times llama.cpp on one model file, phase by phase: `bitnet-crossval MODEL --threads 2 --phases decode:128`.
+//! Times llama.cpp on one model file, phase by phase (`bitnet-crossval MODEL --threads 2 --phases decode:128`), or
+//! writes what it computes (`--logits`, `--tokenize`, `--score`, `--dequantize`).
 //!
-//! The other half of `cargo run -p xtask -- peers`, which runs this program and `bitnet bench` in turns. One JSON
-//! object a line on standard output: first what was built and loaded, then one for each phase. A build without the
-//! instructions that the CPU has would be beaten for the wrong reason, so it is refused (see [`isa`]).
+//! The other half of `cargo run -p xtask -- peers`, which runs this program and `bitnet bench` in turns, and of
+//! `crossval` and `full-crossval`, which hold its numbers against ours. One JSON object a line on standard output: when
+//! it times, first what was built and loaded, then one for each phase. A build without the instructions that the CPU has
+//! would be beaten for the wrong reason, so it is refused (see [`isa`]).
 
+mod evaluate;
 mod isa;
 mod llama;
 mod options;
@@ -17,7 +20,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use llama::LlamaModel;
-use options::Options;
+use options::{Options, Task};
 use phase::{Outcome, Phase};
 
 fn main() -> ExitCode {
@@ -39,6 +42,9 @@ fn run(options: &Options, started: Instant) -> Result<()> {
         println!("{system_info}");
         return Ok(());
     }
+    if let Some(task) = &options.task {
+        return compute(options, task);
+    }
     let model = LlamaModel::load(&options.model)?;
     if !options.quiet {
         print(&json!({
@@ -58,6 +64,18 @@ fn run(options: &Options, started: Instant) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Computes instead of timing.
+fn compute(options: &Options, task: &Task) -> Result<()> {
+    let (path, threads) = (&options.model, options.threads);
+    let load = || LlamaModel::load(path);
+    match task {
+        Task::Logits { ids, out, trace } => evaluate::logits(&load()?, threads, ids, out, *trace),
+        Task::Tokenize(text) => print(&evaluate::tokens(&load()?, text)?),
+        Task::Score { text, ctx } => print(&evaluate::score(&load()?, threads, text, *ctx)?),
+        Task::Dequantize(out) => llama::dequantize(path, out, threads),
+    }
 }
 
 /// One measurement in the words of `bitnet bench --format json`.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::llama::{Context, LlamaBatch, LlamaModel};
+use crate::llama::{Context, KV_PADDING, LlamaBatch, LlamaModel};
 use crate::options::{Options, number};
 
 /// One thing to time.
@@ -75,10 +75,7 @@ pub struct Outcome {
 }
 
 /// Most tokens of one pass: llama.cpp's default micro-batch.
-const PASS: usize = 512;
-
-/// llama.cpp rounds the positions of a sequence up to this.
-const KV_PADDING: usize = 256;
+pub const PASS: usize = 512;
 
 /// Runs a phase as often as asked, after a short run that is not counted: it faults the mapped weights in.
 ///

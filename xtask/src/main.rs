@@ -13,6 +13,8 @@
 //! - [`clients`]: real clients of the server
 //! - [`proxies`]: the server behind nginx and HAProxy
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
+//! - [`proof`]: our numbers against other engines'
+//! - [`llama_cpp`]: a build of llama.cpp
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
 //! - [`admin_page`]: the page `/admin` in a real browser
 //! - [`served`]: a server of this tree
@@ -23,11 +25,13 @@ mod admin_page;
 mod clients;
 mod cross;
 mod documents;
+mod llama_cpp;
 mod load;
 mod monitoring;
 mod neon;
 mod peers;
 mod process;
+mod proof;
 mod proxies;
 mod served;
 mod tidy;
@@ -35,6 +39,11 @@ mod wasm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use proof::{Disagreement, ProofKind};
+
+/// A check ran and disagrees, as of `bitnet` itself.
+const DISAGREES: u8 = 4;
 
 const USAGE: &str = "\
 usage: cargo run -p xtask -- COMMAND
@@ -58,6 +67,10 @@ fn main() -> ExitCode {
         ["proxies"] => proxies::run(&root()),
         ["admin-page"] => admin_page::run(&root()),
         ["peers", options @ ..] => peers::run(&root(), options),
+        ["crossval", options @ ..] => proof::run(&root(), ProofKind::Crossval, options),
+        ["full-crossval", options @ ..] => proof::run(&root(), ProofKind::FullCrossval, options),
+        ["verify", options @ ..] => proof::run(&root(), ProofKind::Verify, options),
+        ["compare", options @ ..] => proof::run(&root(), ProofKind::Compare, options),
         ["--help" | "-h" | "help"] => {
             println!("{}", usage());
             Ok(())
@@ -71,7 +84,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<Disagreement>() {
+                Some(_) => ExitCode::from(DISAGREES),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -86,6 +102,7 @@ fn usage() -> String {
         clients::USAGE,
         proxies::USAGE,
         peers::USAGE,
+        proof::USAGE,
     ];
     parts.join("\n")
 }

@@ -67,6 +67,18 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// The program `name` in a build of someone else's: `path` is the program itself, its folder, or the root of the build.
+pub fn find_program(path: &Path, name: &str) -> Option<PathBuf> {
+    let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let places = [
+        path.to_owned(),
+        path.join(&name),
+        path.join("bin").join(&name),
+        path.join("build/bin").join(&name),
+    ];
+    places.into_iter().find(|place| place.is_file())
+}
+
 /// The command as one line; of a script passed as an argument the first line that says something.
 fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -7,16 +7,14 @@ use super::models;
 use super::options::PeersOptions;
 use super::plan::{Comparison, Contender, PeerJob, Timed};
 use super::statistics::Sample;
-use crate::process::{cargo, output, run, target_folder};
+use crate::llama_cpp::{self, AVX2_FLAGS, NATIVE_FLAGS};
+use crate::process::{cargo, find_program, output, run, target_folder};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-
-/// Flags of rustc that make the crate's build script build llama.cpp for AVX2 and nothing newer.
-const AVX2_FLAGS: &str = "-C target-feature=+avx2,+fma,+f16c,+bmi2";
 
 /// Our kernel for AVX2.
 const AVX2_KERNEL: &str = "x86-i2s-avx2";
@@ -51,26 +49,21 @@ impl Engines {
             "bitnet-cli",
         ]))?;
         let exe = std::env::consts::EXE_SUFFIX;
-        let crossval = target.join("crossval");
-        let program = |build: &str| {
-            let folder = crossval.join(build).join("release");
-            folder.join(format!("bitnet-crossval{exe}"))
-        };
         let mut engines = Engines {
             bitnet: target.join("release").join(format!("bitnet{exe}")),
-            llama_cpp: program("native"),
-            llama_cpp_avx2: program("avx2"),
+            llama_cpp: llama_cpp::program(&target, "native"),
+            llama_cpp_avx2: llama_cpp::program(&target, "avx2"),
             bitnet_cpp: options.bitnet_cpp.as_deref().map(llama_bench).transpose()?,
             system_info: Vec::new(),
             target,
         };
         for (engine, build, flags) in [
-            (Contender::LlamaCpp, "native", "-C target-cpu=native"),
+            (Contender::LlamaCpp, "native", NATIVE_FLAGS),
             (Contender::LlamaCppAvx2, "avx2", AVX2_FLAGS),
         ] {
             let used = |row: &Comparison| row.peers.iter().any(|job| job.engine == engine);
             if rows.iter().any(used) {
-                build_llama_cpp(root, &crossval.join(build), flags)?;
+                llama_cpp::build(root, &engines.target, build, flags)?;
                 let info = output(engines.program(engine)?.args(["--isa", build, "--info"]))?;
                 eprintln!("{}: {}", engine.name(), info.trim());
                 engines.system_info.push((engine, info.trim().to_owned()));
@@ -174,30 +167,9 @@ fn output_of_lines(command: &mut Command, texts: &[String]) -> Result<String> {
     Ok(String::from_utf8(done.stdout)?)
 }
 
-fn build_llama_cpp(root: &Path, target: &Path, flags: &str) -> Result<()> {
-    run(cargo()
-        .current_dir(root.join("crossval"))
-        .env("RUSTFLAGS", flags)
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        // ggml takes this for a build for another machine.
-        .env_remove("SOURCE_DATE_EPOCH")
-        .args(["build", "--release", "--locked", "--target-dir"])
-        .arg(target))
-    .context("llama.cpp could not be built (it needs cmake, a C++ compiler and libclang)")
-}
-
 /// The `llama-bench` of a build of bitnet.cpp.
 fn llama_bench(path: &Path) -> Result<PathBuf> {
-    let name = format!("llama-bench{}", std::env::consts::EXE_SUFFIX);
-    let places = [
-        path.to_owned(),
-        path.join(&name),
-        path.join("bin").join(&name),
-        path.join("build/bin").join(&name),
-    ];
-    places
-        .into_iter()
-        .find(|place| place.is_file())
+    find_program(path, "llama-bench")
         .with_context(|| format!("found no llama-bench in {}", path.display()))
 }
 

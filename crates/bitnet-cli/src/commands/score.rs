@@ -24,7 +24,8 @@ use crate::units;
     bitnet score --model model.gguf --file wiki.test.raw\n  \
     bitnet score --file story.txt --ctx 128 --format json\n\n\
     The text is cut into chunks of --ctx tokens; the second half of each is predicted from all before it\n\
-    (llama-perplexity's method: figures of strided or sliding windows differ).")]
+    (llama-perplexity's method: figures of strided or sliding windows differ). A line end at the end of the\n\
+    text is not part of it, as there.")]
 pub struct ScoreArgs {
     /// The text; - is standard input (which is also read when the option is not given)
     #[arg(short, long, value_name = "FILE")]
@@ -62,10 +63,15 @@ struct ScoreResult<'a> {
 /// Unreadable input, a text shorter than two chunks, an unusable model.
 pub fn run(args: &ScoreArgs, env: &Environment) -> Result<Exit, CliError> {
     let source = TextSource::choose(None, args.file.as_deref(), "--file FILE")?;
-    let text = source.read()?;
+    let mut text = source.read()?;
     let prompt = if args.ids {
         Prompt::Ids(token_ids::parse(&text, &source.name())?)
     } else {
+        // llama.cpp's option -f takes a file without the line end at its end, and a token more or less can be a chunk
+        // more or less.
+        if text.ends_with('\n') {
+            text.pop();
+        }
         Prompt::Text(text)
     };
     let extras = LoadExtras {

@@ -185,3 +185,25 @@ fn perplexity_is_that_of_the_logits() {
         "no progress bar where there is no terminal"
     );
 }
+
+/// llama.cpp's `-f` takes a file without the line end at its end; a token more would be a chunk more here.
+#[test]
+fn a_line_end_at_the_end_of_a_text_is_not_scored() {
+    let score = |text: &str| {
+        let args = ["score", "--ctx", "8", "--format", "json"];
+        run_with_input(&args, text.as_bytes()).json()
+    };
+    let text = "Once upon a time there was a little girl who liked to play outside with her big red ball. ";
+    let (plain, ended, twice) = (
+        score(text),
+        score(&format!("{text}\n")),
+        score(&format!("{text}\n\n")),
+    );
+    for field in ["n_tokens", "nll"] {
+        assert_eq!(plain[field], ended[field], "{field}");
+    }
+    assert_ne!(
+        plain["n_tokens"], twice["n_tokens"],
+        "only one line end is taken away"
+    );
+}

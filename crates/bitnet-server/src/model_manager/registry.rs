@@ -337,7 +337,7 @@ impl ModelRegistry {
         let table = self.read();
         let of_entry = |entry: &Entry| {
             let canary = entry.canary.as_ref().map(|canary| canary.model.clone());
-            entry.current.clone().into_iter().chain(canary)
+            entry.current().cloned().into_iter().chain(canary)
         };
         table.entries.values().flat_map(of_entry).collect()
     }
