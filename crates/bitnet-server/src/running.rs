@@ -76,8 +76,6 @@ pub enum Truncate {
 
 /// A request under way.
 pub struct Running {
-    // Dropped first: whoever sees the request's place free, or its model given back, finds the engine told already.
-    _tickets: Vec<Ticket>,
     /// Its choices, `n` of each prompt, one prompt after the other.
     pub choices: Vec<Choice>,
     /// Ids of each prompt.

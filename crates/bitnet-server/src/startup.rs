@@ -100,7 +100,7 @@ pub fn prepare<E: From<StartupError>>(
             OriginSource::Path(path) => version::of_path(path).map(|(version, _)| version),
             OriginSource::Bytes { bytes, .. } => Ok(version::of_bytes(bytes)),
         });
-        let options = policy::sized(&origin.options, policy.kv_cache_bytes, 0);
+        let options = policy::sized(&origin.options, app.manager.policy.kv_cache_bytes, 0);
         let loaded = load(&origin.source, &options);
         (loaded, hashed.join().expect("hashing does not panic"))
     });
