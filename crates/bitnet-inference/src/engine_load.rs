@@ -31,7 +31,9 @@ pub struct EngineLoad {
     pub generated_tokens: u64,
     /// Forward passes.
     pub steps: u64,
-    /// Rows (tokens) that they carried, guesses included.
+    /// Those of them that failed, and ended the requests in them.
+    pub failed_steps: u64,
+    /// Rows (tokens) that all of them carried, guesses included.
     pub rows: u64,
     /// Requests that ran past their deadline, waiting or running.
     pub deadlines_exceeded: u64,

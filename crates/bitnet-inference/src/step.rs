@@ -162,6 +162,7 @@ impl Step {
         {
             return true;
         }
+        self.work.failed_steps += u64::from(ran.is_err());
         self.take_results(ran, run_time, clock, events);
         self.scheduler.retire(&mut self.blocks);
         true

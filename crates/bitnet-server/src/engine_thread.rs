@@ -108,6 +108,8 @@ pub struct EngineHealth {
     pub in_step: Option<Duration>,
     /// Turns taken.
     pub turns: u64,
+    /// Forward passes that failed, since the last one that did not.
+    pub failed_in_a_row: u64,
 }
 
 /// What the thread tells everybody.
@@ -115,6 +117,7 @@ struct Shared {
     start: Instant,
     step_started: AtomicU64, // milliseconds since `start` and 1, 0 between steps
     turns: AtomicU64,
+    failed_in_a_row: AtomicU64,
     failed: AtomicBool,
     ended: AtomicBool, // by whoever unloads the model
     last_ticket: AtomicU64,
@@ -136,6 +139,7 @@ impl EngineHandle {
             start: Instant::now(),
             step_started: AtomicU64::new(0),
             turns: AtomicU64::new(0),
+            failed_in_a_row: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             last_ticket: AtomicU64::new(0),
@@ -200,6 +204,7 @@ impl EngineHandle {
                 self.shared.start.elapsed().saturating_sub(started)
             }),
             turns: self.shared.turns.load(Ordering::Relaxed),
+            failed_in_a_row: self.shared.failed_in_a_row.load(Ordering::Relaxed),
         }
     }
 
@@ -213,6 +218,15 @@ impl Shared {
     fn load(&self) -> std::sync::MutexGuard<'_, EngineLoad> {
         // A copy of plain numbers is never half written.
         self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts passes that failed one after the other; the engine's thread alone calls it.
+    fn count_failures(&self, before: &EngineLoad, after: &EngineLoad) {
+        if after.failed_steps > before.failed_steps {
+            self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
+        } else if after.steps > before.steps {
+            self.failed_in_a_row.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -358,6 +372,7 @@ impl<T: Turns> Worker<T> {
     }
 
     fn turn(&mut self) -> bool {
+        let before = *self.shared.load();
         let started = Instant::now();
         let now = self.shared.start.elapsed().as_millis() as u64;
         self.shared.step_started.store(now + 1, Ordering::Release);
@@ -366,6 +381,7 @@ impl<T: Turns> Worker<T> {
         self.shared.turns.fetch_add(1, Ordering::Relaxed);
         // Before the tokens go out: whoever has seen its last token finds its blocks given back.
         self.publish_load(worked.then(|| started.elapsed()));
+        self.shared.count_failures(&before, &self.shared.load());
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             self.deliver(event);

@@ -453,6 +453,7 @@ impl Metrics {
             (Id::PromptTokens, done(|load| load.prompt_tokens)),
             (Id::GeneratedTokens, done(|load| load.generated_tokens)),
             (Id::EngineSteps, done(|load| load.steps)),
+            (Id::FailedSteps, done(|load| load.failed_steps)),
             (Id::EngineRows, done(|load| load.rows)),
             (Id::RecomputedTokens, done(|load| load.recomputed_tokens)),
             (Id::DeadlinesExceeded, done(|load| load.deadlines_exceeded)),

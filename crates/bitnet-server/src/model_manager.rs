@@ -6,13 +6,14 @@
 //! - [`version`]: what a model's bytes are called
 //! - [`job`] and [`load`]: from a file to a model; [`validate`]: whether it says what its file says;
 //!   [`incompatible`]: why a file is none
-//! - [`swap`]: new versions and back; [`unload`]: room for others
+//! - [`swap`]: new versions and back, [`probation`]: by themselves; [`unload`]: room for others
 
 pub mod incompatible;
 pub mod job;
 pub mod load;
 pub mod paths;
 pub mod policy;
+pub mod probation;
 pub mod registry;
 pub mod swap;
 pub mod unload;

@@ -230,6 +230,9 @@ settings! {
         restart keep_previous: [Duration] = seconds(300), Within(seconds(0)..=DAY);
         /// Time between the steps of a swap of strategy `rolling`: 10, 50 and 100 percent of new requests.
         restart rolling_step: [Duration] = seconds(10), Within(seconds(0)..=DAY);
+        /// Time after a swap in which a new version that fails gives its place back to the old one. With `blue_green` it is
+        /// `keep_previous`.
+        restart rollback_period: [Duration] = seconds(60), Within(seconds(0)..=DAY);
         /// How `/v1/embeddings` pools hidden states. `model`: as the model's files say, or not at all.
         restart pooling: [PoolingChoice] = PoolingChoice::Model, Any;
     }

@@ -145,6 +145,8 @@ metrics! {
         "Requests whose client left, by what was under way.";
     EngineSteps: Counter, "bitnet_engine_steps_total", ["model"],
         "Forward passes.";
+    FailedSteps: Counter, "bitnet_engine_failed_steps_total", ["model"],
+        "Forward passes that failed and ended the requests in them.";
     EngineRows: Counter, "bitnet_engine_rows_total", ["model"],
         "Rows (tokens) that forward passes carried.";
     LastStep: Gauge, "bitnet_engine_last_step_timestamp_seconds", ["model"],

@@ -48,6 +48,8 @@ pub struct ModelPolicy {
     pub unload_timeout: Duration,
     /// Time for which a swap of strategy `blue_green` keeps the old version.
     pub keep_previous: Duration,
+    /// Time for which a new version that fails gives its place back where the old one is not kept.
+    pub rollback_period: Duration,
     /// Time between the steps of a swap of strategy `rolling`.
     pub rolling_step: Duration,
     /// Time for which a request waits for its model to be loaded.
@@ -100,6 +102,7 @@ impl ModelPolicy {
             cache_bytes: models.cache_size.0,
             unload_timeout: models.unload_timeout,
             keep_previous: models.keep_previous,
+            rollback_period: models.rollback_period,
             rolling_step: models.rolling_step,
             load_wait: models.load_wait,
             options: serving(config, options),

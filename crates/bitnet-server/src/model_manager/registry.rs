@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::job::LoadJob;
 use super::policy::ModelOrigin;
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{DEFAULT_ALIAS, LoadedModel};
+use crate::model::{DEFAULT_ALIAS, LoadedModel, unix_seconds};
 
 /// The models of a server.
 #[derive(Default)]
@@ -37,6 +37,8 @@ pub(super) struct Entry {
     pub canary: Option<Canary>,
     /// What answered before the last swap.
     pub previous: Option<Previous>,
+    /// The last time that a new version failed and gave its place back.
+    pub rollback: Option<Rollback>,
     /// Loading under way.
     pub job: Option<Arc<LoadJob>>,
     /// Why loading it failed the last time, and when.
@@ -58,6 +60,28 @@ pub(super) struct Previous {
     pub version: Option<String>,
     /// Still in memory: a rollback takes no time.
     pub kept: Option<Arc<LoadedModel>>,
+}
+
+/// A version that failed after requests had been sent to it, and gave its place back.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Rollback {
+    /// The version that failed.
+    pub failed_version: Option<String>,
+    /// What went wrong.
+    pub reason: String,
+    /// When it was noticed, in seconds since 1970.
+    pub at: u64,
+}
+
+impl Rollback {
+    /// That of `model`, which has just been seen to fail.
+    pub(super) fn of(model: &LoadedModel, reason: String) -> Rollback {
+        Rollback {
+            failed_version: model.version.clone(),
+            reason,
+            at: unix_seconds(),
+        }
+    }
 }
 
 /// What a name stands for.
@@ -82,6 +106,8 @@ pub struct Seen {
     pub previous_version: Option<String>,
     /// The share of new requests that a new version gets, of a hundred, during a rolling swap.
     pub rolling_percent: Option<u64>,
+    /// The last time that a new version failed and gave its place back.
+    pub rollback: Option<Rollback>,
 }
 
 /// Orders uses of models: the clock of "longest ago".
@@ -198,6 +224,7 @@ impl ModelRegistry {
                 .as_ref()
                 .and_then(|previous| previous.version.clone()),
             rolling_percent: entry.canary.as_ref().map(|canary| canary.percent),
+            rollback: entry.rollback.clone(),
         })
     }
 
@@ -206,6 +233,16 @@ impl ModelRegistry {
         let table = self.read();
         let current = |entry: &Entry| entry.current.clone();
         table.entries.values().filter_map(current).collect()
+    }
+
+    /// All models that requests are sent to, versions that get a share of them included.
+    pub fn answering(&self) -> Vec<Arc<LoadedModel>> {
+        let table = self.read();
+        let of_entry = |entry: &Entry| {
+            let canary = entry.canary.as_ref().map(|canary| canary.model.clone());
+            entry.current.clone().into_iter().chain(canary)
+        };
+        table.entries.values().flat_map(of_entry).collect()
     }
 
     /// Ids of all models that are known.

@@ -3,17 +3,19 @@
 //! A version is loaded, compared with the reference and has drawn a token before anybody is sent to it; whatever goes
 //! wrong until then leaves the old one as it was. What happens afterwards is the strategy: `atomic` sends every new
 //! request to the new version at once and lets the old one go when its last request ends; `blue_green` does so too and
-//! keeps the old one in memory for a while; `rolling` sends first 10, then 50, then all of a hundred new requests.
+//! keeps the old one in memory for a while; `rolling` sends first 10, then 50, then all of a hundred new requests. Then the
+//! new version is on probation ([`probation`]).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::job::{LoadJob, LoadStage};
 use super::load::{Likeness, LoadMemory, LoadOrder, load};
 use super::policy::ModelOrigin;
-use super::registry::{Canary, not_found};
+use super::probation::{self, Probation};
+use super::registry::{Canary, Rollback, not_found};
 use super::validate::{Validation, ValidationPlan};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -72,8 +74,14 @@ pub struct SwapReport {
 /// Shares of new requests, of a hundred, before all of them.
 const ROLLING_PERCENT: [u64; 2] = [10, 50];
 
-/// How often a new version is looked after while the old one is kept.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// A swap under way: the only one of its model.
+pub struct Swapping {
+    app: Arc<App>,
+    job: Arc<LoadJob>,
+    order: SwapOrder,
+    previous_version: Option<String>,
+    started: Instant,
+}
 
 /// Swaps, and counts how it went.
 ///
@@ -81,13 +89,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// [`ErrorCode::ModelNotFound`], [`ErrorCode::SwapInProgress`], and why the new version was not taken; the old one then
 /// answers as before.
 pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiError> {
-    let job = begin(app, &order.id)?;
-    let id = order.id.clone();
-    let swapped = swap_under(app, &job, order).await;
-    let end = swapped.as_ref().map(|_| ()).map_err(Clone::clone);
-    finish(app, &job, &id, end);
-    count(app, swapped.as_ref().err());
-    swapped
+    let swapping = Swapping::begin(app, order)?;
+    let loaded = swapping.load().await;
+    swapping.end(loaded).await
 }
 
 /// Goes back to the version before the last swap: at once if it is kept, else by loading it again.
@@ -105,49 +109,93 @@ pub async fn roll_back(app: &Arc<App>, id: &str) -> Result<SwapReport, ApiError>
     outcome
 }
 
-async fn swap_under(
-    app: &Arc<App>,
-    job: &Arc<LoadJob>,
-    order: SwapOrder,
-) -> Result<SwapReport, ApiError> {
-    let started = Instant::now();
-    let old = app.models.get(Some(&order.id))?;
-    let (like, previous_version) = (Likeness::of(&old), old.version.clone());
-    drop(old); // idle models are those that nobody holds
-    let turn = app.manager.turn().await;
-    let (model, memory) = load(
-        app,
-        job,
-        LoadOrder {
-            id: order.id.clone(),
-            origin: order.origin.clone(),
-            plan: Some(order.plan),
-            like: Some(like),
-            version: None,
-        },
-        turn,
-    )
-    .await?;
-    let report = SwapReport {
-        model_id: order.id.clone(),
-        status: "swapped",
-        swap_strategy: Some(order.strategy),
-        previous_version,
-        version: model.version.clone(),
-        validation: model.validation.clone(),
-        seconds: 0.0,
-        memory,
-        temporary_bytes: memory.temporary(),
-    };
-    job.enter(LoadStage::Publishing);
-    publish(app, &order, Arc::new(model)).await?;
-    if let Some(bytes) = report.temporary_bytes {
-        app.metrics.swap_memory(bytes);
+impl Swapping {
+    /// Takes the place of the only swap of a model.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ModelNotFound`] and [`ErrorCode::SwapInProgress`].
+    pub fn begin(app: &Arc<App>, order: SwapOrder) -> Result<Swapping, ApiError> {
+        let previous_version = app.models.get(Some(&order.id))?.version.clone();
+        Ok(Swapping {
+            job: begin(app, &order.id)?,
+            previous_version,
+            app: app.clone(),
+            order,
+            started: Instant::now(),
+        })
     }
-    Ok(SwapReport {
-        seconds: started.elapsed().as_secs_f64(),
-        ..report
-    })
+
+    /// Loads the new version and holds it against the reference.
+    async fn load(&self) -> Result<(LoadedModel, LoadMemory), ApiError> {
+        let order = LoadOrder {
+            id: self.order.id.clone(),
+            origin: self.order.origin.clone(),
+            plan: Some(self.order.plan),
+            // Nothing of the old one is held meanwhile: idle models are those that nobody holds.
+            like: Some(Likeness::of(&*self.app.models.get(Some(&self.order.id))?)),
+            version: None,
+        };
+        let turn = self.app.manager.turn().await;
+        load(&self.app, &self.job, order, turn).await
+    }
+
+    /// Puts what was loaded in its place as the order says, frees the place of the only swap, and counts how it went.
+    ///
+    /// # Errors
+    /// Those of loading, and of a new version that failed while it had a share of the requests.
+    pub async fn end(
+        self,
+        loaded: Result<(LoadedModel, LoadMemory), ApiError>,
+    ) -> Result<SwapReport, ApiError> {
+        let (outcome, counted) = match loaded {
+            Err(error) => {
+                let code = error.code.row().2;
+                (Err(error), code)
+            }
+            Ok((model, memory)) => match self.publish(model, memory).await {
+                Ok(report) => (Ok(report), "swapped"),
+                // Requests had been sent to it: this is a way back, not a model that was not taken.
+                Err(error) if error.code == ErrorCode::ValidationFailed => {
+                    (Err(error), "rolled_back")
+                }
+                Err(error) => {
+                    let code = error.code.row().2;
+                    (Err(error), code)
+                }
+            },
+        };
+        let end = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+        finish(&self.app, &self.job, &self.order.id, end);
+        self.app.metrics.swapped(counted);
+        outcome
+    }
+
+    async fn publish(
+        &self,
+        model: LoadedModel,
+        memory: LoadMemory,
+    ) -> Result<SwapReport, ApiError> {
+        self.job.enter(LoadStage::Publishing);
+        let report = SwapReport {
+            model_id: self.order.id.clone(),
+            status: "swapped",
+            swap_strategy: Some(self.order.strategy),
+            previous_version: self.previous_version.clone(),
+            version: model.version.clone(),
+            validation: model.validation.clone(),
+            seconds: 0.0,
+            memory,
+            temporary_bytes: memory.temporary(),
+        };
+        publish(&self.app, &self.order, Arc::new(model)).await?;
+        if let Some(bytes) = report.temporary_bytes {
+            self.app.metrics.swap_memory(bytes);
+        }
+        Ok(SwapReport {
+            seconds: self.started.elapsed().as_secs_f64(),
+            ..report
+        })
+    }
 }
 
 async fn publish(
@@ -155,87 +203,64 @@ async fn publish(
     order: &SwapOrder,
     model: Arc<LoadedModel>,
 ) -> Result<(), ApiError> {
+    let policy = &app.manager.policy;
+    let keeps_old = order.strategy == SwapStrategy::BlueGreen;
+    if order.strategy == SwapStrategy::Rolling {
+        roll(app, order, &model).await?;
+    }
     let origin = Some(order.origin.clone());
-    match order.strategy {
-        SwapStrategy::Atomic => app.models.publish_shared(model, origin, false),
-        SwapStrategy::BlueGreen => {
-            app.models.publish_shared(model.clone(), origin, true);
-            tokio::spawn(keep(
-                app.clone(),
-                model,
-                app.manager.policy.keep_previous,
-                order.rollback_on_failure,
-            ));
+    app.models.publish_shared(model.clone(), origin, keeps_old);
+    let probation = Probation {
+        period: match keeps_old {
+            true => policy.keep_previous,
+            false => policy.rollback_period,
+        },
+        gives_back: order.rollback_on_failure,
+    };
+    probation.begin(app, model);
+    Ok(())
+}
+
+/// Sends more and more requests to `model`, as long as it is sound.
+async fn roll(app: &Arc<App>, order: &SwapOrder, model: &Arc<LoadedModel>) -> Result<(), ApiError> {
+    for percent in ROLLING_PERCENT {
+        let share = Canary {
+            model: model.clone(),
+            percent,
+        };
+        match app.models.write().entries.get_mut(&order.id) {
+            Some(entry) => entry.canary = Some(share),
+            None => return Err(not_found(&order.id, &[])), // it was deleted meanwhile
         }
-        SwapStrategy::Rolling => {
-            for percent in ROLLING_PERCENT {
-                let share = Canary {
-                    model: model.clone(),
-                    percent,
-                };
-                match app.models.write().entries.get_mut(&order.id) {
-                    Some(entry) => entry.canary = Some(share),
-                    None => return Err(not_found(&order.id, &[])), // it was deleted meanwhile
-                }
-                tokio::time::sleep(app.manager.policy.rolling_step).await;
-                if model.handle.health().failed && order.rollback_on_failure {
-                    if let Some(entry) = app.models.write().entries.get_mut(&order.id) {
-                        entry.canary = None;
-                    }
-                    let message = format!(
-                        "the engine of the new version failed under {percent} of a hundred requests; all go to the old \
-                         one again"
-                    );
-                    return Err(ApiError::new(ErrorCode::ValidationFailed, message));
-                }
+        let step = app.manager.policy.rolling_step;
+        if let Err(reason) = probation::sound_for(app, model, step).await
+            && order.rollback_on_failure
+        {
+            let message = format!(
+                "the new version failed under {percent} of a hundred requests ({reason}); all go to the old one again"
+            );
+            if let Some(entry) = app.models.write().entries.get_mut(&order.id) {
+                entry.canary = None;
+                entry.rollback = Some(Rollback::of(model, reason));
             }
-            app.models.publish_shared(model, origin, false);
+            return Err(ApiError::new(ErrorCode::ValidationFailed, message));
         }
     }
     Ok(())
 }
 
-/// Keeps the version before `model` for a while; gives it its place back when `model` fails.
-async fn keep(app: Arc<App>, model: Arc<LoadedModel>, time: Duration, give_back: bool) {
-    let id = model.id.clone();
-    let watched = Arc::downgrade(&model);
-    drop(model);
-    let end = Instant::now() + time;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        tokio::time::sleep(left.min(WATCH_INTERVAL)).await;
-        let Some(model) = watched.upgrade() else {
-            return; // another one has taken its place
-        };
-        let failed = model.handle.health().failed;
-        if failed && give_back {
-            tracing::error!(
-                model = id,
-                "a new version failed: the old one answers again"
-            );
-            app.metrics.swapped("rolled_back");
-            restore(&app, &id);
-            return;
-        }
-        if left.is_zero() {
-            let mut table = app.models.write();
-            if let Some(entry) = table.entries.get_mut(&id)
-                && entry
-                    .current
-                    .as_ref()
-                    .is_some_and(|now| Arc::ptr_eq(now, &model))
-                && let Some(previous) = &mut entry.previous
-            {
-                previous.kept = None;
-            }
-            return;
-        }
-    }
-}
-
-/// Gives the kept version its place back; `false` without one.
-fn restore(app: &App, id: &str) -> bool {
+/// Gives the kept version its place back; `false` without one. `failed`: only if that has the place now.
+pub(super) fn restore(app: &App, id: &str, failed: Option<&Arc<LoadedModel>>) -> bool {
     let kept = app.models.write().entries.get_mut(id).and_then(|entry| {
+        let is_in_place = |failed| {
+            entry
+                .current
+                .as_ref()
+                .is_some_and(|now| Arc::ptr_eq(now, failed))
+        };
+        if !failed.is_none_or(is_in_place) {
+            return None;
+        }
         let previous = entry.previous.as_mut()?;
         Some((previous.kept.take()?, previous.origin.clone()))
     });
@@ -270,7 +295,7 @@ async fn roll_back_under(
     };
     let (origin, version) = before.ok_or_else(none)?;
     let mut memory = LoadMemory::default();
-    if !restore(app, id) {
+    if !restore(app, id, None) {
         let origin = origin.ok_or_else(none)?;
         let turn = app.manager.turn().await;
         let order = LoadOrder {
@@ -335,11 +360,4 @@ pub(super) fn finish(app: &App, job: &Arc<LoadJob>, id: &str, outcome: Result<()
         }
     }
     job.end(outcome);
-}
-
-fn count(app: &App, error: Option<&ApiError>) {
-    app.metrics.swapped(match error.map(|error| error.code) {
-        None => "swapped",
-        Some(code) => code.row().2,
-    });
 }

@@ -96,7 +96,7 @@ fn not_ready(app: &App) -> Option<String> {
 }
 
 /// Why a model will answer nothing any more.
-fn trouble(app: &App, model: &LoadedModel) -> Option<String> {
+pub fn trouble(app: &App, model: &LoadedModel) -> Option<String> {
     let health = model.handle.health();
     if health.failed {
         return Some(format!("the engine of {} has failed", model.id));

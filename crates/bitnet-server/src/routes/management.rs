@@ -217,6 +217,7 @@ fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
         "error": error,
         "previous_version": seen.previous_version,
         "rolling_percent": seen.rolling_percent,
+        "last_rollback": seen.rollback,
     });
     if let Some(about) = model.map(about) {
         for (key, value) in about.as_object().into_iter().flatten() {

@@ -1,10 +1,12 @@
 //! A device that fails in the middle of answers: the CPU takes over, and nobody notices.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use bitnet_inference::{
-    Batch, Engine, Error, HeadWork, Observer, Runner, RunnerShape, Traffic, logits::Row,
+    Batch, Engine, Error, HeadWork, LoadOptions, Observer, Runner, RunnerShape, Traffic,
+    logits::Row,
 };
 use bitnet_server::ServerLimits;
 use serde_json::{Value, json};
@@ -61,6 +63,18 @@ impl Runner for Failing {
     fn fallback(&mut self) -> Option<Box<dyn Runner>> {
         self.cpu.take()
     }
+}
+
+/// An engine on a device that fails for good after so many passes, and has nothing to fall back on.
+pub fn engine_failing_after(passes: usize, path: &Path, options: &LoadOptions) -> Arc<Engine> {
+    let engine = Engine::load_with_runner(path, options, |device| {
+        Box::new(Failing {
+            device,
+            cpu: None,
+            passes_left: passes,
+        })
+    });
+    Arc::new(engine.unwrap())
 }
 
 /// A server whose device runs this many passes; a second load of the model is what the CPU has.

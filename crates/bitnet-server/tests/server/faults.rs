@@ -13,9 +13,18 @@ use crate::client::Connection;
 use crate::fixture::{Gated, TestServer, engine, until};
 
 /// An engine that panics in its n-th turn.
-struct Panicking {
+pub struct Panicking {
     engine: Arc<Engine>,
     turns_left: AtomicUsize,
+}
+
+impl Panicking {
+    pub fn after(engine: Arc<Engine>, turns: usize) -> Arc<Panicking> {
+        Arc::new(Panicking {
+            engine,
+            turns_left: AtomicUsize::new(turns),
+        })
+    }
 }
 
 impl Turns for Panicking {
@@ -42,10 +51,7 @@ impl Turns for Panicking {
 #[test]
 fn a_panic_of_the_engine_ends_its_requests_and_not_the_process() {
     let engine = engine();
-    let turns = Arc::new(Panicking {
-        engine: engine.clone(),
-        turns_left: AtomicUsize::new(5),
-    });
+    let turns = Panicking::after(engine.clone(), 5);
     let server = TestServer::with_turns(engine, turns, ServerLimits::default());
     assert_eq!(server.get("/health/live").status, 200);
 

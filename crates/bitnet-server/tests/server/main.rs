@@ -22,6 +22,7 @@ mod managed;
 mod models;
 mod openapi;
 mod properties;
+mod rollback;
 mod runner_faults;
 mod stats;
 mod storm;
