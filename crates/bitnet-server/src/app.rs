@@ -41,6 +41,7 @@ pub struct App {
     pub tokenising: Arc<Semaphore>,
     /// When the server started.
     pub started: Instant,
+    accepting: AtomicBool,
     draining: AtomicBool,
     id_key: RandomState,
     last_id: AtomicU64,
@@ -73,6 +74,7 @@ impl App {
                 limits.max_queued_requests.clamp(1, Semaphore::MAX_PERMITS),
             )),
             started: Instant::now(),
+            accepting: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             id_key: RandomState::new(),
             last_id: AtomicU64::new(0),
@@ -92,6 +94,16 @@ impl App {
             manager: ModelManager::new(policy),
             ..self
         }
+    }
+
+    /// From now on clients can connect.
+    pub fn start_accepting(&self) {
+        self.accepting.store(true, Ordering::Release);
+    }
+
+    /// Whether they can.
+    pub fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
     }
 
     /// From now on no request is taken; those under way go on.

@@ -22,16 +22,20 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::nearest::nearest;
 use crate::config::settings::{Applies, SETTINGS, Sections, Setting};
-use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm};
+use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm, SettingValue};
 use crate::log;
 
 pub use crate::config::file::MAX_FILE_BYTES;
 
 /// What the names of all variables of the server begin with.
 pub const ENV_PREFIX: &str = "BITNET_SERVER__";
+
+/// Shortest time after which a step counts as one that hangs: a busy machine holds a sound one up as long.
+const LEAST_WATCHDOG: Duration = Duration::from_secs(1);
 
 /// Names the configuration file where no flag does.
 pub const ENV_FILE: &str = "BITNET_SERVER__CONFIG";
@@ -299,6 +303,24 @@ impl ServerConfig {
             return Err(SettingError::Contradiction(format!(
                 "server.allowed_origins has {origin:?}, expected a scheme, a host and perhaps a port, as browsers write \
                  them: https://app.example or http://localhost:3000"
+            )));
+        }
+        if let Some(port) = server.health_port.filter(|&port| port != 0)
+            && port == server.port
+        {
+            return Err(SettingError::Contradiction(format!(
+                "server.health_port is {port}, and so is server.port: probes have a port of their own there, or none"
+            )));
+        }
+        if let Some(watchdog) = self
+            .monitoring
+            .watchdog
+            .filter(|&time| time < LEAST_WATCHDOG)
+        {
+            return Err(SettingError::Contradiction(format!(
+                "monitoring.watchdog is {}, and a step may well take that long: say a second at least, or better some \
+                 times monitoring.stall_timeout",
+                watchdog.write()
             )));
         }
         let auth = &self.auth;

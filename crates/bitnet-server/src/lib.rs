@@ -10,7 +10,8 @@
 //! refused); [`admission`] takes or refuses it;
 //! [`running`] checks it and holds its client's end, [`engine_thread`] the engine's; [`sse`], [`usage`] and [`token_text`]
 //! write the answer. [`startup`] makes the state and the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process, `service_manager`;
-//! [`health_check`] asks another one.
+//! [`health_check`] asks another one. Two threads stand apart from all that: [`health_listener`] answers probes,
+//! [`watchdog`] ends a process that hangs; `watchers` begins both.
 //!
 //! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`error`] every error.
 //!
@@ -31,6 +32,7 @@ pub mod generation_request;
 #[cfg(target_os = "linux")]
 pub mod hand_over;
 pub mod health_check;
+pub mod health_listener;
 pub mod held_body;
 pub mod http1;
 pub mod limits;
@@ -62,6 +64,8 @@ pub mod token_text;
 pub mod transport;
 pub mod unsupported;
 pub mod usage;
+pub mod watchdog;
+mod watchers;
 
 pub use app::App;
 pub use limits::ServerLimits;

@@ -2,7 +2,8 @@
 //! over it.
 //!
 //! A [`Process`] is made first of all: from then on signals mean what they should. While the model is being loaded,
-//! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn.
+//! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn. Its health port answers from
+//! [`Process::watch_over`] on, that is before.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use crate::auth::guard::{GuardError, follow_keys};
 use crate::config::{Origin, ServerConfig, Sources};
 #[cfg(target_os = "linux")]
 use crate::hand_over;
+use crate::health_listener;
 use crate::listener::{self, Listener};
 use crate::log::{LIFE, LogFilter};
 use crate::routes;
@@ -26,6 +28,7 @@ use crate::server::{Ending, Server, Stopped};
 #[cfg(target_os = "linux")]
 use crate::service_manager::ServiceManager;
 use crate::tls::{TlsError, TlsIdentity, follow_certificate};
+use crate::watchers::Watchers;
 
 /// Threads that read, write and format; the engine has its own.
 const IO_THREADS: usize = 2;
@@ -43,6 +46,7 @@ pub struct Process {
     log: LogFilter,
     config: ServerConfig,
     sources: Sources,
+    watchers: Watchers,
 }
 
 /// Why a process cannot serve.
@@ -92,6 +96,7 @@ impl Process {
         }
         let guard = Arc::new(Guard::new(&config, routes::access())?);
         let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
+        let watchers = Watchers::begin(&config)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
             .max_blocking_threads(CHECKING_THREADS)
@@ -104,7 +109,7 @@ impl Process {
         let ends_early = tokio::spawn(Signals::listen().map_err(ProcessError::Setup)?.end_early());
         drop(entered);
         #[cfg(unix)]
-        raise_descriptor_limit(config.server.max_connections);
+        raise_descriptor_limit(config.server.max_connections + health_listener::MAX_CONNECTIONS);
         Ok(Process {
             runtime,
             signals,
@@ -114,12 +119,24 @@ impl Process {
             log,
             config,
             sources,
+            watchers,
         })
     }
 
     /// The settings.
     pub fn config(&self) -> &ServerConfig {
         &self.config
+    }
+
+    /// Begins to answer probes about `app` on the health port and to look after its engines, as far as the settings say
+    /// so: before the first model is loaded, so that the loading is seen. [`Process::serve`] does it for those who did not.
+    ///
+    /// # Errors
+    /// When the operating system has no thread to give.
+    pub fn watch_over(&self, app: &Arc<App>) -> Result<(), ProcessError> {
+        // Keys that are encrypted on the other port are not to be sent in the clear.
+        let takes_keys = self.tls.is_none();
+        self.watchers.start(app, &self.guard, takes_keys)
     }
 
     /// Serves until Ctrl-C or SIGTERM, drains, and returns; a second signal ends the draining. `announce` is told the
@@ -141,10 +158,13 @@ impl Process {
             log,
             config,
             sources,
+            watchers,
         } = self;
         ends_early.abort();
         let stopped = runtime.block_on(async {
             let listener = open(&config).await?;
+            watchers.take_over().await?;
+            watchers.start(&app, &guard, tls.is_none())?;
             #[cfg(target_os = "linux")]
             let mut offer = offer(&config, &listener)?;
             let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
@@ -209,7 +229,8 @@ impl Process {
                         tracing::info!(target: LIFE, "draining: no request is taken any more")
                     }
                     Ending::HandedOver => {
-                        tracing::info!(target: LIFE, "draining: another process serves")
+                        watchers.hand_over();
+                        tracing::info!(target: LIFE, "draining: another process serves");
                     }
                 }
                 #[cfg(target_os = "linux")]

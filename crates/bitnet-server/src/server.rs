@@ -54,7 +54,7 @@ pub enum Stopped {
 }
 
 /// Pause after an accept that failed for want of descriptors or memory: trying again at once would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long connections without a request may take to end: twice what a client may linger.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -115,6 +115,7 @@ impl Server {
             }),
             is_failing: false,
         };
+        app.start_accepting();
         let ending = door.accept_until(stop).await;
 
         let over = Instant::now() + app.limits.drain_timeout;
@@ -175,7 +176,7 @@ async fn is_first(
 }
 
 /// Whether a client left before it was accepted: nothing is wrong here.
-fn is_of_a_client(error: &io::Error) -> bool {
+pub(crate) fn is_of_a_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionReset)
 }

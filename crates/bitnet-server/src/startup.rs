@@ -12,7 +12,7 @@ use crate::limits::ServerLimits;
 use crate::model::LoadedModel;
 use crate::model_manager::policy::{self, ModelOrigin, ModelPolicy, OriginSource};
 use crate::model_manager::version;
-use crate::process::Process;
+use crate::process::{Process, ProcessError};
 use crate::request_log::RequestLog;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
 
@@ -60,9 +60,13 @@ pub enum StartupError {
     /// The operating system has no thread to give.
     #[error("the engine's thread cannot start: {0}")]
     Thread(std::io::Error),
+    /// Nobody can look after the process.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
 }
 
-/// Loads the first model by `load`, which is given its source and complete options, and makes the state around it.
+/// Makes the state that routes share, lets the process look after it, and loads the first model into it by `load`, which is
+/// given its source and complete options.
 ///
 /// # Errors
 /// Those of `load`, settings of models that mean nothing here, and logs that cannot be opened.
@@ -83,6 +87,13 @@ pub fn prepare<E: From<StartupError>>(
         options: policy::serving(config, first.options),
         source: first.source,
     };
+    let log = RequestLog::open(&config.monitoring).map_err(StartupError::Log)?;
+    let mut app = App::new(ServerLimits::from(config))
+        .with_log(log)
+        .with_policy(policy);
+    app.telemetry = telemetry;
+    let app = Arc::new(app);
+    process.watch_over(&app).map_err(StartupError::from)?;
     let (engine, version) = std::thread::scope(|scope| {
         // Beside the load, which takes longer.
         let hashed = scope.spawn(|| match &origin.source {
@@ -97,16 +108,10 @@ pub fn prepare<E: From<StartupError>>(
         name: full_name(&origin.source),
         source,
     })?;
-    let log = RequestLog::open(&config.monitoring).map_err(StartupError::Log)?;
     let name = config.models.served_model_name.clone();
     let name = name.unwrap_or_else(|| short_name(&origin.source));
-    let mut app = App::new(ServerLimits::from(config))
-        .with_log(log)
-        .with_policy(policy);
-    app.telemetry = telemetry;
     let model = LoadedModel::start(name.as_str(), engine.clone(), Some(&version), &app)
         .map_err(StartupError::Thread)?;
-    let app = Arc::new(app);
     app.models.insert(model.loaded_from(&origin));
     app.models.set_origin(&name, origin);
     app.know_configured();

@@ -229,6 +229,7 @@ impl From<StartupError> for CliError {
                 "check monitoring.audit_log_file and who may write there",
             ),
             StartupError::Thread(_) => CliError::runtime(message, ""),
+            StartupError::Process(error) => process_error(&error),
         }
     }
 }
@@ -245,7 +246,7 @@ fn process_error(error: &ProcessError) -> CliError {
                 "cannot serve on {address}: {}",
                 crate::exit::io_reason(source)
             ),
-            "name another --port, or end the process that has this one",
+            "name another --port (or --health-port), or end the process that has this one",
         ),
         ProcessError::HandOver { .. } => CliError::runtime(
             error.to_string(),

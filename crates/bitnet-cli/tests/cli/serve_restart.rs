@@ -93,6 +93,43 @@ fn the_next_process_takes_the_socket_and_no_request_fails() {
 }
 
 #[test]
+fn the_health_port_goes_to_the_next_process_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let args = ["--handover-socket", path, "--health-port"];
+    let mut old = Served::start(command(&[&args[..], &["0"]].concat()));
+    let (port, health) = (old.port().to_string(), old.health_port());
+    let mut next = crate::bitnet::bitnet();
+    next.args(["serve", "--threads", "1", "--port", &port]);
+    next.args(args).arg(health.to_string());
+    let mut next = Served::start(next);
+    next.until_line("serving ");
+    assert_eq!(next.health_port(), health);
+    assert_eq!(old.end(), Some(0), "{}", old.text());
+    let ready = LIVE.replace("live", "ready");
+    assert!(ask(health, &ready).unwrap().starts_with("HTTP/1.1 200"));
+    next.signal("TERM");
+    assert_eq!(next.end(), Some(0), "{}", next.text());
+    assert!(
+        ask(health, &ready).is_err(),
+        "it is closed with the process"
+    );
+}
+
+#[test]
+fn a_health_port_that_is_taken_is_told_before_the_model_is_loaded() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let refused = run(&["serve", "--port", "0", "--health-port", &port]);
+    refused.fails(
+        1,
+        &format!("cannot serve on 127.0.0.1:{port}"),
+        "--health-port",
+    );
+}
+
+#[test]
 fn a_next_process_that_cannot_take_over_leaves_the_running_one_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("handover");

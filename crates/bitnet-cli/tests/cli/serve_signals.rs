@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::bitnet::run;
-use crate::served::{LIVE, Served, command, completion, serve, until};
+use crate::served::{LIVE, Served, ask, command, completion, serve, until};
 
 #[test]
 fn a_signal_ends_it_in_good_order_and_the_log_says_so() {
@@ -124,6 +124,29 @@ fn a_hangup_while_the_model_is_loaded_waits_for_it() {
     served.until_line("serving ");
     served.until_line("read the configuration");
     assert!(served.ask(LIVE).unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn probes_are_answered_while_the_model_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("tokenizer.json");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let args = ["--health-port", "0", "--tokenizer", pipe.to_str().unwrap()];
+    let mut served = Served::start(command(&args));
+    let port = served.health_port();
+    let probe = |name: &str| ask(port, &LIVE.replace("live", name)).unwrap();
+    assert!(probe("live").starts_with("HTTP/1.1 200"));
+    let startup = probe("startup");
+    assert!(startup.starts_with("HTTP/1.1 503") && startup.contains("no model is loaded"));
+    assert!(probe("ready").starts_with("HTTP/1.1 503"));
+    served.signal("TERM");
+    assert_eq!(served.end(), Some(143), "{}", served.text());
 }
 
 #[test]

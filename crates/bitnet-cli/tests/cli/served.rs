@@ -76,6 +76,15 @@ impl Served {
         rest.split(':').next().unwrap().parse().unwrap()
     }
 
+    /// The port that probes are answered on.
+    pub fn health_port(&self) -> u16 {
+        let line = self.until_line("answering probes on http://127.0.0.1:");
+        let (_, port) = line.rsplit_once(':').unwrap();
+        port.trim_end_matches(|c: char| !c.is_ascii_digit())
+            .parse()
+            .unwrap()
+    }
+
     /// Asks on a connection of its own; the whole answer.
     pub fn ask(&self, request: &str) -> std::io::Result<String> {
         ask(self.port(), request)

@@ -168,6 +168,9 @@ settings! {
         restart host: [IpAddr] = IpAddr::V4(Ipv4Addr::LOCALHOST), Any;
         /// Port to listen on; 0 lets the system choose one, which is printed.
         restart port: [u16] = 8080, Any;
+        /// A second port on the same address, for probes and metrics alone, in plain HTTP, answered by a thread of its own
+        /// however busy the server is; 0 lets the system choose one, which is logged. Without it, none.
+        restart health_port: [Option<u16>] = None, Any;
         /// Connections open at once; more wait in the system's queue.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
         /// Connections of one address (of IPv6, one network of 64 bits) open at once; more are closed. 0 is no limit:
@@ -280,6 +283,9 @@ settings! {
         restart degraded_ok: [bool] = false, Any;
         /// Time that one step of the engine may take before the server calls itself hung.
         restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
+        /// Time that one step of the engine may take before the process is aborted, at least 1 s, so that whoever watches
+        /// over it starts another one. Without it the process lives on and the probes tell.
+        restart watchdog: [Option<Duration>] = None, Any;
     }
 
     /// Who may ask.

@@ -1,7 +1,8 @@
 //! Probes: is the process sound, may it be sent requests, and what is it.
 //!
 //! Liveness never depends on the length of a queue: an orchestrator that restarts a busy server makes things worse. It
-//! does fail when the engine has panicked, or when one step of it takes so long that it must hang.
+//! does fail when the engine has panicked, or when one step of it takes so long that it must hang. The thread of
+//! [`health_listener`](crate::health_listener) answers by these too.
 
 use std::sync::Arc;
 
@@ -86,6 +87,9 @@ fn not_ready(app: &App) -> Option<String> {
     let models = app.models.all();
     if models.is_empty() {
         return Some("no model is loaded".into());
+    }
+    if !app.is_accepting() {
+        return Some("the server takes no connections yet".into());
     }
     models.iter().find_map(|model| {
         trouble(app, model).or_else(|| {

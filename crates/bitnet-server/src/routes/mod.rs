@@ -74,11 +74,9 @@ pub fn access() -> AccessTable {
 
 /// Every route of the server, behind `guard`.
 pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
-    let gate = AuthGate {
-        guard: guard.clone(),
-        tell: |refusal| ApiError::from(refusal).into_response(),
-    };
-    Router::new()
+    let gate = gate(&guard);
+    let routes = probes()
+        .merge(watching())
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
@@ -98,26 +96,63 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
         .route("/tokenizer_info", get(tokens::tokenizer_info))
-        .route("/health", get(health::detail))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/health/startup", get(health::startup))
         .route("/v1/stats", get(stats::show))
         .route("/v1/devices", get(devices::list))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/ping", get(health::live))
         .route("/admin", get(admin::page))
         .route("/admin/page.js", get(admin::script))
         .route("/admin/page.css", get(admin::style))
         .route("/admin/icon.svg", get(admin::icon))
         .route("/version", get(health::version))
         .route("/openapi.json", get(openapi::document))
-        .route("/metrics", get(metrics::text))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn(path::layer))
-        .layer(from_fn_with_state(gate, guard::layer))
+        .layer(from_fn_with_state(gate, guard::layer));
+    finished(routes, app, guard)
+}
+
+/// The routes of the health port: the probes and, where it `takes_keys`, what else watches over a server. Who may ask is
+/// `guard`'s matter, as on the other port; what is not here is not there for anybody.
+pub fn health_router(app: Arc<App>, guard: Arc<Guard>, takes_keys: bool) -> Router {
+    let routes = match takes_keys {
+        true => probes().merge(watching()),
+        false => probes(),
+    };
+    let routes = routes
+        .route_layer(from_fn_with_state(gate(&guard), guard::layer))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed);
+    finished(routes, app, guard)
+}
+
+/// What tells whether the server lives, and no more.
+fn probes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/health/startup", get(health::startup))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/ping", get(health::live))
+}
+
+/// What tells how it is.
+fn watching() -> Router<Arc<App>> {
+    Router::new()
+        .route("/health", get(health::detail))
+        .route("/metrics", get(metrics::text))
+}
+
+fn gate(guard: &Arc<Guard>) -> AuthGate {
+    AuthGate {
+        guard: guard.clone(),
+        tell: |refusal| ApiError::from(refusal).into_response(),
+    }
+}
+
+/// The layers that know nothing of who asks.
+fn finished(routes: Router<Arc<App>>, app: Arc<App>, guard: Arc<Guard>) -> Router {
+    routes
         .layer(from_fn(panics::layer))
         .layer(from_fn_with_state(guard, cors::layer))
         .layer(from_fn_with_state(app.clone(), request_id::layer))

@@ -16,6 +16,7 @@ mod extensions;
 mod faults;
 mod fixture;
 mod health;
+mod health_port;
 mod lifecycle;
 mod logs;
 mod managed;
@@ -30,5 +31,7 @@ mod storm;
 mod telemetry;
 mod tls;
 mod tokens;
+#[cfg(unix)]
+mod watchdog;
 mod wire;
 mod wire_sequences;
