@@ -3,7 +3,8 @@
 //!
 //! No line has anything of a prompt, an answer, or a credential; whoever asked appears as the guard calls them. Each line is
 //! one line whatever clients send. Lines are written by a thread of their own: a terminal or a disk that does not take
-//! them loses lines and holds up no request; how many were lost is told by the next one that is written.
+//! them loses lines and holds up no request; how many were lost is told by the next one that is written. What the audit
+//! log cannot take goes to the server's own log, so that it is somewhere.
 
 mod line;
 
@@ -21,6 +22,7 @@ use axum::http::request::Parts;
 use crate::config::settings::MonitoringSettings;
 use crate::config::value::AccessLogFormat;
 use crate::fields::Fields;
+use crate::log::LIFE;
 
 pub use line::{AccessLine, AuditLine};
 
@@ -85,6 +87,23 @@ struct LineWriter {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Which log a line is of: what becomes of it when it cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It is lost.
+    Access,
+    /// The server's own log gets it.
+    Audit,
+}
+
+/// Where a thread writes its lines.
+struct Sink {
+    to: Box<dyn Write + Send>,
+    kind: Kind,
+    lost: u64,     // since a line was last written
+    is_torn: bool, // the last line was written in part
+}
+
 impl RequestLog {
     /// The logs that the settings ask for.
     ///
@@ -120,8 +139,10 @@ impl RequestLog {
         };
         Ok(RequestLog {
             format,
-            access: format.map(|_| LineWriter::start(access)).transpose()?,
-            audit: Some(LineWriter::start(audit)?),
+            access: format
+                .map(|_| LineWriter::start(access, Kind::Access))
+                .transpose()?,
+            audit: Some(LineWriter::start(audit, Kind::Audit)?),
         })
     }
 
@@ -150,23 +171,17 @@ impl RequestLog {
 }
 
 impl LineWriter {
-    fn start(mut to: Box<dyn Write + Send>) -> io::Result<LineWriter> {
+    fn start(to: Box<dyn Write + Send>, kind: Kind) -> io::Result<LineWriter> {
         let (sender, lines) = sync_channel::<String>(LINES_WAITING);
+        let mut sink = Sink {
+            to,
+            kind,
+            lost: 0,
+            is_torn: false,
+        };
         let thread = std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || {
-                let mut failed = false;
-                for line in lines {
-                    let written = to.write_all(line.as_bytes()).and_then(|()| to.flush());
-                    // A full disk is told once, and again after it had room.
-                    if let Err(error) = &written
-                        && !failed
-                    {
-                        tracing::error!(%error, "lines of a log are lost");
-                    }
-                    failed = written.is_err();
-                }
-            })?;
+            .spawn(move || lines.into_iter().for_each(|line| sink.put(&line)))?;
         Ok(LineWriter {
             sender: Some(sender),
             lost: AtomicU64::new(0),
@@ -181,12 +196,64 @@ impl LineWriter {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let line = match lost {
             0 => format!("{line}\n"),
-            lost => format!("{{\"lost_lines\":{lost}}}\n{line}\n"),
+            lost => format!("{}{line}\n", lost_lines(lost)),
         };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sender.try_send(line) {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
     }
+}
+
+impl Sink {
+    /// Writes what was handed over, a line or two, or says that it cannot be.
+    fn put(&mut self, lines: &str) {
+        let mut text = String::new();
+        if self.is_torn {
+            text.push('\n');
+        }
+        if self.lost > 0 {
+            text.push_str(&lost_lines(self.lost));
+        }
+        let n_before = text.len();
+        text.push_str(lines);
+        let (n_written, outcome) = write_most(&mut self.to, text.as_bytes());
+        if let Some(last) = text.as_bytes()[..n_written].last() {
+            self.is_torn = *last != b'\n';
+        }
+        if n_written >= n_before {
+            self.lost = 0;
+        }
+        let Err(error) = outcome else {
+            return;
+        };
+        // A full disk is told once, and again after it had room.
+        if self.lost == 0 {
+            tracing::error!(%error, log = ?self.kind, "lines of a log cannot be written");
+        }
+        self.lost += 1;
+        if self.kind == Kind::Audit {
+            tracing::error!(target: LIFE, line = lines.trim_end(), "audit");
+        }
+    }
+}
+
+/// Tells a loss, in a line of its own.
+fn lost_lines(n: u64) -> String {
+    format!("{{\"lost_lines\":{n}}}\n")
+}
+
+/// Writes as much as can be written: so many bytes, and why not all of them.
+fn write_most(to: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut n_written = 0;
+    while n_written < bytes.len() {
+        match to.write(&bytes[n_written..]) {
+            Ok(0) => return (n_written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(n) => n_written += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (n_written, Err(error)),
+        }
+    }
+    (n_written, to.flush())
 }
 
 impl Drop for LineWriter {

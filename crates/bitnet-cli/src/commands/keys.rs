@@ -2,7 +2,8 @@
 //!
 //! A key is shown once, when it is made; the file keeps its hash. A running server follows the file within seconds.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use bitnet_server::auth::Role;
 use bitnet_server::auth::key_file::{self, KeyFileError, NewKey};
@@ -128,8 +129,9 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                 },
             };
             let key = key_file::add(&add.file.file, &new).map_err(failed)?;
-            out.line(key.reveal())?;
-            out.flush()?;
+            if let Err(error) = out.line(key.reveal()).and_then(|()| out.flush()) {
+                return Err(not_shown(&add.file.file, key.id(), &error));
+            }
             output::notice("this key is shown only now; the file keeps a hash of it");
         }
         Action::Revoke(revoke) => {
@@ -181,9 +183,37 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
+/// Whether what is written has no room: on the disk, in the user's share of it, or in a file.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// A key that nobody has seen opens nothing: it is taken out again.
+fn not_shown(file: &Path, id: &str, error: &CliError) -> CliError {
+    let why = match error.message.as_str() {
+        "" => "nobody reads standard output",
+        message => message,
+    };
+    match key_file::revoke(file, id) {
+        Ok(_) => CliError::runtime(
+            format!("{why}, so the key could not be shown and was taken out of the file again"),
+            "add it again where its output can be read",
+        ),
+        Err(left) => CliError::runtime(
+            format!("{why}, so the key {id} could not be shown, and it stays in the file: {left}"),
+            format!("take it out with `bitnet keys revoke {id}`, and add it again"),
+        ),
+    }
+}
+
 fn failed(error: KeyFileError) -> CliError {
     let message = error.to_string();
     match error {
+        KeyFileError::Io { source, .. } if is_full(&source) => CliError::runtime(
+            message,
+            "free some space on that disk; the file is what it was",
+        ),
         KeyFileError::Io { .. } => CliError::runtime(
             message,
             "check the path and who may write there; `bitnet keys add` makes the file",

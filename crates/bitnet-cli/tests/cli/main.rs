@@ -6,6 +6,8 @@ mod bad_input;
 mod bench;
 mod chat;
 mod convert;
+#[cfg(target_os = "linux")]
+mod disk_full;
 mod environment;
 mod files;
 mod help;

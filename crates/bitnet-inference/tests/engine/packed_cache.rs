@@ -162,3 +162,44 @@ fn small_models_and_chosen_kernels_are_not_kept() {
     assert_eq!(from(&scalar), PackedWeights::Made);
     assert!(!cache.folder.exists());
 }
+
+/// Set in a process whose files have no room.
+#[cfg(unix)]
+const WITHOUT_ROOM: &str = "BITNET_TEST_WITHOUT_ROOM";
+
+/// The disk is full, which a limit on the size of files stands for: it is the whole process's, so a process of its own has it.
+#[cfg(unix)]
+#[test]
+fn packed_weights_that_do_not_fit_on_the_disk_are_a_warning_and_leave_nothing_behind() {
+    if std::env::var_os(WITHOUT_ROOM).is_none() {
+        let script = "trap '' XFSZ; ulimit -f 64; exec \"$@\""; // of half a kilobyte
+        let this = "packed_cache::packed_weights_that_do_not_fit_on_the_disk_are_a_warning_and_leave_nothing_behind";
+        let ended = std::process::Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", this, "--nocapture"])
+            .env(WITHOUT_ROOM, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(
+            ended.status.success() && said.contains("1 passed"),
+            "{ended:?}"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let engine = load(&stories_path(), &cache);
+    assert_eq!(from(&engine), PackedWeights::Made);
+    let warnings = &engine.info().warnings;
+    assert!(warnings[0].contains("could not be kept"), "{warnings:?}");
+    assert_eq!(
+        fs::read_dir(&cache).unwrap().count(),
+        0,
+        "no part of a file"
+    );
+    let other = folder.path().join("other");
+    assert!(story(&engine).len() > 20, "it runs all the same");
+    assert_eq!(story(&engine), story(&load(&stories_path(), &other)));
+}

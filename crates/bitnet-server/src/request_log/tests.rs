@@ -70,6 +70,67 @@ fn a_log_that_is_stuck_loses_lines_and_says_how_many() {
     }
 }
 
+/// A disk with this much room.
+struct Disk {
+    room: Arc<Mutex<usize>>,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut room = self.room.lock().unwrap();
+        let n = bytes.len().min(*room);
+        if n == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        *room -= n;
+        self.written.lock().unwrap().extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_tears_one_line_at_most_and_the_next_one_tells_how_many_are_missing() {
+    let whole = line(0).json().len() + 1;
+    // Full between two lines, and in the middle of one.
+    for (room, is_torn) in [(2 * whole, false), (2 * whole + 10, true), (0, false)] {
+        let (room, written) = (Arc::new(Mutex::new(room)), Arc::new(Mutex::new(Vec::new())));
+        let disk = Disk {
+            room: room.clone(),
+            written: written.clone(),
+        };
+        let n_whole = *room.lock().unwrap() / whole;
+        let mut sink = Sink {
+            to: Box::new(disk),
+            kind: Kind::Audit,
+            lost: 0,
+            is_torn: false,
+        };
+        for n in 0..5 {
+            sink.put(&format!("{}\n", line(n).json()));
+        }
+        *room.lock().unwrap() = 10_000;
+        sink.put(&format!("{}\n", line(5).json()));
+        sink.put(&format!("{}\n", line(6).json()));
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        if is_torn {
+            let torn = lines.remove(n_whole);
+            assert_eq!(torn, &line(n_whole).json()[..10]);
+        }
+        let lost = format!("{{\"lost_lines\":{}}}", 5 - n_whole);
+        let expected: Vec<String> = (0..n_whole)
+            .map(|n| line(n).json())
+            .chain([lost, line(5).json(), line(6).json()])
+            .collect();
+        assert_eq!(lines, expected);
+    }
+}
+
 #[test]
 fn a_file_is_added_to_and_is_its_owners_alone() {
     let folder = tempfile::tempdir().unwrap();
