@@ -7,6 +7,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use bitnet_server::log;
+
 use crate::sanitize;
 
 /// What kind of end it was; its number is the process's exit code.
@@ -107,6 +109,9 @@ impl CliError {
     pub fn report(&self, colour: bool) {
         if self.quiet {
             return;
+        }
+        if log::is_json() {
+            return log::say_error(&self.message, &self.hint);
         }
         let (red, cyan, off) = if colour {
             ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m")

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use bitnet_server::log;
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -104,6 +105,9 @@ fn to_json(value: &impl Serialize, indented: bool) -> Result<String, CliError> {
 
 /// Prints a line about what is going on to standard error.
 pub fn notice(text: &str) {
+    if log::is_json() {
+        return log::say(text);
+    }
     let mut stderr = io::stderr().lock();
     // Nobody is left to tell when standard error is closed.
     let _ = writeln!(stderr, "{}", sanitize::text(text));

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use bitnet_inference::{Engine, LoadOptions};
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
-use bitnet_server::log::LogFilter;
+use bitnet_server::log::{self, LogFilter};
 use bitnet_server::model_manager::policy::OriginSource;
 use bitnet_server::process::Process;
 use bitnet_server::startup::{self, FirstModel};
@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     match run(&ServerArgs::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            match log::is_json() {
+                true => log::say_error(&format!("{error:#}"), ""),
+                false => say(&format!("error: {error:#}")),
+            }
             ExitCode::FAILURE
         }
     }
@@ -46,10 +49,11 @@ fn run(args: &ServerArgs) -> Result<()> {
         std::io::stdout().write_all(print::to_yaml(&config).as_bytes())?;
         return Ok(());
     }
-    let log = LogFilter::install(&config.monitoring.log_level, false)?;
+    let filter = LogFilter::install(&config.monitoring.log_level, false)?;
+    filter.set_format(config.monitoring.log_format);
     let model = config.models.default_model.clone();
     let model = model.context("models.default_model names no model: --default-model model.gguf")?;
-    let process = Process::begin(config, sources, log)?;
+    let process = Process::begin(config, sources, filter)?;
     let first = FirstModel {
         source: OriginSource::Path(PathBuf::from(&model)),
         options: LoadOptions::default(),
@@ -75,6 +79,9 @@ fn run(args: &ServerArgs) -> Result<()> {
 /// Writes a line to standard error; nobody is left to tell when that is closed.
 fn say(text: &str) {
     use std::io::Write;
+    if log::is_json() {
+        return log::say(text);
+    }
     let line: String = text.chars().filter(|c| !c.is_control()).collect();
     let _ = writeln!(std::io::stderr(), "{line}");
 }

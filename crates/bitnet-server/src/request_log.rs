@@ -24,6 +24,7 @@ use crate::config::value::AccessLogFormat;
 use crate::fields::Fields;
 use crate::log::LIFE;
 
+pub(crate) use line::rfc3339;
 pub use line::{AccessLine, AuditLine};
 
 /// Where lines about requests go. `Default` writes none.

@@ -67,3 +67,25 @@ fn its_settings_are_printed_as_those_of_the_command() {
     let stdout = String::from_utf8(ended.stdout).unwrap();
     assert!(stdout.contains("  port: 8080  # default"), "{stdout}");
 }
+
+#[test]
+fn as_json_everything_that_it_says_is_an_object_a_line() {
+    let ended = program(&[
+        "--log-format",
+        "json",
+        "--default-model",
+        "no/such.gguf",
+        "--port",
+        "0",
+    ])
+    .output()
+    .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(
+        stderr.starts_with('{') && stderr.contains("\"level\":\"ERROR\""),
+        "{stderr}"
+    );
+    assert!(stderr.contains("no/such.gguf"), "{stderr}");
+}

@@ -96,6 +96,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         out.flush()?;
         return Ok(Exit::Ok);
     }
+    log.set_format(config.monitoring.log_format);
     // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
     process::set_log_level(&config, env.log.is_some(), &log)
         .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;

@@ -19,6 +19,8 @@ mod serve;
 #[cfg(target_os = "linux")]
 mod serve_faults;
 #[cfg(target_os = "linux")]
+mod serve_json;
+#[cfg(target_os = "linux")]
 mod serve_restart;
 #[cfg(target_os = "linux")]
 mod serve_signals;

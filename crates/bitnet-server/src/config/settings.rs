@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
-    AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LoopbackInference,
-    PoolingChoice, SettingValue,
+    AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LogFormat,
+    LoopbackInference, PoolingChoice, SettingValue,
 };
 
 /// When a changed setting takes effect.
@@ -263,6 +263,9 @@ settings! {
         /// What is logged: error, warn, info, debug, trace, off, or a list such as `warn,bitnet_server=debug`. At info
         /// each request is a line. Start, reload and end are logged at every level.
         reload log_level: [String] = "warn".into(), Any;
+        /// How: `json` makes everything that the server says on standard error an object a line, notices, errors and panics
+        /// included; what is wrong with the command line or the settings themselves is said in plain text.
+        restart log_format: [LogFormat] = LogFormat::Text, Any;
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
         /// Whether the page `/admin` is served. It holds nothing itself: what it shows needs the keys that routes need.

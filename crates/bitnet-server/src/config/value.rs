@@ -364,6 +364,16 @@ words! {
 }
 
 words! {
+    /// How lines of the server's own log are written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// For programs, an object a line, and nothing else on standard error.
+        Json = "json",
+    }
+}
+
+words! {
     /// How requests are logged.
     AccessLogFormat {
         /// Not at all.

@@ -126,7 +126,7 @@ fn plain(text: &str) -> String {
 
 /// `2026-11-22T01:02:03.456Z`. Days to dates by the count of days of whole 400 years, which begin in March so that the odd
 /// day is their last (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let shifted = days + 719_468; // since 0000-03-01

@@ -7,7 +7,8 @@ use bitnet_server::auth::Role;
 use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::print::to_yaml;
-use bitnet_server::config::value::AccessLogFormat;
+use bitnet_server::config::value::{AccessLogFormat, LogFormat};
+use bitnet_server::log::LogFilter;
 use bitnet_server::request_log::RequestLog;
 use serde_json::{Value, json};
 
@@ -281,4 +282,47 @@ fn strangers_forge_no_lines() {
     }
     // Each is an object of one line, or `lines` fails.
     assert!(access.lines().iter().all(|line| line["log"] == "access"));
+}
+
+/// Set in the process that panics.
+const PANICS: &str = "BITNET_TEST_JSON_LOG";
+
+#[test]
+fn as_json_a_panic_is_one_line_and_events_have_the_spans_around_them() {
+    if std::env::var_os(PANICS).is_some() {
+        let log = LogFilter::install("info", false).unwrap();
+        log.set_format(LogFormat::Json);
+        // The layer above has a span for each request.
+        let server = TestServer::start();
+        let body = json!({"prompt": "Once", "max_tokens": 1});
+        assert_eq!(server.post("/v1/completions", &body).status, 200);
+        let panicking = std::thread::Builder::new().name("victim".into());
+        let ended = panicking.spawn(|| panic!("first\n{}", "second\u{1b}[2J"));
+        assert!(ended.unwrap().join().is_err());
+        return;
+    }
+    let this = "logs::as_json_a_panic_is_one_line_and_events_have_the_spans_around_them";
+    let ended = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", this, "--nocapture", "--test-threads=1"])
+        .env(PANICS, "1")
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{said}");
+    let lines: Vec<Value> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let panic = lines.iter().find(|line| line["level"] == "ERROR").unwrap();
+    assert_eq!(panic["message"], "panicked: first\nsecond\u{1b}[2J");
+    assert_eq!(panic["fields"]["thread"], "victim");
+    let place = panic["fields"]["place"].as_str().unwrap();
+    assert!(place.contains("logs.rs:"), "{place}");
+    let in_request = lines
+        .iter()
+        .find(|line| line["spans"]["request"].is_object())
+        .unwrap();
+    let id = in_request["spans"]["request"]["id"].as_str().unwrap();
+    assert!(id.starts_with("req-"), "{in_request}");
 }
