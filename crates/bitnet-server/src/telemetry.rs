@@ -1,10 +1,12 @@
-//! Traces of requests, for OpenTelemetry: a span for a request, and in it one for its time in the queue, one until its
-//! first token and one for the rest.
+//! Requests for OpenTelemetry: traces (a span for a request, and in it one for its time in the queue, one until its first
+//! token and one for the rest) and metrics (how long requests, their first tokens and their other tokens take).
 //!
 //! Exporting is behind the feature `opentelemetry`, because most servers have nobody to send traces to. Spans are queued
 //! without waiting and sent by a thread of the SDK's; a collector that is slow or gone loses spans and holds up no
 //! request. Sources: OpenTelemetry's OTLP/HTTP specification, W3C's Trace Context, and the GenAI conventions, which are
 //! in development and therefore asked for by `OTEL_SEMCONV_STABILITY_OPT_IN`.
+
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 
@@ -13,6 +15,8 @@ use crate::metrics::Finished;
 
 #[cfg(not(feature = "opentelemetry"))]
 mod absent;
+#[cfg(feature = "opentelemetry")]
+mod durations;
 #[cfg(feature = "opentelemetry")]
 mod http_sender;
 #[cfg(feature = "opentelemetry")]
@@ -38,16 +42,18 @@ pub struct TelemetryOptions {
     pub endpoint: String,
     /// Of how many in a hundred requests whose senders trace nothing.
     pub sampling_percent: u32,
-    /// Whether spans have the attributes of the GenAI conventions.
+    /// Whether spans and metrics have the attributes of the GenAI conventions.
     pub gen_ai: bool,
+    /// How often metrics are sent.
+    pub metrics_interval: Duration,
 }
 
-/// Why no traces can be exported.
+/// Why nothing can be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The program was built without it.
     #[error(
-        "this build exports no traces: build it with `--features opentelemetry`, or set \
+        "this build exports neither traces nor metrics: build it with `--features opentelemetry`, or set \
          monitoring.opentelemetry_enabled to false"
     )]
     NotBuilt,
@@ -58,15 +64,15 @@ pub enum TelemetryError {
     )]
     Endpoint(String),
     /// The exporter refused to start.
-    #[error("the exporter of traces cannot start: {0}")]
+    #[error("an exporter cannot start: {0}")]
     Exporter(String),
 }
 
-/// Exports traces while it lives.
+/// Exports while it lives.
 #[derive(Debug)]
 pub struct Telemetry(built::Exporter);
 
-/// The trace of one request. Its span ends when this is dropped.
+/// The trace of one request, and its part in the metrics. Its span ends when this is dropped.
 #[derive(Debug)]
 pub struct RequestTrace(built::Trace);
 
@@ -80,6 +86,7 @@ impl TelemetryOptions {
             endpoint: endpoint.unwrap_or(DEFAULT_ENDPOINT).to_owned(),
             sampling_percent: settings.opentelemetry_sampling_percent,
             gen_ai: opted_in.split(',').any(|word| word.trim() == ours),
+            metrics_interval: settings.metrics_interval,
         }
     }
 }

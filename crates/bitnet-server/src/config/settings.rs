@@ -270,17 +270,17 @@ settings! {
         restart prometheus_enabled: [bool] = true, Any;
         /// Whether the page `/admin` is served. It holds nothing itself: what it shows needs the keys that routes need.
         restart admin_page: [bool] = true, Any;
-        /// Whether traces are exported. It needs a build with `--features opentelemetry`; another one does not start.
+        /// Whether traces and metrics are exported. It needs a build with `--features opentelemetry`; another one does not start.
         restart opentelemetry_enabled: [bool] = false, Any;
         /// Where a collector takes them by OTLP over HTTP: `http://HOST:PORT`. Without it, port 4318 of this machine.
         restart opentelemetry_endpoint: [Option<String>] = None, Any;
-        /// Of how many in a hundred requests; one whose sender traces it is traced too.
+        /// Traces of how many in a hundred requests; one whose sender traces it is traced too.
         restart opentelemetry_sampling_percent: [u32] = 1, Within(0..=100);
         /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none.
         restart access_log: [AccessLogFormat] = AccessLogFormat::None, Any;
         /// File to which a line of JSON is added for every action of an administrator; without it, standard error.
         restart audit_log_file: [Option<PathBuf>] = None, Any;
-        /// How often the process's own figures (memory, processor) are measured.
+        /// How often the process's own figures (memory, processor) are measured, and metrics exported.
         restart metrics_interval: [Duration] = seconds(10), Within(seconds(1)..=seconds(3600));
         /// Whether `/health` answers 200 while the server is degraded (full, draining, without a model), and not 503.
         restart degraded_ok: [bool] = false, Any;

@@ -1,4 +1,4 @@
-//! Sends traces by plain HTTP, from the exporter's own thread.
+//! Sends traces and metrics by plain HTTP, from the exporters' own threads.
 //!
 //! The SDK's clients bring a whole HTTP stack of their own, or need a runtime that the exporter's thread has not. A
 //! collector answers a request of HTTP 1.0 with a status and closes the connection: that is all that is needed.
@@ -15,7 +15,7 @@ use opentelemetry_http::{HttpClient, HttpError};
 const LONGEST_ANSWER: u64 = 64 << 10;
 
 /// A way to one collector.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct HttpSender {
     authority: String,
     address: (String, u16),
@@ -34,6 +34,11 @@ impl HttpSender {
             authority: authority.as_str().to_owned(),
             timeout,
         })
+    }
+
+    /// How long one sending may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     fn send(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
@@ -71,7 +76,7 @@ impl HttpSender {
 #[async_trait::async_trait]
 impl HttpClient for HttpSender {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        // It may block: nothing else runs on the exporter's thread.
+        // It may block: nothing else runs on an exporter's thread.
         self.send(&request)
     }
 }

@@ -1,6 +1,7 @@
 //! Spans by OpenTelemetry's SDK.
 
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::HeaderMap;
 use opentelemetry::propagation::TextMapPropagator;
@@ -16,6 +17,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
 };
 
+use super::durations::{PROVIDER, RequestDurations};
 use super::http_sender::HttpSender;
 use super::{TelemetryError, TelemetryOptions};
 use crate::metrics::{Finished, RequestEnd};
@@ -31,6 +33,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Exporter {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
+    durations: RequestDurations,
     gen_ai: bool,
 }
 
@@ -38,7 +41,10 @@ pub(super) struct Exporter {
 pub(super) struct Trace {
     context: Context, // with the request's span
     tracer: SdkTracer,
+    durations: RequestDurations,
     operation: &'static str,
+    started: Instant,
+    is_measured: AtomicBool, // once, or from the start where no model is run
     gen_ai: bool,
 }
 
@@ -49,7 +55,7 @@ impl Exporter {
             .ok_or_else(|| TelemetryError::Endpoint(options.endpoint.clone()))?;
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(sender)
+            .with_http_client(sender.clone())
             .with_endpoint(format!("{endpoint}/v1/traces"))
             .with_protocol(Protocol::HttpBinary)
             .with_timeout(SEND_TIMEOUT)
@@ -70,16 +76,19 @@ impl Exporter {
             Some(_) => resource,
             None => resource.with_service_name("bitnet"),
         };
+        let resource = resource.build();
+        let durations = RequestDurations::start(options, endpoint, sender, resource.clone())?;
         let provider = SdkTracerProvider::builder()
             .with_span_processor(processor)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
                 share,
             ))))
-            .with_resource(resource.build())
+            .with_resource(resource)
             .build();
         Ok(Exporter {
             tracer: provider.tracer("bitnet-server"),
             provider,
+            durations,
             gen_ai: options.gen_ai,
         })
     }
@@ -99,7 +108,10 @@ impl Exporter {
         Trace {
             context: sender.with_span(span),
             tracer: self.tracer.clone(),
+            durations: self.durations.clone(),
             operation: operation(route),
+            started: Instant::now(),
+            is_measured: AtomicBool::new(!MODEL_ROUTES.contains(&route)),
             gen_ai: self.gen_ai,
         }
     }
@@ -109,8 +121,18 @@ impl Drop for Exporter {
     fn drop(&mut self) {
         // A collector that is gone has been told of by the SDK; the process ends all the same.
         let _ = self.provider.shutdown_with_timeout(SEND_TIMEOUT);
+        self.durations.shutdown(SEND_TIMEOUT);
     }
 }
+
+/// Routes that run a model: what others take is none of the metrics' business.
+const MODEL_ROUTES: [&str; 5] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/inference",
+    "/v1/inference/stream",
+];
 
 /// The name that the GenAI conventions have for what a route does.
 fn operation(route: &str) -> &'static str {
@@ -132,13 +154,25 @@ impl Trace {
         )
     }
 
+    /// Whether the request is to be measured now: it ends once, though its end may be told twice.
+    fn is_to_be_measured(&self) -> bool {
+        !self.is_measured.swap(true, Ordering::Relaxed)
+    }
+
     pub(super) fn refused(&self, code: &str) {
+        if self.is_to_be_measured() {
+            self.durations
+                .refused(self.operation, code, self.started.elapsed());
+        }
         let span = self.context.span();
         span.set_attribute(KeyValue::new("error.type", code.to_owned()));
         span.set_status(Status::error(code.to_owned()));
     }
 
     pub(super) fn finished(&self, request: &Finished<'_>) {
+        if self.is_to_be_measured() {
+            self.durations.finished(self.operation, request);
+        }
         let span = self.context.span();
         if !span.is_recording() {
             return;
@@ -201,6 +235,7 @@ impl Trace {
         let reasons = Value::Array(Array::String(vec![StringValue::from(ended)]));
         vec![
             KeyValue::new("gen_ai.operation.name", self.operation),
+            KeyValue::new("gen_ai.provider.name", PROVIDER),
             KeyValue::new("gen_ai.request.model", model.clone()),
             KeyValue::new("gen_ai.response.model", model),
             KeyValue::new("gen_ai.usage.input_tokens", prompt),

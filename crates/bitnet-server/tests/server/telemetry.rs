@@ -1,4 +1,4 @@
-//! Traces, as a collector receives them: a small one on loopback reads what is sent.
+//! Traces and metrics, as a collector receives them: a small one on loopback reads what is sent.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -27,6 +27,19 @@ struct Received {
 struct Collector {
     address: SocketAddr,
     spans: Arc<Mutex<Vec<Received>>>,
+    histograms: Arc<Mutex<Vec<Point>>>,
+}
+
+/// A histogram with one set of attributes, as it was sent last.
+#[derive(Debug, Clone, PartialEq)]
+struct Point {
+    name: String,
+    unit: String,
+    attributes: BTreeMap<String, String>,
+    count: u64,
+    sum: f64,
+    bounds: Vec<f64>,
+    buckets: Vec<u64>,
 }
 
 impl Collector {
@@ -34,14 +47,15 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let spans: Arc<Mutex<Vec<Received>>> = Arc::default();
-        let kept = spans.clone();
+        let histograms: Arc<Mutex<Vec<Point>>> = Arc::default();
+        let (kept, kept_points) = (spans.clone(), histograms.clone());
         // It ends with the process: nobody connects after the test.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut bytes = Vec::new();
                 let mut buffer = [0; 4096];
-                let body = loop {
+                let (path, body) = loop {
                     let n = stream.read(&mut buffer).unwrap();
                     bytes.extend_from_slice(&buffer[..n]);
                     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n")
@@ -49,7 +63,11 @@ impl Collector {
                         continue;
                     };
                     let head = std::str::from_utf8(&bytes[..end]).unwrap();
-                    assert!(head.starts_with("POST /v1/traces HTTP/1.0\r\n"), "{head}");
+                    let path = head.split(' ').nth(1).unwrap().to_owned();
+                    assert!(
+                        head.starts_with(&format!("POST {path} HTTP/1.0\r\n")),
+                        "{head}"
+                    );
                     assert!(
                         head.to_lowercase()
                             .contains("content-type: application/x-protobuf")
@@ -59,14 +77,23 @@ impl Collector {
                         .find_map(|line| line.strip_prefix("Content-Length: "));
                     let length: usize = length.unwrap().parse().unwrap();
                     if bytes.len() == end + 4 + length {
-                        break bytes[end + 4..].to_vec();
+                        break (path, bytes[end + 4..].to_vec());
                     }
                 };
-                kept.lock().unwrap().extend(spans_of(&body));
+                match path.as_str() {
+                    "/v1/traces" => kept.lock().unwrap().extend(spans_of(&body)),
+                    // Sums since the start: the last ones have everything.
+                    "/v1/metrics" => *kept_points.lock().unwrap() = points_of(&body),
+                    other => panic!("nobody collects {other}"),
+                }
                 stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
             }
         });
-        Collector { address, spans }
+        Collector {
+            address,
+            spans,
+            histograms,
+        }
     }
 
     fn spans(&self, n: usize) -> Vec<Received> {
@@ -145,16 +172,7 @@ fn spans_of(request: &[u8]) -> Vec<Received> {
                     5 => received.name = String::from_utf8(bytes).unwrap(),
                     7 => received.nanoseconds.0 = value,
                     8 => received.nanoseconds.1 = value,
-                    9 => {
-                        let key = String::from_utf8(inside(&bytes, 1).remove(0)).unwrap();
-                        let value = fields(&inside(&bytes, 2).remove(0)).remove(0);
-                        let text = match value.0 {
-                            1 => String::from_utf8(value.1).unwrap(),
-                            3 => (value.2 as i64).to_string(),
-                            _ => String::new(),
-                        };
-                        received.attributes.insert(key, text);
-                    }
+                    9 => received.attributes.extend(attributes_of(vec![bytes])),
                     _ => {}
                 }
             }
@@ -163,11 +181,62 @@ fn spans_of(request: &[u8]) -> Vec<Received> {
         .collect()
 }
 
+/// Keys and texts or whole numbers of `KeyValue` messages.
+fn attributes_of(attributes: Vec<Vec<u8>>) -> BTreeMap<String, String> {
+    let attributes = attributes.iter().map(|bytes| {
+        let key = String::from_utf8(inside(bytes, 1).remove(0)).unwrap();
+        let value = fields(&inside(bytes, 2).remove(0)).remove(0);
+        let text = match value.0 {
+            1 => String::from_utf8(value.1).unwrap(),
+            3 => (value.2 as i64).to_string(),
+            _ => String::new(),
+        };
+        (key, text)
+    });
+    attributes.collect()
+}
+
+/// `ExportMetricsServiceRequest` > `ResourceMetrics` > `ScopeMetrics` > `Metric` > `Histogram` > `HistogramDataPoint`,
+/// opentelemetry-proto's `metrics.proto`.
+fn points_of(request: &[u8]) -> Vec<Point> {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let numbers = |bytes: &[u8]| -> Vec<u64> {
+        let eight = bytes.chunks_exact(8);
+        eight
+            .map(|eight| u64::from_le_bytes(eight.try_into().unwrap()))
+            .collect()
+    };
+    let scopes = inside(request, 1)
+        .into_iter()
+        .flat_map(|resource| inside(&resource, 2));
+    let mut points = Vec::new();
+    for metric in scopes.flat_map(|scope| inside(&scope, 2)) {
+        let of_metric = |number| text(inside(&metric, number).remove(0));
+        for point in inside(&inside(&metric, 9).remove(0), 1) {
+            let number = |number| fields(&point).into_iter().find(|field| field.0 == number);
+            points.push(Point {
+                name: of_metric(1),
+                unit: of_metric(3),
+                attributes: attributes_of(inside(&point, 9)),
+                count: number(4).unwrap().2,
+                sum: f64::from_bits(number(5).unwrap().2),
+                buckets: numbers(&inside(&point, 6).concat()),
+                bounds: numbers(&inside(&point, 7).concat())
+                    .into_iter()
+                    .map(f64::from_bits)
+                    .collect(),
+            });
+        }
+    }
+    points
+}
+
 fn traced(collector: SocketAddr, sampling_percent: u32, gen_ai: bool) -> TestServer {
     let options = TelemetryOptions {
         endpoint: format!("http://{collector}"),
         sampling_percent,
         gen_ai,
+        metrics_interval: Duration::from_millis(100),
     };
     TestServer::with_telemetry(Telemetry::start(&options).unwrap())
 }
@@ -270,10 +339,93 @@ fn an_address_that_cannot_be_sent_to_is_refused_at_the_start() {
             endpoint: endpoint.into(),
             sampling_percent: 1,
             gen_ai: false,
+            metrics_interval: Duration::from_secs(10),
         });
         assert!(
             matches!(refused, Err(TelemetryError::Endpoint(_))),
             "{endpoint}"
         );
     }
+}
+
+/// Two requests that run, and one that is refused, none of them traced: what the metrics have of it in the end.
+fn measured(gen_ai: bool) -> Vec<Point> {
+    let collector = Collector::start();
+    let server = traced(collector.address, 0, gen_ai);
+    for _ in 0..2 {
+        assert_eq!(complete(&server, "").status, 200);
+    }
+    let refused = server.post(
+        "/v1/completions",
+        &json!({"prompt": "Once", "temperature": 9}),
+    );
+    assert_eq!(refused.status, 400);
+    assert_eq!(server.post("/tokenize", &json!({"content": 7})).status, 400);
+    // Sums are sent while the server runs too.
+    until("some have come", || {
+        !collector.histograms.lock().unwrap().is_empty()
+    });
+    drop(server);
+    collector.histograms.lock().unwrap().clone()
+}
+
+#[test]
+fn every_request_counts_in_the_histograms_of_the_conventions() {
+    let points = measured(true);
+    let ran = BTreeMap::from(
+        [
+            ("gen_ai.operation.name", "text_completion"),
+            ("gen_ai.provider.name", "bitnet"),
+            ("gen_ai.request.model", "stories"),
+            ("gen_ai.response.model", "stories"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
+    let named = |name: &str| -> Vec<&Point> {
+        let name = format!("gen_ai.server.{name}");
+        points.iter().filter(|point| point.name == name).collect()
+    };
+    for (name, n_bounds) in [
+        ("request.duration", 14),
+        ("time_to_first_token", 16),
+        ("time_per_output_token", 13),
+    ] {
+        let named = named(name);
+        let of_runs: Vec<_> = named
+            .iter()
+            .filter(|point| point.attributes == ran)
+            .collect();
+        assert_eq!(of_runs.len(), 1, "{points:?}");
+        let point = of_runs[0];
+        assert_eq!((point.count, point.unit.as_str()), (2, "s"), "{point:?}");
+        assert!(point.sum > 0.0, "{point:?}");
+        assert_eq!(point.bounds.len(), n_bounds);
+        assert_eq!(point.buckets.iter().sum::<u64>(), 2, "{point:?}");
+    }
+    let whole = named("request.duration");
+    let refused: Vec<_> = whole
+        .iter()
+        .filter(|point| point.attributes.contains_key("error.type"))
+        .collect();
+    assert_eq!((whole.len(), refused.len()), (2, 1), "{whole:?}");
+    assert_eq!(refused[0].attributes["error.type"], "invalid_value");
+    assert_eq!(refused[0].count, 1);
+    assert_eq!((named("time_to_first_token").len(), points.len()), (1, 4));
+}
+
+#[test]
+fn attributes_of_metrics_that_may_still_change_are_asked_for_too() {
+    let points = measured(false);
+    let keys: Vec<&String> = points
+        .iter()
+        .flat_map(|point| point.attributes.keys())
+        .collect();
+    assert!(
+        keys.iter().all(|key| !key.starts_with("gen_ai.")),
+        "{keys:?}"
+    );
+    let models = points
+        .iter()
+        .filter_map(|point| point.attributes.get("bitnet.model"));
+    assert_eq!(models.collect::<Vec<_>>(), ["stories"; 3]);
 }
