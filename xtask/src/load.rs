@@ -13,7 +13,7 @@
 //! - [`latency`]: percentiles of times
 //! - [`report`]: the table and the JSON document
 
-mod answer;
+pub mod answer;
 mod drive;
 mod latency;
 mod options;

@@ -11,6 +11,7 @@
 //! - [`wasm`]: the engine for wasm32, built and run
 //! - [`load`]: a server under load
 //! - [`clients`]: real clients of the server
+//! - [`proxies`]: the server behind nginx and HAProxy
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
 //! - [`admin_page`]: the page `/admin` in a real browser
@@ -27,6 +28,7 @@ mod monitoring;
 mod neon;
 mod peers;
 mod process;
+mod proxies;
 mod served;
 mod tidy;
 mod wasm;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         ["soak", options @ ..] => load::soak(&root(), options),
         ["monitoring"] => monitoring::run(&root()),
         ["clients", options @ ..] => clients::run(&root(), options),
+        ["proxies"] => proxies::run(&root()),
         ["admin-page"] => admin_page::run(&root()),
         ["peers", options @ ..] => peers::run(&root(), options),
         ["--help" | "-h" | "help"] => {
@@ -81,6 +84,7 @@ fn usage() -> String {
         admin_page::USAGE,
         load::USAGE,
         clients::USAGE,
+        proxies::USAGE,
         peers::USAGE,
     ];
     parts.join("\n")

@@ -8,7 +8,7 @@
 //! - [`http`]: the little HTTP that this needs
 //! - [`queries`]: what the dashboard and the rules ask
 
-mod http;
+pub mod http;
 mod queries;
 
 use std::fs;

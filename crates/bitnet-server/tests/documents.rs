@@ -195,3 +195,34 @@ fn the_units_of_systemd_say_what_the_server_looks_for() {
     assert!(seconds("TimeoutStopSec=") > server.shutdown_timeout);
     assert!(seconds("WatchdogSec=") > defaults.monitoring.stall_timeout);
 }
+
+#[test]
+fn the_configurations_of_proxies_agree_with_the_settings() {
+    let defaults = ServerConfig::default();
+    let server = &defaults.server;
+    let address = format!("{}:{}", server.host, server.port);
+    let nginx = read("deploy/nginx/bitnet.conf");
+    let haproxy = read("deploy/haproxy/bitnet.cfg");
+    let number = |text: &str, name: &str, unit: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
+        let word = line.unwrap_or_else(|| panic!("no {name}")).trim();
+        let number = word.trim_end_matches(';').strip_suffix(unit);
+        number
+            .unwrap_or_else(|| panic!("{name} {word}"))
+            .parse()
+            .unwrap()
+    };
+    for text in [&nginx, &haproxy] {
+        assert_eq!(text.matches(&address).count(), 1);
+    }
+    let body = number(&nginx, "client_max_body_size", "m");
+    assert_eq!(body << 20, server.max_body_bytes.0);
+    let ping = server.sse_ping_interval.as_secs();
+    let idle = server.header_timeout.as_secs();
+    assert!(number(&nginx, "keepalive_timeout", "s") < idle);
+    assert!(number(&nginx, "proxy_read_timeout", "s") > ping);
+    assert!(number(&haproxy, "pool-purge-delay", "s") < idle);
+    for limit in ["timeout client", "timeout server"] {
+        assert!(number(&haproxy, limit, "s") > ping, "{limit}");
+    }
+}

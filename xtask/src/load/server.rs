@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -98,6 +98,21 @@ impl LoadSubject {
         }
         let status = child.wait()?;
         bail!("the server ended ({status}): {}", said.join("\n"));
+    }
+}
+
+impl LoadSubject {
+    /// Tells it to answer what it has and to end (SIGTERM), and waits for that.
+    ///
+    /// # Errors
+    /// When its process is not ours, or cannot be told.
+    pub fn drain(&mut self) -> Result<ExitStatus> {
+        let child = self
+            .child
+            .as_mut()
+            .context("the server is somebody else's")?;
+        run(Command::new("kill").args(["-TERM", &child.id().to_string()]))?;
+        Ok(child.wait()?)
     }
 }
 
