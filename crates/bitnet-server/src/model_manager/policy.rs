@@ -25,6 +25,16 @@ pub enum OriginSource {
     },
 }
 
+impl OriginSource {
+    /// What messages to operators call it: all of a path.
+    pub fn name(&self) -> String {
+        match self {
+            OriginSource::Path(path) => path.display().to_string(),
+            OriginSource::Bytes { name, .. } => (*name).to_owned(),
+        }
+    }
+}
+
 /// Where a model comes from and how it is loaded.
 #[derive(Debug, Clone)]
 pub struct ModelOrigin {
@@ -32,6 +42,23 @@ pub struct ModelOrigin {
     pub source: OriginSource,
     /// How they are loaded.
     pub options: LoadOptions,
+}
+
+impl ModelOrigin {
+    /// The same with the tokenizer and the chat template that are used for `old` instead of its own: whoever gave them
+    /// meant the model of that name, not that file.
+    #[must_use]
+    pub fn with_overrides_of(self, old: &ModelOrigin) -> ModelOrigin {
+        let (own, old) = (self.options, &old.options);
+        ModelOrigin {
+            options: LoadOptions {
+                tokenizer: old.tokenizer.clone().or(own.tokenizer),
+                chat_template: old.chat_template.clone().or(own.chat_template),
+                ..own
+            },
+            source: self.source,
+        }
+    }
 }
 
 /// What the operator lets the model manager do.

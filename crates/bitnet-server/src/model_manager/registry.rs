@@ -243,6 +243,12 @@ impl ModelRegistry {
         }
     }
 
+    /// Where a model comes from, by its id, if it can be loaded again.
+    pub fn origin_of(&self, id: &str) -> Option<ModelOrigin> {
+        let table = self.read();
+        table.entries.get(id)?.origin.clone()
+    }
+
     /// What a name stands for; without a name the default model.
     ///
     /// # Errors

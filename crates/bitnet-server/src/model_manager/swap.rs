@@ -40,8 +40,8 @@ pub struct SwapOrder {
     pub id: String,
     /// The new version.
     pub origin: ModelOrigin,
-    /// How it is compared with the reference.
-    pub plan: ValidationPlan,
+    /// How it is compared with the reference; `None`: not at all.
+    pub plan: Option<ValidationPlan>,
     /// How requests come to it.
     pub strategy: SwapStrategy,
     /// Whether a version that fails after it was published gives its place back, where the old one is still there.
@@ -130,7 +130,7 @@ impl Swapping {
         let order = LoadOrder {
             id: self.order.id.clone(),
             origin: self.order.origin.clone(),
-            plan: Some(self.order.plan),
+            plan: self.order.plan,
             // Nothing of the old one is held meanwhile: idle models are those that nobody holds.
             like: Some(Likeness::of(&*self.app.models.get(Some(&self.order.id))?)),
             version: None,

@@ -52,7 +52,7 @@ pub async fn load(
             .unwrap_or_default(),
     };
     paths::check_id("model_id", &id)?;
-    let plan = validation(&mut fields, DEFAULT_TIMEOUT)?;
+    let plan = validation(&mut fields, DEFAULT_TIMEOUT)?.plan_or(None);
     let origin = origin(&app, path, &mut fields)?;
     let job = start_load(&app, &id, origin, plan)?;
     if is_true(query.as_deref(), "wait") {
@@ -97,11 +97,17 @@ pub async fn swap(
         None => DEFAULT_TIMEOUT,
     };
     let order = SwapOrder {
+    let mut origin = origin(&app, path, &mut fields)?;
+    if fields.flag("inherit_overrides")?.unwrap_or(true)
+        && let Some(old) = app.models.origin_of(&id)
+    {
+        origin = origin.with_overrides_of(&old);
+    }
         id,
-        plan: validation(&mut fields, timeout)?.unwrap_or(plan(timeout)),
+        plan: validation(&mut fields, timeout)?.plan_or(Some(plan(timeout))),
         strategy,
         rollback_on_failure: fields.flag("rollback_on_failure")?.unwrap_or(true),
-        origin: origin(&app, path, &mut fields)?,
+        origin,
     };
     on_its_own(async move { swap::swap(&app, order).await }).await
 }
@@ -324,16 +330,37 @@ fn plan(timeout: Duration) -> ValidationPlan {
     }
 }
 
-/// The `validation_config`; `None` where there is to be no validation.
-fn validation(fields: &mut Fields, timeout: Duration) -> Result<Option<ValidationPlan>, ApiError> {
+/// What a request says about validation.
+enum ValidationWish {
+    /// Nothing.
+    Unsaid,
+    /// That there is to be none.
+    Off,
+    /// How.
+    As(ValidationPlan),
+}
+
+impl ValidationWish {
+    /// The plan, `usual` where nothing was said.
+    fn plan_or(self, usual: Option<ValidationPlan>) -> Option<ValidationPlan> {
+        match self {
+            ValidationWish::Unsaid => usual,
+            ValidationWish::Off => None,
+            ValidationWish::As(plan) => Some(plan),
+        }
+    }
+}
+
+/// The `validation_config`.
+fn validation(fields: &mut Fields, timeout: Duration) -> Result<ValidationWish, ApiError> {
     let Some(mut config) = fields.object("validation_config")? else {
-        return Ok(None);
+        return Ok(ValidationWish::Off);
     };
     if !config.flag("enable_cross_validation")?.unwrap_or(true) {
-        return Ok(None);
+        return Ok(ValidationWish::Unsaid);
     }
     let usual = plan(timeout);
-    Ok(Some(ValidationPlan {
+    Ok(ValidationWish::As(ValidationPlan {
         samples: config
             .count("validation_samples", 1..=MAX_SAMPLES)?
             .unwrap_or(usual.samples),
