@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::incompatible::{load_error, other_model, without_folder};
 use super::job::{LoadJob, LoadStage};
 use super::policy::{self, ModelOrigin, OriginSource};
+use super::room::make_room;
 use super::validate::{self, ValidationPlan};
 use super::version::{self, FileStamp};
 use crate::app::App;
@@ -35,6 +36,8 @@ pub(super) struct LoadOrder {
     pub like: Option<Likeness>,
     /// The version that it has to be.
     pub version: Option<String>,
+    /// Whether the version that it takes the place of stays in memory.
+    pub keeps_old: bool,
 }
 
 /// What clients rely on when the model behind a name changes.
@@ -112,11 +115,13 @@ pub(super) async fn load(
     order: LoadOrder,
     turn: OwnedSemaphorePermit,
 ) -> Result<(LoadedModel, LoadMemory), ApiError> {
+    let room = make_room(app, &order)?;
     let (sender, receiver) = oneshot::channel();
     let timeout = order.plan.map(|plan| plan.timeout);
     let (on_thread, app) = (job.clone(), app.clone());
     let started = thread::Builder::new().name("load".into()).spawn(move || {
         let made = make(&app, &on_thread, &order);
+        let made = made.map(|(model, memory)| (model.in_room(room), memory));
         drop(turn); // before anybody is told: whoever comes next finds its turn free
         let _ = sender.send(made); // nobody waits any more
     });

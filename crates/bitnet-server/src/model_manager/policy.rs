@@ -72,6 +72,8 @@ pub struct ModelPolicy {
     pub pinned: Vec<String>,
     /// Bytes of weights that are kept loaded; 0 is no limit.
     pub cache_bytes: u64,
+    /// Time for which a model that was loaded makes no room for others.
+    pub min_residency: Duration,
     /// Time that running requests have to end when their model is unloaded.
     pub unload_timeout: Duration,
     /// Time for which a swap of strategy `blue_green` keeps the old version.
@@ -143,6 +145,7 @@ impl ModelPolicy {
     /// The models' origin when nothing else is said of it.
     pub fn origin(&self, path: PathBuf) -> ModelOrigin {
         ModelOrigin {
+            min_residency: models.min_residency,
             source: OriginSource::Path(path),
             options: self.options.clone(),
         }
