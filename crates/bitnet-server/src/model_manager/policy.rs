@@ -101,7 +101,8 @@ impl ModelPolicy {
     /// The policy of a configuration; models are loaded as `options` says, but for what serving many needs.
     ///
     /// # Errors
-    /// Directories that do not exist, and configured models that are written in another way than `id=path`.
+    /// Directories that do not exist, names that no model can have, and configured models that are written in another way
+    /// than `id=path` or twice.
     pub fn new(config: &ServerConfig, options: LoadOptions) -> Result<ModelPolicy, SettingError> {
         let models = &config.models;
         let wrong = |message: String| SettingError::Contradiction(message);
@@ -119,17 +120,27 @@ impl ModelPolicy {
             paths::check_id("models.configured", id).map_err(|error| wrong(error.message))?;
             Ok((id.to_owned(), PathBuf::from(path)))
         };
+        if let Some(name) = &models.served_model_name {
+            paths::check_id("models.served_model_name", name)
+                .map_err(|error| wrong(error.message))?;
+        }
+        let configured: Vec<(String, PathBuf)> = models
+            .configured
+            .iter()
+            .map(named)
+            .collect::<Result<_, _>>()?;
+        for (at, (id, _)) in configured.iter().enumerate() {
+            if configured[..at].iter().any(|(other, _)| other == id) {
+                return Err(wrong(format!("models.configured has {id} twice")));
+            }
+        }
         Ok(ModelPolicy {
             directories: models
                 .directories
                 .iter()
                 .map(resolved)
                 .collect::<Result<_, _>>()?,
-            configured: models
-                .configured
-                .iter()
-                .map(named)
-                .collect::<Result<_, _>>()?,
+            configured,
             pinned: models.pinned.clone(),
             cache_bytes: models.cache_size.0,
             unload_timeout: models.unload_timeout,
@@ -143,6 +154,21 @@ impl ModelPolicy {
     }
 
     /// The models' origin when nothing else is said of it.
+    /// Refuses a name for the first model that a configured one has.
+    ///
+    /// # Errors
+    /// [`SettingError::Contradiction`].
+    pub fn check_first(&self, name: &str) -> Result<(), SettingError> {
+        if self.configured.iter().any(|(id, _)| id == name) {
+            let message = format!(
+                "models.configured has {name}, which is the name of the first model: give that another one by \
+                 models.served_model_name"
+            );
+            return Err(SettingError::Contradiction(message));
+        }
+        Ok(())
+    }
+
     pub fn origin(&self, path: PathBuf) -> ModelOrigin {
         ModelOrigin {
             min_residency: models.min_residency,
@@ -209,3 +235,55 @@ pub fn reference(options: &LoadOptions, context: usize) -> LoadOptions {
 
 /// The kernel that is written for reading: no vector instructions, one weight after the other.
 pub const REFERENCE_KERNEL: &str = "scalar-i2s";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy_of(change: impl FnOnce(&mut ServerConfig)) -> Result<ModelPolicy, SettingError> {
+        let mut config = ServerConfig::default();
+        change(&mut config);
+        ModelPolicy::new(&config, LoadOptions::default())
+    }
+
+    #[test]
+    fn names_that_no_request_could_use_are_refused_at_the_start() {
+        let named =
+            |name: &str| policy_of(|config| config.models.served_model_name = Some(name.into()));
+        named("BitNet-2B.v1_x").unwrap();
+        for name in ["", "default", "org/model", "a b"] {
+            let error = named(name).unwrap_err().to_string();
+            assert!(
+                error.contains("models.served_model_name"),
+                "{name}: {error}"
+            );
+        }
+        let configured = |entries: &[&str]| {
+            let entries = entries.iter().map(|&entry| entry.to_owned()).collect();
+            policy_of(|config| config.models.configured = entries)
+        };
+        let policy = configured(&["a=x.gguf", "b=x.gguf"]).unwrap();
+        policy.check_first("c").unwrap();
+        assert!(policy.check_first("b").is_err());
+        assert!(configured(&["a=x.gguf", "a=y.gguf"]).is_err());
+    }
+
+    #[test]
+    fn what_was_given_for_a_name_goes_over_to_its_next_version() {
+        let origin = |tokenizer: Option<&str>, template: Option<&str>| ModelOrigin {
+            source: OriginSource::Path(PathBuf::from("model.gguf")),
+            options: LoadOptions {
+                tokenizer: tokenizer.map(PathBuf::from),
+                chat_template: template.map(str::to_owned),
+                ..LoadOptions::default()
+            },
+        };
+        let old = origin(Some("tokenizer.json"), Some("old"));
+        let new = origin(None, None).with_overrides_of(&old).options;
+        assert_eq!(new.tokenizer, old.options.tokenizer);
+        assert_eq!(new.chat_template.as_deref(), Some("old"));
+        let plain = origin(None, None);
+        let kept = origin(None, Some("own")).with_overrides_of(&plain).options;
+        assert_eq!(kept.chat_template.as_deref(), Some("own"));
+    }
+}

@@ -348,6 +348,17 @@ impl ModelRegistry {
         table.entries.values().flat_map(of_entry).collect()
     }
 
+    /// Whether a request would have a model loaded by asking for it.
+    pub fn any_can_be_loaded(&self) -> bool {
+        let table = self.read();
+        let can_be = |entry: &Entry| match &entry.state {
+            EntryState::Unloaded => entry.origin.is_some(),
+            EntryState::Loading(_) => true,
+            _ => false,
+        };
+        table.entries.values().any(can_be)
+    }
+
     /// Ids of all models that are known.
     pub fn ids(&self) -> Vec<String> {
         self.read().known().cloned().collect()

@@ -82,7 +82,8 @@ pub async fn swap(
     let id = fields
         .text("target_model_id")?
         .ok_or_else(|| missing("target_model_id"))?;
-    let id = app.models.get(Some(&id))?.id.clone();
+    // What nobody has loaded yet is loaded first: there is something to hold the new version against then.
+    let id = app.model(Some(&id)).await?.id.clone();
     let strategy = match fields.text("swap_strategy")?.as_deref() {
         None | Some("atomic") => SwapStrategy::Atomic,
         Some("blue_green") => SwapStrategy::BlueGreen,
@@ -120,6 +121,7 @@ pub async fn rollback(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<SwapReport>, ApiError> {
+    let id = app.models.id_of(&id)?;
     on_its_own(async move { swap::roll_back(&app, &id).await }).await
 }
 
@@ -153,6 +155,7 @@ async fn leave(
     query: Option<String>,
     forget: bool,
 ) -> Result<Json<Value>, ApiError> {
+    let id = app.models.id_of(&id)?;
     let query = query.as_deref();
     let order = UnloadOrder {
         timeout: match value(query, "timeout_seconds") {
