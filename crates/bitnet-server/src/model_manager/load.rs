@@ -44,21 +44,21 @@ pub(super) struct LoadOrder {
 pub(super) struct Likeness {
     pub family: &'static str,
     pub vocab_size: usize,
+    pub has_tokenizer: bool,
+    pub has_template: bool,
 }
 
 impl Likeness {
-    pub has_tokenizer: bool,
-    pub has_template: bool,
     pub fn of(model: &LoadedModel) -> Likeness {
         let config = model.engine.config();
         Likeness {
             family: config.family.name,
             vocab_size: config.vocab_size,
+            has_tokenizer: model.engine.tokenizer().is_ok(),
+            has_template: model.engine.chat_template().is_some(),
         }
     }
 
-            has_tokenizer: model.engine.tokenizer().is_ok(),
-            has_template: model.engine.chat_template().is_some(),
     fn check(&self, engine: &Engine) -> Result<(), ApiError> {
         let config = engine.config();
         if config.family.name != self.family {
@@ -73,9 +73,6 @@ impl Likeness {
         }
         Ok(())
     }
-}
-
-/// Memory of the process around a load: what only it has (`Private_Dirty` and anonymous pages), in bytes.
 
     /// Texts and chats that the old one has answered must not be refused, or laid out by nothing, from one request to the
     /// next.
@@ -92,6 +89,9 @@ impl Likeness {
         }
         Ok(())
     }
+}
+
+/// Memory of the process around a load: what only it has (`Private_Dirty` and anonymous pages), in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LoadMemory {
     /// Before the first byte was read.
@@ -155,17 +155,17 @@ pub(super) async fn load(
     }
 }
 
-fn make(
-    app: &App,
-    job: &LoadJob,
-    order: &LoadOrder,
-) -> Result<(LoadedModel, LoadMemory), ApiError> {
 fn too_slow(timeout: Duration) -> ApiError {
     let seconds = timeout.as_secs_f64();
     let message = format!("the validation took longer than {seconds} seconds");
     ApiError::new(ErrorCode::ValidationTimeout, message)
 }
 
+fn make(
+    app: &App,
+    job: &LoadJob,
+    order: &LoadOrder,
+) -> Result<(LoadedModel, LoadMemory), ApiError> {
     job.check()?;
     let mut memory = LoadMemory {
         before_bytes: private_bytes(),
@@ -227,21 +227,21 @@ fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError>
         let reference = open(source, &small, job)?;
         check(&reference)?;
         job.enter(LoadStage::Validating);
+        let validating = Instant::now();
         let expected = validate::run(&reference, plan.samples, job)?;
         drop(reference);
         let engine = open(source, options, job)?;
         let found = validate::run(&engine, plan.samples, job)?;
         let validation = validate::compare(&expected, &found, started);
-        let validating = Instant::now();
+        // Who waits on a clock may be late where processors are scarce.
+        if validating.elapsed() >= plan.timeout {
+            return Err(too_slow(plan.timeout));
+        }
         validation.judge(plan)?;
         return Ok(Built {
             engine,
             validation: Some(validation),
         });
-        // Who waits on a clock may be late where processors are scarce.
-        if validating.elapsed() >= plan.timeout {
-            return Err(too_slow(plan.timeout));
-        }
     }
     let engine = open(source, options, job)?;
     check(&engine)?;
@@ -283,14 +283,14 @@ fn finish(
     {
         return Err(other_model("version", expected, version));
     }
+    if let Some(like) = &order.like {
+        like.check_texts(&built.engine)?;
+    }
     let engine = Arc::new(built.engine);
     let mut model =
         LoadedModel::start(&*order.id, engine, Some(&version), app).map_err(|error| {
             ApiError::new(
                 ErrorCode::InternalError,
-    if let Some(like) = &order.like {
-        like.check_texts(&built.engine)?;
-    }
                 format!("no thread can be started for the engine: {error}"),
             )
         })?;

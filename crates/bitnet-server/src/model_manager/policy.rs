@@ -143,6 +143,7 @@ impl ModelPolicy {
             configured,
             pinned: models.pinned.clone(),
             cache_bytes: models.cache_size.0,
+            min_residency: models.min_residency,
             unload_timeout: models.unload_timeout,
             keep_previous: models.keep_previous,
             rollback_period: models.rollback_period,
@@ -153,7 +154,6 @@ impl ModelPolicy {
         })
     }
 
-    /// The models' origin when nothing else is said of it.
     /// Refuses a name for the first model that a configured one has.
     ///
     /// # Errors
@@ -169,9 +169,9 @@ impl ModelPolicy {
         Ok(())
     }
 
+    /// The models' origin when nothing else is said of it.
     pub fn origin(&self, path: PathBuf) -> ModelOrigin {
         ModelOrigin {
-            min_residency: models.min_residency,
             source: OriginSource::Path(path),
             options: self.options.clone(),
         }
@@ -239,33 +239,36 @@ pub const REFERENCE_KERNEL: &str = "scalar-i2s";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Sources;
 
-    fn policy_of(change: impl FnOnce(&mut ServerConfig)) -> Result<ModelPolicy, SettingError> {
-        let mut config = ServerConfig::default();
-        change(&mut config);
-        ModelPolicy::new(&config, LoadOptions::default())
+    /// The policy of settings that are written as flags.
+    fn policy_of(flags: &[(&str, &str)]) -> Result<ModelPolicy, SettingError> {
+        let flags = flags
+            .iter()
+            .map(|&(name, value)| (name.into(), value.into()));
+        let sources = Sources {
+            flags: flags.collect(),
+            ..Sources::default()
+        };
+        ModelPolicy::new(&ServerConfig::load(&sources)?, LoadOptions::default())
     }
 
     #[test]
     fn names_that_no_request_could_use_are_refused_at_the_start() {
-        let named =
-            |name: &str| policy_of(|config| config.models.served_model_name = Some(name.into()));
+        let named = |name| policy_of(&[("served-model-name", name)]);
         named("BitNet-2B.v1_x").unwrap();
-        for name in ["", "default", "org/model", "a b"] {
+        for name in ["default", "org/model", "a b"] {
             let error = named(name).unwrap_err().to_string();
             assert!(
                 error.contains("models.served_model_name"),
                 "{name}: {error}"
             );
         }
-        let configured = |entries: &[&str]| {
-            let entries = entries.iter().map(|&entry| entry.to_owned()).collect();
-            policy_of(|config| config.models.configured = entries)
-        };
-        let policy = configured(&["a=x.gguf", "b=x.gguf"]).unwrap();
+        let configured = |entries| policy_of(&[("configured", entries)]);
+        let policy = configured("a=x.gguf,b=x.gguf").unwrap();
         policy.check_first("c").unwrap();
         assert!(policy.check_first("b").is_err());
-        assert!(configured(&["a=x.gguf", "a=y.gguf"]).is_err());
+        assert!(configured("a=x.gguf,a=y.gguf").is_err());
     }
 
     #[test]

@@ -97,13 +97,13 @@ pub async fn swap(
         Some(seconds) => Duration::from_secs_f64(seconds),
         None => DEFAULT_TIMEOUT,
     };
-    let order = SwapOrder {
     let mut origin = origin(&app, path, &mut fields)?;
     if fields.flag("inherit_overrides")?.unwrap_or(true)
         && let Some(old) = app.models.origin_of(&id)
     {
         origin = origin.with_overrides_of(&old);
     }
+    let order = SwapOrder {
         id,
         plan: validation(&mut fields, timeout)?.plan_or(Some(plan(timeout))),
         strategy,
@@ -357,10 +357,10 @@ impl ValidationWish {
 /// The `validation_config`.
 fn validation(fields: &mut Fields, timeout: Duration) -> Result<ValidationWish, ApiError> {
     let Some(mut config) = fields.object("validation_config")? else {
-        return Ok(ValidationWish::Off);
+        return Ok(ValidationWish::Unsaid);
     };
     if !config.flag("enable_cross_validation")?.unwrap_or(true) {
-        return Ok(ValidationWish::Unsaid);
+        return Ok(ValidationWish::Off);
     }
     let usual = plan(timeout);
     Ok(ValidationWish::As(ValidationPlan {
