@@ -222,6 +222,8 @@ settings! {
         restart pinned: [Vec<String>] = Vec::new(), Any;
         /// Bytes of weights kept loaded; past them, idle models that were used longest ago make room. 0 is no limit.
         restart cache_size: [ByteSize] = ByteSize(0), Any;
+        /// Time for which a model that was loaded does not make room for others.
+        restart min_residency: [Duration] = seconds(10), Within(seconds(0)..=DAY);
         /// Use files where they lie instead of copying embeddings and heads: less memory, but a file that is cut short
         /// under a running model ends the process.
         restart map_files: [bool] = false, Any;
