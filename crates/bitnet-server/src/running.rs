@@ -14,7 +14,8 @@ use bitnet_inference::{
 use tokio::sync::mpsc;
 
 use crate::admission::Admitted;
-use crate::auth::rate::Permit;
+use crate::auth::Refusal;
+use crate::auth::rate::{ANSWER_SHARE, Permit, TokenReservation};
 use crate::cancellation::cancelled;
 use crate::engine_thread::{CHANNEL_CAPACITY, Update};
 use crate::error::{ApiError, ErrorCode};
@@ -100,6 +101,7 @@ pub struct Running {
 struct Account {
     metrics: Arc<Metrics>,
     permit: Option<Arc<Permit>>,
+    tokens: Option<TokenReservation>, // set aside of the permit's
     max_tokens: Option<usize>,
     n: usize,
     context: Arc<RequestContext>,
@@ -162,9 +164,10 @@ impl Running {
             terms,
             permit,
         } = work;
-        let account = Account {
+        let mut account = Account {
             metrics,
             permit,
+            tokens: None,
             max_tokens: options.max_tokens,
             n,
             context: request_id::current(),
@@ -198,6 +201,8 @@ impl Running {
             .await
             .map_err(|_| ApiError::new(ErrorCode::InternalError, "checking the request failed"))?;
         let (prompts, requests) = checked?;
+        let n_prompt: usize = prompts.iter().map(Vec::len).sum();
+        account.set_aside(n_prompt, &requests, draws_nothing)?;
         place.add_tokens(
             requests
                 .iter()
@@ -273,6 +278,9 @@ impl Running {
                         .get_or_insert_with(|| self.started.elapsed());
                 }
                 choice.n_tokens += usize::from(!self.draws_nothing);
+                if let Some(tokens) = &mut self.account.tokens {
+                    tokens.tokens_used(u64::from(!self.draws_nothing));
+                }
                 choice.finish = if self.draws_nothing {
                     Some(FinishReason::Length)
                 } else {
@@ -345,13 +353,36 @@ impl Running {
     }
 }
 
+impl Account {
+    /// Takes the prompts' tokens from the account, and those that the answers may become.
+    fn set_aside(
+        &mut self,
+        n_prompt: usize,
+        requests: &[ValidRequest],
+        draws_nothing: bool,
+    ) -> Result<(), ApiError> {
+        let Some(permit) = &self.permit else {
+            return Ok(());
+        };
+        let answer = |request: &ValidRequest| match self.max_tokens {
+            _ if draws_nothing => 0,
+            Some(_) => request.max_tokens() as u64,
+            None => (request.max_tokens() as u64).min(ANSWER_SHARE),
+        };
+        let answers: u64 = requests.iter().map(answer).sum();
+        let mut tokens = permit
+            .reserve(n_prompt as u64 + answers, Instant::now())
+            .map_err(|too_much| ApiError::from(&Refusal::TooMuch(too_much)))?;
+        tokens.tokens_used(n_prompt as u64);
+        self.tokens = Some(tokens);
+        Ok(())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.account.context.hold.release();
         let tokens = self.n_prompt() + self.n_drawn();
-        if let Some(permit) = &self.account.permit {
-            permit.charge(tokens as u64, Instant::now());
-        }
         let metrics = &self.account.metrics;
         let shown = self.account.permit.as_ref();
         metrics.tokens_of(shown.and_then(|permit| permit.credential()), tokens);
