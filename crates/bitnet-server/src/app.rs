@@ -146,7 +146,7 @@ impl App {
     /// On which terms a request waits and runs.
     ///
     /// # Errors
-    /// A bad `priority`, or a bad [`TIMEOUT_HEADER`].
+    /// A bad `priority` or one that the caller may not ask for, or a bad [`TIMEOUT_HEADER`].
     pub fn terms(&self, fields: &mut Fields, caller: &Caller) -> Result<Terms, ApiError> {
         let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
         let asked = caller.headers.get(TIMEOUT_HEADER).map(|value| {
@@ -173,3 +173,12 @@ impl App {
         })
     }
 }
+        let is_urgent = priority.is_some_and(|priority| priority < 0);
+        if is_urgent && !caller.is_admin && !self.limits.allow_urgent {
+            // It would go before everybody else's, whoever they are, and take places from those that run.
+            let message = "a priority below 0 is for administrators";
+            return Err(
+                ApiError::about("priority", ErrorCode::InsufficientRole, message)
+                    .with_hint("performance.allow_urgent gives it to everybody"),
+            );
+        }

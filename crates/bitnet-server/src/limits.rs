@@ -53,6 +53,8 @@ pub struct ServerLimits {
     pub queue_timeout: Option<Duration>,
     /// How vectors are pooled; `None` is as the model's files say.
     pub pooling: Option<Pooling>,
+    /// Whether everybody may ask for a priority below 0.
+    pub allow_urgent: bool,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
     /// Whether `/health` answers 200 while the server is degraded.
@@ -104,6 +106,7 @@ impl From<&ServerConfig> for ServerLimits {
                 PoolingChoice::Last => Some(Pooling::Last),
                 PoolingChoice::Mean => Some(Pooling::Mean),
                 PoolingChoice::Cls => Some(Pooling::Cls),
+            allow_urgent: performance.allow_urgent,
             },
             shows_metrics: config.monitoring.prometheus_enabled,
             degraded_ok: config.monitoring.degraded_ok,

@@ -255,6 +255,9 @@ settings! {
         /// Memory for keys and values of each model, for all requests together. Without it, what memory (of the machine or
         /// the control group) has room for beside the weights, a whole context of each running request at most.
         restart kv_cache_memory: [Option<ByteSize>] = None, Any;
+        /// Whether everybody may ask for a `priority` below 0, which goes before all others and takes places from requests
+        /// that run. Administrators always may.
+        restart allow_urgent: [bool] = false, Any;
         /// Where models run. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
         /// Whether prompts that begin alike are computed once.
