@@ -55,6 +55,7 @@ pub mod routes;
 pub mod running;
 pub mod sampling;
 pub mod server;
+pub mod seats;
 #[cfg(target_os = "linux")]
 pub mod service_manager;
 pub mod sse;

@@ -31,7 +31,7 @@ pub struct ServerLimits {
     pub max_biases: usize,
     /// Messages of a conversation.
     pub max_messages: usize,
-    /// Connections at once; others wait to be accepted.
+    /// Connections at once. Past them, who has waited longest for a request makes room, or others wait to be accepted.
     pub max_connections: usize,
     /// Connections of one address at once; 0 is no limit. More are closed.
     pub max_connections_per_peer: usize,

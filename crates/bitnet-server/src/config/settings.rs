@@ -171,7 +171,7 @@ settings! {
         /// A second port on the same address, for probes and metrics alone, in plain HTTP, answered by a thread of its own
         /// however busy the server is; 0 lets the system choose one, which is logged. Without it, none.
         restart health_port: [Option<u16>] = None, Any;
-        /// Connections open at once; more wait in the system's queue.
+        /// Connections open at once. Past them, those that have waited longest for a request are closed for new ones.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
         /// Connections of one address (of IPv6, one network of 64 bits) open at once; more are closed. 0 is no limit:
         /// behind a proxy all have one address.
