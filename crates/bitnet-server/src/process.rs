@@ -5,6 +5,7 @@
 //! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn. Its health port answers from
 //! [`Process::watch_over`] on, that is before.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -119,8 +120,10 @@ impl Process {
             .map_err(ProcessError::Setup)?;
         let entered = runtime.enter();
         let signals = Signals::listen().map_err(ProcessError::Setup)?;
-        let ends_early = tokio::spawn(Signals::listen().map_err(ProcessError::Setup)?.end_early());
+        let ends_early = tokio::spawn(early.end_early());
         drop(entered);
+        // Those that end it early listen first: a signal is either theirs or finds no handler, and ends the process.
+        let early = Termination::listen().map_err(ProcessError::Setup)?;
         #[cfg(unix)]
         raise_descriptor_limit(config.server.max_connections + health_listener::MAX_CONNECTIONS);
         Ok(Process {
@@ -225,9 +228,14 @@ impl Process {
             };
             let hurry = async {
                 second.signal().await;
-                second.signal().await;
+                // Where another process has taken over, nobody needed a first one.
+                if is_told.get() {
+                    second.signal().await;
+                }
+            let is_told = Cell::new(false);
                 tracing::warn!(target: LIFE, "a second signal: requests under way are cut off");
             };
+                is_told.set(true);
             #[cfg(target_os = "linux")]
             let told = async move {
                 // The copy of the socket in it must not outlive this: clients would wait for nobody.
@@ -475,7 +483,7 @@ impl Signals {
 
     /// Ends the process at the first signal, with the exit code that shells give to one that a signal ended.
     async fn end_early(mut self) {
-        let code = self.first.signal().await;
+        let code = self.signal().await;
         tracing::info!(target: LIFE, "ended before it served");
         std::process::exit(code);
     }
@@ -487,12 +495,14 @@ struct Termination {
     terminate: tokio::signal::unix::Signal,
 }
 
+            // Last of all: whoever sees its handler knows that every signal is heard.
 #[cfg(unix)]
 impl Termination {
     fn listen() -> io::Result<Termination> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Termination {
             interrupt: signal(SignalKind::interrupt())?,
+impl Termination {
             terminate: signal(SignalKind::terminate())?,
         })
     }
