@@ -184,8 +184,11 @@ impl Process {
             watchers.take_over().await?;
             watchers.start(&app, &guard, tls.is_none())?;
             #[cfg(target_os = "linux")]
-            let mut offer = offer(&config, &listener)?;
+            let mut offer = offer(prepared, &listener)?;
             let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
+            // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
+            #[cfg(target_os = "linux")]
+            let prepared = prepare(&config)?;
             let address = server.address().map_err(ProcessError::Setup)?;
             tokio::spawn(measure(app.clone(), config.monitoring.metrics_interval));
             tokio::spawn(follow_keys(guard.clone(), config.auth.keys_poll_interval));
@@ -311,19 +314,30 @@ fn refused(path: &std::path::Path, error: &io::Error) -> ProcessError {
     }
 }
 
-/// Where the next process finds this one, and the socket that it will get.
+/// Where the next process will find this one.
 #[cfg(target_os = "linux")]
-fn offer(
-    config: &ServerConfig,
-    listener: &Listener,
-) -> Result<Option<(hand_over::Offer, std::os::fd::OwnedFd)>, ProcessError> {
-    use std::os::fd::AsFd;
+fn prepare(config: &ServerConfig) -> Result<Option<hand_over::PreparedOffer>, ProcessError> {
     let Some(path) = &config.server.handover_socket else {
         return Ok(None);
     };
-    let offer = hand_over::Offer::at(path).map_err(|e| refused(path, &e))?;
+    let prepared = hand_over::PreparedOffer::at(path).map_err(|e| refused(path, &e))?;
+    Ok(Some(prepared))
+}
+
+/// The same, from now on, and the socket that the next process will get.
+#[cfg(target_os = "linux")]
+fn offer(
+    prepared: Option<hand_over::PreparedOffer>,
+    listener: &Listener,
+) -> Result<Option<(hand_over::Offer, std::os::fd::OwnedFd)>, ProcessError> {
+    use std::os::fd::AsFd;
+    let Some(prepared) = prepared else {
+        return Ok(None);
+    };
+    let path = prepared.path.clone();
     let socket = listener.socket.as_fd().try_clone_to_owned();
-    Ok(Some((offer, socket.map_err(|e| refused(path, &e))?)))
+    let placed = socket.and_then(|socket| Ok((prepared.place()?, socket)));
+    Ok(Some(placed.map_err(|e| refused(&path, &e))?))
 }
 
 #[cfg(target_os = "linux")]
