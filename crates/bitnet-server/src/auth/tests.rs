@@ -353,6 +353,44 @@ fn a_file_that_is_cut_off_anywhere_keeps_the_old_keys_and_is_told_once() {
     assert_eq!(store.poll().unwrap().unwrap(), 2);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_older_reading_of_the_file_never_replaces_a_newer_one() {
+    let (folder, path) = keys();
+    let revoked = new_key(&path, Role::Infer);
+    let store = Arc::new(KeyStore::open(&path).unwrap());
+    let old_file = std::fs::read(&path).unwrap();
+    // A reading that has begun and goes on when somebody writes.
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::rename(&pipe, &path).unwrap();
+    let reload = || {
+        let store = store.clone();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            store.reload().unwrap();
+            let _ = done.send(());
+        });
+        (thread, is_done)
+    };
+    let (older, _) = reload();
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    // The file is another by now.
+    std::fs::rename(&path, &pipe).unwrap();
+    let new = new_key(&path, Role::Infer);
+    let (newer, is_done) = reload();
+    // If it does not wait for the older one, it is done soon.
+    let _ = is_done.recv_timeout(Duration::from_millis(200));
+    std::io::Write::write_all(&mut writer, &old_file).unwrap();
+    drop(writer);
+    older.join().unwrap();
+    newer.join().unwrap();
+    assert_eq!(store.find(&revoked), None);
+    assert!(store.find(&new).is_some());
+}
+
 #[test]
 fn hostile_files_of_keys_are_errors() {
     let (_folder, path) = keys();
