@@ -34,6 +34,9 @@ use crate::watchers::Watchers;
 /// Threads that read, write and format; the engine has its own.
 const IO_THREADS: usize = 2;
 
+/// Time that tasks, and after them the logs, have to end once nobody is served any more.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Threads that tokenise: few, for they take the engine's processors.
 const CHECKING_THREADS: usize = 4;
 
@@ -119,11 +122,11 @@ impl Process {
             .build()
             .map_err(ProcessError::Setup)?;
         let entered = runtime.enter();
+        // Those that end it early listen first: a signal is either theirs or finds no handler, and ends the process.
+        let early = Termination::listen().map_err(ProcessError::Setup)?;
         let signals = Signals::listen().map_err(ProcessError::Setup)?;
         let ends_early = tokio::spawn(early.end_early());
         drop(entered);
-        // Those that end it early listen first: a signal is either theirs or finds no handler, and ends the process.
-        let early = Termination::listen().map_err(ProcessError::Setup)?;
         #[cfg(unix)]
         raise_descriptor_limit(config.server.max_connections + health_listener::MAX_CONNECTIONS);
         Ok(Process {
@@ -179,16 +182,17 @@ impl Process {
             watchers,
         } = self;
         ends_early.abort();
+        let served = app.clone();
         let stopped = runtime.block_on(async {
+            // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
+            #[cfg(target_os = "linux")]
+            let prepared = prepare(&config)?;
             let listener = open(&config, activated).await?;
             watchers.take_over().await?;
             watchers.start(&app, &guard, tls.is_none())?;
             #[cfg(target_os = "linux")]
             let mut offer = offer(prepared, &listener)?;
             let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
-            // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
-            #[cfg(target_os = "linux")]
-            let prepared = prepare(&config)?;
             let address = server.address().map_err(ProcessError::Setup)?;
             tokio::spawn(measure(app.clone(), config.monitoring.metrics_interval));
             tokio::spawn(follow_keys(guard.clone(), config.auth.keys_poll_interval));
@@ -225,8 +229,10 @@ impl Process {
             #[cfg(target_os = "linux")]
             manager.ready();
 
+            let is_told = Cell::new(false);
             let told = async {
                 first.signal().await;
+                is_told.set(true);
                 Ending::Told
             };
             let hurry = async {
@@ -235,10 +241,8 @@ impl Process {
                 if is_told.get() {
                     second.signal().await;
                 }
-            let is_told = Cell::new(false);
                 tracing::warn!(target: LIFE, "a second signal: requests under way are cut off");
             };
-                is_told.set(true);
             #[cfg(target_os = "linux")]
             let told = async move {
                 // The copy of the socket in it must not outlive this: clients would wait for nobody.
@@ -272,8 +276,9 @@ impl Process {
             }
             Ok(stopped)
         });
-        // Requests that were cut off do not hold the process.
-        runtime.shutdown_background();
+        // Requests that were cut off do not hold the process for long, nor do logs that nobody reads.
+        runtime.shutdown_timeout(LAST_WORDS);
+        served.log.close(LAST_WORDS);
         stopped
     }
 }
@@ -490,11 +495,14 @@ impl Signals {
         Ok(Signals {
             first: Termination::listen()?,
             second: Termination::listen()?,
+            // Last of all: whoever sees its handler knows that every signal is heard.
             #[cfg(unix)]
             hangups: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
         })
     }
+}
 
+impl Termination {
     /// Ends the process at the first signal, with the exit code that shells give to one that a signal ended.
     async fn end_early(mut self) {
         let code = self.signal().await;
@@ -509,14 +517,12 @@ struct Termination {
     terminate: tokio::signal::unix::Signal,
 }
 
-            // Last of all: whoever sees its handler knows that every signal is heard.
 #[cfg(unix)]
 impl Termination {
     fn listen() -> io::Result<Termination> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Termination {
             interrupt: signal(SignalKind::interrupt())?,
-impl Termination {
             terminate: signal(SignalKind::terminate())?,
         })
     }
