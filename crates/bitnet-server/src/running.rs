@@ -183,7 +183,7 @@ impl Running {
             return Err(cancelled_early(cancelled()));
         }
         let draws_nothing = options.max_tokens == Some(0);
-        let place = model.admission.admit(prompts.len() * n)?;
+        let place = model.admission.admit(terms.tenant, prompts.len() * n)?;
         let waiting = WaitingRequest::new(account.metrics.clone(), &model.id, started);
         let checker = model.clone();
         // The place goes along: a client that leaves meanwhile takes up the checker until it is done.
