@@ -15,6 +15,8 @@ pub struct ServerLimits {
     pub max_body: usize,
     /// Bytes of bodies that arrive at once, of all requests together.
     pub max_arriving: usize,
+    /// Bytes of whole answers that wait to be read, of all requests together; one is taken however long it is.
+    pub max_leaving: usize,
     /// Requests (choices of them) that wait, beyond those that run.
     pub max_queued_requests: usize,
     /// Prompt tokens of requests that have no first token yet; one request is taken however long it is.
@@ -85,6 +87,7 @@ impl From<&ServerConfig> for ServerLimits {
             max_arriving: usize::try_from(server.max_arriving_bytes.0).unwrap_or(usize::MAX),
             max_queued_requests: performance.max_queued_requests,
             max_queued_tokens: performance.max_queued_prompt_tokens,
+            max_leaving: usize::try_from(server.max_leaving_bytes.0).unwrap_or(usize::MAX),
             max_n: MAX_N,
             max_choices: MAX_CHOICES,
             max_stops: MAX_STOPS,

@@ -464,6 +464,10 @@ pub fn engine_failed() -> ApiError {
     )
 }
 
+/// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text: 60 MB,
+/// or 48 prompts of 1,024 tokens with 20 alternatives each.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
+
 /// What is asked for each prompt.
 struct Wishes {
     n: usize,
@@ -519,10 +523,21 @@ fn check_all(
     let asked = wishes.cut_to(engine.context());
     let mut ids = Vec::with_capacity(prompts.len());
     let mut requests = Vec::with_capacity(prompts.len() * n);
+    let mut n_logprobs = 0;
     for prompt in prompts {
         let mut encoded = engine.encode_prompt(&prompt)?;
         if let Some(keep) = wishes.prompt_room(engine.context()) {
             shorten(&mut encoded, keep, engine);
+        }
+        if wishes.options.prompt_logprobs {
+            n_logprobs += encoded.len() * n * (wishes.options.top_logprobs + 1);
+        }
+        if n_logprobs > MAX_PROMPT_LOGPROBS {
+            let message = format!(
+                "the answer would have more than {MAX_PROMPT_LOGPROBS} log probabilities of prompt tokens: send fewer \
+                 prompts in a request, or ask for fewer alternatives"
+            );
+            return Err(ApiError::about("prompt", ErrorCode::InvalidValue, message));
         }
         for choice in 0..n {
             let options = GenerateOptions {

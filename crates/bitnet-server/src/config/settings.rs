@@ -180,6 +180,8 @@ settings! {
         restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
         /// Bytes of bodies that may be arriving at once, of all requests together; one more is answered 429.
         restart max_arriving_bytes: [ByteSize] = mib(64), Within(ByteSize(1024)..=mib(1 << 20));
+        /// Bytes of whole answers that may wait for their clients to read them, of all together; one more is answered 429.
+        restart max_leaving_bytes: [ByteSize] = mib(256), Within(ByteSize(1024)..=mib(1 << 20));
         /// Time a client has to send the head of a request, and for which a connection may be idle.
         restart header_timeout: [Duration] = seconds(60), Within(Duration::from_millis(100)..=DAY);
         /// Time a client has to send the body of a request.
@@ -258,6 +260,8 @@ settings! {
         /// Whether everybody may ask for a `priority` below 0, which goes before all others and takes places from requests
         /// that run. Administrators always may.
         restart allow_urgent: [bool] = false, Any;
+        /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
+        restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
         /// Where models run. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
         /// Whether prompts that begin alike are computed once.
