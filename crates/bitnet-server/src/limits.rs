@@ -53,12 +53,14 @@ pub struct ServerLimits {
     pub request_timeout: Option<Duration>,
     /// Longest time that a request may wait for a place.
     pub queue_timeout: Option<Duration>,
-    /// How vectors are pooled; `None` is as the model's files say.
-    pub pooling: Option<Pooling>,
     /// Whether everybody may ask for a priority below 0.
     pub allow_urgent: bool,
+    /// How vectors are pooled; `None` is as the model's files say.
+    pub pooling: Option<Pooling>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
+    /// Whether they are told to everybody, with who uses how much.
+    pub open_metrics: bool,
     /// Whether `/health` answers 200 while the server is degraded.
     pub degraded_ok: bool,
     /// Whether `/admin` answers.
@@ -85,9 +87,9 @@ impl From<&ServerConfig> for ServerLimits {
         ServerLimits {
             max_body: usize::try_from(server.max_body_bytes.0).unwrap_or(usize::MAX),
             max_arriving: usize::try_from(server.max_arriving_bytes.0).unwrap_or(usize::MAX),
+            max_leaving: usize::try_from(server.max_leaving_bytes.0).unwrap_or(usize::MAX),
             max_queued_requests: performance.max_queued_requests,
             max_queued_tokens: performance.max_queued_prompt_tokens,
-            max_leaving: usize::try_from(server.max_leaving_bytes.0).unwrap_or(usize::MAX),
             max_n: MAX_N,
             max_choices: MAX_CHOICES,
             max_stops: MAX_STOPS,
@@ -104,14 +106,15 @@ impl From<&ServerConfig> for ServerLimits {
             drain_timeout: server.shutdown_timeout,
             request_timeout: server.request_timeout,
             queue_timeout: performance.queue_timeout,
+            allow_urgent: performance.allow_urgent,
             pooling: match config.models.pooling {
                 PoolingChoice::Model => None,
                 PoolingChoice::Last => Some(Pooling::Last),
                 PoolingChoice::Mean => Some(Pooling::Mean),
                 PoolingChoice::Cls => Some(Pooling::Cls),
-            allow_urgent: performance.allow_urgent,
             },
             shows_metrics: config.monitoring.prometheus_enabled,
+            open_metrics: config.auth.open_metrics,
             degraded_ok: config.monitoring.degraded_ok,
             shows_admin_page: config.monitoring.admin_page,
         }
