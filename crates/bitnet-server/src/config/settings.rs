@@ -260,8 +260,6 @@ settings! {
         /// Whether everybody may ask for a `priority` below 0, which goes before all others and takes places from requests
         /// that run. Administrators always may.
         restart allow_urgent: [bool] = false, Any;
-        /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
-        restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
         /// Where models run. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
         /// Whether prompts that begin alike are computed once.
