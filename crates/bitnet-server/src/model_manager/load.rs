@@ -169,7 +169,9 @@ fn make(
         made
     })?;
     memory.after_bytes = private_bytes();
-    memory.peak_bytes = memory.peak_bytes.max(memory.after_bytes);
+    // The most that was seen, by anybody: other models may have gone since the first look.
+    let seen = memory.before_bytes.max(memory.after_bytes);
+    memory.peak_bytes = memory.peak_bytes.max(seen);
     Ok((made, memory))
 }
 
