@@ -595,39 +595,6 @@ fn buckets_fill_evenly_and_tokens_may_leave_a_debt() {
 }
 
 #[test]
-fn requests_at_once_are_counted_until_their_permits_go() {
-    let limiter = RateLimiter::default();
-    let limits = RateLimits {
-        concurrent_requests: 2,
-        ..RateLimits::default()
-    };
-    let now = Instant::now();
-    let first = limiter.enter("a", limits, now).unwrap();
-    let _second = limiter.enter("a", limits, now).unwrap();
-    assert_eq!(
-        limiter.enter("a", limits, now).unwrap_err().exceeded,
-        Exceeded::Concurrency
-    );
-    drop(first);
-    assert!(limiter.enter("a", limits, now).is_ok());
-}
-
-#[test]
-fn a_stream_counts_until_its_body_is_dropped() {
-    let router = server(&[("concurrent-requests", "1")]);
-    let open = ask(&router, &Method::POST, "/v1/chat/completions", &[]);
-    assert_eq!(open.status(), 200);
-    assert_eq!(
-        status(&router, &Method::POST, "/v1/chat/completions", &[]),
-        429
-    );
-    drop(open);
-    assert_eq!(
-        status(&router, &Method::POST, "/v1/chat/completions", &[]),
-        200
-    );
-}
-#[test]
 fn requests_without_limits_change_nothing_for_those_of_the_same_key() {
     let limiter = RateLimiter::default();
     let limits = RateLimits {
@@ -688,3 +655,36 @@ fn tokens_are_set_aside_before_they_are_used() {
     assert!(limiter.enter("a", limits, minutes(10)).is_ok());
 }
 
+#[test]
+fn requests_at_once_are_counted_until_their_permits_go() {
+    let limiter = RateLimiter::default();
+    let limits = RateLimits {
+        concurrent_requests: 2,
+        ..RateLimits::default()
+    };
+    let now = Instant::now();
+    let first = limiter.enter("a", limits, now).unwrap();
+    let _second = limiter.enter("a", limits, now).unwrap();
+    assert_eq!(
+        limiter.enter("a", limits, now).unwrap_err().exceeded,
+        Exceeded::Concurrency
+    );
+    drop(first);
+    assert!(limiter.enter("a", limits, now).is_ok());
+}
+
+#[test]
+fn a_stream_counts_until_its_body_is_dropped() {
+    let router = server(&[("concurrent-requests", "1")]);
+    let open = ask(&router, &Method::POST, "/v1/chat/completions", &[]);
+    assert_eq!(open.status(), 200);
+    assert_eq!(
+        status(&router, &Method::POST, "/v1/chat/completions", &[]),
+        429
+    );
+    drop(open);
+    assert_eq!(
+        status(&router, &Method::POST, "/v1/chat/completions", &[]),
+        200
+    );
+}
