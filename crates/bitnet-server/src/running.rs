@@ -174,9 +174,9 @@ impl Running {
             span: tracing::Span::current(),
         };
         let hold = account.context.hold.clone();
+        let counting = account.metrics.clone();
         let cancelled_early = |error| {
-            let before = CancelPhase::BeforeFirstToken;
-            account.metrics.request_cancelled(before);
+            counting.request_cancelled(CancelPhase::BeforeFirstToken);
             error
         };
         if hold.is_cancelled() {

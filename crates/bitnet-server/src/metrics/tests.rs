@@ -338,7 +338,7 @@ fn five_minutes_are_looked_back_and_no_more() {
         hash: "",
         quantization: "",
         kernel: "",
-        load: Duration::ZERO,
+        load: Some(Duration::ZERO),
         kv_block_size: 16,
         kv_blocks: 1,
         weight_bytes: 1,
