@@ -14,7 +14,8 @@ use bitnet_inference::{
 use tokio::sync::mpsc;
 
 use crate::admission::Admitted;
-use crate::auth::rate::Permit;
+use crate::auth::Refusal;
+use crate::auth::rate::{ANSWER_SHARE, Permit, TokenReservation};
 use crate::cancellation::cancelled;
 use crate::engine_thread::{CHANNEL_CAPACITY, Update};
 use crate::error::{ApiError, ErrorCode};
@@ -100,6 +101,7 @@ pub struct Running {
 struct Account {
     metrics: Arc<Metrics>,
     permit: Option<Arc<Permit>>,
+    tokens: Option<TokenReservation>, // set aside of the permit's
     max_tokens: Option<usize>,
     n: usize,
     context: Arc<RequestContext>,
@@ -162,25 +164,26 @@ impl Running {
             terms,
             permit,
         } = work;
-        let account = Account {
+        let mut account = Account {
             metrics,
             permit,
+            tokens: None,
             max_tokens: options.max_tokens,
             n,
             context: request_id::current(),
             span: tracing::Span::current(),
         };
         let hold = account.context.hold.clone();
+        let counting = account.metrics.clone();
         let cancelled_early = |error| {
-            let before = CancelPhase::BeforeFirstToken;
-            account.metrics.request_cancelled(before);
+            counting.request_cancelled(CancelPhase::BeforeFirstToken);
             error
         };
         if hold.is_cancelled() {
             return Err(cancelled_early(cancelled()));
         }
         let draws_nothing = options.max_tokens == Some(0);
-        let place = model.admission.admit(prompts.len() * n)?;
+        let place = model.admission.admit(terms.tenant, prompts.len() * n)?;
         let waiting = WaitingRequest::new(account.metrics.clone(), &model.id, started);
         let checker = model.clone();
         // The place goes along: a client that leaves meanwhile takes up the checker until it is done.
@@ -198,6 +201,8 @@ impl Running {
             .await
             .map_err(|_| ApiError::new(ErrorCode::InternalError, "checking the request failed"))?;
         let (prompts, requests) = checked?;
+        let n_prompt: usize = prompts.iter().map(Vec::len).sum();
+        account.set_aside(n_prompt, &requests, draws_nothing)?;
         place.add_tokens(
             requests
                 .iter()
@@ -273,6 +278,9 @@ impl Running {
                         .get_or_insert_with(|| self.started.elapsed());
                 }
                 choice.n_tokens += usize::from(!self.draws_nothing);
+                if let Some(tokens) = &mut self.account.tokens {
+                    tokens.tokens_used(u64::from(!self.draws_nothing));
+                }
                 choice.finish = if self.draws_nothing {
                     Some(FinishReason::Length)
                 } else {
@@ -345,13 +353,36 @@ impl Running {
     }
 }
 
+impl Account {
+    /// Takes the prompts' tokens from the account, and those that the answers may become.
+    fn set_aside(
+        &mut self,
+        n_prompt: usize,
+        requests: &[ValidRequest],
+        draws_nothing: bool,
+    ) -> Result<(), ApiError> {
+        let Some(permit) = &self.permit else {
+            return Ok(());
+        };
+        let answer = |request: &ValidRequest| match self.max_tokens {
+            _ if draws_nothing => 0,
+            Some(_) => request.max_tokens() as u64,
+            None => (request.max_tokens() as u64).min(ANSWER_SHARE),
+        };
+        let answers: u64 = requests.iter().map(answer).sum();
+        let mut tokens = permit
+            .reserve(n_prompt as u64 + answers, Instant::now())
+            .map_err(|too_much| ApiError::from(&Refusal::TooMuch(too_much)))?;
+        tokens.tokens_used(n_prompt as u64);
+        self.tokens = Some(tokens);
+        Ok(())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.account.context.hold.release();
         let tokens = self.n_prompt() + self.n_drawn();
-        if let Some(permit) = &self.account.permit {
-            permit.charge(tokens as u64, Instant::now());
-        }
         let metrics = &self.account.metrics;
         let shown = self.account.permit.as_ref();
         metrics.tokens_of(shown.and_then(|permit| permit.credential()), tokens);
@@ -433,6 +464,10 @@ pub fn engine_failed() -> ApiError {
     )
 }
 
+/// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text: 60 MB,
+/// or 48 prompts of 1,024 tokens with 20 alternatives each.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
+
 /// What is asked for each prompt.
 struct Wishes {
     n: usize,
@@ -488,10 +523,21 @@ fn check_all(
     let asked = wishes.cut_to(engine.context());
     let mut ids = Vec::with_capacity(prompts.len());
     let mut requests = Vec::with_capacity(prompts.len() * n);
+    let mut n_logprobs = 0;
     for prompt in prompts {
         let mut encoded = engine.encode_prompt(&prompt)?;
         if let Some(keep) = wishes.prompt_room(engine.context()) {
             shorten(&mut encoded, keep, engine);
+        }
+        if wishes.options.prompt_logprobs {
+            n_logprobs += encoded.len() * n * (wishes.options.top_logprobs + 1);
+        }
+        if n_logprobs > MAX_PROMPT_LOGPROBS {
+            let message = format!(
+                "the answer would have more than {MAX_PROMPT_LOGPROBS} log probabilities of prompt tokens: send fewer \
+                 prompts in a request, or ask for fewer alternatives"
+            );
+            return Err(ApiError::about("prompt", ErrorCode::InvalidValue, message));
         }
         for choice in 0..n {
             let options = GenerateOptions {

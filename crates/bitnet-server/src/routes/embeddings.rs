@@ -35,7 +35,7 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<EmbeddingList>, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let model = app.model_for(&mut fields).await?;
     unsupported::refuse(&mut fields, unsupported::EMBEDDINGS)?;
     let input = fields.need("input")?;
     let field = match &input {

@@ -286,12 +286,19 @@ fn requests_of_others_are_shown_to_administrators_and_where_nobody_has_a_key() {
         asked(&user, "GET", "/v1/stats", "")["slowest_requests"],
         Value::Null
     );
-    let text = {
+    let metrics = |key: &str| {
         let mut connection = Connection::open(server.address);
-        let authorization = format!("Authorization: Bearer {user}\r\n");
+        let authorization = format!("Authorization: Bearer {key}\r\n");
         connection.send("GET", "/metrics", &authorization, "");
         connection.answer().body
     };
+    let text = metrics(&user);
+    assert!(
+        !text.contains("bitnet_tenant_tokens"),
+        "who else asks is told to nobody: {text}"
+    );
+    assert!(text.contains("bitnet_generated_tokens_total"), "{text}");
+    let text = metrics(&admin);
     let tenants: Vec<&str> = text
         .lines()
         .filter(|line| line.starts_with("bitnet_tenant_tokens_total{tenant=\"key:"))
