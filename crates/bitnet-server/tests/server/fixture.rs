@@ -167,17 +167,6 @@ impl TestServer {
         TestServer::of(app, model.unwrap(), config)
     }
 
-    /// The same, configured.
-    pub fn with_turns_and_config(
-        engine: Arc<Engine>,
-        turns: Arc<impl Turns>,
-        config: ServerConfig,
-    ) -> TestServer {
-        let app = App::new(ServerLimits::from(&config));
-        let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &app);
-        TestServer::of(app, model.unwrap(), config)
-    }
-
     fn of(app: App, model: LoadedModel, config: ServerConfig) -> TestServer {
         app.models.insert(model);
         TestServer::run(Arc::new(app), config)
