@@ -59,6 +59,10 @@ fn end(cause: Cause, moment: Moment, stream: bool) {
     let load = model.handle.load();
     assert_eq!(load.prompt_tokens > 0, !matches!(moment, Moment::Queued));
     assert_eq!(load.generated_tokens > 1, matches!(moment, Moment::Decode));
+    // The engine is ahead of whoever writes the answer, who tells the moments apart.
+    until("its first token was taken", || {
+        !matches!(moment, Moment::Decode) || model.admission.waiting().1 == 0
+    });
     let mut connection = Some(connection);
     if cause == Cause::ClientLeaves {
         connection = None;
