@@ -113,7 +113,7 @@ async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: St
     let outcome = match restore(app, id, Some(&model)) {
         true => Ok(()),
         false => match take_out(app, id, &model) {
-            Ok(Some((job, origin, version))) => {
+            Ok(Some((job, (origin, version)))) => {
                 let outcome = load_again(app, id, &job, (origin, version)).await;
                 if outcome.is_err() {
                     put_back(app, id, model);
@@ -151,7 +151,7 @@ fn take_out(
     app: &App,
     id: &str,
     model: &Arc<LoadedModel>,
-) -> Result<Option<(Arc<LoadJob>, ModelOrigin, Option<String>)>, ApiError> {
+) -> Result<Option<(Arc<LoadJob>, Earlier)>, ApiError> {
     let mut table = app.models.write();
     let Some(entry) = table.entries.get_mut(id) else {
         return Ok(None);
@@ -168,7 +168,7 @@ fn take_out(
     };
     let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
     entry.state = EntryState::Loading(job.clone());
-    Ok(Some((job, origin, version)))
+    Ok(Some((job, (origin, version))))
 }
 
 async fn load_again(
