@@ -98,11 +98,11 @@ fn failure(app: &App, model: &LoadedModel) -> Option<String> {
     health::trouble(app, model).or_else(fails)
 }
 
-/// Whether it is `model` that answers under `id`.
+/// Whether it is `model` that answers under `id`, or is leaving: that may be given up.
 fn answers(app: &App, id: &str, model: &Arc<LoadedModel>) -> bool {
     let table = app.models.read();
-    let current = table.entries.get(id).and_then(|entry| entry.current());
-    current.is_some_and(|current| Arc::ptr_eq(current, model))
+    let found = table.entries.get(id).and_then(|entry| entry.in_memory());
+    found.is_some_and(|found| Arc::ptr_eq(found, model))
 }
 
 /// Puts the version before `model` in its place again. `false` when something else is being done to the model, which comes
