@@ -113,8 +113,8 @@ async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: St
     let outcome = match restore(app, id, Some(&model)) {
         true => Ok(()),
         false => match take_out(app, id, &model) {
-            Ok(Some((job, origin, version))) => {
-                let outcome = load_again(app, id, &job, (origin, version)).await;
+            Ok(Some((job, earlier))) => {
+                let outcome = load_again(app, id, &job, earlier).await;
                 if outcome.is_err() {
                     put_back(app, id, model);
                 }
@@ -151,7 +151,7 @@ fn take_out(
     app: &App,
     id: &str,
     model: &Arc<LoadedModel>,
-) -> Result<Option<(Arc<LoadJob>, ModelOrigin, Option<String>)>, ApiError> {
+) -> Result<Option<(Arc<LoadJob>, Earlier)>, ApiError> {
     let mut table = app.models.write();
     let Some(entry) = table.entries.get_mut(id) else {
         return Ok(None);
@@ -162,13 +162,13 @@ fn take_out(
     }
     let previous = entry.previous.as_ref();
     let earlier = previous.and_then(|p| Some((p.origin.clone()?, p.version.clone())));
-    let Some((origin, version)) = earlier else {
+    let Some(earlier) = earlier else {
         let message = "nobody knows where the version before came from";
         return Err(ApiError::new(ErrorCode::NotReady, message));
     };
     let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
     entry.state = EntryState::Loading(job.clone());
-    Ok(Some((job, origin, version)))
+    Ok(Some((job, earlier)))
 }
 
 async fn load_again(
