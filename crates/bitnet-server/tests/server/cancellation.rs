@@ -128,8 +128,8 @@ fn assert_told(answer: &Answer, stream: bool) {
         return;
     }
     assert_eq!(answer.status, 200);
-    let data = answer.body.lines().filter_map(|l| l.strip_prefix("data: "));
-    let last: Value = serde_json::from_str(data.last().unwrap()).unwrap();
+    let mut data = answer.body.lines().filter_map(|l| l.strip_prefix("data: "));
+    let last: Value = serde_json::from_str(data.next_back().unwrap()).unwrap();
     assert_eq!(last, error, "{}", answer.body);
     assert!(
         !answer.body.contains("finish_reason\":\""),

@@ -26,6 +26,7 @@ mod openapi;
 mod properties;
 mod rerank;
 mod rollback;
+mod room;
 mod runner_faults;
 mod stats;
 mod storm;
