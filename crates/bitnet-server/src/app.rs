@@ -13,7 +13,7 @@ use crate::cancellation::RequestsUnderWay;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
-use crate::metrics::Metrics;
+use crate::metrics::{CancelPhase, Metrics};
 use crate::model::LoadedModel;
 use crate::model_manager::ModelManager;
 use crate::model_manager::policy::ModelPolicy;
@@ -149,6 +149,17 @@ impl App {
     /// A bad `priority`, or a bad [`TIMEOUT_HEADER`].
     pub fn terms(&self, fields: &mut Fields, caller: &Caller) -> Result<Terms, ApiError> {
         let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
+        Ok(Terms {
+            priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
+            deadline: self.deadline(caller)?,
+            queue_timeout: self.limits.queue_timeout,
+            tenant: caller.tenant,
+            cache_salt: caller.cache_salt,
+        })
+    }
+
+    /// How long a request may take from its arrival.
+    fn deadline(&self, caller: &Caller) -> Result<Option<Duration>, ApiError> {
         let asked = caller.headers.get(TIMEOUT_HEADER).map(|value| {
             let seconds = value
                 .to_str()
@@ -160,16 +171,38 @@ impl App {
                 ApiError::about(TIMEOUT_HEADER, ErrorCode::InvalidValue, message)
             })
         });
-        let deadline = match (asked.transpose()?, self.limits.request_timeout) {
+        Ok(match (asked.transpose()?, self.limits.request_timeout) {
             (Some(asked), Some(longest)) => Some(asked.min(longest)),
             (asked, longest) => asked.or(longest),
-        };
-        Ok(Terms {
-            priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
-            deadline,
-            queue_timeout: self.limits.queue_timeout,
-            tenant: caller.tenant,
-            cache_salt: caller.cache_salt,
         })
+    }
+
+    /// [`App::model`] for a request: loading it is a part of the time that the request may take.
+    ///
+    /// # Errors
+    /// As [`App::model`], [`ErrorCode::DeadlineExceeded`], or a bad [`TIMEOUT_HEADER`].
+    pub async fn model_for(
+        self: &Arc<App>,
+        name: Option<&str>,
+        caller: &Caller,
+    ) -> Result<Arc<LoadedModel>, ApiError> {
+        let deadline = self.deadline(caller)?;
+        let attended = self.metrics.attended(CancelPhase::Load);
+        let found = match deadline {
+            None => self.model(name).await,
+            Some(time) => {
+                let left = time.saturating_sub(request_id::current().arrived.elapsed());
+                let found = tokio::time::timeout(left, self.model(name)).await;
+                found.unwrap_or_else(|_| {
+                    let message = format!(
+                        "the model was not loaded within the {} s of the request",
+                        time.as_secs_f64()
+                    );
+                    Err(ApiError::new(ErrorCode::DeadlineExceeded, message))
+                })
+            }
+        };
+        attended.ended();
+        found
     }
 }

@@ -74,7 +74,8 @@ impl GenerationRequest {
         fields: &mut Fields,
         refused: &[RefusedField],
     ) -> Result<GenerationRequest, ApiError> {
-        let model = app.model(fields.text("model")?.as_deref()).await?;
+        let name = fields.text("model")?;
+        let model = app.model_for(name.as_deref(), caller).await?;
         unsupported::refuse(fields, unsupported::GENERATION)?;
         unsupported::refuse(fields, refused)?;
         let stream = fields.flag("stream")?.unwrap_or(false);

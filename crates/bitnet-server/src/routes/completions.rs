@@ -328,7 +328,10 @@ impl Writer {
             let piece = piece?;
             let index = piece.choice;
             likelihoods[index].add(&piece);
-            self.add(piece, &running, &mut choices[index])?;
+            if let Err(error) = self.add(piece, &running, &mut choices[index]) {
+                running.give_up();
+                return Err(error);
+            }
         }
         if let Some(n) = self.best {
             let drawn = running.choices.len() / running.prompts.len();
@@ -364,8 +367,12 @@ impl Wire for Writer {
         {
             return Ok(());
         }
+        // Whoever asks for usage has them with it, in the last chunk.
+        let last = running.is_over() && choice.finish_reason.is_some();
+        let timings = (last && self.usage == StreamUsage::Never).then(|| TimingReport::of(running));
         let choices = [choice];
         events.data(&Answer {
+            timings,
             usage: match self.usage {
                 StreamUsage::Never => None,
                 StreamUsage::Last => Some(None),

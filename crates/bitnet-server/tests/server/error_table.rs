@@ -187,6 +187,10 @@ impl Turns for Flooding {
         self.0.cancel(request);
     }
 
+    fn has_run(&self, request: RequestId) -> bool {
+        self.0.has_run(request)
+    }
+
     fn current_load(&self) -> EngineLoad {
         self.0.current_load()
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod answers;
 mod attacks;
 mod cancellation;
 mod chat;
