@@ -310,3 +310,24 @@ fn what_a_route_does_not_do_is_refused_by_name() {
         assert_eq!(server.post(path, &body).status, 200, "{path} {field}");
     }
 }
+
+#[test]
+fn requests_without_a_seed_have_that_of_the_server() {
+    let server = TestServer::with_limits(ServerLimits {
+        seed: Some(7),
+        ..ServerLimits::default()
+    });
+    let seeds = |body: Value| {
+        let answer = server.post("/v1/completions", &body).json();
+        let choices = answer["choices"].as_array().unwrap().clone();
+        let seeds = choices
+            .iter()
+            .map(|choice| choice["seed"].as_u64().unwrap());
+        seeds.collect::<Vec<_>>()
+    };
+    let body = json!({"prompt": "Once", "max_tokens": 1, "n": 2});
+    assert_eq!(seeds(body.clone()), [7, 8]);
+    assert_eq!(seeds(body), [7, 8]);
+    let own = json!({"prompt": "Once", "max_tokens": 1, "seed": 3});
+    assert_eq!(seeds(own), [3]);
+}

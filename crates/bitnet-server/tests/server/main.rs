@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod determinism;
 mod device;
+mod documented;
 mod embeddings;
 mod error_table;
 mod errors;

@@ -128,6 +128,10 @@ impl Managed {
         connection
     }
 
+    pub fn admin_key(&self) -> &str {
+        &self.admin
+    }
+
     pub fn headers(&self) -> String {
         headers(&self.infer)
     }
