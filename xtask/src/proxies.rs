@@ -333,7 +333,7 @@ impl Check {
             .map(|line| {
                 let value = line.rsplit(' ').next().unwrap_or_default();
                 value
-                    .parse()
+                    .parse::<f64>()
                     .with_context(|| format!("no number in {line}"))
             })
             .sum()

@@ -51,7 +51,7 @@ pub struct EngineInfo {
     pub threads: usize,
     /// Positions of a context.
     pub context: usize,
-    /// How keys and values are stored: "f32" or "f16".
+    /// How keys and values are stored: the name of a [`KvType`](bitnet_kernels::KvType).
     pub kv_type: &'static str,
     /// Positions that the cache has room for, of all generations together.
     pub kv_positions: usize,
@@ -71,10 +71,10 @@ pub struct EngineInfo {
     /// need all logits) the head counts with the part of its small copy that every search reads; rows that are looked
     /// at singly come on top, see [`Engine::head_work`]; where channels are left out it is less, see [`Engine::traffic`].
     pub bytes_per_token: usize,
-    /// Where the packed weights came from.
-    pub packed_weights: PackedWeights,
     /// Bytes of keys and values that each position before it adds to that.
     pub kv_position_bytes: usize,
+    /// Where the packed weights came from.
+    pub packed_weights: PackedWeights,
     /// How long loading took.
     pub load: Duration,
     /// What the user should know about this machine, such as a processor without fast kernels.

@@ -1,6 +1,6 @@
 //! Where the time of one request went, and the clock that is asked.
 //!
-//! The engine owns no clock: [`crate::step::Step::step`] is handed one. Browsers' WebAssembly has no
+//! A step owns no clock, [`crate::step::Step::step`] is handed one; the engine has one. Browsers' WebAssembly has no
 //! `std::time::Instant` (reading it panics), so there [`SystemClock`] stands still and a host that wants timings passes
 //! a clock of its own.
 

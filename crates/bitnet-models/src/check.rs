@@ -13,7 +13,7 @@ use crate::finding::{Finding, Severity};
 use crate::tensor_role::TensorRole;
 
 /// Above this a scale is probably the inverse of what it should be: mean|W| of trained models is 0.01 to 3, and its
-/// inverse accordingly 0.3 to 100 (`formats.md` 4.2).
+/// inverse accordingly 0.3 to 100.
 const SUSPICIOUS_SCALE: f32 = 5.0;
 /// How many tensors with the same complaint are named one by one.
 const NAMED: usize = 3;

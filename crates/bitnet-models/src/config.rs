@@ -3,7 +3,7 @@
 //! A file's reader fills [`RawConfig`] with what it found; [`ModelConfig::new`] turns that into a [`ModelConfig`]
 //! or says which field is impossible. Everything after that (buffer sizes, tensor shapes, kernel loops) relies on
 //! it: sizes are non-zero, heads divide, the rotary part fits its head, no product of sizes overflows. The hostile
-//! values come from `formats.md` 1.5: head_count 0, heads that don't divide, an odd or too large rotary dimension,
+//! values are those that files had: head_count 0, heads that don't divide, an odd or too large rotary dimension,
 //! epsilon 0 or NaN, thousands of layers.
 
 mod embedding;

@@ -1,10 +1,14 @@
 //! Who may wait: a request is taken or refused before anything expensive is done for it.
 //!
 //! Two caps, on choices under way and on prompt tokens that nobody has run yet, bound both the memory of the queue and
-//! the time to a first token. A refusal says when to come back, from how long requests took lately.
+//! the time to a first token. The last eighth of both is for tenants that hold little, so that one that fills the queue
+//! leaves room for the others. A refusal says when to come back, from how long requests took lately.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use bitnet_inference::TenantId;
 
 use crate::error::{ApiError, ErrorCode};
 
@@ -19,15 +23,23 @@ pub struct Admission {
 
 #[derive(Debug, Default)]
 struct Counts {
+    all: Held,
+    tenants: HashMap<TenantId, Held>, // those that hold something
+    seconds: f64,                     // of a request, smoothed
+}
+
+/// What is held of the two caps.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Held {
     choices: usize,
     tokens: usize,
-    seconds: f64, // of a request, smoothed
 }
 
 /// A request that was taken. Its room is free when this is dropped.
 #[derive(Debug)]
 pub struct Admitted {
     admission: Arc<Admission>,
+    tenant: TenantId,
     choices: usize,
     tokens: usize,
     since: Instant,
@@ -36,6 +48,10 @@ pub struct Admitted {
 
 /// Weight of the newest request in the smoothed time that requests take.
 const SMOOTHING: f64 = 0.2;
+
+/// Which part of both caps is kept for tenants that hold little: enough for a few dozen requests of the default queue, and
+/// little of what one tenant alone may use.
+const KEPT: usize = 8;
 
 /// Longest time that a refused client is told to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -52,11 +68,11 @@ impl Admission {
         }
     }
 
-    /// Takes a request of `choices` choices.
+    /// Takes a request of `choices` choices from `tenant`.
     ///
     /// # Errors
     /// [`ErrorCode::QueueFull`], or [`ErrorCode::InvalidValue`] for more choices than ever fit.
-    pub fn admit(self: &Arc<Self>, choices: usize) -> Result<Admitted, ApiError> {
+    pub fn admit(self: &Arc<Self>, tenant: TenantId, choices: usize) -> Result<Admitted, ApiError> {
         if choices > self.max_choices {
             let message = format!(
                 "the request has {choices} choices, and this server takes {} at once",
@@ -65,15 +81,22 @@ impl Admission {
             return Err(ApiError::about("n", ErrorCode::InvalidValue, message));
         }
         let mut counts = self.counts();
-        if counts.choices + choices > self.max_choices {
+        if counts.all.choices + choices > self.max_choices {
             return Err(self.full(&counts, "requests"));
         }
-        if counts.tokens >= self.max_tokens {
+        if counts.all.tokens >= self.max_tokens {
             return Err(self.full(&counts, "prompt tokens"));
         }
-        counts.choices += choices;
+        // Where nothing is held, even more than the share is taken: it would never fit otherwise.
+        if counts.all.choices > 0
+            && counts.leaves_too_little(tenant, |held| held.choices, choices, self.max_choices)
+        {
+            return Err(self.full(&counts, "this client's requests"));
+        }
+        counts.change(tenant, |held| held.choices += choices);
         Ok(Admitted {
             admission: self.clone(),
+            tenant,
             choices,
             tokens: 0,
             since: Instant::now(),
@@ -88,14 +111,14 @@ impl Admission {
 
     /// Choices taken and prompt tokens that wait.
     pub fn waiting(&self) -> (usize, usize) {
-        let counts = self.counts();
-        (counts.choices, counts.tokens)
+        let held = self.counts().all;
+        (held.choices, held.tokens)
     }
 
     /// Whether the next request would be taken.
     pub fn has_room(&self) -> bool {
         let counts = self.counts();
-        counts.choices < self.max_choices && counts.tokens < self.max_tokens
+        counts.all.choices < self.max_choices && counts.all.tokens < self.max_tokens
     }
 
     /// When a new attempt has a chance, from how many there are and how long requests took lately.
@@ -104,7 +127,7 @@ impl Admission {
     }
 
     fn wait_of(&self, counts: &Counts) -> Duration {
-        let turns = (counts.choices / self.max_running.max(1)).max(1);
+        let turns = (counts.all.choices / self.max_running.max(1)).max(1);
         Duration::try_from_secs_f64(counts.seconds * turns as f64)
             .unwrap_or(LONGEST_WAIT)
             .clamp(Duration::from_secs(1), LONGEST_WAIT)
@@ -121,6 +144,32 @@ impl Admission {
     }
 }
 
+impl Counts {
+    /// Whether `more` of what `of` counts would take from what is kept for tenants that hold little. Those are who hold no
+    /// more than their share, of all who hold something and one who may come.
+    fn leaves_too_little(
+        &self,
+        tenant: TenantId,
+        of: fn(&Held) -> usize,
+        more: usize,
+        max: usize,
+    ) -> bool {
+        let own = self.tenants.get(&tenant);
+        let n_tenants = self.tenants.len() + usize::from(own.is_none());
+        let own = own.map_or(0, of) + more;
+        of(&self.all) + more > max - max / KEPT && own > max / (n_tenants + 1)
+    }
+
+    fn change(&mut self, tenant: TenantId, change: impl Fn(&mut Held)) {
+        change(&mut self.all);
+        let held = self.tenants.entry(tenant).or_default();
+        change(held);
+        if *held == Held::default() {
+            self.tenants.remove(&tenant);
+        }
+    }
+}
+
 impl Admitted {
     /// Counts the prompt tokens of the request, known now.
     ///
@@ -128,10 +177,16 @@ impl Admitted {
     /// [`ErrorCode::QueueFull`].
     pub fn add_tokens(&mut self, tokens: usize) -> Result<(), ApiError> {
         let mut counts = self.admission.counts();
-        if counts.tokens > 0 && counts.tokens + tokens > self.admission.max_tokens {
+        let max = self.admission.max_tokens;
+        if counts.all.tokens > 0 && counts.all.tokens + tokens > max {
             return Err(self.admission.full(&counts, "prompt tokens"));
         }
-        counts.tokens += tokens;
+        if counts.all.tokens > 0
+            && counts.leaves_too_little(self.tenant, |held| held.tokens, tokens, max)
+        {
+            return Err(self.admission.full(&counts, "this client's prompt tokens"));
+        }
+        counts.change(self.tenant, |held| held.tokens += tokens);
         self.tokens += tokens;
         self.ran = true;
         Ok(())
@@ -139,7 +194,8 @@ impl Admitted {
 
     /// Counts prompt tokens of a later part of a request that was taken: it is not refused in the middle.
     pub fn add_part(&mut self, tokens: usize) {
-        self.admission.counts().tokens += tokens;
+        let mut counts = self.admission.counts();
+        counts.change(self.tenant, |held| held.tokens += tokens);
         self.tokens += tokens;
     }
 
@@ -147,15 +203,18 @@ impl Admitted {
     pub fn tokens_ran(&mut self, tokens: usize) {
         let tokens = tokens.min(self.tokens);
         self.tokens -= tokens;
-        self.admission.counts().tokens -= tokens;
+        let mut counts = self.admission.counts();
+        counts.change(self.tenant, |held| held.tokens -= tokens);
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         let mut counts = self.admission.counts();
-        counts.choices -= self.choices;
-        counts.tokens -= self.tokens;
+        counts.change(self.tenant, |held| {
+            held.choices -= self.choices;
+            held.tokens -= self.tokens;
+        });
         if self.ran {
             // Refusals are quick, and would make the others look so.
             let took = self.since.elapsed().as_secs_f64();
@@ -168,18 +227,22 @@ impl Drop for Admitted {
 mod tests {
     use super::*;
 
+    const ALICE: TenantId = TenantId(1);
+    const BOB: TenantId = TenantId(2);
+    const CAROL: TenantId = TenantId(3);
+
     #[test]
     fn places_are_counted_and_given_back() {
         let admission = Arc::new(Admission::new(1, 2, 100));
-        let first = admission.admit(2).unwrap();
-        let second = admission.admit(1).unwrap();
-        let refused = admission.admit(1).unwrap_err();
+        let first = admission.admit(ALICE, 2).unwrap();
+        let second = admission.admit(ALICE, 1).unwrap();
+        let refused = admission.admit(ALICE, 1).unwrap_err();
         assert_eq!(refused.code, ErrorCode::QueueFull);
         assert!(refused.retry_after.unwrap() >= Duration::from_secs(1));
         assert!(!admission.has_room());
         drop(first);
         assert_eq!(admission.waiting(), (1, 0));
-        drop((admission.admit(2).unwrap(), second));
+        drop((admission.admit(ALICE, 2).unwrap(), second));
         assert_eq!(admission.waiting(), (0, 0));
     }
 
@@ -187,14 +250,14 @@ mod tests {
     fn refused_requests_do_not_shorten_the_time_to_come_back() {
         let admission = Arc::new(Admission::new(1, 1, 100));
         admission.counts().seconds = 20.0;
-        let mut running = admission.admit(1).unwrap();
+        let mut running = admission.admit(ALICE, 1).unwrap();
         running.add_tokens(100).unwrap();
         for _ in 0..100 {
-            assert!(admission.admit(1).is_err());
+            assert!(admission.admit(ALICE, 1).is_err());
         }
         running.tokens_ran(50);
         for _ in 0..100 {
-            let mut long = admission.admit(1).unwrap();
+            let mut long = admission.admit(ALICE, 1).unwrap();
             assert!(long.add_tokens(90).is_err());
         }
         assert_eq!(admission.wait(), Duration::from_secs(20));
@@ -203,15 +266,43 @@ mod tests {
     #[test]
     fn a_long_prompt_is_taken_alone_and_refused_behind_another() {
         let admission = Arc::new(Admission::new(1, 9, 100));
-        let mut long = admission.admit(1).unwrap();
-        let mut late = admission.admit(1).unwrap();
+        let mut long = admission.admit(ALICE, 1).unwrap();
+        let mut late = admission.admit(ALICE, 1).unwrap();
         long.add_tokens(500).unwrap();
         assert_eq!(late.add_tokens(1).unwrap_err().code, ErrorCode::QueueFull);
-        assert_eq!(admission.admit(1).unwrap_err().code, ErrorCode::QueueFull);
+        assert_eq!(
+            admission.admit(ALICE, 1).unwrap_err().code,
+            ErrorCode::QueueFull
+        );
         long.tokens_ran(450);
-        late.add_tokens(50).unwrap();
+        late.add_tokens(38).unwrap();
         assert!(late.add_tokens(1).is_err());
         drop(long);
-        assert_eq!(admission.waiting(), (1, 50));
+        assert_eq!(admission.waiting(), (1, 38));
+    }
+
+    #[test]
+    fn who_fills_the_queue_leaves_room_for_others() {
+        let admission = Arc::new(Admission::new(8, 56, 800));
+        let take = |tenant| admission.admit(tenant, 1);
+        let alice: Vec<Admitted> = std::iter::from_fn(|| take(ALICE).ok()).collect();
+        assert_eq!(alice.len(), 56);
+        let bob: Vec<Admitted> = (0..4).map(|_| take(BOB).unwrap()).collect();
+        assert_eq!(take(ALICE).unwrap_err().code, ErrorCode::QueueFull);
+        let carol: Vec<Admitted> = (0..4).map(|_| take(CAROL).unwrap()).collect();
+        assert!(take(CAROL).is_err(), "full is full");
+        drop((alice, bob, carol));
+        assert!(admission.counts().tenants.is_empty());
+
+        let mut alice = take(ALICE).unwrap();
+        let mut bob = take(BOB).unwrap();
+        alice.add_tokens(650).unwrap();
+        assert!(take(ALICE).unwrap().add_tokens(100).is_err());
+        bob.add_tokens(100).unwrap();
+        // One request of many choices is taken by an idle server, and not beside others.
+        drop((alice, bob));
+        drop(admission.admit(ALICE, 64).unwrap());
+        let _bob = take(BOB).unwrap();
+        assert!(admission.admit(ALICE, 63).is_err());
     }
 }

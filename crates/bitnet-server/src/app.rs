@@ -1,6 +1,8 @@
 //! What every route sees: the models, the limits, and whether the server is ending.
 
+use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -43,6 +45,10 @@ pub struct App {
     pub bodies: Arc<Semaphore>,
     /// Room for texts that are tokenised without being put in the queue.
     pub tokenising: Arc<Semaphore>,
+    /// Room for bodies whose requests wait for their model to be loaded, in the same units.
+    pub held_bodies: Arc<Semaphore>,
+    /// Room for whole answers that wait to be read, in the same units.
+    pub leaving: Arc<Semaphore>,
     /// When the server started.
     pub started: Instant,
     accepting: AtomicBool,
@@ -63,6 +69,7 @@ const LONGEST_CONTEXT: usize = 1 << 18;
 impl App {
     /// A server without models.
     pub fn new(limits: ServerLimits) -> App {
+        let room = units(limits.max_arriving);
         App {
             models: ModelRegistry::default(),
             manager: ModelManager::new(ModelPolicy::default()),
@@ -71,9 +78,9 @@ impl App {
             log: RequestLog::default(),
             telemetry: None,
             requests: RequestsUnderWay::default(),
-            bodies: Arc::new(Semaphore::new(
-                (limits.max_arriving / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS),
-            )),
+            bodies: Arc::new(Semaphore::new(room)),
+            held_bodies: Arc::new(Semaphore::new(room)),
+            leaving: Arc::new(Semaphore::new(units(limits.max_leaving))),
             // Each holds a text and a thread at times, as those in the queue do.
             tokenising: Arc::new(Semaphore::new(
                 limits.max_queued_requests.clamp(1, Semaphore::MAX_PERMITS),
@@ -111,6 +118,11 @@ impl App {
         self.accepting.load(Ordering::Acquire)
     }
 
+    /// All of the room of [`App::leaving`].
+    pub fn leaving_units(&self) -> usize {
+        units(self.limits.max_leaving)
+    }
+
     /// From now on no request is taken; those under way go on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
@@ -143,12 +155,35 @@ impl App {
         Running::start(model, self.metrics.clone(), work).await
     }
 
+    /// [`App::model`] for a request whose `model` is in `fields`. While it waits for the model to be loaded its body
+    /// takes up room, as while it arrived: however many wait, their memory is bounded.
+    ///
+    /// # Errors
+    /// As that, and [`ErrorCode::QueueFull`] when too much is waiting.
+    pub async fn model_for(
+        self: &Arc<App>,
+        fields: &mut Fields,
+    ) -> Result<Arc<LoadedModel>, ApiError> {
+        let name = fields.text("model")?;
+        let found = self.model(name.as_deref());
+        with_room(&self.held_bodies, fields.body_len, found).await?
+    }
+
     /// On which terms a request waits and runs.
     ///
     /// # Errors
-    /// A bad `priority`, or a bad [`TIMEOUT_HEADER`].
+    /// A bad `priority` or one that the caller may not ask for, or a bad [`TIMEOUT_HEADER`].
     pub fn terms(&self, fields: &mut Fields, caller: &Caller) -> Result<Terms, ApiError> {
         let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
+        let is_urgent = priority.is_some_and(|priority| priority < 0);
+        if is_urgent && !caller.is_admin && !self.limits.allow_urgent {
+            // It would go before everybody else's, whoever they are, and take places from those that run.
+            let message = "a priority below 0 is for administrators";
+            return Err(
+                ApiError::about("priority", ErrorCode::InsufficientRole, message)
+                    .with_hint("performance.allow_urgent gives it to everybody"),
+            );
+        }
         Ok(Terms {
             priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
             deadline: self.deadline(caller)?,
@@ -177,22 +212,22 @@ impl App {
         })
     }
 
-    /// [`App::model`] for a request: loading it is a part of the time that the request may take.
+    /// [`App::model_for`] a request whose time counts: loading its model is a part of what it may take.
     ///
     /// # Errors
-    /// As [`App::model`], [`ErrorCode::DeadlineExceeded`], or a bad [`TIMEOUT_HEADER`].
-    pub async fn model_for(
+    /// As [`App::model_for`], [`ErrorCode::DeadlineExceeded`], or a bad [`TIMEOUT_HEADER`].
+    pub async fn model_in_time(
         self: &Arc<App>,
-        name: Option<&str>,
+        fields: &mut Fields,
         caller: &Caller,
     ) -> Result<Arc<LoadedModel>, ApiError> {
         let deadline = self.deadline(caller)?;
         let attended = self.metrics.attended(CancelPhase::Load);
         let found = match deadline {
-            None => self.model(name).await,
+            None => self.model_for(fields).await,
             Some(time) => {
                 let left = time.saturating_sub(request_id::current().arrived.elapsed());
-                let found = tokio::time::timeout(left, self.model(name)).await;
+                let found = tokio::time::timeout(left, self.model_for(fields)).await;
                 found.unwrap_or_else(|_| {
                     let message = format!(
                         "the model was not loaded within the {} s of the request",
@@ -204,5 +239,68 @@ impl App {
         };
         attended.ended();
         found
+    }
+}
+
+fn units(bytes: usize) -> usize {
+    (bytes / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+/// What comes of `work`, which takes room for a body of `body_len` bytes unless it is done at once.
+async fn with_room<T>(
+    room: &Semaphore,
+    body_len: usize,
+    work: impl Future<Output = T>,
+) -> Result<T, ApiError> {
+    let mut work = pin!(work);
+    let at_once = tokio::select! {
+        biased;
+        done = &mut work => Some(done),
+        () = std::future::ready(()) => None,
+    };
+    if let Some(done) = at_once {
+        return Ok(done);
+    }
+    let units = u32::try_from(body_len.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX);
+    let _room = room.try_acquire_many(units).map_err(|_| {
+        let message = "too many requests wait for their model to be loaded";
+        ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))
+    })?;
+    Ok(work.await)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[test]
+    fn requests_that_wait_for_a_model_hold_no_more_than_there_is_room_for() {
+        let room = Semaphore::new(3);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut first = Box::pin(with_room(&room, 2 * BODY_UNIT, pending::<()>()));
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        let refused = Box::pin(with_room(&room, 2 * BODY_UNIT, pending::<()>()))
+            .as_mut()
+            .poll(&mut cx);
+        let std::task::Poll::Ready(Err(error)) = refused else {
+            panic!("there is no room: {refused:?}");
+        };
+        assert_eq!(error.code, ErrorCode::QueueFull);
+        assert!(error.retry_after.is_some());
+        let mut small = Box::pin(with_room(&room, 1, pending::<()>()));
+        assert!(small.as_mut().poll(&mut cx).is_pending());
+        let at_once = Box::pin(with_room(&room, 1 << 30, ready(7)))
+            .as_mut()
+            .poll(&mut cx);
+        assert!(
+            matches!(at_once, std::task::Poll::Ready(Ok(7))),
+            "it waits for nothing"
+        );
+        drop(first);
+        let mut next = Box::pin(with_room(&room, 2 * BODY_UNIT, pending::<()>()));
+        assert!(next.as_mut().poll(&mut cx).is_pending());
     }
 }

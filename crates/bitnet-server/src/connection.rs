@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::seats::{AtWork, Seat};
 use crate::tally::{Entered, Tally};
 
 /// A TCP stream whose writes fail when nothing could be written for a while.
@@ -25,21 +26,28 @@ pub struct Connection {
     patience: Duration,
     stuck: Option<Stuck>,
     under_way: Tally,
+    seat: Arc<Seat>,
 }
 
-/// Since a write could not go on. It counts as work: a server that ends waits for it.
+/// Since a write could not go on. It counts as work: a server that ends waits for it, and it keeps its place.
 struct Stuck {
     over: Pin<Box<Sleep>>,
-    _work: Entered,
+    _work: (Entered, AtWork),
 }
 
 /// How often a client is looked for that has sent more than was read: each look costs no system call.
 const LOOK: Duration = Duration::from_millis(250);
 
 impl Connection {
-    /// Wraps `stream`; writes that wait are counted in `under_way`.
-    pub fn new(stream: Arc<TcpStream>, patience: Duration, under_way: Tally) -> Connection {
+    /// Wraps `stream`; writes that wait are counted in `under_way`, and keep their place.
+    pub fn new(
+        stream: Arc<TcpStream>,
+        patience: Duration,
+        under_way: Tally,
+        seat: Arc<Seat>,
+    ) -> Connection {
         Connection {
+            seat,
             stream,
             patience,
             stuck: None,
@@ -59,7 +67,7 @@ impl Connection {
         let patience = self.patience;
         let stuck = self.stuck.get_or_insert_with(|| Stuck {
             over: Box::pin(sleep(patience)),
-            _work: self.under_way.enter(),
+            _work: (self.under_way.enter(), self.seat.work()),
         });
         if stuck.over.as_mut().poll(cx).is_ready() {
             stuck.over.as_mut().reset(Instant::now() + patience);

@@ -353,6 +353,8 @@ impl<T: Turns> Worker<T> {
 
     fn obey(&mut self, command: Command) {
         match command {
+            // It was on its way when all requests were ended: it ends as they did, by its closed channel.
+            Command::Submit { .. } if self.shared.ended.load(Ordering::Acquire) => {}
             Command::Submit {
                 ticket,
                 choice,

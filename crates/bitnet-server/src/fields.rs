@@ -14,6 +14,8 @@ use crate::error::{ApiError, ErrorCode};
 #[derive(Debug)]
 pub struct Fields {
     map: Map<String, Value>,
+    /// Bytes of the body that they came in, which say how much memory they may take; 0 of an object inside another.
+    pub body_len: usize,
 }
 
 impl Fields {
@@ -23,7 +25,10 @@ impl Fields {
     /// [`ErrorCode::InvalidJson`] for anything but an object; objects nested more than 127 deep are refused too.
     pub fn parse(body: &[u8]) -> Result<Fields, ApiError> {
         match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => Ok(Fields { map }),
+            Ok(Value::Object(map)) => Ok(Fields {
+                map,
+                body_len: body.len(),
+            }),
             Ok(_) => Err(ApiError::new(
                 ErrorCode::InvalidJson,
                 "the body is JSON but no object",
@@ -145,7 +150,7 @@ impl Fields {
     pub fn object(&mut self, name: &'static str) -> Result<Option<Fields>, ApiError> {
         match self.take(name) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Fields { map })),
+            Some(Value::Object(map)) => Ok(Some(Fields::from(map))),
             Some(other) => Err(ApiError::invalid(name, &other, "an object")),
         }
     }
@@ -169,7 +174,7 @@ impl Fields {
 
 impl From<Map<String, Value>> for Fields {
     fn from(map: Map<String, Value>) -> Fields {
-        Fields { map }
+        Fields { map, body_len: 0 }
     }
 }
 

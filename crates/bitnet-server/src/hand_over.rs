@@ -46,6 +46,15 @@ pub struct Offer {
     is_given: bool,
 }
 
+/// A socket that will wait at a path: everything that can fail has been done.
+#[derive(Debug)]
+pub struct PreparedOffer {
+    /// Where it will wait.
+    pub path: PathBuf,
+    socket: Option<UnixListener>,
+    fresh: PathBuf,
+}
+
 /// A socket that the older process has offered and still accepts on.
 #[derive(Debug)]
 pub struct Offered {
@@ -126,31 +135,54 @@ fn receive(stream: &BlockingStream) -> io::Result<OwnedFd> {
     }
 }
 
-impl Offer {
-    /// Waits at `path`, in place of whoever waited there before. It must be called inside the runtime.
+impl PreparedOffer {
+    /// Makes a socket beside `path`. It must be called inside the runtime.
     ///
     /// # Errors
     /// When the directory cannot be written to.
-    pub fn at(path: &Path) -> io::Result<Offer> {
+    pub fn at(path: &Path) -> io::Result<PreparedOffer> {
         // Under another name until nobody else can connect; the exchange is one step.
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}", std::process::id()));
         let fresh = PathBuf::from(name);
-        let socket = UnixListener::bind(&fresh)?;
-        let placed = std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))
-            .and_then(|()| std::fs::rename(&fresh, path));
-        if let Err(error) = placed {
-            // The first error is the one that matters.
-            let _ = std::fs::remove_file(&fresh);
-            return Err(error);
+        // Left behind by a killed process of the same number: in containers most have the same.
+        let is_socket = |found: std::fs::Metadata| found.file_type().is_socket();
+        if std::fs::symlink_metadata(&fresh).is_ok_and(is_socket) {
+            std::fs::remove_file(&fresh)?;
         }
-        Ok(Offer {
-            socket,
+        let prepared = PreparedOffer {
             path: path.to_owned(),
+            socket: Some(UnixListener::bind(&fresh)?),
+            fresh,
+        };
+        std::fs::set_permissions(&prepared.fresh, Permissions::from_mode(0o600))?;
+        Ok(prepared)
+    }
+
+    /// Waits at its path from now on, in place of whoever waited there before.
+    ///
+    /// # Errors
+    /// When something has come to be there that cannot be replaced.
+    pub fn place(mut self) -> io::Result<Offer> {
+        std::fs::rename(&self.fresh, &self.path)?;
+        Ok(Offer {
+            socket: self.socket.take().expect("it is taken once"),
+            path: std::mem::take(&mut self.path),
             is_given: false,
         })
     }
+}
 
+impl Drop for PreparedOffer {
+    fn drop(&mut self) {
+        if self.socket.is_some() {
+            // It is ours, or is gone.
+            let _ = std::fs::remove_file(&self.fresh);
+        }
+    }
+}
+
+impl Offer {
     /// Gives `listener` to the first process that asks for it and takes it. That process is accepting already: the caller
     /// stops.
     pub async fn give(&mut self, listener: impl AsFd) {

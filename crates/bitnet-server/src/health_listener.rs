@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::app::App;
 use crate::http1::{Http, ServingPhase};
+use crate::seats::Seats;
 use crate::server::{ACCEPT_PAUSE, is_of_a_client};
 use crate::tally::Tally;
 
@@ -119,9 +120,10 @@ async fn accept(listener: &TcpListener, http: Arc<Http>) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let http = http.clone();
+                // Whoever takes longer is no probe, so nobody need make room.
+                let seat = Seats::default().enter();
                 tokio::spawn(async move {
-                    // Whoever takes longer is no probe.
-                    let _ = timeout(PATIENCE, http.serve(stream, peer)).await;
+                    let _ = timeout(PATIENCE, http.serve(stream, peer, seat)).await;
                     drop(place);
                 });
             }

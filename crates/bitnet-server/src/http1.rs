@@ -26,6 +26,7 @@ use crate::app::App;
 use crate::connection::{Connection, until_gone};
 use crate::error::{ApiError, ErrorCode};
 use crate::held_body::HeldBody;
+use crate::seats::Seat;
 use crate::tally::Tally;
 use crate::tls::TlsIdentity;
 use crate::transport::{Transport, whole_answer};
@@ -67,8 +68,15 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 impl Http {
-    /// Serves `stream` to its end.
-    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    /// Serves `stream` to its end, or until it is to make room.
+    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr, seat: Arc<Seat>) {
+        tokio::select! {
+            () = self.serve_to_its_end(stream, peer, &seat) => {}
+            () = seat.is_to_leave() => tracing::debug!(%peer, "closed to make room for another connection"),
+        }
+    }
+
+    async fn serve_to_its_end(&self, stream: TcpStream, peer: SocketAddr, seat: &Arc<Seat>) {
         // Tokens are small and each should leave at once.
         let _ = stream.set_nodelay(true);
         let stream = Arc::new(stream);
@@ -76,6 +84,7 @@ impl Http {
             stream.clone(),
             self.app.limits.write_timeout,
             self.under_way.clone(),
+            seat.clone(),
         );
         let transport = match &self.tls {
             None => Transport::plain(connection),
@@ -95,7 +104,7 @@ impl Http {
         let service = service_fn(|request: Request<Incoming>| {
             // What is refused anyway is not waited for.
             let waited_for = (!self.app.is_draining()).then(|| self.under_way.enter());
-            self.answer(request, peer, (waited_for, busy.enter()))
+            self.answer(request, peer, (waited_for, busy.enter(), seat.work()))
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())

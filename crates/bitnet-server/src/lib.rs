@@ -37,6 +37,7 @@ pub mod health_check;
 pub mod health_listener;
 pub mod held_body;
 pub mod http1;
+pub mod leaving;
 pub mod limits;
 pub mod listener;
 pub mod log;
@@ -54,6 +55,7 @@ pub mod request_log;
 pub mod routes;
 pub mod running;
 pub mod sampling;
+pub mod seats;
 pub mod server;
 #[cfg(target_os = "linux")]
 pub mod service_manager;

@@ -15,6 +15,8 @@ pub struct ServerLimits {
     pub max_body: usize,
     /// Bytes of bodies that arrive at once, of all requests together.
     pub max_arriving: usize,
+    /// Bytes of whole answers that wait to be read, of all requests together; one is taken however long it is.
+    pub max_leaving: usize,
     /// Requests (choices of them) that wait, beyond those that run.
     pub max_queued_requests: usize,
     /// Prompt tokens of requests that have no first token yet; one request is taken however long it is.
@@ -31,7 +33,7 @@ pub struct ServerLimits {
     pub max_biases: usize,
     /// Messages of a conversation.
     pub max_messages: usize,
-    /// Connections at once; others wait to be accepted.
+    /// Connections at once. Past them, who has waited longest for a request makes room, or others wait to be accepted.
     pub max_connections: usize,
     /// Connections of one address at once; 0 is no limit. More are closed.
     pub max_connections_per_peer: usize,
@@ -53,10 +55,14 @@ pub struct ServerLimits {
     pub queue_timeout: Option<Duration>,
     /// The seed of requests that name none; `None` is a new one for each.
     pub seed: Option<u64>,
+    /// Whether everybody may ask for a priority below 0.
+    pub allow_urgent: bool,
     /// How vectors are pooled; `None` is as the model's files say.
     pub pooling: Option<Pooling>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
+    /// Whether they are told to everybody, with who uses how much.
+    pub open_metrics: bool,
     /// Whether `/health` answers 200 while the server is degraded.
     pub degraded_ok: bool,
     /// Whether `/admin` answers.
@@ -83,6 +89,7 @@ impl From<&ServerConfig> for ServerLimits {
         ServerLimits {
             max_body: usize::try_from(server.max_body_bytes.0).unwrap_or(usize::MAX),
             max_arriving: usize::try_from(server.max_arriving_bytes.0).unwrap_or(usize::MAX),
+            max_leaving: usize::try_from(server.max_leaving_bytes.0).unwrap_or(usize::MAX),
             max_queued_requests: performance.max_queued_requests,
             max_queued_tokens: performance.max_queued_prompt_tokens,
             max_n: MAX_N,
@@ -102,6 +109,7 @@ impl From<&ServerConfig> for ServerLimits {
             request_timeout: server.request_timeout,
             queue_timeout: performance.queue_timeout,
             seed: None,
+            allow_urgent: performance.allow_urgent,
             pooling: match config.models.pooling {
                 PoolingChoice::Model => None,
                 PoolingChoice::Last => Some(Pooling::Last),
@@ -109,6 +117,7 @@ impl From<&ServerConfig> for ServerLimits {
                 PoolingChoice::Cls => Some(Pooling::Cls),
             },
             shows_metrics: config.monitoring.prometheus_enabled,
+            open_metrics: config.auth.open_metrics,
             degraded_ok: config.monitoring.degraded_ok,
             shows_admin_page: config.monitoring.admin_page,
         }

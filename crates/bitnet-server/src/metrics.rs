@@ -281,7 +281,13 @@ impl Metrics {
     /// The text of all metrics.
     pub fn text(&self, exposition: Exposition) -> String {
         self.refresh();
-        self.registry.text(exposition)
+        self.registry.text(exposition, &[])
+    }
+
+    /// The same without what tells who asks.
+    pub fn text_without_tenants(&self, exposition: Exposition) -> String {
+        self.refresh();
+        self.registry.text(exposition, &[Id::TenantTokens])
     }
 
     /// The values, for `/v1/stats`: it must not count for itself.

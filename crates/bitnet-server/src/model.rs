@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitnet_inference::{Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, Prompt};
@@ -14,6 +14,7 @@ use crate::engine_thread::{EngineHandle, Turns};
 use crate::metrics::rolling::RollingFigures;
 use crate::metrics::{EngineKey, LoadedInfo, Metrics, StepFigures};
 use crate::model_manager::policy::{ModelOrigin, OriginSource};
+use crate::model_manager::room::Room;
 use crate::model_manager::validate::Validation;
 
 /// The name that always stands for the default model.
@@ -43,6 +44,8 @@ pub struct LoadedModel {
     pub choice: Option<String>,
     metrics: Arc<Metrics>,
     load_counted: AtomicBool,
+    started: Instant,
+    room: Mutex<Option<Room>>,
 }
 
 /// Digits of a version in a fingerprint: enough to tell any two models apart, few enough to be read.
@@ -129,6 +132,8 @@ impl LoadedModel {
             choice: None,
             metrics: app.metrics.clone(),
             load_counted: AtomicBool::new(false),
+            started: Instant::now(),
+            room: Mutex::new(None),
             engine,
         })
     }
@@ -161,6 +166,20 @@ impl LoadedModel {
         }
     }
 
+    /// The same, which has this room until it is published.
+    #[must_use]
+    pub(crate) fn in_room(self, room: Room) -> LoadedModel {
+        LoadedModel {
+            room: Mutex::new(Some(room)),
+            ..self
+        }
+    }
+
+    /// Time since it was loaded.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// What runs it now: the CPU, where it has taken over from a device that failed.
     pub fn device(&self) -> &'static str {
         match self.handle.load().device_failures {
@@ -174,8 +193,14 @@ impl LoadedModel {
         self.metrics.rolling(&self.id, Instant::now())
     }
 
-    /// Tells the metrics that this is what answers under its name now.
+    /// Tells the metrics that this is what answers under its name now; from here on it takes room by being there.
     pub(crate) fn announce(&self) {
+        let room = self
+            .room
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(room);
         let (info, load) = (self.engine.info(), self.handle.load());
         self.metrics.model_loaded(&LoadedInfo {
             model: &self.id,

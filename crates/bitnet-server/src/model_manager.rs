@@ -6,7 +6,8 @@
 //! - [`version`]: what a model's bytes are called
 //! - [`job`] and [`load`]: from a file to a model; [`validate`]: whether it says what its file says;
 //!   [`incompatible`]: why a file is none
-//! - [`swap`]: new versions and back, [`probation`]: by themselves; [`unload`]: room for others
+//! - [`swap`]: new versions and back, [`probation`]: by themselves; [`unload`]: out of memory; [`room`]: who leaves for
+//!   others
 
 pub mod incompatible;
 pub mod job;
@@ -15,6 +16,7 @@ pub mod paths;
 pub mod policy;
 pub mod probation;
 pub mod registry;
+pub mod room;
 pub mod swap;
 pub mod unload;
 pub mod validate;
@@ -28,6 +30,7 @@ use self::job::LoadJob;
 use self::load::LoadOrder;
 use self::policy::{ModelOrigin, ModelPolicy};
 use self::registry::{EntryState, Found, not_loaded};
+use self::room::Arriving;
 use self::validate::ValidationPlan;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -37,6 +40,8 @@ use crate::model::LoadedModel;
 pub struct ModelManager {
     /// What the operator allows.
     pub policy: ModelPolicy,
+    /// What is on its way into memory.
+    arriving: Arriving,
     turn: Arc<Semaphore>,
 }
 
@@ -45,6 +50,7 @@ impl ModelManager {
     pub fn new(policy: ModelPolicy) -> ModelManager {
         ModelManager {
             policy,
+            arriving: Arriving::default(),
             turn: Arc::new(Semaphore::new(1)),
         }
     }
@@ -108,13 +114,13 @@ async fn run_load(
     plan: Option<ValidationPlan>,
 ) -> Result<(), ApiError> {
     let turn = app.manager.turn().await;
-    unload::make_room(app, &origin)?;
     let order = LoadOrder {
         id: id.to_owned(),
         origin: origin.clone(),
         plan,
         like: None,
         version: None,
+        keeps_old: false,
     };
     let (model, _) = load::load(app, job, order, turn).await?;
     app.models.publish(model, Some(origin), false);

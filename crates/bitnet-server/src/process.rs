@@ -5,6 +5,7 @@
 //! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn. Its health port answers from
 //! [`Process::watch_over`] on, that is before.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ use crate::watchers::Watchers;
 
 /// Threads that read, write and format; the engine has its own.
 const IO_THREADS: usize = 2;
+
+/// Time that tasks, and after them the logs, have to end once nobody is served any more.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Threads that tokenise: few, for they take the engine's processors.
 const CHECKING_THREADS: usize = 4;
@@ -118,8 +122,10 @@ impl Process {
             .build()
             .map_err(ProcessError::Setup)?;
         let entered = runtime.enter();
+        // Those that end it early listen first: a signal is either theirs or finds no handler, and ends the process.
+        let early = Termination::listen().map_err(ProcessError::Setup)?;
         let signals = Signals::listen().map_err(ProcessError::Setup)?;
-        let ends_early = tokio::spawn(Signals::listen().map_err(ProcessError::Setup)?.end_early());
+        let ends_early = tokio::spawn(early.end_early());
         drop(entered);
         #[cfg(unix)]
         raise_descriptor_limit(config.server.max_connections + health_listener::MAX_CONNECTIONS);
@@ -176,12 +182,16 @@ impl Process {
             watchers,
         } = self;
         ends_early.abort();
+        let served = app.clone();
         let stopped = runtime.block_on(async {
+            // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
+            #[cfg(target_os = "linux")]
+            let prepared = prepare(&config)?;
             let listener = open(&config, activated).await?;
             watchers.take_over().await?;
             watchers.start(&app, &guard, tls.is_none())?;
             #[cfg(target_os = "linux")]
-            let mut offer = offer(&config, &listener)?;
+            let mut offer = offer(prepared, &listener)?;
             let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
             let address = server.address().map_err(ProcessError::Setup)?;
             tokio::spawn(measure(app.clone(), config.monitoring.metrics_interval));
@@ -219,13 +229,18 @@ impl Process {
             #[cfg(target_os = "linux")]
             manager.ready();
 
+            let is_told = Cell::new(false);
             let told = async {
                 first.signal().await;
+                is_told.set(true);
                 Ending::Told
             };
             let hurry = async {
                 second.signal().await;
-                second.signal().await;
+                // Where another process has taken over, nobody needed a first one.
+                if is_told.get() {
+                    second.signal().await;
+                }
                 tracing::warn!(target: LIFE, "a second signal: requests under way are cut off");
             };
             #[cfg(target_os = "linux")]
@@ -261,8 +276,9 @@ impl Process {
             }
             Ok(stopped)
         });
-        // Requests that were cut off do not hold the process.
-        runtime.shutdown_background();
+        // Requests that were cut off do not hold the process for long, nor do logs that nobody reads.
+        runtime.shutdown_timeout(LAST_WORDS);
+        served.log.close(LAST_WORDS);
         stopped
     }
 }
@@ -303,19 +319,30 @@ fn refused(path: &std::path::Path, error: &io::Error) -> ProcessError {
     }
 }
 
-/// Where the next process finds this one, and the socket that it will get.
+/// Where the next process will find this one.
 #[cfg(target_os = "linux")]
-fn offer(
-    config: &ServerConfig,
-    listener: &Listener,
-) -> Result<Option<(hand_over::Offer, std::os::fd::OwnedFd)>, ProcessError> {
-    use std::os::fd::AsFd;
+fn prepare(config: &ServerConfig) -> Result<Option<hand_over::PreparedOffer>, ProcessError> {
     let Some(path) = &config.server.handover_socket else {
         return Ok(None);
     };
-    let offer = hand_over::Offer::at(path).map_err(|e| refused(path, &e))?;
+    let prepared = hand_over::PreparedOffer::at(path).map_err(|e| refused(path, &e))?;
+    Ok(Some(prepared))
+}
+
+/// The same, from now on, and the socket that the next process will get.
+#[cfg(target_os = "linux")]
+fn offer(
+    prepared: Option<hand_over::PreparedOffer>,
+    listener: &Listener,
+) -> Result<Option<(hand_over::Offer, std::os::fd::OwnedFd)>, ProcessError> {
+    use std::os::fd::AsFd;
+    let Some(prepared) = prepared else {
+        return Ok(None);
+    };
+    let path = prepared.path.clone();
     let socket = listener.socket.as_fd().try_clone_to_owned();
-    Ok(Some((offer, socket.map_err(|e| refused(path, &e))?)))
+    let placed = socket.and_then(|socket| Ok((prepared.place()?, socket)));
+    Ok(Some(placed.map_err(|e| refused(&path, &e))?))
 }
 
 #[cfg(target_os = "linux")]
@@ -468,14 +495,17 @@ impl Signals {
         Ok(Signals {
             first: Termination::listen()?,
             second: Termination::listen()?,
+            // Last of all: whoever sees its handler knows that every signal is heard.
             #[cfg(unix)]
             hangups: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
         })
     }
+}
 
+impl Termination {
     /// Ends the process at the first signal, with the exit code that shells give to one that a signal ended.
     async fn end_early(mut self) {
-        let code = self.first.signal().await;
+        let code = self.signal().await;
         tracing::info!(target: LIFE, "ended before it served");
         std::process::exit(code);
     }

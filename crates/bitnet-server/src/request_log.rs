@@ -14,8 +14,9 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -118,7 +119,7 @@ const LINES_WAITING: usize = 4096;
 
 /// A thread that writes lines.
 struct LineWriter {
-    sender: Option<SyncSender<String>>,
+    sender: Mutex<Option<SyncSender<String>>>, // None: closed
     lost: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -197,6 +198,16 @@ impl RequestLog {
         }
     }
 
+    /// Waits until every line so far is written, for `limit` at the most; later ones are not written any more.
+    pub fn close(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let writers = || self.access.iter().chain(&self.audit);
+        writers().for_each(LineWriter::hang_up);
+        while !writers().all(LineWriter::has_ended) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Writes a line about an administrator's action.
     pub fn audit(&self, line: &AuditLine) {
         match &self.audit {
@@ -219,14 +230,15 @@ impl LineWriter {
             .name("log".into())
             .spawn(move || lines.into_iter().for_each(|line| sink.put(&line)))?;
         Ok(LineWriter {
-            sender: Some(sender),
+            sender: Mutex::new(Some(sender)),
             lost: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
         })
     }
 
     fn write(&self, line: String) {
-        let Some(sender) = &self.sender else {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = sender.as_ref() else {
             return;
         };
         let lost = self.lost.swap(0, Ordering::Relaxed);
@@ -292,10 +304,23 @@ fn write_most(to: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     (n_written, to.flush())
 }
 
+impl LineWriter {
+    /// The thread ends when it has written what it has.
+    fn hang_up(&self) {
+        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        *sender = None;
+    }
+
+    fn has_ended(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
 impl Drop for LineWriter {
     /// Waits for what was handed over to be written.
     fn drop(&mut self) {
-        self.sender = None;
+        self.hang_up();
         let thread = self.thread.get_mut().map(Option::take);
         if let Ok(Some(thread)) = thread {
             // Writing does not panic; if it did there is nothing left to write.

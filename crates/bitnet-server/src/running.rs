@@ -14,7 +14,8 @@ use bitnet_inference::{
 use tokio::sync::mpsc;
 
 use crate::admission::Admitted;
-use crate::auth::rate::Permit;
+use crate::auth::Refusal;
+use crate::auth::rate::{ANSWER_SHARE, Permit, TokenReservation};
 use crate::cancellation::cancelled;
 use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
 use crate::error::{ApiError, ErrorCode};
@@ -103,6 +104,7 @@ pub struct Running {
 struct Account {
     metrics: Arc<Metrics>,
     permit: Option<Arc<Permit>>,
+    tokens: Option<TokenReservation>, // set aside of the permit's
     max_tokens: Option<usize>,
     n: usize,
     embeds: bool,
@@ -177,9 +179,10 @@ impl Running {
             permit,
         } = work;
         let context = request_id::current();
-        let account = Account {
+        let mut account = Account {
             metrics,
             permit,
+            tokens: None,
             max_tokens: options.max_tokens.filter(|_| embed.is_none()),
             n,
             embeds: embed.is_some(),
@@ -188,7 +191,7 @@ impl Running {
         };
         account.check_cancelled()?;
         let draws_nothing = options.max_tokens == Some(0);
-        let place = model.admission.admit(prompts.len() * n)?;
+        let place = model.admission.admit(terms.tenant, prompts.len() * n)?;
         let started = account.context.arrived;
         let waiting = WaitingRequest::new(account.metrics.clone(), &model.id, started);
         let wishes = Wishes {
@@ -201,6 +204,8 @@ impl Running {
         let (checked, mut place) =
             check_aside(&model, &account.metrics, prompts, wishes, place).await?;
         let (prompts, requests) = checked?;
+        let n_prompt: usize = prompts.iter().map(Vec::len).sum();
+        account.set_aside(n_prompt, &requests, draws_nothing)?;
         place.add_tokens(count_tokens(&requests))?;
         let mut running = Running {
             choices: Vec::new(),
@@ -246,7 +251,9 @@ impl Running {
         let (checked, mut place) =
             check_aside(&self.model, &self.account.metrics, prompts, wishes, place).await?;
         let (prompts, requests) = checked?;
-        place.add_part(count_tokens(&requests));
+        let n_tokens = count_tokens(&requests);
+        self.account.set_aside(n_tokens, &requests, true)?;
+        place.add_part(n_tokens);
         self.place = Some(place);
         self.prompts.extend(prompts);
         self.submit(requests)
@@ -328,6 +335,9 @@ impl Running {
                 self.n_untold += n_drawn;
                 if self.n_untold >= TOLD_AT_ONCE {
                     metrics.tokens_told(&self.model.id, 0, std::mem::take(&mut self.n_untold));
+                }
+                if let Some(tokens) = &mut self.account.tokens {
+                    tokens.tokens_used(n_drawn as u64);
                 }
                 choice.finish = if self.draws_nothing {
                     Some(FinishReason::Length)
@@ -420,6 +430,32 @@ impl Running {
     }
 }
 
+impl Account {
+    /// Takes the prompts' tokens from the account, and those that the answers may become.
+    fn set_aside(
+        &mut self,
+        n_prompt: usize,
+        requests: &[ValidRequest],
+        draws_nothing: bool,
+    ) -> Result<(), ApiError> {
+        let Some(permit) = &self.permit else {
+            return Ok(());
+        };
+        let answer = |request: &ValidRequest| match self.max_tokens {
+            _ if draws_nothing => 0,
+            Some(_) => request.max_tokens() as u64,
+            None => (request.max_tokens() as u64).min(ANSWER_SHARE),
+        };
+        let answers: u64 = requests.iter().map(answer).sum();
+        let mut tokens = permit
+            .reserve(n_prompt as u64 + answers, Instant::now())
+            .map_err(|too_much| ApiError::from(&Refusal::TooMuch(too_much)))?;
+        tokens.tokens_used(n_prompt as u64);
+        self.tokens = Some(tokens);
+        Ok(())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let hold = &self.account.context.hold;
@@ -433,9 +469,6 @@ impl Drop for Running {
             hold.release();
         }
         let tokens = self.n_prompt() + self.n_drawn();
-        if let Some(permit) = &self.account.permit {
-            permit.charge(tokens as u64, Instant::now());
-        }
         let metrics = &self.account.metrics;
         let shown = self.account.permit.as_ref();
         metrics.tokens_of(shown.and_then(|permit| permit.credential()), tokens);
@@ -547,6 +580,9 @@ fn count_tokens(requests: &[ValidRequest]) -> usize {
     let tokens = requests.iter().map(|request| request.prompt_ids().len());
     tokens.sum()
 }
+/// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text: 60 MB,
+/// or 48 prompts of 1,024 tokens with 20 alternatives each.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
 
 /// What is asked for each prompt.
 struct Wishes {
@@ -599,10 +635,21 @@ fn check_all(
     let asked = wishes.cut_to(engine.context());
     let mut ids = Vec::with_capacity(prompts.len());
     let mut requests = Vec::with_capacity(prompts.len() * n);
+    let mut n_logprobs = 0;
     for prompt in prompts {
         let mut encoded = engine.encode_prompt(&prompt)?;
         if let Some(keep) = wishes.prompt_room(engine.context()) {
             shorten(&mut encoded, keep, engine);
+        }
+        if wishes.options.prompt_logprobs {
+            n_logprobs += encoded.len() * n * (wishes.options.top_logprobs + 1);
+        }
+        if n_logprobs > MAX_PROMPT_LOGPROBS {
+            let message = format!(
+                "the answer would have more than {MAX_PROMPT_LOGPROBS} log probabilities of prompt tokens: send fewer \
+                 prompts in a request, or ask for fewer alternatives"
+            );
+            return Err(ApiError::about("prompt", ErrorCode::InvalidValue, message));
         }
         for choice in 0..n {
             let options = GenerateOptions {

@@ -22,8 +22,9 @@ use crate::app::App;
 use crate::auth::Guard;
 use crate::http1::{Http, ServingPhase};
 use crate::listener::Listener;
-use crate::peers::Peers;
+use crate::peers::{PeerPlace, Peers};
 use crate::routes;
+use crate::seats::Seats;
 use crate::tally::Tally;
 use crate::tls::TlsIdentity;
 
@@ -61,6 +62,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long connections without a request may take to end: twice what a client may linger.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// How long a connection that is told to make room has for it before the next one is told.
+const MAKING_ROOM: Duration = Duration::from_millis(20);
 
 impl Server {
     /// Binds `address`; port 0 takes a free one.
@@ -108,6 +112,8 @@ impl Server {
             listener: self.listener,
             places: Arc::new(Semaphore::new(app.limits.max_connections)),
             peers: Peers::new(app.limits.max_connections_per_peer),
+            seats: Seats::default(),
+            waiting: None,
             connections: Tally::default(),
             http: Arc::new(Http {
                 app: app.clone(),
@@ -130,6 +136,7 @@ impl Server {
         });
         let connections = door.connections.clone();
         let in_time = if ending == Ending::HandedOver || door.listener.outlives_us {
+            door.let_in_who_waits();
             drop(door);
             phase.send_replace(ServingPhase::Closing);
             // Also those without a request: a client may be sending its next one.
@@ -193,11 +200,20 @@ pub(crate) fn is_of_a_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset)
 }
 
+/// Who has been accepted.
+struct Client {
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: PeerPlace,
+}
+
 /// Where connections come in.
 struct Door {
     listener: Listener,
     places: Arc<Semaphore>,
     peers: Peers,
+    seats: Seats,
+    waiting: Option<Client>, // accepted, without a place
     connections: Tally,
     http: Arc<Http>,
     is_failing: bool, // said once, until it works again
@@ -208,16 +224,15 @@ impl Door {
     async fn accept_until<T>(&mut self, stop: impl Future<Output = T>) -> T {
         let mut stop = pin!(stop);
         loop {
-            // A place first: past the limit, clients wait in the system's queue.
             let accepted = tokio::select! {
                 biased;
                 stopped = &mut stop => return stopped,
                 accepted = self.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer, place)) => {
+                Ok((client, place)) => {
                     self.is_failing = false;
-                    self.spawn(stream, peer, place);
+                    self.spawn(client, place);
                 }
                 Err(error) if is_of_a_client(&error) => {}
                 Err(error) => {
@@ -230,37 +245,80 @@ impl Door {
         }
     }
 
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let place = self
-            .places
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("nobody closes the semaphore");
-        let (stream, peer) = self.listener.socket.accept().await?;
-        Ok((stream, peer, place))
+    /// The next client, with a place. One waits for it; past that, they wait in the system's queue. What is dropped
+    /// half-way loses nobody.
+    async fn accept(&mut self) -> io::Result<(Client, OwnedSemaphorePermit)> {
+        while self.waiting.is_none() {
+            let (stream, peer) = self.listener.socket.accept().await?;
+            self.waiting = self.meet(stream, peer);
+        }
+        let place = self.place().await;
+        let client = self.waiting.take().expect("it is taken here alone");
+        Ok((client, place))
+    }
+
+    /// A place: a free one, or that of whoever has waited longest for a request.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Ok(place) = self.places.clone().try_acquire_owned() {
+                return place;
+            }
+            self.seats.make_room();
+            tokio::select! {
+                place = self.places.clone().acquire_owned() => {
+                    return place.expect("nobody closes the semaphore");
+                }
+                () = sleep(MAKING_ROOM) => {}
+            }
+        }
     }
 
     /// Takes those who are in the queue: closing the socket would reset them.
     fn empty_queue(&mut self) {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        while let Ok(place) = self.places.clone().try_acquire_owned()
-            && let std::task::Poll::Ready(Ok((stream, peer))) =
-                self.listener.socket.poll_accept(&mut cx)
-        {
-            self.spawn(stream, peer, place);
+        while let Ok(place) = self.places.clone().try_acquire_owned() {
+            while self.waiting.is_none() {
+                let accepted = self.listener.socket.poll_accept(&mut cx);
+                let std::task::Poll::Ready(Ok((stream, peer))) = accepted else {
+                    return;
+                };
+                self.waiting = self.meet(stream, peer);
+            }
+            if let Some(client) = self.waiting.take() {
+                self.spawn(client, place);
+            }
         }
     }
 
-    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
-        let Some(peer_place) = self.peers.enter(peer.ip()) else {
+    /// Serves whoever waits for a place, past the limit: the next process cannot.
+    fn let_in_who_waits(&mut self) {
+        if let Some(client) = self.waiting.take() {
+            self.places.add_permits(1);
+            if let Ok(place) = self.places.clone().try_acquire_owned() {
+                self.spawn(client, place);
+            }
+        }
+    }
+
+    /// Whoever has come, unless its address has as many connections as it may.
+    fn meet(&self, stream: TcpStream, peer: SocketAddr) -> Option<Client> {
+        let Some(place) = self.peers.enter(peer.ip()) else {
             tracing::debug!(%peer, "one connection too many, closed");
-            return;
+            return None;
         };
+        Some(Client {
+            stream,
+            peer,
+            place,
+        })
+    }
+
+    fn spawn(&self, client: Client, place: OwnedSemaphorePermit) {
         let http = self.http.clone();
-        let held = (place, peer_place, self.connections.enter());
+        let seat = self.seats.enter();
+        let held = (place, client.place, self.connections.enter());
         tokio::spawn(async move {
-            http.serve(stream, peer).await;
+            http.serve(client.stream, client.peer, seat).await;
             drop(held);
         });
     }

@@ -85,6 +85,9 @@ pub fn prepare<E: From<StartupError>>(
         .transpose()
         .map_err(StartupError::from)?;
     let policy = ModelPolicy::new(config, first.others).map_err(StartupError::from)?;
+    let name = config.models.served_model_name.clone();
+    let name = name.unwrap_or_else(|| short_name(&first.source));
+    policy.check_first(&name).map_err(StartupError::from)?;
     let origin = ModelOrigin {
         options: policy::serving(config, first.options),
         source: first.source,
@@ -100,21 +103,16 @@ pub fn prepare<E: From<StartupError>>(
     process.watch_over(&app).map_err(StartupError::from)?;
     let (engine, version) = std::thread::scope(|scope| {
         // Beside the load, which takes longer.
-        let hashed = scope.spawn(|| match &origin.source {
-            OriginSource::Path(path) => version::of_path(path).map(|(version, _)| version),
-            OriginSource::Bytes { bytes, .. } => Ok(version::of_bytes(bytes)),
-        });
+        let hashed = scope.spawn(|| version::of_source(&origin.source).map(|(version, _)| version));
         let options = policy::sized(&origin.options, app.manager.policy.kv_cache_bytes, 0);
         let loaded = load(&origin.source, &options);
         (loaded, hashed.join().expect("hashing does not panic"))
     });
     let engine = Arc::new(engine?);
     let version = version.map_err(|source| StartupError::Version {
-        name: full_name(&origin.source),
+        name: origin.source.name(),
         source,
     })?;
-    let name = config.models.served_model_name.clone();
-    let name = name.unwrap_or_else(|| short_name(&origin.source));
     let model = LoadedModel::start(name.as_str(), engine.clone(), Some(&version), &app)
         .map_err(StartupError::Thread)?;
     app.models.insert(model.loaded_from(&origin));
@@ -146,13 +144,6 @@ fn decimal(bytes: usize) -> String {
     }
 }
 
-fn full_name(source: &OriginSource) -> String {
-    match source {
-        OriginSource::Path(path) => path.display().to_string(),
-        OriginSource::Bytes { name, .. } => (*name).to_owned(),
-    }
-}
-
 /// A name that clients can type: of a path its last part without the extension, of a model inside the program its own
 /// without the remark.
 fn short_name(source: &OriginSource) -> String {
@@ -166,8 +157,5 @@ fn short_name(source: &OriginSource) -> String {
         true => path.file_name(),
         false => path.file_stem(),
     };
-    stem.map_or_else(
-        || full_name(source),
-        |stem| stem.to_string_lossy().into_owned(),
-    )
+    stem.map_or_else(|| source.name(), |stem| stem.to_string_lossy().into_owned())
 }

@@ -146,18 +146,24 @@ impl TlsIdentity {
     /// # Errors
     /// As [`TlsIdentity::open`]; the server goes on with what it had.
     pub fn reload(&self) -> Result<(), TlsError> {
+        self.replace(&mut self.last_digest())
+    }
+
+    /// Reads the files. Whoever else wants to waits: an older reading must not replace a newer one.
+    fn replace(&self, last_digest: &mut [u8; 32]) -> Result<(), TlsError> {
         let contents = self.files.read()?;
-        *self.last_digest() = contents.digest();
+        *last_digest = contents.digest();
         self.config.store(self.files.parse(&contents)?.into());
         Ok(())
     }
 
     /// Reads the files again if they have changed since they were last looked at.
     pub fn poll(&self) -> Option<Result<(), TlsError>> {
+        let mut last_digest = self.last_digest();
         // A file that is away for a moment is being replaced: whether it comes back is seen the next time.
         let contents = self.files.read().ok()?;
-        let changed = contents.digest() != *self.last_digest();
-        changed.then(|| self.reload())
+        let changed = contents.digest() != *last_digest;
+        changed.then(|| self.replace(&mut last_digest))
     }
 
     fn last_digest(&self) -> std::sync::MutexGuard<'_, [u8; 32]> {

@@ -94,7 +94,7 @@ fn sources(folder: &Path, text: &mut String, files: &mut BTreeSet<String>) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" {
             sources(&path, text, files);
-        } else if name.ends_with(".rs") {
+        } else if name.ends_with(".rs") && !name.starts_with('.') {
             text.push_str(&std::fs::read_to_string(&path).unwrap());
             files.insert(name);
         }

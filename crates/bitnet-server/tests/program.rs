@@ -2,12 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 const MODEL: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../bitnet-cli/assets/stories-5m.I2_S.gguf"
 );
+
+/// No answer takes that long; a hang fails instead of blocking.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-server"));
@@ -22,12 +26,10 @@ fn program(args: &[&str]) -> Command {
 
 #[test]
 fn it_serves_the_model_of_its_settings() {
-    let mut child = program(&["--default-model", MODEL, "--port", "0"])
-        .args(["--kv-cache-memory", "2MB"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut command = program(&["--default-model", MODEL, "--port", "0"]);
+    command.args(["--kv-cache-memory", "2MB"]);
+    let mut served = Served(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut stderr = BufReader::new(served.0.stderr.take().unwrap());
     let mut line = String::new();
     while !line.starts_with("serving ") {
         line.clear();
@@ -43,6 +45,7 @@ fn it_serves_the_model_of_its_settings() {
     let (_, rest) = line.split_once("://").unwrap();
     let address = rest.split(": ").next().unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = r#"{"prompt": "Once", "max_tokens": 2}"#;
     let request = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -52,9 +55,17 @@ fn it_serves_the_model_of_its_settings() {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// A server that ends with its test.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

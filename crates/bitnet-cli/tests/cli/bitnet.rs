@@ -17,12 +17,16 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// The binary, with no variable of ours inherited from the shell that runs the tests.
+/// The binary, with no variable of ours, nor of a service manager, inherited from the shell that runs the tests.
 pub fn bitnet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BITNET_") {
-            command.env_remove(name);
+        let name = name.to_string_lossy();
+        if ["BITNET_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            command.env_remove(&*name);
         }
     }
     command.stdin(Stdio::null());

@@ -142,7 +142,7 @@ fn what_the_types_cannot_hold_is_refused_by_name() {
 #[test]
 fn ctrl_c_leaves_nothing_behind() {
     use std::process::{Command, Stdio};
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let input = dir.path().join("in.gguf");
     let args = [
         "synth", "--shape", "2b-4t", "--layers", "3", "--vocab", "2000",

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::bitnet::run;
-use crate::served::{LIVE, Served, ask, command, completion, until};
+use crate::served::{LIVE, Served, ask, command, completion, in_shell, until};
 
 /// Clients that ask one after the other, each on a connection of its own.
 struct Load {
@@ -163,6 +163,33 @@ fn a_next_process_that_cannot_take_over_leaves_the_running_one_alone() {
 }
 
 #[test]
+fn a_next_process_that_cannot_wait_at_the_path_leaves_the_running_one_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let mut running = Served::start(command(&["--handover-socket", path]));
+    let port = running.port();
+    let mut next = crate::bitnet::bitnet();
+    next.args(["serve", "--threads", "1", "--port", &port.to_string()])
+        .args(["--handover-socket", path]);
+    // Its own socket is made under its own number: something is there already that cannot be replaced.
+    let script = format!("mkdir '{path}'.$$ && exec \"$@\"");
+    let mut refused = Served::start(in_shell(&script, &next));
+    assert_eq!(refused.end(), Some(1), "{}", refused.text());
+    refused.until_line("handover_socket");
+    assert!(ask(port, LIVE).unwrap().starts_with("HTTP/1.1 200"));
+
+    // What a killed process of the same number has left behind is replaced.
+    let left = folder.path().join("left");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    let script = format!("mv '{}' '{path}'.$$ && exec \"$@\"", left.display());
+    let next = Served::start(in_shell(&script, &next));
+    next.until_line("took the socket of the process before this one");
+    assert_eq!(running.end(), Some(0), "{}", running.text());
+    assert!(ask(port, LIVE).unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
 fn a_socket_left_behind_by_a_killed_process_is_no_obstacle() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("handover");
@@ -181,18 +208,9 @@ fn activated(listener: &TcpListener) -> Served {
 }
 
 fn activation(listener: &TcpListener, args: &[&str]) -> Command {
-    let serve = command(args);
     let script =
         "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=http; exec \"$@\"";
-    let mut shell = Command::new("sh");
-    shell.args(["-c", script, "sh"]).arg(serve.get_program());
-    shell.args(serve.get_args());
-    for (name, value) in serve.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
+    let mut shell = in_shell(script, &command(args));
     shell.stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
     shell
 }
@@ -248,7 +266,8 @@ fn the_service_manager_is_told_what_the_server_does() {
     let mut command = command(&[]);
     command
         .env("NOTIFY_SOCKET", &path)
-        .env("WATCHDOG_USEC", "100000");
+        // Seldom enough that the socket's queue of ten messages never fills while nobody reads, and at once for the first.
+        .env("WATCHDOG_USEC", "2000000");
     let mut served = Served::start(command);
     until_told("READY=1");
     until_told("WATCHDOG=1");

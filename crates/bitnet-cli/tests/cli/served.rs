@@ -33,6 +33,21 @@ pub fn command(args: &[&str]) -> Command {
     command
 }
 
+/// Runs `command` from a shell, which does `script` before: `exec "$@"` in it is the command.
+#[cfg(unix)]
+pub fn in_shell(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(command.get_program());
+    shell.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// Serves with `args`, and waits until it says so.
 pub fn serve(args: &[&str]) -> Served {
     let served = Served::start(command(args));

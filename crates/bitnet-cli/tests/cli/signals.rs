@@ -95,11 +95,12 @@ fn ctrl_c_stops_a_text_and_tells_what_there_is() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_no_half_written_model() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let out = dir.path().join("x.gguf");
-    let child = spawn(&["synth", "--shape", "2b-4t", out.to_str().unwrap()]);
+    let mut child = spawn(&["synth", "--shape", "2b-4t", out.to_str().unwrap()]);
     // The temporary file appears when writing begins.
-    while std::fs::read_dir(dir.path()).unwrap().count() == 0 {
+    while std::fs::read_dir(dir.path()).unwrap().count() == 0 && child.try_wait().unwrap().is_none()
+    {
         std::thread::yield_now();
     }
     interrupt(&child);

@@ -13,7 +13,7 @@ pub(super) const MAX_LAYERS: u64 = 512;
 pub(super) const MAX_HEADS: u64 = 4096;
 /// Longest head: 4096; 256 are in use.
 pub(super) const MAX_HEAD_DIM: u64 = 4096;
-/// Most token ids: 2^22 (`formats.md` 1.4); 262 144 are in use.
+/// Most token ids: 2^22; 262 144 are in use.
 pub(super) const MAX_VOCAB: u64 = 1 << 22;
 /// Most positions: 2^24, where f32 still tells every position from the next; 2^20 are in use.
 pub(super) const MAX_CONTEXT: u64 = 1 << 24;

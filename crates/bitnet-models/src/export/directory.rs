@@ -1,6 +1,6 @@
 //! A GGUF file as a Hugging Face directory in transformers' packed layout.
 //!
-//! Trits go four to a byte as transformers packs them (`formats.md` 4.1), each piece unpacked again and compared; scales stay
+//! Trits go four to a byte as transformers packs them (`integrations/bitnet.py`), each piece unpacked again and compared; scales stay
 //! what they are: a llama or qwen3 model whose every scale is the inverse of a bf16 number is stored as `bitlinear` stores
 //! it, every other one with scales that multiply, in bf16 where that is exact and in f32 where not. Embedding, head and norms keep
 //! their values: float types as they are, block types as the f32 numbers that they stand for.

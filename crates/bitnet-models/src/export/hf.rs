@@ -24,7 +24,7 @@ use crate::row_order::ReorderedRows;
 use crate::tensor_role::TensorRole;
 use crate::weights::rotates;
 
-/// A scale above this is hardly a mean of weights; its inverse may be meant (`formats.md` 4.2).
+/// A scale above this is hardly a mean of weights; its inverse may be meant.
 const SUSPICIOUS_SCALE: f32 = 5.0;
 
 impl<'a> Export<'a> {

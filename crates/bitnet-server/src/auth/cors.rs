@@ -14,9 +14,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::Guard;
 
-/// What a page may send.
+/// What a page may send. Headers are as it asks for: those of its library (`x-stainless-*`, `traceparent`) mean nothing
+/// here, and a list would be too short with the library's next version.
 const METHODS: &str = "GET, POST, DELETE";
-const HEADERS: &str = "authorization, content-type, x-api-key, x-request-id, x-request-timeout";
 /// What a page may read of an answer's headers, beyond the harmless ones.
 const EXPOSED: &str = "x-request-id, retry-after, openai-processing-ms, x-ratelimit-limit-requests, \
     x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
@@ -34,11 +34,16 @@ pub async fn layer(State(guard): State<Arc<Guard>>, request: Request, next: Next
             .headers()
             .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = if asks {
+        let asked = request
+            .headers()
+            .get(header::ACCESS_CONTROL_REQUEST_HEADERS);
         let mut response = StatusCode::NO_CONTENT.into_response();
         let headers = response.headers_mut();
+        if let Some(asked) = asked {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+        }
         for (name, value) in [
             (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS),
             (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
         ] {
             headers.insert(name, HeaderValue::from_static(value));

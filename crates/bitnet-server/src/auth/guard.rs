@@ -229,16 +229,14 @@ impl Guard {
         if listed.is_none() {
             return Err(Refusal::MethodNotAllowed);
         }
-        // What costs no tokens is never refused for them: neither a scraper nor an operator's look.
-        let limits = if need == RouteAccess::Infer && head.method == Method::POST {
-            limits.or(**self.default_limits.load())
+        // What costs no tokens is never refused for them, and changes nothing: neither a scraper nor an operator's look.
+        let permit = if need == RouteAccess::Infer && head.method == Method::POST {
+            let limits = limits.or(**self.default_limits.load());
+            let entered = self.limiter.enter(&id, limits, now);
+            entered.map_err(Refusal::TooMuch)?
         } else {
-            RateLimits::default()
+            self.limiter.let_free(&id)
         };
-        let permit = self
-            .limiter
-            .enter(&id, limits, now)
-            .map_err(Refusal::TooMuch)?;
         let principal = Principal {
             role,
             tenant: self.number("tenant", &id),
@@ -356,11 +354,10 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
                 request.extensions_mut().insert(action.note.clone());
             }
             let permit = Arc::new(permit);
-            let remaining = permit.remaining;
             request.extensions_mut().insert(principal);
             request.extensions_mut().insert(permit.clone());
             let mut response = next.run(request).await;
-            rate_headers(&remaining, response.headers_mut());
+            rate_headers(&permit.remaining(Instant::now()), response.headers_mut());
             response.map(|body| Body::new(HeldBody::new(body, permit)))
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -51,9 +51,13 @@ impl KeyStore {
     /// # Errors
     /// When it cannot be used; the keys stay as they were.
     pub fn reload(&self) -> Result<usize, KeyFileError> {
+        self.read(&mut self.seen())
+    }
+
+    /// Reads the file. Whoever else wants to waits: an older reading must not replace a newer one.
+    fn read(&self, seen: &mut Option<Stamp>) -> Result<usize, KeyFileError> {
         // The stamp is older than what is read: a file that changes in between is read again.
-        let stamp = stamp(&self.path);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+        *seen = stamp(&self.path);
         let keys: HashMap<_, _> = key_file::read(&self.path)?
             .into_iter()
             .filter_map(|entry| Some((entry.id.clone(), (KeyHash::parse(&entry.sha256)?, entry))))
@@ -68,8 +72,13 @@ impl KeyStore {
     /// # Errors
     /// As [`KeyStore::reload`].
     pub fn poll(&self) -> Option<Result<usize, KeyFileError>> {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        (stamp(&self.path) != seen).then(|| self.reload())
+        let mut seen = self.seen();
+        (stamp(&self.path) != *seen).then(|| self.read(&mut seen))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Stamp>> {
+        // A plain value, written in one go.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the file says of a key; `None` when it is none of its keys.

@@ -1,9 +1,11 @@
 //! What one principal may take: requests a minute, tokens a minute, requests at once.
 //!
-//! Requests and tokens are two buckets that fill evenly and hold a minute's worth. A request needs a whole request and
-//! any token at all; its tokens are taken as they come, which may leave a debt, because nobody knows before how long an
-//! answer gets. Principals are forgotten once their buckets are full again, so the memory is bounded by those who were
-//! active in the last minute, and by `MAX_PRINCIPALS`.
+//! Requests and tokens are two buckets that fill evenly and hold a minute's worth. A request takes its tokens before it
+//! runs: its prompt, and what it says its answer may become ([`Permit::reserve`]); what it did not use is given back. One
+//! that needs more than a minute's worth waits for a full bucket and leaves a debt, as does an answer that gets longer
+//! than anybody said. Debts are paid in full before the next request, so in the long run no principal gets more than its
+//! limit. Principals are forgotten once their buckets are full again, so the memory is bounded by those who owe
+//! something, and by `MAX_PRINCIPALS`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +17,10 @@ use serde::{Deserialize, Serialize};
 const MAX_PRINCIPALS: usize = 65_536;
 /// What buckets hold: a minute's worth.
 const WINDOW: Duration = Duration::from_secs(60);
+
+/// Tokens that are set aside at a time for an answer of which nobody said how long it may get: most answers of a
+/// conversation are shorter, and a limit of a few thousand still lets some of them run at once.
+pub const ANSWER_SHARE: u64 = 256;
 
 /// Limits of one principal; 0 or absent is the server's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -70,8 +76,15 @@ pub struct RateLimiter {
 pub struct Permit {
     limiter: RateLimiter,
     principal: String,
-    /// What was left when it was let through.
-    pub remaining: Remaining,
+    is_counted: bool, // false: it costs nothing and stands in no account
+}
+
+/// Tokens that were set aside for a request. Dropping it gives back what was not used.
+#[derive(Debug)]
+pub struct TokenReservation {
+    permit: Arc<Permit>,
+    taken: u64,
+    used: u64,
 }
 
 #[derive(Debug)]
@@ -159,8 +172,17 @@ impl RateLimiter {
         Ok(Permit {
             limiter: self.clone(),
             principal: principal.to_owned(),
-            remaining: account.remaining(),
+            is_counted: true,
         })
+    }
+
+    /// Lets a request of `principal` through that has no limits, and leaves its account as it is.
+    pub fn let_free(&self, principal: &str) -> Permit {
+        Permit {
+            limiter: self.clone(),
+            principal: principal.to_owned(),
+            is_counted: false,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Account>> {
@@ -180,24 +202,74 @@ impl Permit {
         shown.then_some(self.principal.as_str())
     }
 
-    /// Takes tokens that the request used: its prompt when it is known, its answer as it comes or at its end.
-    pub fn charge(&self, tokens: u64, now: Instant) {
-        if let Some(account) = self.limiter.lock().get_mut(&self.principal) {
+    /// What is left now; of nothing for a request that has no limits.
+    pub fn remaining(&self, now: Instant) -> Remaining {
+        self.account(|account| {
             account.fill(now);
-            if account.limits.tokens_per_minute > 0 {
-                // A debt of a minute's tokens at the most: what was already promised cannot shut a key out for hours.
-                let debt = -f64::from(account.limits.tokens_per_minute);
-                account.tokens = (account.tokens - tokens as f64).max(debt);
+            account.remaining()
+        })
+        .unwrap_or_default()
+    }
+
+    /// Sets `tokens` aside for a request. More than a minute's worth needs a full bucket, and leaves a debt.
+    ///
+    /// # Errors
+    /// When there are not as many now; nothing is taken then.
+    pub fn reserve(
+        self: &Arc<Self>,
+        tokens: u64,
+        now: Instant,
+    ) -> Result<TokenReservation, TooMuch> {
+        let missing = self.account(|account| {
+            account.fill(now);
+            let limit = account.limits.tokens_per_minute;
+            let missing = (tokens as f64).min(f64::from(limit)) - account.tokens;
+            if limit == 0 || missing <= 0.0 {
+                account.take(tokens);
+                return Ok(());
             }
-        }
+            Err(TooMuch {
+                exceeded: Exceeded::Tokens,
+                retry_after: time_for(missing, limit),
+                remaining: account.remaining(),
+            })
+        });
+        missing.unwrap_or(Ok(()))?;
+        Ok(TokenReservation {
+            permit: self.clone(),
+            taken: tokens,
+            used: 0,
+        })
+    }
+
+    fn account<T>(&self, change: impl FnOnce(&mut Account) -> T) -> Option<T> {
+        let mut accounts = self.is_counted.then(|| self.limiter.lock())?;
+        accounts.get_mut(&self.principal).map(change)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(account) = self.limiter.lock().get_mut(&self.principal) {
-            account.running = account.running.saturating_sub(1);
+        self.account(|account| account.running = account.running.saturating_sub(1));
+    }
+}
+
+impl TokenReservation {
+    /// `tokens` were used. Beyond what was set aside, more is taken, [`ANSWER_SHARE`] at a time.
+    pub fn tokens_used(&mut self, tokens: u64) {
+        self.used += tokens;
+        if self.used > self.taken {
+            let more = (self.used - self.taken).next_multiple_of(ANSWER_SHARE);
+            self.taken += more;
+            self.permit.account(|account| account.take(more));
         }
+    }
+}
+
+impl Drop for TokenReservation {
+    fn drop(&mut self) {
+        let unused = self.taken.saturating_sub(self.used);
+        self.permit.account(|account| account.give_back(unused));
     }
 }
 
@@ -213,6 +285,17 @@ impl Account {
             .min(full(self.limits.tokens_per_minute));
     }
 
+    fn take(&mut self, tokens: u64) {
+        if self.limits.tokens_per_minute > 0 {
+            self.tokens -= tokens as f64;
+        }
+    }
+
+    fn give_back(&mut self, tokens: u64) {
+        let full = f64::from(self.limits.tokens_per_minute);
+        self.tokens = (self.tokens + tokens as f64).min(full);
+    }
+
     /// A reload may change limits: what was used stays used.
     fn change_limits(&mut self, limits: RateLimits) {
         self.requests +=
@@ -224,9 +307,10 @@ impl Account {
 
     /// Whether forgetting it changes nothing.
     fn is_untouched(&self) -> bool {
+        let is_full = |left: f64, limit: u32| limit == 0 || left >= f64::from(limit);
         self.running == 0
-            && self.requests >= f64::from(self.limits.requests_per_minute)
-            && self.tokens >= f64::from(self.limits.tokens_per_minute)
+            && is_full(self.requests, self.limits.requests_per_minute)
+            && is_full(self.tokens, self.limits.tokens_per_minute)
     }
 
     fn remaining(&self) -> Remaining {

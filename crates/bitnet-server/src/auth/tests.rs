@@ -353,6 +353,44 @@ fn a_file_that_is_cut_off_anywhere_keeps_the_old_keys_and_is_told_once() {
     assert_eq!(store.poll().unwrap().unwrap(), 2);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_older_reading_of_the_file_never_replaces_a_newer_one() {
+    let (folder, path) = keys();
+    let revoked = new_key(&path, Role::Infer);
+    let store = Arc::new(KeyStore::open(&path).unwrap());
+    let old_file = std::fs::read(&path).unwrap();
+    // A reading that has begun and goes on when somebody writes.
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::rename(&pipe, &path).unwrap();
+    let reload = || {
+        let store = store.clone();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            store.reload().unwrap();
+            let _ = done.send(());
+        });
+        (thread, is_done)
+    };
+    let (older, _) = reload();
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    // The file is another by now.
+    std::fs::rename(&path, &pipe).unwrap();
+    let new = new_key(&path, Role::Infer);
+    let (newer, is_done) = reload();
+    // If it does not wait for the older one, it is done soon.
+    let _ = is_done.recv_timeout(Duration::from_millis(200));
+    std::io::Write::write_all(&mut writer, &old_file).unwrap();
+    drop(writer);
+    older.join().unwrap();
+    newer.join().unwrap();
+    assert_eq!(store.find(&revoked), None);
+    assert!(store.find(&new).is_some());
+}
+
 #[test]
 fn hostile_files_of_keys_are_errors() {
     let (_folder, path) = keys();
@@ -535,8 +573,10 @@ fn buckets_fill_evenly_and_tokens_may_leave_a_debt() {
     };
     let start = Instant::now();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
-    let permit = limiter.enter("a", limits, at(0)).unwrap();
-    permit.charge(700, at(0));
+    let permit = Arc::new(limiter.enter("a", limits, at(0)).unwrap());
+    let mut tokens = permit.reserve(700, at(0)).unwrap();
+    tokens.tokens_used(700);
+    drop(tokens);
     let refused = limiter.enter("a", limits, at(9)).unwrap_err();
     assert_eq!(refused.exceeded, Exceeded::Tokens);
     assert!(
@@ -552,6 +592,67 @@ fn buckets_fill_evenly_and_tokens_may_leave_a_debt() {
     for _ in 0..1000 {
         assert!(limiter.enter("c", none, at(0)).is_ok(), "0 is no limit");
     }
+}
+
+#[test]
+fn requests_without_limits_change_nothing_for_those_of_the_same_key() {
+    let limiter = RateLimiter::default();
+    let limits = RateLimits {
+        requests_per_minute: 60,
+        tokens_per_minute: 600,
+        concurrent_requests: 1,
+    };
+    let start = Instant::now();
+    let mut let_through = 0;
+    // Ten minutes of two requests a second, and a scraper that looks five times a second.
+    for tick in 0..6000 {
+        let now = start + Duration::from_millis(100 * tick);
+        if tick % 5 == 0 {
+            let_through += u32::from(limiter.enter("a", limits, now).is_ok());
+        }
+        if tick % 2 == 0 {
+            drop(limiter.let_free("a"));
+        }
+    }
+    assert_eq!(let_through, 659);
+
+    // Nor are tokens free while somebody looks, and what looks is none of the requests at once.
+    let permit = Arc::new(limiter.enter("b", limits, start).unwrap());
+    let looking = limiter.let_free("b");
+    let mut tokens = permit.reserve(100, start).unwrap();
+    tokens.tokens_used(100);
+    drop((tokens, looking));
+    assert_eq!(permit.remaining(start).tokens.unwrap().1, 500);
+    drop(permit);
+    let _looking = limiter.let_free("b");
+    assert!(limiter.enter("b", limits, start).is_ok());
+}
+
+#[test]
+fn tokens_are_set_aside_before_they_are_used() {
+    let limiter = RateLimiter::default();
+    let limits = RateLimits {
+        tokens_per_minute: 600,
+        ..RateLimits::default()
+    };
+    let now = Instant::now();
+    let permit = Arc::new(limiter.enter("a", limits, now).unwrap());
+    let left = || permit.remaining(now).tokens.unwrap().1;
+    let long = permit.reserve(400, now).unwrap();
+    let refused = permit.reserve(300, now).unwrap_err();
+    assert_eq!(refused.exceeded, Exceeded::Tokens);
+    assert!((refused.retry_after.as_secs_f64() - 10.0).abs() < 1e-6);
+    assert_eq!(left(), 200, "a refusal takes nothing");
+    drop(long);
+    assert_eq!(left(), 600, "what was not used is given back");
+
+    // Longer than anybody said: taken in shares, as a debt in the end, which is paid in full.
+    let mut tokens = permit.reserve(600, now).unwrap();
+    tokens.tokens_used(6000);
+    drop(tokens);
+    let minutes = |n: u64| now + Duration::from_secs(60 * n);
+    assert!(limiter.enter("a", limits, minutes(9)).is_err());
+    assert!(limiter.enter("a", limits, minutes(10)).is_ok());
 }
 
 #[test]

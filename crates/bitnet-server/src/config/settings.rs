@@ -171,7 +171,7 @@ settings! {
         /// A second port on the same address, for probes and metrics alone, in plain HTTP, answered by a thread of its own
         /// however busy the server is; 0 lets the system choose one, which is logged. Without it, none.
         restart health_port: [Option<u16>] = None, Any;
-        /// Connections open at once; more wait in the system's queue.
+        /// Connections open at once. Past them, those that have waited longest for a request are closed for new ones.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
         /// Connections of one address (of IPv6, one network of 64 bits) open at once; more are closed. 0 is no limit:
         /// behind a proxy all have one address.
@@ -180,6 +180,8 @@ settings! {
         restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
         /// Bytes of bodies that may be arriving at once, of all requests together; one more is answered 429.
         restart max_arriving_bytes: [ByteSize] = mib(64), Within(ByteSize(1024)..=mib(1 << 20));
+        /// Bytes of whole answers that may wait for their clients to read them, of all together; one more is answered 429.
+        restart max_leaving_bytes: [ByteSize] = mib(256), Within(ByteSize(1024)..=mib(1 << 20));
         /// Time a client has to send the head of a request, and for which a connection may be idle.
         restart header_timeout: [Duration] = seconds(60), Within(Duration::from_millis(100)..=DAY);
         /// Time a client has to send the body of a request.
@@ -222,6 +224,8 @@ settings! {
         restart pinned: [Vec<String>] = Vec::new(), Any;
         /// Bytes of weights kept loaded; past them, idle models that were used longest ago make room. 0 is no limit.
         restart cache_size: [ByteSize] = ByteSize(0), Any;
+        /// Time for which a model that was loaded does not make room for others.
+        restart min_residency: [Duration] = seconds(10), Within(seconds(0)..=DAY);
         /// Use files where they lie instead of copying embeddings and heads: less memory, but a file that is cut short
         /// under a running model ends the process.
         restart map_files: [bool] = false, Any;
@@ -255,6 +259,9 @@ settings! {
         /// Memory for keys and values of each model, for all requests together. Without it, what memory (of the machine or
         /// the control group) has room for beside the weights, a whole context of each running request at most.
         restart kv_cache_memory: [Option<ByteSize>] = None, Any;
+        /// Whether everybody may ask for a `priority` below 0, which goes before all others and takes places from requests
+        /// that run. Administrators always may.
+        restart allow_urgent: [bool] = false, Any;
         /// Where models run. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
         /// Whether prompts that begin alike are computed once.

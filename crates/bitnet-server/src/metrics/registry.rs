@@ -163,12 +163,12 @@ impl Registry {
             .collect()
     }
 
-    /// All values as text.
-    pub fn text(&self, exposition: Exposition) -> String {
+    /// All values as text, but those of the `hidden` families.
+    pub fn text(&self, exposition: Exposition, hidden: &[Id]) -> String {
         let mut text = String::new();
-        for (metric, family) in METRICS.iter().zip(&self.families) {
+        for (index, (metric, family)) in METRICS.iter().zip(&self.families).enumerate() {
             let series = family.lock();
-            if series.is_empty() {
+            if series.is_empty() || hidden.iter().any(|&id| id as usize == index) {
                 continue;
             }
             let family_name = match (exposition, metric.kind) {

@@ -19,9 +19,6 @@ pub fn load_error(source: &OriginSource, error: &Error) -> ApiError {
         _ => None,
     };
     let code = match error {
-        Error::Model(error) if matches!(**error, ModelError::Io { .. }) => {
-            ErrorCode::ModelIncompatible
-        }
         Error::Kernel(_) => ErrorCode::InternalError,
         _ => ErrorCode::ModelIncompatible,
     };

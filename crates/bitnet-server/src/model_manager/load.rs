@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::incompatible::{load_error, other_model, without_folder};
 use super::job::{LoadJob, LoadStage};
 use super::policy::{self, ModelOrigin, OriginSource};
+use super::room::make_room;
 use super::validate::{self, ValidationPlan};
 use super::version::{self, FileStamp};
 use crate::app::App;
@@ -35,12 +36,16 @@ pub(super) struct LoadOrder {
     pub like: Option<Likeness>,
     /// The version that it has to be.
     pub version: Option<String>,
+    /// Whether the version that it takes the place of stays in memory.
+    pub keeps_old: bool,
 }
 
 /// What clients rely on when the model behind a name changes.
 pub(super) struct Likeness {
     pub family: &'static str,
     pub vocab_size: usize,
+    pub has_tokenizer: bool,
+    pub has_template: bool,
 }
 
 impl Likeness {
@@ -49,6 +54,8 @@ impl Likeness {
         Likeness {
             family: config.family.name,
             vocab_size: config.vocab_size,
+            has_tokenizer: model.engine.tokenizer().is_ok(),
+            has_template: model.engine.chat_template().is_some(),
         }
     }
 
@@ -63,6 +70,22 @@ impl Likeness {
                 self.vocab_size,
                 config.vocab_size,
             ));
+        }
+        Ok(())
+    }
+
+    /// Texts and chats that the old one has answered must not be refused, or laid out by nothing, from one request to the
+    /// next.
+    fn check_texts(&self, engine: &Engine) -> Result<(), ApiError> {
+        let has_tokenizer = engine.tokenizer().is_ok();
+        let has_template = engine.chat_template().is_some();
+        for (what, before, now) in [
+            ("tokenizer", self.has_tokenizer, has_tokenizer),
+            ("chat template", self.has_template, has_template),
+        ] {
+            if before && !now {
+                return Err(other_model(what, "one, as the old version has", "none"));
+            }
         }
         Ok(())
     }
@@ -92,11 +115,13 @@ pub(super) async fn load(
     order: LoadOrder,
     turn: OwnedSemaphorePermit,
 ) -> Result<(LoadedModel, LoadMemory), ApiError> {
+    let room = make_room(app, &order)?;
     let (sender, receiver) = oneshot::channel();
     let timeout = order.plan.map(|plan| plan.timeout);
     let (on_thread, app) = (job.clone(), app.clone());
     let started = thread::Builder::new().name("load".into()).spawn(move || {
         let made = make(&app, &on_thread, &order);
+        let made = made.map(|(model, memory)| (model.in_room(room), memory));
         drop(turn); // before anybody is told: whoever comes next finds its turn free
         let _ = sender.send(made); // nobody waits any more
     });
@@ -106,7 +131,7 @@ pub(super) async fn load(
             format!("no thread can be started to load a model: {error}"),
         ));
     }
-    let too_slow = async {
+    let past_timeout = async {
         match timeout {
             None => std::future::pending().await,
             Some(timeout) => {
@@ -123,12 +148,17 @@ pub(super) async fn load(
             tracing::error!(job = job.id, "loading a model panicked");
             Err(ApiError::new(ErrorCode::InternalError, "loading the model failed"))
         }),
-        timeout = too_slow => {
+        timeout = past_timeout => {
             job.cancel();
-            let message = format!("the validation took longer than {} seconds", timeout.as_secs_f64());
-            Err(ApiError::new(ErrorCode::ValidationTimeout, message))
+            Err(too_slow(timeout))
         }
     }
+}
+
+fn too_slow(timeout: Duration) -> ApiError {
+    let seconds = timeout.as_secs_f64();
+    let message = format!("the validation took longer than {seconds} seconds");
+    ApiError::new(ErrorCode::ValidationTimeout, message)
 }
 
 fn make(
@@ -169,7 +199,8 @@ fn make(
         made
     })?;
     memory.after_bytes = private_bytes();
-    memory.peak_bytes = memory.peak_bytes.max(memory.after_bytes);
+    let seen = [memory.before_bytes, memory.after_bytes];
+    memory.peak_bytes = seen.into_iter().fold(memory.peak_bytes, Option::max);
     Ok((made, memory))
 }
 
@@ -196,11 +227,16 @@ fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError>
         let reference = open(source, &small, job)?;
         check(&reference)?;
         job.enter(LoadStage::Validating);
+        let validating = Instant::now();
         let expected = validate::run(&reference, plan.samples, job)?;
         drop(reference);
         let engine = open(source, options, job)?;
         let found = validate::run(&engine, plan.samples, job)?;
         let validation = validate::compare(&expected, &found, started);
+        // Who waits on a clock may be late where processors are scarce.
+        if validating.elapsed() >= plan.timeout {
+            return Err(too_slow(plan.timeout));
+        }
         validation.judge(plan)?;
         return Ok(Built {
             engine,
@@ -246,6 +282,9 @@ fn finish(
         && *expected != version
     {
         return Err(other_model("version", expected, version));
+    }
+    if let Some(like) = &order.like {
+        like.check_texts(&built.engine)?;
     }
     let engine = Arc::new(built.engine);
     let mut model =
@@ -322,11 +361,8 @@ pub(super) fn bytes_of(path: &Path) -> u64 {
 }
 
 fn version_of(source: &OriginSource) -> Result<(String, Vec<FileStamp>), ApiError> {
-    match source {
-        OriginSource::Bytes { bytes, .. } => Ok((version::of_bytes(bytes), Vec::new())),
-        OriginSource::Path(path) => version::of_path(path).map_err(|error| {
-            let message = without_folder(source, &format!("{}: {error}", path.display()));
-            ApiError::new(ErrorCode::ModelIncompatible, message)
-        }),
-    }
+    version::of_source(source).map_err(|error| {
+        let message = without_folder(source, &format!("{}: {error}", source.name()));
+        ApiError::new(ErrorCode::ModelIncompatible, message)
+    })
 }

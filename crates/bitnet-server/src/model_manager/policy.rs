@@ -25,6 +25,16 @@ pub enum OriginSource {
     },
 }
 
+impl OriginSource {
+    /// What messages to operators call it: all of a path.
+    pub fn name(&self) -> String {
+        match self {
+            OriginSource::Path(path) => path.display().to_string(),
+            OriginSource::Bytes { name, .. } => (*name).to_owned(),
+        }
+    }
+}
+
 /// Where a model comes from and how it is loaded.
 #[derive(Debug, Clone)]
 pub struct ModelOrigin {
@@ -32,6 +42,23 @@ pub struct ModelOrigin {
     pub source: OriginSource,
     /// How they are loaded.
     pub options: LoadOptions,
+}
+
+impl ModelOrigin {
+    /// The same with the tokenizer and the chat template that are used for `old` instead of its own: whoever gave them
+    /// meant the model of that name, not that file.
+    #[must_use]
+    pub fn with_overrides_of(self, old: &ModelOrigin) -> ModelOrigin {
+        let (own, old) = (self.options, &old.options);
+        ModelOrigin {
+            options: LoadOptions {
+                tokenizer: old.tokenizer.clone().or(own.tokenizer),
+                chat_template: old.chat_template.clone().or(own.chat_template),
+                ..own
+            },
+            source: self.source,
+        }
+    }
 }
 
 /// What the operator lets the model manager do.
@@ -45,6 +72,8 @@ pub struct ModelPolicy {
     pub pinned: Vec<String>,
     /// Bytes of weights that are kept loaded; 0 is no limit.
     pub cache_bytes: u64,
+    /// Time for which a model that was loaded makes no room for others.
+    pub min_residency: Duration,
     /// Time that running requests have to end when their model is unloaded.
     pub unload_timeout: Duration,
     /// Time for which a swap of strategy `blue_green` keeps the old version.
@@ -72,7 +101,8 @@ impl ModelPolicy {
     /// The policy of a configuration; models are loaded as `options` says, but for what serving many needs.
     ///
     /// # Errors
-    /// Directories that do not exist, and configured models that are written in another way than `id=path`.
+    /// Directories that do not exist, names that no model can have, and configured models that are written in another way
+    /// than `id=path` or twice.
     pub fn new(config: &ServerConfig, options: LoadOptions) -> Result<ModelPolicy, SettingError> {
         let models = &config.models;
         let wrong = |message: String| SettingError::Contradiction(message);
@@ -90,19 +120,30 @@ impl ModelPolicy {
             paths::check_id("models.configured", id).map_err(|error| wrong(error.message))?;
             Ok((id.to_owned(), PathBuf::from(path)))
         };
+        if let Some(name) = &models.served_model_name {
+            paths::check_id("models.served_model_name", name)
+                .map_err(|error| wrong(error.message))?;
+        }
+        let configured: Vec<(String, PathBuf)> = models
+            .configured
+            .iter()
+            .map(named)
+            .collect::<Result<_, _>>()?;
+        for (at, (id, _)) in configured.iter().enumerate() {
+            if configured[..at].iter().any(|(other, _)| other == id) {
+                return Err(wrong(format!("models.configured has {id} twice")));
+            }
+        }
         Ok(ModelPolicy {
             directories: models
                 .directories
                 .iter()
                 .map(resolved)
                 .collect::<Result<_, _>>()?,
-            configured: models
-                .configured
-                .iter()
-                .map(named)
-                .collect::<Result<_, _>>()?,
+            configured,
             pinned: models.pinned.clone(),
             cache_bytes: models.cache_size.0,
+            min_residency: models.min_residency,
             unload_timeout: models.unload_timeout,
             keep_previous: models.keep_previous,
             rollback_period: models.rollback_period,
@@ -111,6 +152,21 @@ impl ModelPolicy {
             kv_cache_bytes: config.performance.kv_cache_memory.map(|size| size.0),
             options: serving(config, options),
         })
+    }
+
+    /// Refuses a name for the first model that a configured one has.
+    ///
+    /// # Errors
+    /// [`SettingError::Contradiction`].
+    pub fn check_first(&self, name: &str) -> Result<(), SettingError> {
+        if self.configured.iter().any(|(id, _)| id == name) {
+            let message = format!(
+                "models.configured has {name}, which is the name of the first model: give that another one by \
+                 models.served_model_name"
+            );
+            return Err(SettingError::Contradiction(message));
+        }
+        Ok(())
     }
 
     /// The models' origin when nothing else is said of it.
@@ -179,3 +235,58 @@ pub fn reference(options: &LoadOptions, context: usize) -> LoadOptions {
 
 /// The kernel that is written for reading: no vector instructions, one weight after the other.
 pub const REFERENCE_KERNEL: &str = "scalar-i2s";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    /// The policy of settings that are written as flags.
+    fn policy_of(flags: &[(&str, &str)]) -> Result<ModelPolicy, SettingError> {
+        let flags = flags
+            .iter()
+            .map(|&(name, value)| (name.into(), value.into()));
+        let sources = Sources {
+            flags: flags.collect(),
+            ..Sources::default()
+        };
+        ModelPolicy::new(&ServerConfig::load(&sources)?, LoadOptions::default())
+    }
+
+    #[test]
+    fn names_that_no_request_could_use_are_refused_at_the_start() {
+        let named = |name| policy_of(&[("served-model-name", name)]);
+        named("BitNet-2B.v1_x").unwrap();
+        for name in ["default", "org/model", "a b"] {
+            let error = named(name).unwrap_err().to_string();
+            assert!(
+                error.contains("models.served_model_name"),
+                "{name}: {error}"
+            );
+        }
+        let configured = |entries| policy_of(&[("configured", entries)]);
+        let policy = configured("a=x.gguf,b=x.gguf").unwrap();
+        policy.check_first("c").unwrap();
+        assert!(policy.check_first("b").is_err());
+        assert!(configured("a=x.gguf,a=y.gguf").is_err());
+    }
+
+    #[test]
+    fn what_was_given_for_a_name_goes_over_to_its_next_version() {
+        let origin = |tokenizer: Option<&str>, template: Option<&str>| ModelOrigin {
+            source: OriginSource::Path(PathBuf::from("model.gguf")),
+            options: LoadOptions {
+                tokenizer: tokenizer.map(PathBuf::from),
+                chat_template: template.map(str::to_owned),
+                ..LoadOptions::default()
+            },
+        };
+        let old = origin(Some("tokenizer.json"), Some("old"));
+        let new = origin(None, None).with_overrides_of(&old).options;
+        assert_eq!(new.tokenizer, old.options.tokenizer);
+        assert_eq!(new.chat_template.as_deref(), Some("old"));
+        let plain = origin(None, None);
+        let kept = origin(None, Some("own")).with_overrides_of(&plain).options;
+        assert_eq!(kept.chat_template.as_deref(), Some("own"));
+    }
+}

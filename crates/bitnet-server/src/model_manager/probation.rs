@@ -184,6 +184,7 @@ async fn load_again(
         plan: None,
         like: None,
         version,
+        keeps_old: false,
     };
     let (model, _) = load(app, job, order, turn).await?;
     if app.models.read().entries.contains_key(id) {

@@ -243,6 +243,12 @@ impl ModelRegistry {
         }
     }
 
+    /// Where a model comes from, by its id, if it can be loaded again.
+    pub fn origin_of(&self, id: &str) -> Option<ModelOrigin> {
+        let table = self.read();
+        table.entries.get(id)?.origin.clone()
+    }
+
     /// What a name stands for; without a name the default model.
     ///
     /// # Errors
@@ -353,6 +359,17 @@ impl ModelRegistry {
             models.extend(previous.and_then(|previous| previous.kept.clone()));
         }
         models
+    }
+
+    /// Whether a request would have a model loaded by asking for it.
+    pub fn any_can_be_loaded(&self) -> bool {
+        let table = self.read();
+        let can_be = |entry: &Entry| match &entry.state {
+            EntryState::Unloaded => entry.origin.is_some(),
+            EntryState::Loading(_) => true,
+            _ => false,
+        };
+        table.entries.values().any(can_be)
     }
 
     /// Ids of all models that are known.

@@ -40,8 +40,8 @@ pub struct SwapOrder {
     pub id: String,
     /// The new version.
     pub origin: ModelOrigin,
-    /// How it is compared with the reference.
-    pub plan: ValidationPlan,
+    /// How it is compared with the reference; `None`: not at all.
+    pub plan: Option<ValidationPlan>,
     /// How requests come to it.
     pub strategy: SwapStrategy,
     /// Whether a version that fails after it was published gives its place back, where the old one is still there.
@@ -130,10 +130,11 @@ impl Swapping {
         let order = LoadOrder {
             id: self.order.id.clone(),
             origin: self.order.origin.clone(),
-            plan: Some(self.order.plan),
+            plan: self.order.plan,
             // Nothing of the old one is held meanwhile: idle models are those that nobody holds.
             like: Some(Likeness::of(&*self.app.models.get(Some(&self.order.id))?)),
             version: None,
+            keeps_old: self.order.strategy == SwapStrategy::BlueGreen,
         };
         let turn = self.app.manager.turn().await;
         load(&self.app, &self.job, order, turn).await
@@ -296,6 +297,7 @@ async fn roll_back_under(
             plan: None,
             like: None,
             version: version.clone(),
+            keeps_old: false,
         };
         let (model, taken) = load(app, job, order, turn).await?;
         memory = taken;
@@ -349,12 +351,17 @@ pub(super) fn finish(app: &App, job: &Arc<LoadJob>, id: &str, outcome: Result<()
     if let Ok(entry) = app.models.write().entry(id)
         && entry.job().is_some_and(|own| Arc::ptr_eq(own, job))
     {
+        let has_origin = entry.origin.is_some();
         match &mut entry.state {
             // A swap that failed has left its model as it was.
             EntryState::Loaded { swap, .. } => *swap = None,
             state => {
                 *state = match &outcome {
                     Ok(()) => EntryState::Unloaded,
+                    // There may be room in a moment.
+                    Err(error) if error.code == ErrorCode::Overloaded && has_origin => {
+                        EntryState::Unloaded
+                    }
                     Err(error) => EntryState::Failed {
                         at: Instant::now(),
                         error: error.clone(),

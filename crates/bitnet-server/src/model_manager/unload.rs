@@ -1,14 +1,12 @@
-//! Taking models out of memory: because somebody says so, or to make room for another one.
+//! Taking models out of memory because somebody says so.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::load::bytes_of;
-use super::policy::{ModelOrigin, OriginSource};
-use super::registry::EntryState;
+use super::registry::{Entry, EntryState};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{LoadedModel, weight_bytes};
+use crate::model::LoadedModel;
 
 /// How a model goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +34,13 @@ pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), 
     };
     let drained = drain(&model, order).await;
     let mut table = app.models.write();
+    let is_ours = |entry: &&mut Entry| match &entry.state {
+        EntryState::Unloading(leaving) => Arc::ptr_eq(leaving, &model),
+        _ => false,
+    };
+    let Some(entry) = table.entries.get_mut(id).filter(is_ours) else {
+        return Ok(()); // an older version has got its place back meanwhile, and it has left
+    };
     match drained {
         true => {
             let left = table.leave(id, order.forget);
@@ -47,7 +52,7 @@ pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), 
             Ok(())
         }
         false => {
-            table.entry(id)?.state = EntryState::Loaded { model, swap: None };
+            entry.state = EntryState::Loaded { model, swap: None };
             let message = format!(
                 "requests of '{id}' still run after {} seconds; it answers as before",
                 order.timeout.as_secs_f64()
@@ -100,49 +105,4 @@ async fn drain(model: &Arc<LoadedModel>, order: UnloadOrder) -> bool {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
     true
-}
-
-/// Unloads idle models, those first that were asked for longest ago, until there is room for another one.
-///
-/// # Errors
-/// [`ErrorCode::Overloaded`] when those that are left are in use or pinned.
-pub(super) fn make_room(app: &App, origin: &ModelOrigin) -> Result<(), ApiError> {
-    let limit = app.manager.policy.cache_bytes;
-    if limit == 0 {
-        return Ok(());
-    }
-    let needed = match &origin.source {
-        OriginSource::Path(path) => bytes_of(path),
-        OriginSource::Bytes { bytes, .. } => bytes.len() as u64,
-    };
-    let mut table = app.models.write();
-    loop {
-        let bytes = |model: &Arc<LoadedModel>| weight_bytes(model.engine.info()) as u64;
-        let current = table.entries.values().filter_map(|entry| entry.current());
-        let loaded: u64 = current.map(bytes).sum();
-        if loaded + needed <= limit {
-            return Ok(());
-        }
-        let pinned = |id: &String| app.manager.policy.pinned.contains(id);
-        // One that cannot be loaded again would be lost.
-        let oldest = table
-            .entries
-            .iter_mut()
-            .filter(|(id, entry)| entry.is_idle() && entry.origin.is_some() && !pinned(id))
-            .min_by_key(|(_, entry)| entry.last_used());
-        let Some((id, entry)) = oldest else {
-            let message = format!(
-                "there is no room: {loaded} bytes of weights are loaded and in use, {needed} more are wanted, \
-                 models.cache_size is {limit}"
-            );
-            return Err(
-                ApiError::new(ErrorCode::Overloaded, message).retry_after(Duration::from_secs(1))
-            );
-        };
-        tracing::info!(model = id, "unloaded to make room");
-        entry.state = EntryState::Unloaded;
-        entry.previous = None;
-        app.metrics.model_unloaded(id);
-        app.metrics.unloaded("room");
-    }
 }

@@ -15,6 +15,8 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
+use super::policy::OriginSource;
+
 /// What tells that a file is still the one that was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileStamp {
@@ -67,6 +69,17 @@ pub fn of_path(path: &Path) -> io::Result<(String, Vec<FileStamp>)> {
         hashes.insert(stamps.clone(), version.clone());
     });
     Ok((version, stamps))
+}
+
+/// The version of a model wherever it comes from, and what its files were like.
+///
+/// # Errors
+/// Files that cannot be read to their end, or change meanwhile.
+pub fn of_source(source: &OriginSource) -> io::Result<(String, Vec<FileStamp>)> {
+    match source {
+        OriginSource::Path(path) => of_path(path),
+        OriginSource::Bytes { bytes, .. } => Ok((of_bytes(bytes), Vec::new())),
+    }
 }
 
 /// Whether the files are still those that were read.

@@ -178,6 +178,7 @@ mod tests {
         let line = AuditLine {
             time: UNIX_EPOCH,
             who: Some(evil.into()),
+            peer: None,
             action: "POST /v1/models/load".into(),
             target: evil.into(),
             status: 200,

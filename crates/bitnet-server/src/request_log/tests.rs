@@ -51,12 +51,9 @@ fn a_log_that_is_stuck_loses_lines_and_says_how_many() {
     assert!((99..=100).contains(&lost), "{lost}");
     drop(allow);
     // The queue may still be full for a moment.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !String::from_utf8_lossy(&written.lock().unwrap()).contains("lost_lines") {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "nothing tells the loss"
-        );
+        assert!(Instant::now() < deadline, "nothing tells the loss");
         log.audit(&line(n_lines));
         std::thread::yield_now();
     }
@@ -150,4 +147,27 @@ fn a_file_is_added_to_and_is_its_owners_alone() {
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
         assert_eq!(mode & 0o777, 0o600);
     }
+}
+
+#[test]
+fn closing_waits_for_every_line_but_not_for_ever() {
+    let (allow, permissions): (SyncSender<()>, _) = sync_channel(0);
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let gate = Gate {
+        permissions,
+        written: written.clone(),
+    };
+    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), Box::new(gate)).unwrap();
+    for n in 0..100 {
+        log.audit(&line(n));
+    }
+    log.close(Duration::from_millis(20)); // nobody lets it write
+    assert!(written.lock().unwrap().is_empty());
+    let opened = std::thread::spawn(move || while allow.send(()).is_ok() {});
+    log.close(Duration::from_secs(60));
+    let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.lines().count(), 100, "{text}");
+    log.audit(&line(100)); // too late, and no harm
+    drop(log);
+    opened.join().unwrap();
 }

@@ -11,6 +11,7 @@ use bitnet_inference::Prompt;
 use bitnet_inference::logprobs::MAX_TOP_LOGPROBS;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::task::block_in_place;
 
 use crate::app::App;
 use crate::body::JsonBody;
@@ -29,6 +30,9 @@ use crate::usage::{TimingReport, Usage, finish_reason};
 
 /// Tokens when the request does not say, OpenAI's number.
 const DEFAULT_MAX_TOKENS: usize = 16;
+
+/// Prompt tokens whose log probabilities take a millisecond or more to write: as long as going aside pays.
+const LONG_PROMPT: usize = 1024;
 
 /// Continues texts.
 ///
@@ -326,9 +330,10 @@ impl Writer {
         let mut likelihoods = vec![Likelihood::default(); choices.len()];
         while let Some(piece) = running.piece().await {
             let piece = piece?;
-            let index = piece.choice;
-            likelihoods[index].add(&piece);
-            if let Err(error) = self.add(piece, &running, &mut choices[index]) {
+            likelihoods[piece.choice].add(&piece);
+            let to = &mut choices[piece.choice];
+            let is_long = piece.prompt.as_ref().is_some_and(|p| p.len() > LONG_PROMPT);
+            if let Err(error) = aside_if(is_long, || self.add(piece, &running, to)) {
                 running.give_up();
                 return Err(error);
             }
@@ -342,7 +347,16 @@ impl Writer {
             timings: Some(TimingReport::of(&running)),
             ..self.answer(&running, &choices)
         };
-        Ok(Json(answer).into_response())
+        let is_long = running.n_prompt() > LONG_PROMPT;
+        Ok(aside_if(is_long, || Json(answer).into_response()))
+    }
+}
+
+/// Runs `work`; if it is long, other connections of this thread go on elsewhere meanwhile.
+fn aside_if<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
+    match is_long {
+        true => block_in_place(work),
+        false => work(),
     }
 }
 

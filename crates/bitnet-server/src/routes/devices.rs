@@ -63,7 +63,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<DeviceList> {
             .iter()
             .map(|model| ModelDevice {
                 id: model.id.clone(),
-                device: "cpu",
+                device: model.device(),
                 kernel: model.engine.info().kernel.clone(),
                 threads: model.engine.info().threads,
             })

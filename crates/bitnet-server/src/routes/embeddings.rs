@@ -36,8 +36,7 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<EmbeddingList>, ApiError> {
-    let name = fields.text("model")?;
-    let model = app.model_for(name.as_deref(), &caller).await?;
+    let model = app.model_in_time(&mut fields, &caller).await?;
     unsupported::refuse(&mut fields, unsupported::EMBEDDINGS)?;
     let input = fields.need("input")?;
     let field = match &input {

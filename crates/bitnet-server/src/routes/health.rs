@@ -86,17 +86,23 @@ fn not_ready(app: &App) -> Option<String> {
     }
     let models = app.models.all();
     if models.is_empty() {
-        return Some("no model is loaded".into());
+        // The first request for one that can be loaded loads it.
+        return (!app.models.any_can_be_loaded()).then(|| "no model is loaded".into());
     }
     if !app.is_accepting() {
         return Some("the server takes no connections yet".into());
     }
-    models.iter().find_map(|model| {
-        trouble(app, model).or_else(|| {
-            let full = !model.admission.has_room();
-            full.then(|| format!("the queue of {} is full", model.id))
+    let full = |model: &Arc<LoadedModel>| !model.admission.has_room();
+    models
+        .iter()
+        .find_map(|model| trouble(app, model))
+        .or_else(|| {
+            let all_full = models.iter().all(full);
+            all_full.then(|| match &models[..] {
+                [only] => format!("the queue of {} is full", only.id),
+                _ => "the queues of all models are full".into(),
+            })
         })
-    })
 }
 
 /// Why a model will answer nothing any more.

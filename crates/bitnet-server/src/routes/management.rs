@@ -52,7 +52,7 @@ pub async fn load(
             .unwrap_or_default(),
     };
     paths::check_id("model_id", &id)?;
-    let plan = validation(&mut fields, DEFAULT_TIMEOUT)?;
+    let plan = validation(&mut fields, DEFAULT_TIMEOUT)?.plan_or(None);
     let origin = origin(&app, path, &mut fields)?;
     let job = start_load(&app, &id, origin, plan)?;
     if is_true(query.as_deref(), "wait") {
@@ -82,7 +82,8 @@ pub async fn swap(
     let id = fields
         .text("target_model_id")?
         .ok_or_else(|| missing("target_model_id"))?;
-    let id = app.models.get(Some(&id))?.id.clone();
+    // What nobody has loaded yet is loaded first: there is something to hold the new version against then.
+    let id = app.model(Some(&id)).await?.id.clone();
     let strategy = match fields.text("swap_strategy")?.as_deref() {
         None | Some("atomic") => SwapStrategy::Atomic,
         Some("blue_green") => SwapStrategy::BlueGreen,
@@ -96,12 +97,18 @@ pub async fn swap(
         Some(seconds) => Duration::from_secs_f64(seconds),
         None => DEFAULT_TIMEOUT,
     };
+    let mut origin = origin(&app, path, &mut fields)?;
+    if fields.flag("inherit_overrides")?.unwrap_or(true)
+        && let Some(old) = app.models.origin_of(&id)
+    {
+        origin = origin.with_overrides_of(&old);
+    }
     let order = SwapOrder {
         id,
-        plan: validation(&mut fields, timeout)?.unwrap_or(plan(timeout)),
+        plan: validation(&mut fields, timeout)?.plan_or(Some(plan(timeout))),
         strategy,
         rollback_on_failure: fields.flag("rollback_on_failure")?.unwrap_or(true),
-        origin: origin(&app, path, &mut fields)?,
+        origin,
     };
     on_its_own(async move { swap::swap(&app, order).await }).await
 }
@@ -114,6 +121,7 @@ pub async fn rollback(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<SwapReport>, ApiError> {
+    let id = app.models.id_of(&id)?;
     on_its_own(async move { swap::roll_back(&app, &id).await }).await
 }
 
@@ -147,6 +155,7 @@ async fn leave(
     query: Option<String>,
     forget: bool,
 ) -> Result<Json<Value>, ApiError> {
+    let id = app.models.id_of(&id)?;
     let query = query.as_deref();
     let order = UnloadOrder {
         timeout: match value(query, "timeout_seconds") {
@@ -324,16 +333,37 @@ fn plan(timeout: Duration) -> ValidationPlan {
     }
 }
 
-/// The `validation_config`; `None` where there is to be no validation.
-fn validation(fields: &mut Fields, timeout: Duration) -> Result<Option<ValidationPlan>, ApiError> {
+/// What a request says about validation.
+enum ValidationWish {
+    /// Nothing.
+    Unsaid,
+    /// That there is to be none.
+    Off,
+    /// How.
+    As(ValidationPlan),
+}
+
+impl ValidationWish {
+    /// The plan, `usual` where nothing was said.
+    fn plan_or(self, usual: Option<ValidationPlan>) -> Option<ValidationPlan> {
+        match self {
+            ValidationWish::Unsaid => usual,
+            ValidationWish::Off => None,
+            ValidationWish::As(plan) => Some(plan),
+        }
+    }
+}
+
+/// The `validation_config`.
+fn validation(fields: &mut Fields, timeout: Duration) -> Result<ValidationWish, ApiError> {
     let Some(mut config) = fields.object("validation_config")? else {
-        return Ok(None);
+        return Ok(ValidationWish::Unsaid);
     };
     if !config.flag("enable_cross_validation")?.unwrap_or(true) {
-        return Ok(None);
+        return Ok(ValidationWish::Off);
     }
     let usual = plan(timeout);
-    Ok(Some(ValidationPlan {
+    Ok(ValidationWish::As(ValidationPlan {
         samples: config
             .count("validation_samples", 1..=MAX_SAMPLES)?
             .unwrap_or(usual.samples),

@@ -29,7 +29,7 @@ use crate::auth::cors;
 use crate::auth::guard::{self, AuthGate};
 use crate::auth::{AccessTable, Guard, RouteAccess};
 use crate::error::{ApiError, ErrorCode};
-use crate::{panics, path, request_id};
+use crate::{leaving, panics, path, request_id};
 
 /// What each route needs. One that is missing here is for administrators only.
 pub fn access() -> AccessTable {
@@ -115,6 +115,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/openapi.json", get(openapi::document))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(app.clone(), leaving::layer))
         .layer(from_fn(path::layer))
         .layer(from_fn_with_state(gate, guard::layer));
     finished(routes, app, guard)

@@ -35,8 +35,7 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Ranking>, ApiError> {
-    let name = fields.text("model")?;
-    let model = app.model_for(name.as_deref(), &caller).await?;
+    let model = app.model_in_time(&mut fields, &caller).await?;
     unsupported::refuse(&mut fields, unsupported::RERANK)?;
     let query = text("query", fields.need("query")?)?;
     let documents = documents(fields.need("documents")?)?;

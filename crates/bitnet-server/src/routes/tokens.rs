@@ -25,7 +25,7 @@ pub async fn tokenize(
     State(app): State<Arc<App>>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let model = app.model_for(&mut fields).await?;
     let conversation = fields.take("messages");
     let conversation = conversation
         .map(|value| messages(value, &app.limits))
@@ -88,7 +88,7 @@ pub async fn detokenize(
     State(app): State<Arc<App>>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let model = app.model_for(&mut fields).await?;
     let value = fields.need("tokens")?;
     let ids: Option<Vec<u32>> = value
         .as_array()
@@ -113,7 +113,7 @@ pub async fn apply_template(
     State(app): State<Arc<App>>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let model = app.model_for(&mut fields).await?;
     let messages = messages(fields.need("messages")?, &app.limits)?;
     let work = move || Ok(json!({ "prompt": chat_text(&model, &messages)? }));
     blocking(&app.tokenising, work).await

@@ -1,5 +1,8 @@
 //! Keys before every route, what one key may take, and the metrics of it all.
 
+use std::ops::Index;
+
+use bitnet_server::ServerLimits;
 use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::auth::{Role, RouteAccess};
@@ -8,7 +11,8 @@ use bitnet_server::routes;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Connection};
-use crate::fixture::TestServer;
+use crate::fixture::{Gated, TestServer, engine, until};
+use crate::managed::Managed;
 
 /// A server with a key that may do this much, and the key.
 fn server(limits: RateLimits) -> (TestServer, String) {
@@ -26,13 +30,25 @@ pub fn server_with_key(flags: &[(&str, &str)], requests_per_minute: u32) -> (Tes
     (TestServer::with_config(config), keys[0].clone())
 }
 
-/// A configuration with these settings and a key for each of `limits`, and the keys. Servers read keys at start: the file
-/// is gone by then, unless they start at once.
-pub fn config_with_keys(
-    flags: &[(&str, &str)],
-    limits: &[RateLimits],
-) -> (ServerConfig, Vec<String>) {
-    let path = tempfile::tempdir().unwrap().keep().join("keys.json");
+/// Keys, and the folder that their file is in.
+pub struct TestKeys {
+    keys: Vec<String>,
+    _folder: tempfile::TempDir,
+}
+
+impl Index<usize> for TestKeys {
+    type Output = String;
+
+    fn index(&self, index: usize) -> &String {
+        &self.keys[index]
+    }
+}
+
+/// A configuration with these settings and a key for each of `limits`, and the keys. Servers read their file when they
+/// start; it goes with the keys.
+pub fn config_with_keys(flags: &[(&str, &str)], limits: &[RateLimits]) -> (ServerConfig, TestKeys) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
     let key = |limits: &RateLimits| {
         let new = NewKey {
             name: "test",
@@ -51,6 +67,10 @@ pub fn config_with_keys(
         flags,
         ..Sources::default()
     });
+    let keys = TestKeys {
+        keys,
+        _folder: folder,
+    };
     (config.unwrap(), keys)
 }
 
@@ -169,8 +189,7 @@ fn a_tenant_finds_its_own_prompts_in_the_cache_and_nobody_elses() {
 
 #[test]
 fn pages_of_listed_origins_are_answered_as_browsers_ask_and_others_are_not() {
-    let asks =
-        "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n";
+    let asks = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization,x-stainless-os\r\n";
     let origin = "https://app.example";
     let listed = ("allowed-origins", origin);
     let ask = |server: &TestServer, method: &str, headers: &str| {
@@ -204,6 +223,9 @@ fn pages_of_listed_origins_are_answered_as_browsers_ask_and_others_are_not() {
     );
     assert_eq!(before.header("vary"), Some("origin"));
     assert_eq!(before.header("access-control-allow-credentials"), None);
+    // Whatever its library sends: OpenAI's own has headers of its own.
+    let headers = before.header("access-control-allow-headers");
+    assert_eq!(headers, Some("authorization,x-stainless-os"));
     let methods = before.header("access-control-allow-methods").unwrap();
     assert!(methods.contains("POST"), "{methods}");
     let after = ask(&server, "POST", &format!("Origin: {origin}\r\n"));
@@ -284,6 +306,72 @@ fn a_key_that_has_taken_its_requests_is_told_when_to_come_back() {
     assert!((1..=60).contains(&after), "{after}");
     // What costs no tokens goes on.
     assert_eq!(status(&server, "GET", "/v1/models", Some(&key), ""), 200);
+}
+
+#[test]
+fn requests_at_once_do_not_take_more_tokens_than_their_key_may() {
+    let limits = RateLimits {
+        tokens_per_minute: 100,
+        ..RateLimits::default()
+    };
+    let (config, keys) = config_with_keys(&[], &[limits]);
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let limits = ServerLimits::from(&config);
+    let server = TestServer::with_turns_and_config(engine, gated.clone(), limits, config);
+    let ask = |max_tokens: Option<u32>| {
+        let body =
+            json!({"prompt": "Once upon a time", "max_tokens": max_tokens, "ignore_eos": true});
+        let mut connection = Connection::open(server.address);
+        let headers = format!("Authorization: Bearer {}\r\n", keys[0]);
+        connection.send("POST", "/v1/completions", &headers, &body.to_string());
+        connection
+    };
+    let mut first = ask(Some(60));
+    until("the first is queued", || {
+        server.model().admission.waiting().1 > 0
+    });
+    // 60 tokens and a prompt are set aside, though not one was drawn yet: there is no place for 60 more.
+    let refused = ask(Some(60)).answer();
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
+    assert!(refused.header("retry-after").is_some());
+    let left = |answer: &Answer| {
+        let header = answer.header("x-ratelimit-remaining-tokens").unwrap();
+        header.parse::<u32>().unwrap()
+    };
+    assert!(left(&refused) < 40, "{}", left(&refused));
+    gated.open();
+    let answer = first.answer();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(ask(Some(1)).answer().status, 200, "a short one has room");
+}
+
+#[test]
+fn only_administrators_go_before_everybody_else() {
+    const PATH: &str = "/v1/completions";
+    let body = |priority: i64| json!({"prompt": "Once", "max_tokens": 1, "priority": priority});
+    let managed = Managed::start();
+    for priority in [0, 1, i64::from(i32::MAX)] {
+        assert_eq!(
+            managed.ask_as_user("POST", PATH, &body(priority)).status,
+            200
+        );
+    }
+    for priority in [-1, i64::from(i32::MIN)] {
+        let refused = managed.ask_as_user("POST", PATH, &body(priority));
+        assert_eq!(refused.status, 403, "{}", refused.body);
+        let error = &refused.json()["error"];
+        assert_eq!(
+            (&error["code"], &error["param"]),
+            (&json!("insufficient_role"), &json!("priority"))
+        );
+        assert_eq!(managed.ask("POST", PATH, &body(priority)).status, 200);
+    }
+    let nobody = TestServer::start();
+    assert_eq!(nobody.post(PATH, &body(-1)).status, 403);
+    let (open, key) = server_with_key(&[("allow-urgent", "true")], 0);
+    assert_eq!(send_with(&open, &key, PATH, &body(-1)).status, 200);
 }
 
 #[test]

@@ -249,10 +249,12 @@ fn only_its_sender_or_an_administrator_cancels_a_request() {
     let config = ServerConfig::load(&Sources {
         flags: vec![("keys-file".into(), path.display().to_string())],
         ..Sources::default()
-    });
+    })
+    .unwrap();
     let engine = engine();
     let gated = Gated::new(engine.clone());
-    let server = TestServer::with_turns_and_config(engine, gated.clone(), config.unwrap());
+    let limits = ServerLimits::from(&config);
+    let server = TestServer::with_turns_and_config(engine, gated.clone(), limits, config);
     let begin = |key: &str, path: &str, body: &Value| {
         let mut connection = Connection::open(server.address);
         let headers = format!("Authorization: Bearer {key}\r\nX-Request-Id: same\r\n");

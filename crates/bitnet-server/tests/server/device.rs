@@ -149,8 +149,9 @@ fn the_cpu_replays_the_pass_in_which_a_device_failed_and_the_bytes_are_the_same(
     // It fails in a prompt, in the first draws, in the middle of six answers.
     for passes in [0, 3, 25] {
         let server = server(passes, true);
-        assert_eq!(server.model().device(), "test");
         let (server, text) = (&server, &text);
+        let device = || server.get("/v1/devices").json()["models"][0]["device"].clone();
+        assert_eq!(device(), "test");
         let found: Vec<String> = thread::scope(|scope| {
             let asked: Vec<_> = (0..6)
                 .map(|seed| scope.spawn(move || text(server, seed)))
@@ -163,6 +164,7 @@ fn the_cpu_replays_the_pass_in_which_a_device_failed_and_the_bytes_are_the_same(
         assert_eq!(found, expected, "after {passes} passes");
         let answer = server.post("/v1/inference", &request(0)).json();
         assert_eq!(answer["device_used"], "cpu");
+        assert_eq!(device(), "cpu");
         let metrics = server.get("/metrics").body;
         let count = "bitnet_device_failures_total{model=\"stories\"} 1";
         assert!(metrics.contains(count), "{metrics}");

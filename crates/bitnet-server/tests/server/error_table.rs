@@ -8,13 +8,14 @@ use bitnet_inference::{Engine, EngineLoad, Error, Event, RequestId, ValidRequest
 use bitnet_server::auth::RouteAccess;
 use bitnet_server::engine_thread::{CHANNEL_CAPACITY, Turns};
 use bitnet_server::error::code::{ERRORS, ErrorCode};
+use bitnet_server::model_manager::policy::ModelPolicy;
 use bitnet_server::{App, ServerLimits, routes};
 use serde_json::{Value, json};
 
 use crate::access::{send_with, server_with_key};
 use crate::client::{Answer, Connection};
 use crate::fixture::{Gated, TestServer, engine, until};
-use crate::managed::Managed;
+use crate::managed::{Managed, SWAP, swap_order};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -124,23 +125,29 @@ fn produce(code: ErrorCode) -> Produced {
         }
         ErrorCode::SlowReader => slow_reader(),
         ErrorCode::SwapInProgress => {
-            let managed = Managed::start();
-            let mut first = managed.begin_as_admin("POST", SWAP, &swap("stories"));
-            until("the swap begins", || {
-                let status = managed.ask("GET", "/v1/models/stories/status", &Value::Null);
-                status.json()["progress"]["is_swap"] == true
+            let managed = Managed::with(|policy| ModelPolicy {
+                rolling_step: Duration::from_secs(50),
+                ..policy
             });
-            let refused = managed.ask("POST", SWAP, &swap("stories"));
-            assert_eq!(first.answer().status, 200);
-            refused
+            let mut order = swap_order("v2.gguf");
+            order["swap_strategy"] = "rolling".into();
+            let _first = managed.begin_as_admin("POST", SWAP, &order);
+            until("some requests go to the new version", || {
+                managed.status("stories")["rolling_percent"] == 10
+            });
+            managed.swap(&order)
         }
         ErrorCode::ModelLoading => {
             let managed = Managed::start();
-            let mut load = swap("");
-            load["model_id"] = "new".into();
-            load["model_path"] = "v1.gguf".into();
-            assert_eq!(managed.ask("POST", "/v1/models/load", &load).status, 202);
-            managed.ask("POST", SWAP, &swap("new"))
+            let held = managed.server.model(); // as a request does until it ends
+            let unload = "/v1/models/stories/unload";
+            let _unload = managed.begin_as_admin("POST", unload, &Value::Null);
+            until("it is leaving", || {
+                managed.status("stories")["status"] == "unloading"
+            });
+            let refused = managed.ask("POST", COMPLETIONS, &once());
+            drop(held);
+            refused
         }
         ErrorCode::InternalError => {
             return Produced::By("a_panic_of_the_engine_ends_its_requests_and_not_the_process");
@@ -160,17 +167,6 @@ fn produce(code: ErrorCode) -> Produced {
         | ErrorCode::ValidationTimeout => {
             return Produced::By("what_is_no_model_is_told_in_figures_and_changes_nothing");
         }
-    })
-}
-
-const SWAP: &str = "/v1/models/swap";
-
-/// A swap that takes a while: a few texts are compared with the reference path.
-fn swap(id: &str) -> Value {
-    json!({
-        "target_model_id": id,
-        "new_model_path": "v2.gguf",
-        "validation_config": {"validation_samples": 4},
     })
 }
 

@@ -155,18 +155,16 @@ impl TestServer {
         turns: Arc<impl Turns>,
         limits: ServerLimits,
     ) -> TestServer {
-        let app = App::new(limits);
-        let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &app);
-        TestServer::of(app, model.unwrap(), ServerConfig::default())
+        TestServer::with_turns_and_config(engine, turns, limits, ServerConfig::default())
     }
 
-    /// The same, configured.
     pub fn with_turns_and_config(
         engine: Arc<Engine>,
         turns: Arc<impl Turns>,
+        limits: ServerLimits,
         config: ServerConfig,
     ) -> TestServer {
-        let app = App::new(ServerLimits::from(&config));
+        let app = App::new(limits);
         let model = LoadedModel::start_with("stories", engine, turns, Some("test"), &app);
         TestServer::of(app, model.unwrap(), config)
     }

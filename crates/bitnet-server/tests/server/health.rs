@@ -95,12 +95,13 @@ fn degradation_is_200_where_the_operator_says_so() {
 #[test]
 fn probes_answer_while_all_cores_are_busy() {
     let server = TestServer::start();
-    let busy = AtomicBool::new(true);
+    let over = AtomicBool::new(false);
     let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
     std::thread::scope(|scope| {
+        let _stop = Stop(&over);
         for _ in 0..2 * cores {
             scope.spawn(|| {
-                while busy.load(Ordering::Relaxed) {
+                while !over.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }
             });
@@ -108,21 +109,36 @@ fn probes_answer_while_all_cores_are_busy() {
         for _ in 0..4 {
             scope.spawn(|| {
                 let body = json!({"prompt": "Once", "max_tokens": 60, "ignore_eos": true});
-                assert_eq!(server.post("/v1/completions", &body).status, 200);
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(server.post("/v1/completions", &body).status, 200);
+                }
             });
         }
-        let mut times: Vec<Duration> = (0..15)
-            .map(|_| {
-                let start = Instant::now();
-                assert_eq!(server.get("/health/live").status, 200);
-                start.elapsed()
-            })
-            .collect();
-        times.sort();
-        busy.store(false, Ordering::Relaxed);
-        // 50 ms is promised; the machine of a test has other work too.
-        assert!(times[7] < Duration::from_millis(400), "{times:?}");
+        // 50 ms is promised. The machine of a test has other work too, which makes some slow; one that waits for a pass,
+        // for a request or for the queue is slow every time.
+        let times = (0..100).map(|_| {
+            let start = Instant::now();
+            assert_eq!(server.get("/health/live").status, 200);
+            start.elapsed()
+        });
+        let mut slow = Vec::new();
+        for time in times {
+            if time < Duration::from_millis(50) {
+                return;
+            }
+            slow.push(time);
+        }
+        panic!("not one in 50 ms: {slow:?}");
     });
+}
+
+/// Ends those who keep the cores busy, also when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -67,7 +67,9 @@ fn while_running_requests_end_new_ones_are_sent_elsewhere() {
     let model = server.model();
     until("it is taken", || model.admission.waiting().0 == 1);
     server.ask_to_stop();
-    until("it drains", || server.app.is_draining());
+    until("connections are told to end", || {
+        server.get("/health/live").header("connection") == Some("close")
+    });
 
     let mut fresh = Connection::open(server.address);
     for connection in [&mut kept, &mut fresh] {

@@ -19,6 +19,7 @@ mod faults;
 mod fixture;
 mod health;
 mod health_port;
+mod leaving;
 mod lifecycle;
 mod logs;
 mod managed;

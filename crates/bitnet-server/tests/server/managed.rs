@@ -89,6 +89,7 @@ impl Managed {
         };
         let policy = change(ModelPolicy {
             rolling_step: Duration::from_millis(50),
+            min_residency: Duration::ZERO,
             unload_timeout: Duration::from_secs(55), // a client waits for a minute,
             ..ModelPolicy::new(&config, options).unwrap()
         });

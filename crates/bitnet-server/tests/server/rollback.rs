@@ -60,12 +60,12 @@ fn swap(
     let order = SwapOrder {
         id: "stories".into(),
         origin: app.manager.policy.origin(managed.models.join("v2.gguf")),
-        plan: ValidationPlan {
+        plan: Some(ValidationPlan {
             samples: 1,
             min_accuracy: 1.0,
             min_cosine: 0.9999,
             timeout: Duration::from_secs(60),
-        },
+        }),
         strategy,
         rollback_on_failure: true,
     };

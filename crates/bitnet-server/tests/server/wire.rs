@@ -271,3 +271,35 @@ fn one_address_has_no_more_connections_than_it_may() {
         next.read(&mut [0]).unwrap_or(0) == 1
     });
 }
+
+#[test]
+fn who_has_waited_longest_makes_room_and_who_is_being_answered_does_not() {
+    let engine = engine();
+    let gated = Gated::new(engine.clone());
+    let limits = ServerLimits {
+        max_connections: 3,
+        ..ServerLimits::default()
+    };
+    let server = TestServer::with_turns(engine, gated.clone(), limits);
+    let body = r#"{"prompt": "Once", "max_tokens": 4, "ignore_eos": true, "stream": true}"#;
+    let mut answered = Connection::open(server.address);
+    answered.send("POST", "/v1/completions", "", body);
+    until("it is in the queue", || {
+        server.model().admission.waiting().1 > 0
+    });
+    let mut silent: Vec<TcpStream> = (0..2)
+        .map(|_| TcpStream::connect(server.address).unwrap())
+        .collect();
+    silent[1].write_all(b"GET /health/live HTT").unwrap(); // half a request is none
+    // Every place is taken, and each of these finds one.
+    for _ in 0..4 {
+        assert_eq!(server.get("/health/live").status, 200);
+    }
+    for mut gone in silent {
+        gone.set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        assert_eq!(gone.read(&mut [0]).unwrap_or(0), 0);
+    }
+    gated.open();
+    assert_eq!(answered.answer().events().len(), 4);
+}

@@ -1,0 +1,152 @@
+//! Room for models: `models.cache_size` bounds the bytes of weights in memory, and idle models leave for one that is wanted.
+//!
+//! A model has its room from before its first byte is read until it is published, when it counts as what it is; loads one
+//! after the other never count on the same room. Who has just been loaded stays for a while: else two models that clients
+//! ask for by turns would push each other out with every request, and none would ever answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::load::{LoadOrder, bytes_of};
+use super::policy::{ModelOrigin, OriginSource};
+use super::registry::{Entry, Table};
+use crate::app::App;
+use crate::error::{ApiError, ErrorCode};
+use crate::model::{LoadedModel, weight_bytes};
+
+/// Bytes that models on their way into memory will take.
+#[derive(Debug, Default)]
+pub struct Arriving(Arc<AtomicU64>);
+
+/// Room that one of them has, until it is dropped.
+#[derive(Debug)]
+pub struct Room {
+    bytes: u64,
+    arriving: Arc<AtomicU64>,
+}
+
+impl Arriving {
+    fn take(&self, bytes: u64) -> Room {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Room {
+            bytes,
+            arriving: self.0.clone(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.arriving.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Unloads idle models, those first that were asked for longest ago, until there is room for what is ordered; none of them
+/// when that is not enough.
+///
+/// # Errors
+/// [`ErrorCode::ModelIncompatible`] for a model that there can never be room for; [`ErrorCode::Overloaded`] when those that
+/// are loaded are in use, pinned or have just come.
+pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<Room, ApiError> {
+    let (policy, arriving) = (&app.manager.policy, &app.manager.arriving);
+    let limit = policy.cache_bytes;
+    let needed = file_bytes(&order.origin);
+    if limit == 0 {
+        return Ok(arriving.take(needed));
+    }
+    if needed > limit {
+        let message = format!(
+            "its files have {needed} bytes, and models.cache_size lets models have {limit}"
+        );
+        return Err(ApiError::new(ErrorCode::ModelIncompatible, message)
+            .with_hint("raise models.cache_size, or load a smaller model"));
+    }
+    let mut table = app.models.write();
+    let mut taken = table_bytes(&table, order) + arriving.bytes();
+    let loaded = taken;
+    let mut idle: Vec<(u64, String, u64, Duration)> = table
+        .entries
+        .iter()
+        // One that cannot be loaded again would be lost.
+        .filter(|(id, entry)| {
+            **id != order.id
+                && entry.is_idle()
+                && entry.origin.is_some()
+                && !policy.pinned.contains(id)
+        })
+        .map(|(id, entry)| {
+            let age = entry.current().map_or(Duration::ZERO, |model| model.age());
+            let stays = policy.min_residency.saturating_sub(age);
+            (entry.last_used(), id.clone(), entry_bytes(entry), stays)
+        })
+        .collect();
+    idle.sort_unstable();
+    let mut leaving = Vec::new();
+    let mut stays = Duration::ZERO;
+    for (_, id, bytes, its_stay) in idle {
+        if taken + needed <= limit {
+            break;
+        }
+        if its_stay > Duration::ZERO {
+            stays = stays.max(its_stay);
+        } else {
+            taken -= bytes;
+            leaving.push(id);
+        }
+    }
+    if taken + needed > limit {
+        let message = format!(
+            "there is no room: {loaded} bytes of weights are loaded, too many of them in use, pinned or just loaded, {needed} more \
+             are wanted, models.cache_size is {limit}"
+        );
+        let wait = stays.max(Duration::from_secs(1));
+        return Err(ApiError::new(ErrorCode::Overloaded, message).retry_after(wait));
+    }
+    let room = arriving.take(needed);
+    let mut left = Vec::new();
+    for id in leaving {
+        tracing::info!(model = id, "unloaded to make room");
+        left.push(table.leave(&id, false));
+        app.metrics.model_unloaded(&id);
+        app.metrics.unloaded("room");
+    }
+    drop(table);
+    drop(left); // gigabytes, and nobody should wait for the table meanwhile
+    Ok(room)
+}
+
+fn file_bytes(origin: &ModelOrigin) -> u64 {
+    match &origin.source {
+        OriginSource::Path(path) => bytes_of(path),
+        OriginSource::Bytes { bytes, .. } => bytes.len() as u64,
+    }
+}
+
+/// Bytes of what is in memory and will be beside what is ordered.
+fn table_bytes(table: &Table, order: &LoadOrder) -> u64 {
+    let bytes = |(id, entry): (&String, &Entry)| match *id == order.id {
+        false => entry_bytes(entry),
+        // The version before the one that answers goes in any case.
+        true if order.keeps_old => entry.current().map_or(0, bytes_in_memory),
+        true => 0,
+    };
+    table.entries.iter().map(bytes).sum()
+}
+
+fn entry_bytes(entry: &Entry) -> u64 {
+    let kept = entry
+        .previous
+        .as_ref()
+        .and_then(|previous| previous.kept.as_ref());
+    let models = entry.in_memory().into_iter().chain(kept);
+    models.map(bytes_in_memory).sum()
+}
+
+fn bytes_in_memory(model: &Arc<LoadedModel>) -> u64 {
+    weight_bytes(model.engine.info()) as u64
+}
