@@ -128,11 +128,11 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = parse_repetition)]
     pub repetition_penalty: Option<f32>,
 
-    /// Subtract this for each time a token was seen lately [default: 0]
+    /// Subtract this for each time a token was drawn lately; the prompt does not count [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_finite)]
     pub frequency_penalty: Option<f32>,
 
-    /// Subtract this once if a token was seen lately [default: 0]
+    /// Subtract this once if a token was drawn lately; the prompt does not count [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = parse_finite)]
     pub presence_penalty: Option<f32>,
 

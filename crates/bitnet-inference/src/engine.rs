@@ -451,6 +451,12 @@ impl Engine {
         self.lock().step.cancel(request);
     }
 
+    /// Whether a request of [`Engine::enqueue`] has left the queue: forward passes over its prompt have begun, or are
+    /// about to. One that has ended has not.
+    pub fn has_run(&self, request: RequestId) -> bool {
+        self.lock().step.has_run(request)
+    }
+
     /// The next event of any of `requests`, in the order given; `None` when nothing more can come.
     pub(crate) fn next_event(&self, requests: &[RequestId]) -> Option<Event> {
         // Without requests there is nothing to wait for, and no reason to run the others' steps.

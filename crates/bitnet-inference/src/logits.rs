@@ -48,14 +48,15 @@ impl<'a, const N: usize> From<&'a [f32; N]> for Row<'a> {
     }
 }
 
-/// How tokens seen lately are made less likely.
+/// How tokens seen lately are made less likely. As OpenAI and vLLM have it, a token of the prompt counts for `repetition`
+/// alone: a long prompt says nothing about what the answer has repeated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Penalties {
-    /// Divides positive and multiplies negative logits of seen tokens; 1 is off.
+    /// Divides positive and multiplies negative logits of seen tokens, those of the prompt too; 1 is off.
     pub repetition: f32,
-    /// Subtracted once per occurrence; 0 is off.
+    /// Subtracted once for each time a token was drawn; 0 is off.
     pub frequency: f32,
-    /// Subtracted once from every seen token; 0 is off.
+    /// Subtracted once from every token that was drawn; 0 is off.
     pub presence: f32,
 }
 
@@ -66,6 +67,15 @@ impl Penalties {
         frequency: 0.0,
         presence: 0.0,
     };
+}
+
+/// The tokens that penalties look at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recent<'a> {
+    /// Those of the prompt.
+    pub prompt: &'a [u32],
+    /// Those drawn behind it.
+    pub drawn: &'a [u32],
 }
 
 /// The logit of token `id` while candidates are by ascending id. Tokens that a filter changes are always among them.
@@ -91,13 +101,13 @@ pub fn logit_bias(candidates: &mut [Candidate], bias: &[(u32, f32)]) {
 ///
 /// ```text
 /// l = l > 0 ? l / repetition : l * repetition
-/// l = l - count * frequency - presence
+/// l = l - drawn * frequency - (drawn > 0 ? presence : 0)
 /// ```
 ///
 /// `counts` is scratch: it comes back empty, and is here so that a decode step allocates nothing.
 pub fn penalize(
     candidates: &mut [Candidate],
-    recent: &[u32],
+    recent: Recent<'_>,
     penalties: &Penalties,
     counts: &mut Vec<(u32, u32)>,
 ) {
@@ -105,7 +115,8 @@ pub fn penalize(
         return;
     }
     // The window is a few dozen tokens, so sorting a copy beats any map.
-    counts.extend(recent.iter().map(|&id| (id, 1)));
+    counts.extend(recent.prompt.iter().map(|&id| (id, 0)));
+    counts.extend(recent.drawn.iter().map(|&id| (id, 1)));
     counts.sort_unstable();
     counts.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
@@ -114,14 +125,16 @@ pub fn penalize(
         }
         same
     });
-    for (id, count) in counts.drain(..) {
+    for (id, drawn) in counts.drain(..) {
         let logit = logit_of(candidates, id);
         if *logit > 0.0 {
             *logit /= penalties.repetition;
         } else {
             *logit *= penalties.repetition;
         }
-        *logit -= count as f32 * penalties.frequency + penalties.presence;
+        if drawn > 0 {
+            *logit -= drawn as f32 * penalties.frequency + penalties.presence;
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 use bitnet_kernels::Keep;
 
 use crate::error::Error;
-use crate::logits::{self, Candidate, Penalties, Row};
+use crate::logits::{self, Candidate, Penalties, Recent, Row};
 
 /// Checked sampling parameters: every number is in its range, every default filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +25,7 @@ pub struct SamplingParams {
     pub min_p: f32,
     /// Penalties on tokens seen lately.
     pub penalties: Penalties,
-    /// How many of the last tokens (prompt included) the penalties look at.
+    /// How many of the last tokens (prompt included) the penalties look at; see [`Penalties`].
     pub penalty_window: usize,
     /// Added to the logits of these tokens; -inf forbids one.
     pub logit_bias: Vec<(u32, f32)>,
@@ -36,10 +36,12 @@ pub struct SamplingParams {
 /// Added to the distance of min-p, in nats: far more than logarithm, exponential and the rounding to f32 can be off.
 const MIN_P_SLACK: f64 = 1e-4;
 
-/// Draws tokens for one sequence. Its state is the random stream and scratch memory, nothing of the text.
+/// Draws tokens for one sequence. Its state is the random stream and scratch memory; of the text it knows where the
+/// prompt ends.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
+    n_prompt: usize, // tokens that a history begins with which nobody drew
     random: Xoshiro256PlusPlus,
     candidates: Vec<Candidate>, // [<= vocab_size], scratch
     counts: Vec<(u32, u32)>,    // [<= penalty_window], scratch
@@ -50,10 +52,17 @@ impl Sampler {
     pub fn new(params: SamplingParams) -> Sampler {
         Sampler {
             random: Xoshiro256PlusPlus::new(params.seed),
+            n_prompt: 0,
             params,
             candidates: Vec::new(),
             counts: Vec::new(),
         }
+    }
+
+    /// The same, behind a prompt of this many tokens.
+    #[must_use]
+    pub fn behind_prompt(self, n_prompt: usize) -> Sampler {
+        Sampler { n_prompt, ..self }
     }
 
     /// The parameters it draws by.
@@ -78,18 +87,28 @@ impl Sampler {
 
     /// The tokens whose logits bias or penalties change; `history` as in [`sample`](Sampler::sample).
     pub fn named<'a>(&'a self, history: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
-        let penalised = if self.params.penalties == Penalties::OFF {
-            &[]
-        } else {
-            self.window(history)
-        };
+        let penalised = self.recent(history);
         let biased = self.params.logit_bias.iter().map(|&(id, _)| id);
-        biased.chain(penalised.iter().copied())
+        biased
+            .chain(penalised.prompt.iter().copied())
+            .chain(penalised.drawn.iter().copied())
     }
 
-    /// The tokens that the penalties look at.
-    fn window<'a>(&self, history: &'a [u32]) -> &'a [u32] {
-        &history[history.len().saturating_sub(self.params.penalty_window)..]
+    /// The tokens that the penalties look at: none when they are off, and the prompt only for the one that counts it.
+    fn recent<'a>(&self, history: &'a [u32]) -> Recent<'a> {
+        let penalties = &self.params.penalties;
+        if *penalties == Penalties::OFF {
+            return Recent::default();
+        }
+        let start = history.len().saturating_sub(self.params.penalty_window);
+        let drawn = self.n_prompt.clamp(start, history.len());
+        Recent {
+            prompt: match penalties.repetition == Penalties::OFF.repetition {
+                true => &[],
+                false => &history[start..drawn],
+            },
+            drawn: &history[drawn..],
+        }
     }
 
     /// Draws one token from `row`: all logits, or the candidates of what [`keep`](Sampler::keep) and
@@ -100,7 +119,7 @@ impl Sampler {
     /// forbidden every token.
     pub fn sample<'a>(&mut self, row: impl Into<Row<'a>>, history: &[u32]) -> Result<u32, Error> {
         let position = history.len();
-        let window = self.window(history);
+        let recent = self.recent(history);
         let params = &self.params;
         let candidates = &mut self.candidates;
         candidates.clear();
@@ -110,7 +129,7 @@ impl Sampler {
         }
 
         logits::logit_bias(candidates, &params.logit_bias);
-        logits::penalize(candidates, window, &params.penalties, &mut self.counts);
+        logits::penalize(candidates, recent, &params.penalties, &mut self.counts);
         // Checked last: a bias or a penalty may also leave the range of f32, whatever the model computed.
         if let Some(bad) = candidates
             .iter()

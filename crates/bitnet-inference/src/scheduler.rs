@@ -141,6 +141,12 @@ impl Scheduler {
         self.end_if(blocks, |sequence| sequence.id() == id);
     }
 
+    /// Whether a sequence has had a place: it runs, or gave its place up. `false` for one that waits or is not here.
+    pub fn has_run(&self, id: RequestId) -> bool {
+        let ran = self.running.iter().chain(&self.preempted);
+        ran.into_iter().any(|sequence| sequence.id() == id)
+    }
+
     /// Lets those go whose time is over, after handing them to `ended` with which time it is.
     pub fn expire(
         &mut self,

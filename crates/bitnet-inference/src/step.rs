@@ -91,6 +91,11 @@ impl Step {
         self.scheduler.cancel(request, &mut self.blocks);
     }
 
+    /// [`Scheduler::has_run`].
+    pub fn has_run(&self, request: RequestId) -> bool {
+        self.scheduler.has_run(request)
+    }
+
     /// What an evaluation needs, borrowed apart.
     pub(crate) fn evaluation_parts(&mut self) -> (&mut dyn Runner, &mut BlockManager, &mut Batch) {
         (&mut *self.runner, &mut self.blocks, &mut self.batch)

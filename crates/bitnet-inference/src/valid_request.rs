@@ -98,8 +98,9 @@ impl Engine {
             None if options.stop.is_empty() => None,
             None => return Err(self.tokenizer().expect_err("there is none")),
         };
+        let sampler = Sampler::new(params).behind_prompt(prompt.len());
         Ok(ValidRequest {
-            seed: params.seed,
+            seed: sampler.params().seed,
             parts: SequenceParts {
                 id: RequestId(0),
                 prompt,
@@ -108,7 +109,7 @@ impl Engine {
                     None => options.max_tokens.unwrap_or(usize::MAX).max(1),
                 },
                 context: self.context(),
-                sampler: Sampler::new(params),
+                sampler,
                 end_of_generation: self.ends_of(options),
                 stop: StopMatcher::new(options.stop.clone()),
                 decoder,

@@ -192,6 +192,13 @@ impl Admitted {
         Ok(())
     }
 
+    /// Counts prompt tokens of a later part of a request that was taken: it is not refused in the middle.
+    pub fn add_part(&mut self, tokens: usize) {
+        let mut counts = self.admission.counts();
+        counts.change(self.tenant, |held| held.tokens += tokens);
+        self.tokens += tokens;
+    }
+
     /// `tokens` of them have been run.
     pub fn tokens_ran(&mut self, tokens: usize) {
         let tokens = tokens.min(self.tokens);

@@ -15,7 +15,7 @@ use crate::cancellation::RequestsUnderWay;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
-use crate::metrics::Metrics;
+use crate::metrics::{CancelPhase, Metrics};
 use crate::model::LoadedModel;
 use crate::model_manager::ModelManager;
 use crate::model_manager::policy::ModelPolicy;
@@ -184,6 +184,17 @@ impl App {
                     .with_hint("performance.allow_urgent gives it to everybody"),
             );
         }
+        Ok(Terms {
+            priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
+            deadline: self.deadline(caller)?,
+            queue_timeout: self.limits.queue_timeout,
+            tenant: caller.tenant,
+            cache_salt: caller.cache_salt,
+        })
+    }
+
+    /// How long a request may take from its arrival.
+    fn deadline(&self, caller: &Caller) -> Result<Option<Duration>, ApiError> {
         let asked = caller.headers.get(TIMEOUT_HEADER).map(|value| {
             let seconds = value
                 .to_str()
@@ -195,17 +206,39 @@ impl App {
                 ApiError::about(TIMEOUT_HEADER, ErrorCode::InvalidValue, message)
             })
         });
-        let deadline = match (asked.transpose()?, self.limits.request_timeout) {
+        Ok(match (asked.transpose()?, self.limits.request_timeout) {
             (Some(asked), Some(longest)) => Some(asked.min(longest)),
             (asked, longest) => asked.or(longest),
-        };
-        Ok(Terms {
-            priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
-            deadline,
-            queue_timeout: self.limits.queue_timeout,
-            tenant: caller.tenant,
-            cache_salt: caller.cache_salt,
         })
+    }
+
+    /// [`App::model_for`] a request whose time counts: loading its model is a part of what it may take.
+    ///
+    /// # Errors
+    /// As [`App::model_for`], [`ErrorCode::DeadlineExceeded`], or a bad [`TIMEOUT_HEADER`].
+    pub async fn model_in_time(
+        self: &Arc<App>,
+        fields: &mut Fields,
+        caller: &Caller,
+    ) -> Result<Arc<LoadedModel>, ApiError> {
+        let deadline = self.deadline(caller)?;
+        let attended = self.metrics.attended(CancelPhase::Load);
+        let found = match deadline {
+            None => self.model_for(fields).await,
+            Some(time) => {
+                let left = time.saturating_sub(request_id::current().arrived.elapsed());
+                let found = tokio::time::timeout(left, self.model_for(fields)).await;
+                found.unwrap_or_else(|_| {
+                    let message = format!(
+                        "the model was not loaded within the {} s of the request",
+                        time.as_secs_f64()
+                    );
+                    Err(ApiError::new(ErrorCode::DeadlineExceeded, message))
+                })
+            }
+        };
+        attended.ended();
+        found
     }
 }
 

@@ -41,10 +41,18 @@ impl Hold {
         drop(tickets); // without the lock
     }
 
-    /// Ends the request, whatever it waits for.
+    /// [`Hold::release`] because the client left: the engine's thread counts where the request was.
+    pub fn leave(&self) {
+        let mut tickets = std::mem::take(&mut self.held().tickets).into_iter();
+        if let Some(first) = tickets.next() {
+            first.leave();
+        }
+    }
+
+    /// Ends the request, whatever it waits for, and counts it as one whose client left.
     pub fn cancel(&self) {
         self.held().is_cancelled = true;
-        self.release();
+        self.leave();
     }
 
     /// Whether that was done.

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use bitnet_inference::{Drawn, Engine, EngineLoad, Error, Event, RequestId, Timings, ValidRequest};
 use tokio::sync::mpsc;
 
+use crate::metrics::CancelPhase;
+
 /// What the thread needs of an engine: [`Engine`], or one that fails on purpose around it.
 pub trait Turns: Send + Sync + 'static {
     /// [`Engine::enqueue`].
@@ -29,6 +31,8 @@ pub trait Turns: Send + Sync + 'static {
     fn turn(&self, events: &mut Vec<Event>) -> bool;
     /// [`Engine::cancel`].
     fn cancel(&self, request: RequestId);
+    /// [`Engine::has_run`].
+    fn has_run(&self, request: RequestId) -> bool;
     /// [`Engine::current_load`].
     fn current_load(&self) -> EngineLoad;
 }
@@ -46,6 +50,10 @@ impl Turns for Engine {
         Engine::cancel(self, request);
     }
 
+    fn has_run(&self, request: RequestId) -> bool {
+        Engine::has_run(self, request)
+    }
+
     fn current_load(&self) -> EngineLoad {
         Engine::current_load(self)
     }
@@ -60,6 +68,8 @@ pub struct Update {
     pub outcome: Result<Drawn, Error>,
     /// Where its time went so far.
     pub timings: Timings,
+    /// When it happened: its reader may come for it much later.
+    pub at: Instant,
 }
 
 /// Updates that a channel holds for each choice: some seconds of the fastest model, and a few hundred kilobytes.
@@ -75,7 +85,10 @@ enum Command {
         request: Box<ValidRequest>,
         updates: mpsc::Sender<Update>,
     },
-    Cancel(u64),
+    Cancel {
+        ticket: u64,
+        tell: bool, // that a client left
+    },
     End,
 }
 
@@ -91,12 +104,23 @@ pub struct EngineHandle {
 pub struct Ticket {
     number: u64,
     commands: Sender<Command>,
+    tell: bool,
+}
+
+impl Ticket {
+    /// Ends the choice because its client left: the thread tells its watcher where it was.
+    pub fn leave(mut self) {
+        self.tell = true;
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         // Without the thread there is nothing left to cancel.
-        let _ = self.commands.send(Command::Cancel(self.number));
+        let _ = self.commands.send(Command::Cancel {
+            ticket: self.number,
+            tell: self.tell,
+        });
     }
 }
 
@@ -121,19 +145,21 @@ struct Shared {
     failed_in_a_row: AtomicU64,
     failed: AtomicBool,
     ended: AtomicBool, // by whoever unloads the model
+    shutting_down: AtomicBool,
     last_ticket: AtomicU64,
     load: Mutex<EngineLoad>,
 }
 
 impl EngineHandle {
     /// Starts the thread. `watch` is told the engine's load whenever it has changed, with the time of the step that
-    /// changed it.
+    /// changed it, and `left` where a choice was whose client [left](Ticket::leave).
     ///
     /// # Errors
     /// When the operating system has no thread to give.
     pub fn start(
         engine: Arc<impl Turns>,
         watch: impl FnMut(&EngineLoad, Option<Duration>) + Send + 'static,
+        left: impl Fn(CancelPhase) + Send + 'static,
     ) -> std::io::Result<EngineHandle> {
         let (commands, inbox) = channel();
         let shared = Arc::new(Shared {
@@ -143,12 +169,14 @@ impl EngineHandle {
             failed_in_a_row: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            shutting_down: AtomicBool::new(false),
             last_ticket: AtomicU64::new(0),
             load: Mutex::new(engine.current_load()),
         });
         let worker = Worker {
             engine,
             watch: Box::new(watch),
+            left: Box::new(left),
             inbox,
             shared: shared.clone(),
             active: HashMap::new(),
@@ -181,6 +209,7 @@ impl EngineHandle {
         Ticket {
             number,
             commands: self.commands.clone(),
+            tell: false,
         }
     }
 
@@ -188,6 +217,17 @@ impl EngineHandle {
     pub fn end(&self) {
         self.shared.ended.store(true, Ordering::Release);
         let _ = self.commands.send(Command::End); // without the thread nothing is under way
+    }
+
+    /// [`EngineHandle::end`] because the server ends: readers find [`EngineHandle::is_shutting_down`].
+    pub fn shut_down(&self) {
+        self.shared.shutting_down.store(true, Ordering::Release);
+        let _ = self.commands.send(Command::End); // without the thread nothing is under way
+    }
+
+    /// Whether requests were ended because the server ends.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shared.shutting_down.load(Ordering::Acquire)
     }
 
     /// Whether requests were ended because the model was unloaded.
@@ -236,6 +276,7 @@ struct Active {
     ticket: u64,
     choice: usize,
     updates: mpsc::Sender<Update>,
+    has_drawn: bool,
 }
 
 /// Is told the engine's load, and the time of the step that changed it.
@@ -244,6 +285,7 @@ type Watch = dyn FnMut(&EngineLoad, Option<Duration>) + Send;
 struct Worker<T> {
     engine: Arc<T>,
     watch: Box<Watch>,
+    left: Box<dyn Fn(CancelPhase) + Send>,
     inbox: Receiver<Command>,
     shared: Arc<Shared>,
     active: HashMap<RequestId, Active>,
@@ -329,6 +371,7 @@ impl<T: Turns> Worker<T> {
                                 ticket,
                                 choice,
                                 updates,
+                                has_drawn: false,
                             },
                         );
                     }
@@ -337,15 +380,29 @@ impl<T: Turns> Worker<T> {
                             choice,
                             outcome: Err(error),
                             timings,
+                            at: Instant::now(),
                         };
                         // Full or closed: as in `deliver`, the closed channel tells.
                         let _ = updates.try_send(refused);
                     }
                 }
             }
-            Command::Cancel(ticket) => {
-                if let Some(id) = self.tickets.remove(&ticket) {
-                    self.active.remove(&id);
+            Command::Cancel { ticket, tell } => {
+                let id = self.tickets.remove(&ticket);
+                let active = id.and_then(|id| self.active.remove(&id));
+                if tell {
+                    (self.left)(match (id, active) {
+                        (Some(id), Some(active)) if !active.has_drawn => {
+                            match self.engine.has_run(id) {
+                                true => CancelPhase::Prefill,
+                                false => CancelPhase::Queue,
+                            }
+                        }
+                        // Drawing, or at its end already.
+                        _ => CancelPhase::Decode,
+                    });
+                }
+                if let Some(id) = id {
                     self.engine.cancel(id);
                 }
             }
@@ -383,19 +440,21 @@ impl<T: Turns> Worker<T> {
         // Before the tokens go out: whoever has seen its last token finds its blocks given back.
         self.publish_load(worked.then(|| started.elapsed()));
         self.shared.count_failures(&before, &self.shared.load());
+        let at = Instant::now();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
-            self.deliver(event);
+            self.deliver(event, at);
         }
         self.events = events;
         worked
     }
 
-    fn deliver(&mut self, event: Event) {
+    fn deliver(&mut self, event: Event, at: Instant) {
         let id = event.request;
-        let Some(active) = self.active.get(&id) else {
+        let Some(active) = self.active.get_mut(&id) else {
             return; // cancelled in the meantime
         };
+        active.has_drawn = true;
         let ended = match &event.outcome {
             Ok(drawn) => drawn.finish.is_some(),
             Err(_) => true,
@@ -404,6 +463,7 @@ impl<T: Turns> Worker<T> {
             choice: active.choice,
             outcome: event.outcome,
             timings: event.timings,
+            at,
         });
         if !ended && sent.is_err() {
             self.engine.cancel(id);

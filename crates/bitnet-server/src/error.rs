@@ -209,11 +209,9 @@ impl ApiError {
             Error::Busy { .. } => {
                 ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))
             }
-            // A bias of the client may have forbidden every token.
-            Error::BadLogits { .. } => {
-                ApiError::about("logit_bias", ErrorCode::InvalidValue, message)
-            }
-            Error::Model(_)
+            // Biases of clients are finite: what they are added to was no number before.
+            Error::BadLogits { .. }
+            | Error::Model(_)
             | Error::Kernel(_)
             | Error::BadHiddenState { .. }
             | Error::Device { .. }

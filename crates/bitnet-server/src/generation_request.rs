@@ -74,7 +74,7 @@ impl GenerationRequest {
         fields: &mut Fields,
         refused: &[RefusedField],
     ) -> Result<GenerationRequest, ApiError> {
-        let model = app.model_for(fields).await?;
+        let model = app.model_in_time(fields, caller).await?;
         unsupported::refuse(fields, unsupported::GENERATION)?;
         unsupported::refuse(fields, refused)?;
         let stream = fields.flag("stream")?.unwrap_or(false);

@@ -1,4 +1,7 @@
-//! Asking another process whether it is ready, as containers and scripts do.
+//! Asking another process whether it is alive or ready, as containers and scripts do.
+//!
+//! Alive is what is asked unless somebody wants more: a server whose queue is full, or that drains, is not ready and must
+//! not be restarted for it.
 //!
 //! One limit is for everything together: connecting, TLS, and reading the answer to its end. Over TLS the server must show
 //! the very certificate of a file, whatever name is in it: the question comes from its own machine.
@@ -26,8 +29,29 @@ pub struct HealthCheck {
     pub address: SocketAddr,
     /// How long it may take, in all.
     pub patience: Duration,
+    /// What is asked.
+    pub probe: Probe,
     /// How it is spoken to, if encrypted.
     pub tls: Option<CheckTls>,
+}
+
+/// What is asked of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Probe {
+    /// Whether its engine works: if not, only a restart helps.
+    #[default]
+    Live,
+    /// Whether the next request would be taken.
+    Ready,
+}
+
+impl Probe {
+    fn path(self) -> &'static str {
+        match self {
+            Probe::Live => "/health/live",
+            Probe::Ready => "/health/ready",
+        }
+    }
 }
 
 /// Files for asking over TLS.
@@ -54,7 +78,7 @@ pub enum CheckError {
 const LONGEST_ANSWER: u64 = 64 << 10;
 
 impl HealthCheck {
-    /// Asks whether the server can be sent requests; the reason when it cannot.
+    /// Asks the server; the reason when its answer is no.
     ///
     /// # Errors
     /// When it does not answer in time, or answers something else than HTTP.
@@ -66,10 +90,10 @@ impl HealthCheck {
         let asked = async {
             let stream = TcpStream::connect(reachable(self.address)).await?;
             match connector {
-                None => exchange(stream).await,
+                None => exchange(stream, self.probe).await,
                 Some(connector) => {
                     let name = ServerName::IpAddress(self.address.ip().into());
-                    exchange(connector.connect(name, stream).await?).await
+                    exchange(connector.connect(name, stream).await?, self.probe).await
                 }
             }
         };
@@ -92,10 +116,15 @@ impl HealthCheck {
     }
 }
 
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Vec<u8>> {
-    stream
-        .write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .await?;
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    probe: Probe,
+) -> io::Result<Vec<u8>> {
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        probe.path()
+    );
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
     Ok(answer)

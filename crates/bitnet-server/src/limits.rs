@@ -49,10 +49,12 @@ pub struct ServerLimits {
     pub stall_timeout: Duration,
     /// Time that requests under way are given when the server ends.
     pub drain_timeout: Duration,
-    /// Longest time that a request may take, from being put in the queue.
+    /// Longest time that a request may take, from its arrival.
     pub request_timeout: Option<Duration>,
     /// Longest time that a request may wait for a place.
     pub queue_timeout: Option<Duration>,
+    /// The seed of requests that name none; `None` is a new one for each.
+    pub seed: Option<u64>,
     /// Whether everybody may ask for a priority below 0.
     pub allow_urgent: bool,
     /// How vectors are pooled; `None` is as the model's files say.
@@ -106,6 +108,7 @@ impl From<&ServerConfig> for ServerLimits {
             drain_timeout: server.shutdown_timeout,
             request_timeout: server.request_timeout,
             queue_timeout: performance.queue_timeout,
+            seed: None,
             allow_urgent: performance.allow_urgent,
             pooling: match config.models.pooling {
                 PoolingChoice::Model => None,

@@ -58,6 +58,7 @@ fn run(args: &ServerArgs) -> Result<()> {
         source: OriginSource::Path(PathBuf::from(&model)),
         options: LoadOptions::default(),
         others: LoadOptions::default(),
+        seed: None,
     };
     let ready = startup::prepare(&process, first, |_, options| {
         Engine::load(&model, options).with_context(|| format!("cannot load {model}"))

@@ -20,7 +20,8 @@ pub mod table;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitnet_inference::{EngineLoad, Traffic};
@@ -54,14 +55,27 @@ const MODEL_GAUGES: [Id; 14] = [
     Id::VllmCacheConfig,
 ];
 
+/// Those of them that are the sum of a model's engines: none when it has none.
+const ENGINE_GAUGES: [Id; 6] = [
+    Id::ActiveRequests,
+    Id::KvBlocks,
+    Id::WaitingTokens,
+    Id::VllmRunning,
+    Id::VllmWaiting,
+    Id::VllmKvUsage,
+];
+
 /// Counters that are told before anything is counted.
-const BEGINNINGS: [(Id, &str); 6] = [
+const BEGINNINGS: [(Id, &str); 9] = [
     (Id::RequestFailures, "internal_error"),
     (Id::RequestsRejected, "queue_full"),
     (Id::RequestsRejected, "rate_limit_exceeded"),
     (Id::RequestsRejected, "shutting_down"),
-    (Id::RequestsCancelled, "before_first_token"),
-    (Id::RequestsCancelled, "decode"),
+    (Id::RequestsCancelled, CancelPhase::Load.name()),
+    (Id::RequestsCancelled, CancelPhase::Check.name()),
+    (Id::RequestsCancelled, CancelPhase::Queue.name()),
+    (Id::RequestsCancelled, CancelPhase::Prefill.name()),
+    (Id::RequestsCancelled, CancelPhase::Decode.name()),
 ];
 
 /// The metrics of one server.
@@ -69,8 +83,27 @@ const BEGINNINGS: [(Id, &str); 6] = [
 pub struct Metrics {
     registry: Registry,
     meter: Mutex<Meter>,
+    engines: Mutex<BTreeMap<EngineKey, (String, EngineLoad)>>,
     recent: Recent,
     notes: Notes,
+}
+
+/// Tells the engines of a model apart: during a swap there are two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EngineKey(u64);
+
+impl EngineKey {
+    /// One that no other engine has.
+    pub fn new() -> EngineKey {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        EngineKey(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Default for EngineKey {
+    fn default() -> EngineKey {
+        EngineKey::new()
+    }
 }
 
 /// What rates are computed from.
@@ -144,10 +177,51 @@ impl RequestEnd {
 /// Where a request was when its client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelPhase {
-    /// Waiting, or running its prompt.
-    BeforeFirstToken,
+    /// Waiting for its model to be loaded.
+    Load,
+    /// Waiting for its text to be tokenised, or in it.
+    Check,
+    /// Waiting for a place.
+    Queue,
+    /// Running its prompt, or waiting to run it again.
+    Prefill,
     /// Drawing.
     Decode,
+}
+
+impl CancelPhase {
+    /// The label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CancelPhase::Load => "load",
+            CancelPhase::Check => "check",
+            CancelPhase::Queue => "queue",
+            CancelPhase::Prefill => "prefill",
+            CancelPhase::Decode => "decode",
+        }
+    }
+}
+
+/// What happens to a request before the engine has it: a client that leaves meanwhile drops this.
+#[derive(Debug)]
+pub struct Attended {
+    metrics: Arc<Metrics>,
+    phase: Option<CancelPhase>,
+}
+
+impl Attended {
+    /// The client is still there.
+    pub fn ended(mut self) {
+        self.phase = None;
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        if let Some(phase) = self.phase {
+            self.metrics.request_cancelled(phase);
+        }
+    }
 }
 
 /// A request that has ended.
@@ -198,6 +272,7 @@ impl Metrics {
         Metrics {
             registry,
             meter: Mutex::default(),
+            engines: Mutex::default(),
             recent: Recent::default(),
             notes: Notes::default(),
         }
@@ -272,6 +347,7 @@ impl Metrics {
         let (size, blocks) = (info.kv_block_size.to_string(), info.kv_blocks.to_string());
         self.registry
             .set(Id::VllmCacheConfig, &[model, ENGINE, &size, &blocks], 1.0);
+        self.tokens_told(model, 0, 0); // counters begin at 0
         self.notes.begin(&self.registry, model, Instant::now());
     }
 
@@ -333,11 +409,25 @@ impl Metrics {
 
     /// A client left.
     pub fn request_cancelled(&self, phase: CancelPhase) {
-        let phase = match phase {
-            CancelPhase::BeforeFirstToken => "before_first_token",
-            CancelPhase::Decode => "decode",
-        };
-        self.registry.add(Id::RequestsCancelled, &[phase], 1.0);
+        self.registry
+            .add(Id::RequestsCancelled, &[phase.name()], 1.0);
+    }
+
+    /// A request begins what the engine does not see; a client that leaves before [`Attended::ended`] is counted.
+    pub fn attended(self: &Arc<Self>, phase: CancelPhase) -> Attended {
+        Attended {
+            metrics: self.clone(),
+            phase: Some(phase),
+        }
+    }
+
+    /// Requests were told of tokens, as `usage` counts them: prompts once whatever ran them, with what was found in the
+    /// prefix cache; nothing that was drawn for nobody.
+    pub fn tokens_told(&self, model: &str, prompt: usize, drawn: usize) {
+        let vllm = &[model, ENGINE][..];
+        self.registry.add(Id::VllmPromptTokens, vllm, prompt as f64);
+        self.registry
+            .add(Id::VllmGenerationTokens, vllm, drawn as f64);
     }
 
     /// A token came this long after the one before it.
@@ -368,12 +458,15 @@ impl Metrics {
                 registry.observe(Id::VllmTimePerToken, vllm, mean);
             }
         }
+        // vLLM's three are one after the other on the clock, so that they add up to the whole; boards stack them.
+        let queue = request.queue.min(request.latency);
+        let first = request.first_token.unwrap_or(request.latency);
         for (id, time) in [
             (Id::VllmLatency, request.latency),
-            (Id::VllmQueueTime, request.queue),
-            (Id::VllmInferenceTime, request.prefill + request.decode),
-            (Id::VllmPrefillTime, request.prefill),
-            (Id::VllmDecodeTime, request.decode),
+            (Id::VllmQueueTime, queue),
+            (Id::VllmInferenceTime, request.latency.saturating_sub(queue)),
+            (Id::VllmPrefillTime, first.saturating_sub(queue)),
+            (Id::VllmDecodeTime, request.latency.saturating_sub(first)),
         ] {
             registry.observe(id, vllm, time.as_secs_f64());
         }
@@ -434,36 +527,22 @@ impl Metrics {
     }
 
     /// What an engine has to do, and has done since `before`. It is to be told before and after each step, so that a hung
-    /// step shows. Counts are differences: after a swap two engines work under one name, and the new one begins at 0.
-    pub fn engine(&self, model: &str, before: &EngineLoad, load: &EngineLoad) {
+    /// step shows. Gauges are sums over the engines of a model, of which a swap has two; counts are differences, since a
+    /// new engine begins at 0.
+    pub fn engine(&self, model: &str, key: EngineKey, before: &EngineLoad, load: &EngineLoad) {
+        {
+            let mut engines = self.engines();
+            match engines.get_mut(&key) {
+                Some((_, known)) => *known = *load,
+                None => {
+                    engines.insert(key, (model.to_owned(), *load));
+                }
+            }
+            self.engine_gauges(model, &engines);
+        }
         let registry = &self.registry;
         let own = &[model][..];
         let vllm = &[model, ENGINE][..];
-        registry.set(
-            Id::ActiveRequests,
-            own,
-            (load.running + load.waiting) as f64,
-        );
-        registry.set(Id::WaitingTokens, own, load.waiting_prompt_tokens as f64);
-        registry.set(Id::VllmRunning, vllm, load.running as f64);
-        registry.set(Id::VllmWaiting, vllm, load.waiting as f64);
-        if load.kv_blocks > 0 {
-            registry.set(
-                Id::VllmKvUsage,
-                vllm,
-                load.kv_blocks_used as f64 / load.kv_blocks as f64,
-            );
-        }
-        let free = load
-            .kv_blocks
-            .saturating_sub(load.kv_blocks_used + load.kv_blocks_cached);
-        for (state, blocks) in [
-            ("used", load.kv_blocks_used),
-            ("cached", load.kv_blocks_cached),
-            ("free", free),
-        ] {
-            registry.set(Id::KvBlocks, &[model, state], blocks as f64);
-        }
         let done = |count: fn(&EngineLoad) -> u64| count(load).saturating_sub(count(before)) as f64;
         for (id, count) in [
             (Id::PromptTokens, done(|load| load.prompt_tokens)),
@@ -481,10 +560,54 @@ impl Metrics {
             (Id::VllmPrefixQueries, done(|load| load.prefix_queries)),
             (Id::VllmPrefixHits, done(|load| load.prefix_hits)),
             (Id::VllmPreemptions, done(|load| load.preemptions)),
-            (Id::VllmPromptTokens, done(|load| load.prompt_tokens)),
-            (Id::VllmGenerationTokens, done(|load| load.generated_tokens)),
         ] {
             registry.add(id, vllm, count);
+        }
+    }
+
+    /// An engine is gone.
+    pub fn engine_ended(&self, key: EngineKey) {
+        let mut engines = self.engines();
+        if let Some((model, _)) = engines.remove(&key) {
+            self.engine_gauges(&model, &engines);
+        }
+    }
+
+    fn engine_gauges(&self, model: &str, engines: &BTreeMap<EngineKey, (String, EngineLoad)>) {
+        let of_model = || engines.values().filter(|(name, _)| name == model);
+        let registry = &self.registry;
+        if of_model().next().is_none() {
+            for id in ENGINE_GAUGES {
+                registry.forget(id, model);
+            }
+            return;
+        }
+        let sum = |count: fn(&EngineLoad) -> usize| {
+            let counts = of_model().map(|(_, load)| count(load));
+            counts.sum::<usize>()
+        };
+        let own = &[model][..];
+        let vllm = &[model, ENGINE][..];
+        let (running, waiting) = (sum(|load| load.running), sum(|load| load.waiting));
+        let blocks = sum(|load| load.kv_blocks);
+        let (used, cached) = (
+            sum(|load| load.kv_blocks_used),
+            sum(|load| load.kv_blocks_cached),
+        );
+        registry.set(Id::ActiveRequests, own, (running + waiting) as f64);
+        let tokens = sum(|load| load.waiting_prompt_tokens);
+        registry.set(Id::WaitingTokens, own, tokens as f64);
+        registry.set(Id::VllmRunning, vllm, running as f64);
+        registry.set(Id::VllmWaiting, vllm, waiting as f64);
+        if blocks > 0 {
+            registry.set(Id::VllmKvUsage, vllm, used as f64 / blocks as f64);
+        }
+        for (state, blocks) in [
+            ("used", used),
+            ("cached", cached),
+            ("free", blocks.saturating_sub(used + cached)),
+        ] {
+            registry.set(Id::KvBlocks, &[model, state], blocks as f64);
         }
     }
 
@@ -535,6 +658,11 @@ impl Metrics {
 }
 
 impl Metrics {
+    fn engines(&self) -> MutexGuard<'_, BTreeMap<EngineKey, (String, EngineLoad)>> {
+        // Plain numbers, replaced in one go.
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn meter(&self) -> MutexGuard<'_, Meter> {
         // Sums that are off by one pass are better than none.
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)

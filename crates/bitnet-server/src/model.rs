@@ -12,7 +12,7 @@ use crate::admission::Admission;
 use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
 use crate::metrics::rolling::RollingFigures;
-use crate::metrics::{LoadedInfo, Metrics, StepFigures};
+use crate::metrics::{EngineKey, LoadedInfo, Metrics, StepFigures};
 use crate::model_manager::policy::{ModelOrigin, OriginSource};
 use crate::model_manager::room::Room;
 use crate::model_manager::validate::Validation;
@@ -80,11 +80,17 @@ impl LoadedModel {
         let (limits, metrics) = (&app.limits, app.metrics.clone());
         let load = engine.current_load();
         let kernel = &engine.info().kernel;
-        metrics.engine(&id, &EngineLoad::default(), &load);
+        let left = metrics.clone();
+        let series = EngineSeries {
+            metrics: metrics.clone(),
+            key: EngineKey::new(),
+        };
+        // What it drew before it had a name is nobody's.
+        metrics.engine(&id, series.key, &load, &load);
         let (name, mut before) = (id.clone(), load);
         let (watched, mut read_before) = (engine.clone(), engine.traffic());
         let watch = move |load: &EngineLoad, step: Option<Duration>| {
-            metrics.engine(&name, &before, load);
+            metrics.engine(&name, series.key, &before, load);
             if let Some(time) = step {
                 // The thread that calls this is the one that takes the turns: it never waits for the engine here.
                 let traffic = watched.traffic();
@@ -106,7 +112,9 @@ impl LoadedModel {
         ];
         Ok(LoadedModel {
             id,
-            handle: EngineHandle::start(turns, watch)?,
+            handle: EngineHandle::start(turns, watch, move |phase| {
+                left.request_cancelled(phase);
+            })?,
             admission: Arc::new(Admission::new(
                 load.max_running,
                 limits.max_queued_requests,
@@ -223,6 +231,18 @@ impl LoadedModel {
         }
         let texts: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
         Ok(Prompt::Text(texts.join("\n")))
+    }
+}
+
+/// What an engine's thread tells the metrics, for as long as the thread lives.
+struct EngineSeries {
+    metrics: Arc<Metrics>,
+    key: EngineKey,
+}
+
+impl Drop for EngineSeries {
+    fn drop(&mut self) {
+        self.metrics.engine_ended(self.key);
     }
 }
 

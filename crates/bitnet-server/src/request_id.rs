@@ -33,7 +33,7 @@ const MAX_LENGTH: usize = 128;
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 
 /// What the parts of a request are told by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RequestContext {
     /// Its name.
     pub id: String,
@@ -41,10 +41,22 @@ pub struct RequestContext {
     pub trace: Option<RequestTrace>,
     /// What it has in the engine's queue.
     pub hold: Arc<Hold>,
+    /// When its head had arrived.
+    pub arrived: Instant,
     listed: OnceLock<Listed>,
 }
 
 impl RequestContext {
+    fn new(id: String, trace: Option<RequestTrace>, arrived: Instant) -> RequestContext {
+        RequestContext {
+            id,
+            trace,
+            hold: Arc::default(),
+            arrived,
+            listed: OnceLock::new(),
+        }
+    }
+
     /// Puts it in the list of those that can be cancelled, until it is dropped; one without a name, which came by no
     /// route, or without a sender cannot be asked for.
     pub fn list(&self, requests: &RequestsUnderWay, permit: Option<&Permit>) {
@@ -62,7 +74,9 @@ tokio::task_local! {
 
 /// The request that the caller's task answers; nameless outside of one.
 pub fn current() -> Arc<RequestContext> {
-    CURRENT.try_with(Arc::clone).unwrap_or_default()
+    CURRENT
+        .try_with(Arc::clone)
+        .unwrap_or_else(|_| Arc::new(RequestContext::new(String::new(), None, Instant::now())))
 }
 
 /// Names the request and writes a line about it. Prompts and answers are in no log.
@@ -75,17 +89,14 @@ pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next
     });
     let mut entry = Entry::new(&app, &request, shown(&id));
     request.extensions_mut().insert(entry.notes.clone());
-    let context = Arc::new(RequestContext {
-        id: shown(&id).to_owned(),
-        trace: trace(&app, &request, route.as_ref(), shown(&id)),
-        ..RequestContext::default()
-    });
+    let trace = trace(&app, &request, route.as_ref(), shown(&id));
+    let context = Arc::new(RequestContext::new(shown(&id).to_owned(), trace, started));
     let span = tracing::info_span!("request", id = &*context.id);
     let answered = CURRENT.scope(context.clone(), next.run(request));
     let mut response = answered.instrument(span).await;
     if let Some(name) = response.extensions().get::<StreamName>() {
         // Nobody has polled the stream yet, so nobody has set it.
-        let _ = name.0.set(shown(&id).to_owned());
+        let _ = name.0.name.set(shown(&id).to_owned());
     }
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = error.of_request(shown(&id)).add_to(response);
@@ -155,6 +166,7 @@ struct Entry {
     target: String, // path of an administrator's action
     notes: RequestNotes,
     is_audited: bool,
+    stream: Option<StreamName>,
     line: AccessLine,
 }
 
@@ -170,6 +182,7 @@ impl Entry {
             target: request.uri().path().to_owned(),
             notes: RequestNotes::default(),
             is_audited: false,
+            stream: None,
             line: AccessLine {
                 arrived: SystemTime::now(),
                 request: id.to_owned(),
@@ -186,6 +199,7 @@ impl Entry {
     }
 
     fn answered(&mut self, response: &Response) {
+        self.stream = response.extensions().get::<StreamName>().cloned();
         let error = response.extensions().get::<ApiError>();
         let code = error.map(|error| error.code.info().name);
         (self.line.status, self.line.code) = (response.status().as_u16(), code);
@@ -225,6 +239,11 @@ impl Drop for Entry {
     fn drop(&mut self) {
         // Only an answer that never was leaves something to say: a load or a swap goes on without its client.
         self.audit(CLIENT_CLOSED.1);
+        // The status had been sent by then; the code and an answer that is not complete say what became of it.
+        let failure = (self.stream.as_ref()).and_then(|stream| stream.0.failure.get());
+        if let Some(&code) = failure {
+            (self.line.code, self.line.complete) = (Some(code), false);
+        }
         self.line.milliseconds =
             u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.line.who = self.notes.who().map(str::to_owned);
@@ -271,14 +290,27 @@ impl Drop for Logged {
     }
 }
 
-/// The name of the request that a stream answers: the stream is made before anybody knows it, and tells it when it fails.
+/// What a stream and the log tell each other: the name of the request, which the stream is made before anybody knows and
+/// tells when it fails, and how it failed, which the log would not know.
 #[derive(Debug, Clone, Default)]
-pub struct StreamName(Arc<OnceLock<String>>);
+pub struct StreamName(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    name: OnceLock<String>,
+    failure: OnceLock<&'static str>,
+}
 
 impl StreamName {
     /// The name, once the answer is on its way.
     pub fn get(&self) -> Option<&str> {
-        self.0.get().map(String::as_str)
+        self.0.name.get().map(String::as_str)
+    }
+
+    /// The stream ends with an error of this code.
+    pub fn fails(&self, code: &'static str) {
+        // The first one ends it.
+        let _ = self.0.failure.set(code);
     }
 }
 

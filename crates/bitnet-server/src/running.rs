@@ -17,13 +17,13 @@ use crate::admission::Admitted;
 use crate::auth::Refusal;
 use crate::auth::rate::{ANSWER_SHARE, Permit, TokenReservation};
 use crate::cancellation::cancelled;
-use crate::engine_thread::{CHANNEL_CAPACITY, Update};
+use crate::engine_thread::{CHANNEL_CAPACITY, Ticket, Update};
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::recent::WaitingRequest;
 use crate::metrics::{CancelPhase, Finished, Metrics, RequestEnd};
 use crate::model::LoadedModel;
 use crate::request_id::{self, RequestContext};
-use crate::usage::milliseconds;
+use crate::usage::{Usage, milliseconds};
 use crate::vectors::VectorWish;
 
 /// What a request asks the engine for.
@@ -92,7 +92,10 @@ pub struct Running {
     draws_nothing: bool,
     failed: bool,
     cancelled: bool,
-    place: Admitted,
+    place: Option<Admitted>, // a check of more prompts has it meanwhile
+    terms: Terms,
+    last_update: Option<Instant>,
+    n_untold: usize, // tokens drawn that no metric has
     account: Account,
     waiting: Option<WaitingRequest>, // until the first token
 }
@@ -104,8 +107,20 @@ struct Account {
     tokens: Option<TokenReservation>, // set aside of the permit's
     max_tokens: Option<usize>,
     n: usize,
+    embeds: bool,
     context: Arc<RequestContext>,
     span: tracing::Span,
+}
+
+impl Account {
+    /// Refuses a request that was cancelled before the engine had it.
+    fn check_cancelled(&self) -> Result<(), ApiError> {
+        if self.context.hold.is_cancelled() {
+            self.metrics.request_cancelled(CancelPhase::Check);
+            return Err(cancelled());
+        }
+        Ok(())
+    }
 }
 
 /// What is known of a choice.
@@ -150,7 +165,6 @@ impl Running {
         metrics: Arc<Metrics>,
         work: Job,
     ) -> Result<Running, ApiError> {
-        let started = Instant::now();
         if model.handle.health().failed {
             return Err(engine_failed());
         }
@@ -164,91 +178,121 @@ impl Running {
             terms,
             permit,
         } = work;
+        let context = request_id::current();
         let mut account = Account {
             metrics,
             permit,
             tokens: None,
-            max_tokens: options.max_tokens,
+            max_tokens: options.max_tokens.filter(|_| embed.is_none()),
             n,
-            context: request_id::current(),
+            embeds: embed.is_some(),
+            context,
             span: tracing::Span::current(),
         };
-        let hold = account.context.hold.clone();
-        let counting = account.metrics.clone();
-        let cancelled_early = |error| {
-            counting.request_cancelled(CancelPhase::BeforeFirstToken);
-            error
-        };
-        if hold.is_cancelled() {
-            return Err(cancelled_early(cancelled()));
-        }
+        account.check_cancelled()?;
         let draws_nothing = options.max_tokens == Some(0);
         let place = model.admission.admit(terms.tenant, prompts.len() * n)?;
+        let started = account.context.arrived;
         let waiting = WaitingRequest::new(account.metrics.clone(), &model.id, started);
-        let checker = model.clone();
-        // The place goes along: a client that leaves meanwhile takes up the checker until it is done.
-        let checked = tokio::task::spawn_blocking(move || {
-            let wishes = Wishes {
-                n,
-                options,
-                default_max_tokens,
-                truncate,
-                embed,
-            };
-            (check(&checker, prompts, wishes), place)
-        });
-        let (checked, mut place) = checked
-            .await
-            .map_err(|_| ApiError::new(ErrorCode::InternalError, "checking the request failed"))?;
+        let wishes = Wishes {
+            n,
+            options,
+            default_max_tokens,
+            truncate,
+            embed,
+        };
+        let (checked, mut place) =
+            check_aside(&model, &account.metrics, prompts, wishes, place).await?;
         let (prompts, requests) = checked?;
         let n_prompt: usize = prompts.iter().map(Vec::len).sum();
         account.set_aside(n_prompt, &requests, draws_nothing)?;
-        place.add_tokens(
-            requests
-                .iter()
-                .map(|request| request.prompt_ids().len())
-                .sum(),
-        )?;
+        place.add_tokens(count_tokens(&requests))?;
+        let mut running = Running {
+            choices: Vec::new(),
+            prompts,
+            started,
+            first_token: None,
+            updates: mpsc::channel(1).1,
+            model,
+            n_open: 0,
+            draws_nothing,
+            failed: false,
+            cancelled: false,
+            place: Some(place),
+            terms,
+            last_update: None,
+            n_untold: 0,
+            account,
+            waiting: Some(waiting),
+        };
+        running.submit(requests)?;
+        Ok(running)
+    }
 
-        let choices: Vec<Choice> = requests
-            .iter()
-            .enumerate()
-            .map(|(index, request)| Choice {
+    /// More texts of a request for vectors, all of whose choices have ended: they take the places of those, and the
+    /// request is not refused in the middle.
+    ///
+    /// # Errors
+    /// As [`Running::start`], but for a full queue.
+    pub async fn embed_more(
+        &mut self,
+        prompts: Vec<Prompt>,
+        wish: VectorWish,
+    ) -> Result<(), ApiError> {
+        let wishes = Wishes {
+            n: 1,
+            options: GenerateOptions::greedy(),
+            default_max_tokens: None,
+            truncate: Truncate::No,
+            embed: Some(wish),
+        };
+        let place = self.place.take().expect("nobody else checks prompts of it");
+        let prompts = Prompts::Plain(prompts);
+        let (checked, mut place) =
+            check_aside(&self.model, &self.account.metrics, prompts, wishes, place).await?;
+        let (prompts, requests) = checked?;
+        let n_tokens = count_tokens(&requests);
+        self.account.set_aside(n_tokens, &requests, true)?;
+        place.add_part(n_tokens);
+        self.place = Some(place);
+        self.prompts.extend(prompts);
+        self.submit(requests)
+    }
+
+    /// Puts choices in the engine's queue, behind those that it has had.
+    fn submit(&mut self, requests: Vec<ValidRequest>) -> Result<(), ApiError> {
+        let n = self.account.n;
+        let first = self.choices.len();
+        let n_open = requests.len();
+        let mut tickets: Vec<Ticket> = Vec::with_capacity(n_open);
+        let (sender, updates) = mpsc::channel(CHANNEL_CAPACITY * requests.len());
+        self.updates = updates;
+        // What is left of it: the client has waited since its request came.
+        let terms = Terms {
+            deadline: (self.terms.deadline).map(|time| time.saturating_sub(self.started.elapsed())),
+            ..self.terms
+        };
+        for (index, request) in (first..).zip(requests) {
+            self.choices.push(Choice {
                 prompt: index / n,
                 seed: request.seed(),
                 timings: request.timings(),
                 n_tokens: 0,
                 finish: None,
                 last_piece: None,
-            })
-            .collect();
-        let (sender, updates) = mpsc::channel(CHANNEL_CAPACITY * choices.len());
-        let tickets = requests
-            .into_iter()
-            .enumerate()
-            .map(|(index, request)| {
-                model
-                    .handle
-                    .submit(request.with_terms(terms), index, sender.clone())
-            })
-            .collect();
-        // Cancelled while it was checked.
-        hold.keep(tickets).map_err(cancelled_early)?;
-        Ok(Running {
-            n_open: choices.len(),
-            draws_nothing,
-            choices,
-            prompts,
-            started,
-            first_token: None,
-            model,
-            updates,
-            failed: false,
-            cancelled: false,
-            place,
-            account,
-            waiting: Some(waiting),
-        })
+            });
+            let request = request.with_terms(terms);
+            let ticket = self.model.handle.submit(request, index, sender.clone());
+            tickets.push(ticket);
+        }
+        let kept = self.account.context.hold.keep(tickets);
+        kept.inspect_err(|_| {
+            // Cancelled while it was checked.
+            self.cancelled = true;
+            self.account.metrics.request_cancelled(CancelPhase::Check);
+        })?;
+        self.n_open = n_open;
+        Ok(())
     }
 
     /// The next token of any choice; `None` when all have ended.
@@ -260,7 +304,7 @@ impl Running {
             return Poll::Ready(None);
         }
         let Some(update) = std::task::ready!(self.updates.poll_recv(cx)) else {
-            (self.n_open, self.failed) = (0, true);
+            self.give_up();
             self.cancelled = self.account.context.hold.is_cancelled();
             return Poll::Ready(Some(Err(self.given_up())));
         };
@@ -268,18 +312,32 @@ impl Running {
         choice.timings = update.timings;
         Poll::Ready(Some(match update.outcome {
             Ok(drawn) => {
-                let now = Instant::now();
-                if let Some(last) = choice.last_piece.replace(now) {
-                    self.account.metrics.token_gap(&self.model.id, now - last);
+                // By the engine's clock: a client that reads late, or many tokens at once, changes no measurement.
+                let at = update.at;
+                self.last_update = Some(at);
+                let metrics = &self.account.metrics;
+                if let Some(last) = choice.last_piece.replace(at) {
+                    metrics.token_gap(&self.model.id, at.saturating_duration_since(last));
                 } else {
-                    self.place.tokens_ran(self.prompts[choice.prompt].len());
+                    let n_prompt = self.prompts[choice.prompt].len();
+                    if let Some(place) = &mut self.place {
+                        place.tokens_ran(n_prompt);
+                    }
+                    if update.choice % self.account.n == 0 {
+                        metrics.tokens_told(&self.model.id, n_prompt, 0);
+                    }
                     self.waiting = None;
                     self.first_token
-                        .get_or_insert_with(|| self.started.elapsed());
+                        .get_or_insert(at.saturating_duration_since(self.started));
                 }
-                choice.n_tokens += usize::from(!self.draws_nothing);
+                let n_drawn = usize::from(!self.draws_nothing);
+                choice.n_tokens += n_drawn;
+                self.n_untold += n_drawn;
+                if self.n_untold >= TOLD_AT_ONCE {
+                    metrics.tokens_told(&self.model.id, 0, std::mem::take(&mut self.n_untold));
+                }
                 if let Some(tokens) = &mut self.account.tokens {
-                    tokens.tokens_used(u64::from(!self.draws_nothing));
+                    tokens.tokens_used(n_drawn as u64);
                 }
                 choice.finish = if self.draws_nothing {
                     Some(FinishReason::Length)
@@ -301,7 +359,7 @@ impl Running {
                 })
             }
             Err(error) => {
-                (self.n_open, self.failed) = (0, true);
+                self.give_up();
                 let error = ApiError::from(error);
                 Err(match error.code {
                     ErrorCode::Overloaded => error.retry_after(self.model.admission.wait()),
@@ -319,12 +377,23 @@ impl Running {
         std::future::poll_fn(|cx| self.poll_piece(cx)).await
     }
 
-    /// Counts an error that a stream tells after its headers.
-    pub fn count_failure(&self, error: &ApiError) {
+    /// Ends it by an error that a stream tells after its headers, and counts that.
+    pub fn fail(&mut self, error: &ApiError) {
+        self.give_up();
         let (_, _, code) = error.code.row();
         self.account.metrics.request_failed(code);
         let _entered = self.account.span.enter();
         tracing::warn!(code, model = self.model.id, "a stream failed");
+    }
+
+    /// Ends it before its time, which is not its client's doing.
+    pub fn give_up(&mut self) {
+        (self.n_open, self.failed) = (0, true);
+    }
+
+    /// Whether all of its choices have ended.
+    pub fn is_over(&self) -> bool {
+        self.n_open == 0
     }
 
     /// Tokens of all prompts.
@@ -343,6 +412,14 @@ impl Running {
         }
         if self.model.handle.health().failed {
             return engine_failed();
+        }
+        if self.model.handle.is_shutting_down() {
+            let message = "the server ended before the answer was complete";
+            return ApiError {
+                details: Some(Box::new(serde_json::json!({ "usage": Usage::of(self) }))),
+                ..ApiError::new(ErrorCode::ShuttingDown, message)
+                    .retry_after(Duration::from_secs(1))
+            };
         }
         if self.model.handle.has_ended() {
             let message = format!("the model '{}' was unloaded", self.model.id);
@@ -381,17 +458,23 @@ impl Account {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.account.context.hold.release();
+        let hold = &self.account.context.hold;
+        // One that was cancelled by its name was counted when it was.
+        let counts = self.n_open > 0 && !hold.is_cancelled();
+        let left = self.n_open > 0 || self.cancelled;
+        // First of all: whoever sees the place free, or the model given back, finds the engine told already.
+        if counts && self.first_token.is_none() {
+            hold.leave(); // only the engine knows whether it waits or runs its prompt
+        } else {
+            hold.release();
+        }
         let tokens = self.n_prompt() + self.n_drawn();
         let metrics = &self.account.metrics;
         let shown = self.account.permit.as_ref();
         metrics.tokens_of(shown.and_then(|permit| permit.credential()), tokens);
-        let left = self.n_open > 0 || self.cancelled;
-        if left {
-            metrics.request_cancelled(match self.first_token {
-                None => CancelPhase::BeforeFirstToken,
-                Some(_) => CancelPhase::Decode,
-            });
+        metrics.tokens_told(&self.model.id, 0, self.n_untold);
+        if counts && self.first_token.is_some() {
+            metrics.request_cancelled(CancelPhase::Decode);
         }
         let at_length = |choice: &Choice| {
             matches!(
@@ -399,8 +482,14 @@ impl Drop for Running {
                 Some(FinishReason::Length | FinishReason::ContextFull)
             )
         };
+        let latency = match self.last_update {
+            Some(last) if !left && !self.failed => last.saturating_duration_since(self.started),
+            _ => self.started.elapsed(),
+        };
         let ended = if left || self.failed {
             RequestEnd::Abort
+        } else if self.account.embeds {
+            RequestEnd::Stop // a vector is whole
         } else if self.choices.iter().any(at_length) {
             RequestEnd::Length
         } else {
@@ -419,11 +508,11 @@ impl Drop for Running {
             request_id: &self.account.context.id,
             model: &self.model.id,
             ended,
-            latency: self.started.elapsed(),
+            latency,
             first_token: self.first_token,
             queue: match self.first_token {
                 // It never got a place, or lost it again: all of its time was waiting.
-                None => self.started.elapsed(),
+                None => latency,
                 Some(_) => longest(|timings| timings.queue),
             },
             prefill: longest(|timings| timings.prefill),
@@ -464,6 +553,34 @@ pub fn engine_failed() -> ApiError {
     )
 }
 
+/// Drawn tokens of a request that are counted in one go: a counter is worth a tenth of what writing a token costs.
+const TOLD_AT_ONCE: usize = 16;
+
+/// [`check`] on the blocking pool. `place` goes along: a client that leaves meanwhile takes up the checker until it is
+/// done.
+async fn check_aside(
+    model: &Arc<LoadedModel>,
+    metrics: &Arc<Metrics>,
+    prompts: Prompts,
+    wishes: Wishes,
+    place: Admitted,
+) -> Result<(Result<Checked, ApiError>, Admitted), ApiError> {
+    let checker = model.clone();
+    let attended = metrics.attended(CancelPhase::Check);
+    let checked =
+        tokio::task::spawn_blocking(move || (check(&checker, prompts, wishes), place)).await;
+    attended.ended();
+    checked.map_err(|_| ApiError::new(ErrorCode::InternalError, "checking the request failed"))
+}
+
+/// The ids of each prompt, and the requests of all choices.
+type Checked = (Vec<Vec<u32>>, Vec<ValidRequest>);
+
+fn count_tokens(requests: &[ValidRequest]) -> usize {
+    let tokens = requests.iter().map(|request| request.prompt_ids().len());
+    tokens.sum()
+}
+
 /// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text: 30 MB,
 /// or 24 prompts of 1,024 tokens with 20 alternatives each.
 const MAX_PROMPT_LOGPROBS: usize = 1 << 19;
@@ -478,11 +595,7 @@ struct Wishes {
 }
 
 /// Tokenises the prompts and checks `n` requests of each.
-fn check(
-    model: &LoadedModel,
-    prompts: Prompts,
-    wishes: Wishes,
-) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
+fn check(model: &LoadedModel, prompts: Prompts, wishes: Wishes) -> Result<Checked, ApiError> {
     match prompts {
         Prompts::Plain(prompts) => check_all(model, prompts, wishes),
         Prompts::Chat(messages) => model
@@ -504,7 +617,7 @@ fn check_all(
     model: &LoadedModel,
     prompts: Vec<Prompt>,
     mut wishes: Wishes,
-) -> Result<(Vec<Vec<u32>>, Vec<ValidRequest>), ApiError> {
+) -> Result<Checked, ApiError> {
     let engine = &model.engine;
     if let Some(wish) = wishes.embed {
         let check = |(index, prompt)| {

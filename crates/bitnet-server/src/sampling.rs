@@ -45,14 +45,14 @@ pub fn read(
         repetition_penalty: repetition,
         frequency_penalty: fields.number("frequency_penalty", penalty.clone())?,
         presence_penalty: fields.number("presence_penalty", penalty)?,
-        // OpenAI's penalties look at the whole text.
+        // OpenAI's penalties look at the whole answer; only the repetition penalty counts the prompt.
         penalty_window: Some(
             fields
                 .count("repeat_last_n", 0..=usize::MAX)?
                 .unwrap_or(engine.context()),
         ),
         logit_bias: logit_bias(fields, limits)?,
-        seed: seed(fields)?,
+        seed: seed(fields)?.or(limits.seed),
         stop: stops(fields, limits)?,
         stop_token_ids: stop_tokens(fields, limits)?,
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),

@@ -57,6 +57,9 @@ pub enum Stopped {
 /// Pause after an accept that failed for want of descriptors or memory: trying again at once would spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long requests that are cut off may take to say so: an error is one small write.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How long connections without a request may take to end: twice what a client may linger.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -147,6 +150,15 @@ impl Server {
             door.empty_queue();
             in_time
         };
+        if !in_time && under_way.count() > 0 {
+            // Their clients are still told why they end, and how far they came.
+            for model in app.models.everywhere() {
+                model.handle.shut_down();
+            }
+            phase.send_replace(ServingPhase::Ending);
+            let _ = tokio::time::timeout(FAREWELL, connections.empty()).await; // then they are cut off
+            return Stopped::CutOff;
+        }
         phase.send_replace(ServingPhase::Ending);
         if in_time {
             // A connection on which half a request has come ends when its time is over, and is not waited for.

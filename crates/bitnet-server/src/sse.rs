@@ -142,7 +142,8 @@ impl<W: Wire> Stream for EventStream<W> {
                 }
             };
             if let Err(mut error) = written {
-                running.count_failure(&error);
+                running.fail(&error);
+                this.name.fails(error.code.info().name);
                 error.request_id = this.name.get().map(Box::from);
                 this.wire.fail(&error, &mut this.events);
                 this.state = State::Over;

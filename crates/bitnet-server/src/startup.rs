@@ -25,6 +25,8 @@ pub struct FirstModel {
     pub options: LoadOptions,
     /// How the models that come later are loaded.
     pub others: LoadOptions,
+    /// The seed of requests that name none; `None` is a new one for each.
+    pub seed: Option<u64>,
 }
 
 /// A server that can begin.
@@ -91,9 +93,11 @@ pub fn prepare<E: From<StartupError>>(
         source: first.source,
     };
     let log = RequestLog::open(&config.monitoring).map_err(StartupError::Log)?;
-    let mut app = App::new(ServerLimits::from(config))
-        .with_log(log)
-        .with_policy(policy);
+    let limits = ServerLimits {
+        seed: first.seed,
+        ..ServerLimits::from(config)
+    };
+    let mut app = App::new(limits).with_log(log).with_policy(policy);
     app.telemetry = telemetry;
     let app = Arc::new(app);
     process.watch_over(&app).map_err(StartupError::from)?;

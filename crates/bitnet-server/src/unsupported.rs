@@ -74,6 +74,22 @@ pub const GENERATION: &[RefusedField] = &[
     row("dynatemp_range", OTHER_FILTER, is_zero),
     row("samplers", "filters have one order", never),
     row("n_probs", "ask for logprobs", is_zero),
+    row("n_predict", "ask for max_tokens", never),
+    row(
+        "t_max_predict_ms",
+        "the header X-Request-Timeout limits the time",
+        is_zero,
+    ),
+    row("do_sample", "ask for temperature 0", is_true),
+    row("logits_processors", OTHER_FILTER, is_empty_list),
+    row(
+        "cache_salt",
+        "the server keeps the caches of its keys apart by salts of its own",
+        never,
+    ),
+    row("service_tier", "there is one tier", |v| {
+        v == "auto" || v == "default"
+    }),
 ];
 
 /// Refused in conversations.
@@ -95,9 +111,6 @@ pub const CHAT: &[RefusedField] = &[
         v == "medium"
     }),
     row("store", "this server keeps no answers", is_false),
-    row("service_tier", "there is one tier", |v| {
-        v == "auto" || v == "default"
-    }),
     row(
         "prompt_cache_retention",
         "the prefix cache keeps what there is room for",
@@ -150,7 +163,21 @@ pub const INFERENCE: &[RefusedField] = &[
         never,
     ),
     row("echo", "only /v1/completions repeats its prompt", is_false),
+    row("return_token_ids", "/v1/completions tells ids", is_false),
+    row(
+        "stream_options",
+        "the event `complete` always tells usage",
+        is_empty_object,
+    ),
 ];
+
+/// Refused by `/v1/inference` alone.
+pub const WHOLE_INFERENCE: &[RefusedField] =
+    &[row("stream", "/v1/inference/stream streams", is_false)];
+
+/// Refused by `/v1/inference/stream` alone.
+pub const STREAMED_INFERENCE: &[RefusedField] =
+    &[row("stream", "/v1/inference answers at once", is_true)];
 
 /// Refused by `/v1/embeddings`.
 pub const EMBEDDINGS: &[RefusedField] = &[

@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::model::LoadedModel;
-use crate::running::{Job, Prompts, Truncate};
+use crate::running::{Job, Prompts, Running, Truncate};
 
 /// Texts that are in the queue at once: enough for a few full batches, and others get their turns between.
 const AT_ONCE: usize = 64;
@@ -65,7 +65,7 @@ impl VectorRequest {
     }
 
     /// Tells `take` the first `length` numbers of each text's vector, brought to length 1, in the order of `texts`;
-    /// returns the tokens of all texts. `field` says which field of the request has the text of a place.
+    /// returns the request, which has ended: its texts are one, in as many parts as the queue has room for. `field` says which field of the request has the text of a place.
     ///
     /// # Errors
     /// As [`crate::running::Running::start`] and [`crate::running::Running::piece`].
@@ -76,44 +76,46 @@ impl VectorRequest {
         length: usize,
         field: fn(usize) -> Cow<'static, str>,
         mut take: impl FnMut(Vec<f32>),
-    ) -> Result<usize, ApiError> {
+    ) -> Result<Running, ApiError> {
         let at_once = AT_ONCE.min(self.model.admission.most_choices()).max(1);
-        let (mut first, mut n_tokens) = (0, 0);
         let mut texts = texts.into_iter();
+        let mut wish = VectorWish {
+            pooling: self.pooling,
+            first: 0,
+            field,
+        };
+        let work = Job {
+            prompts: Prompts::Plain(texts.by_ref().take(at_once).collect()),
+            n: 1,
+            options: GenerateOptions {
+                max_tokens: Some(0),
+                ..GenerateOptions::greedy()
+            },
+            default_max_tokens: None,
+            truncate: Truncate::No,
+            embed: Some(wish),
+            terms: self.terms,
+            permit: self.permit.clone(),
+        };
+        let mut running = app.start(self.model.clone(), work).await?;
         loop {
-            let prompts: Vec<Prompt> = texts.by_ref().take(at_once).collect();
-            if prompts.is_empty() {
-                return Ok(n_tokens);
-            }
-            let wish = VectorWish {
-                pooling: self.pooling,
-                first,
-                field,
-            };
-            first += prompts.len();
-            let work = Job {
-                prompts: Prompts::Plain(prompts),
-                n: 1,
-                options: GenerateOptions {
-                    max_tokens: Some(0),
-                    ..GenerateOptions::greedy()
-                },
-                default_max_tokens: None,
-                truncate: Truncate::No,
-                embed: Some(wish),
-                terms: self.terms,
-                permit: self.permit.clone(),
-            };
-            let mut running = app.start(self.model.clone(), work).await?;
-            let mut vectors = vec![Vec::new(); running.choices.len()];
+            let mut vectors = vec![Vec::new(); running.choices.len() - wish.first];
             while let Some(piece) = running.piece().await {
                 let piece = piece?;
                 if let Some(vector) = piece.embedding {
-                    vectors[piece.choice] = unit(&vector[..length]);
+                    vectors[piece.choice - wish.first] = unit(&vector[..length]);
                 }
             }
             vectors.into_iter().for_each(&mut take);
-            n_tokens += running.n_prompt();
+            wish.first = running.choices.len();
+            let more: Vec<Prompt> = texts.by_ref().take(at_once).collect();
+            if more.is_empty() {
+                return Ok(running);
+            }
+            if let Err(error) = running.embed_more(more, wish).await {
+                running.give_up();
+                return Err(error);
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use bitnet_inference::LoadOptions;
 use bitnet_server::Stopped;
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
-use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck};
+use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck, Probe};
 use bitnet_server::log::LogFilter;
 use bitnet_server::model_manager::policy;
 use bitnet_server::process::{self, Process, ProcessError};
@@ -59,6 +59,10 @@ pub struct HealthcheckArgs {
     /// Port that it listens on [default: 8080]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
+
+    /// Ask whether the next request would be taken, not only whether the server is alive: a full queue fails
+    #[arg(long)]
+    pub ready: bool,
 
     /// Time for everything together, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
@@ -133,6 +137,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         },
         options: chosen(chat_template),
         others,
+        seed: env.seed(None),
     };
     let ready = startup::prepare(&process, first, |_, options| {
         let loaded = model_source::load_chosen(source.clone(), options, &args.engine, env)?;
@@ -159,7 +164,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     Ok(Exit::Ok)
 }
 
-/// Asks a server on this machine whether it is ready.
+/// Asks a server on this machine whether it is alive, or ready.
 ///
 /// # Errors
 /// Exit code 1 when it is not, or does not answer.
@@ -171,6 +176,10 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
     let check = HealthCheck {
         address,
         patience: args.timeout,
+        probe: match args.ready {
+            true => Probe::Ready,
+            false => Probe::Live,
+        },
         tls: args
             .tls_certificate_file
             .clone()
@@ -182,8 +191,8 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
     match check.ask() {
         Ok(Ok(())) => Ok(Exit::Ok),
         Ok(Err(reason)) => Err(CliError::runtime(
-            format!("the server at {address} is not ready: {reason}"),
-            "wait for it to load or to drain, or look at its log",
+            format!("the server at {address} is not well: {reason}"),
+            "look at its log; with --ready, wait for it to load or to drain",
         )),
         Err(CheckError::Io(error)) => Err(CliError::runtime(
             format!(

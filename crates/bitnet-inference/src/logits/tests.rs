@@ -56,7 +56,12 @@ fn penalties_follow_the_formulas() {
         };
         let mut c = candidates(&[7.0, logit]);
         let mut counts = Vec::new();
-        penalize(&mut c, &vec![1; count], &penalties, &mut counts);
+        let drawn = vec![1; count];
+        let recent = Recent {
+            drawn: &drawn,
+            ..Recent::default()
+        };
+        penalize(&mut c, recent, &penalties, &mut counts);
         assert_eq!(c[0].logit, 7.0, "an unseen token changed");
         assert_eq!(
             c[1].logit, expected,
@@ -64,6 +69,24 @@ fn penalties_follow_the_formulas() {
         );
         assert!(counts.is_empty());
     }
+}
+
+#[test]
+fn tokens_of_the_prompt_count_for_the_repetition_penalty_alone() {
+    let penalties = Penalties {
+        repetition: 2.0,
+        frequency: 0.25,
+        presence: 0.5,
+    };
+    // Token 0: prompt only. Token 1: twice in the prompt and twice drawn. Token 2: drawn once. Token 3: neither.
+    let recent = Recent {
+        prompt: &[0, 1, 0, 1],
+        drawn: &[1, 2, 1],
+    };
+    let mut c = candidates(&[8.0, 8.0, -1.0, 8.0]);
+    penalize(&mut c, recent, &penalties, &mut Vec::new());
+    let logits: Vec<f32> = c.iter().map(|c| c.logit).collect();
+    assert_eq!(logits, [4.0, 3.0, -2.75, 8.0]);
 }
 
 #[test]

@@ -147,6 +147,42 @@ fn filters_run_in_order() {
 }
 
 #[test]
+fn frequency_and_presence_count_what_was_drawn() {
+    let penalised = |penalties| {
+        let params = SamplingParams {
+            temperature: 0.0,
+            penalties,
+            ..params()
+        };
+        Sampler::new(params).behind_prompt(3)
+    };
+    let row = [2.0, 1.5, 0.0];
+    for penalties in [
+        Penalties {
+            frequency: 1.0,
+            ..Penalties::OFF
+        },
+        Penalties {
+            presence: 1.0,
+            ..Penalties::OFF
+        },
+    ] {
+        let mut sampler = penalised(penalties);
+        // Token 0 is in the prompt three times, and was drawn by nobody.
+        assert_eq!(sampler.sample(&row, &[0, 0, 0]).unwrap(), 0);
+        assert_eq!(sampler.named(&[0, 0, 0]).count(), 0);
+        assert_eq!(sampler.sample(&row, &[0, 0, 0, 0]).unwrap(), 1);
+        assert_eq!(sampler.named(&[0, 0, 0, 0]).collect::<Vec<_>>(), [0]);
+    }
+    let mut repetition = penalised(Penalties {
+        repetition: 2.0,
+        ..Penalties::OFF
+    });
+    assert_eq!(repetition.sample(&row, &[0, 0, 0]).unwrap(), 1);
+    assert_eq!(repetition.named(&[0, 0, 0]).count(), 3);
+}
+
+#[test]
 fn rows_that_are_not_numbers_are_errors() {
     for (row, bias, words) in [
         ([0.0, f32::NAN], vec![], "token 1 is NaN"),

@@ -188,7 +188,7 @@ settings! {
         restart body_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
         /// Time a client may go without reading before its stream is ended.
         restart write_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
-        /// Time a request may take, from being put in the queue to its last token. Without it, any.
+        /// Time a request may take, from its arrival to its last token. Without it, any.
         restart request_timeout: [Option<Duration>] = None, Any;
         /// Silence on a stream after which a comment is sent, so that proxies keep it open.
         restart sse_ping_interval: [Duration] = seconds(15), Within(seconds(1)..=seconds(3600));

@@ -128,9 +128,9 @@ metrics! {
     CpuUtilization: Gauge, "bitnet_cpu_utilization_ratio", [],
         "Share of the processor time available to this process that it used since the last measurement.";
     PromptTokens: Counter, "bitnet_prompt_tokens_total", ["model"],
-        "Prompt tokens run.";
+        "Prompt tokens run; those found in the prefix cache did not have to.";
     GeneratedTokens: Counter, "bitnet_generated_tokens_total", ["model"],
-        "Tokens drawn.";
+        "Tokens drawn, also those that nobody is told: of a request for 0 tokens, and of a model's first look at itself.";
     FirstTokenTime: Histogram(Fine), "bitnet_time_to_first_token_seconds", ["model"],
         "Time from a request's arrival to its first token.";
     TokenGap: Histogram(Fine), "bitnet_inter_token_latency_seconds", ["model"],
@@ -142,7 +142,7 @@ metrics! {
     RequestsRejected: Counter, "bitnet_requests_rejected_total", ["reason"],
         "Requests that were refused before any work was done.";
     RequestsCancelled: Counter, "bitnet_requests_cancelled_total", ["phase"],
-        "Requests whose client left, or that were cancelled by name, by what was under way.";
+        "Requests whose client left, or that were cancelled by name, by what was under way: load, check, queue, prefill or decode.";
     EngineSteps: Counter, "bitnet_engine_steps_total", ["model"],
         "Forward passes.";
     FailedSteps: Counter, "bitnet_engine_failed_steps_total", ["model"],
@@ -204,9 +204,9 @@ metrics! {
     VllmPreemptions: Counter, "vllm:num_preemptions_total", ["model_name", "engine"],
         "Times a running request gave up its place.";
     VllmPromptTokens: Counter, "vllm:prompt_tokens_total", ["model_name", "engine"],
-        "Prompt tokens run.";
+        "Prompt tokens of requests, as their usage tells them: those found in the prefix cache too.";
     VllmGenerationTokens: Counter, "vllm:generation_tokens_total", ["model_name", "engine"],
-        "Tokens drawn.";
+        "Tokens drawn for requests, as their usage tells them.";
     VllmSuccess: Counter, "vllm:request_success_total", ["model_name", "engine", "finished_reason"],
         "Requests that ended, by how.";
     VllmIterationTokens: Histogram(StepTokens), "vllm:iteration_tokens_total", ["model_name", "engine"],
@@ -224,11 +224,11 @@ metrics! {
     VllmQueueTime: Histogram(Request), "vllm:request_queue_time_seconds", ["model_name", "engine"],
         "Time that a request waited.";
     VllmInferenceTime: Histogram(Request), "vllm:request_inference_time_seconds", ["model_name", "engine"],
-        "Time of a request's forward passes.";
+        "Time from a request's place to its last token.";
     VllmPrefillTime: Histogram(Request), "vllm:request_prefill_time_seconds", ["model_name", "engine"],
-        "Time of a request's forward passes over its prompt.";
+        "Time from a request's place to its first token.";
     VllmDecodeTime: Histogram(Request), "vllm:request_decode_time_seconds", ["model_name", "engine"],
-        "Time of a request's forward passes over drawn tokens.";
+        "Time from a request's first token to its last.";
     VllmRequestPrompt: Histogram(Tokens), "vllm:request_prompt_tokens", ["model_name", "engine"],
         "Prompt tokens of a request.";
     VllmRequestGeneration: Histogram(Tokens), "vllm:request_generation_tokens", ["model_name", "engine"],

@@ -6,6 +6,8 @@ use super::table::{Buckets, Kind, METRICS};
 use super::*;
 
 const MODEL: &str = "m\"1\\";
+const ENGINE_A: EngineKey = EngineKey(u64::MAX);
+const ENGINE_B: EngineKey = EngineKey(u64::MAX - 1);
 
 fn finished() -> Finished<'static> {
     Finished {
@@ -63,8 +65,9 @@ fn all() -> Metrics {
     metrics.gpu_utilization(0.5);
     metrics.request_failed("invalid_value");
     metrics.request_rejected("queue_full");
-    metrics.request_cancelled(CancelPhase::BeforeFirstToken);
+    metrics.request_cancelled(CancelPhase::Queue);
     metrics.token_gap(MODEL, Duration::from_millis(9));
+    metrics.tokens_told(MODEL, 44, 11);
     metrics.request_finished(&finished());
     metrics.swapped("swapped");
     metrics.swap_memory(1 << 20);
@@ -84,10 +87,11 @@ fn all() -> Metrics {
     metrics.step(MODEL, &step);
     let start = Instant::now();
     metrics.measure(&[MODEL], start);
-    metrics.engine(MODEL, &EngineLoad::default(), &load());
+    metrics.engine(MODEL, ENGINE_A, &EngineLoad::default(), &load());
     metrics.measure(&[MODEL], start + Duration::from_secs(1));
     metrics.engine(
         MODEL,
+        ENGINE_A,
         &load(),
         &EngineLoad {
             generated_tokens: 31,
@@ -178,7 +182,8 @@ fn samples_have_labels_buckets_and_sums() {
         format!("vllm:num_requests_waiting{{{model}}} 3"),
         format!("vllm:kv_cache_usage_perc{{{model}}} 0.25"),
         format!("vllm:prefix_cache_hits_total{{{model}}} 32"),
-        format!("vllm:generation_tokens_total{{{model}}} 31"),
+        format!("vllm:prompt_tokens_total{{{model}}} 44"),
+        format!("vllm:generation_tokens_total{{{model}}} 11"),
         format!("vllm:request_success_total{{{model},finished_reason=\"length\"}} 1"),
         format!("vllm:time_to_first_token_seconds_bucket{{{model},le=\"0.08\"}} 0"),
         format!("vllm:time_to_first_token_seconds_bucket{{{model},le=\"0.1\"}} 1"),
@@ -317,12 +322,17 @@ fn a_waiting_request_ages_until_it_is_dropped() {
 #[test]
 fn a_new_engine_under_the_same_name_counts_on() {
     let metrics = all();
-    metrics.engine(MODEL, &EngineLoad::default(), &EngineLoad::default());
+    metrics.engine(
+        MODEL,
+        ENGINE_A,
+        &EngineLoad::default(),
+        &EngineLoad::default(),
+    );
     let drawn = EngineLoad {
         generated_tokens: 4,
         ..EngineLoad::default()
     };
-    metrics.engine(MODEL, &EngineLoad::default(), &drawn);
+    metrics.engine(MODEL, ENGINE_A, &EngineLoad::default(), &drawn);
     let counted = metrics.registry().get(Id::GeneratedTokens, &[MODEL]);
     assert_eq!(counted, Some(35.0), "31 of the one before it");
 }
@@ -353,7 +363,7 @@ fn five_minutes_are_looked_back_and_no_more() {
             generated_tokens: tokens,
             ..EngineLoad::default()
         };
-        metrics.engine(MODEL, &EngineLoad::default(), &drawn);
+        metrics.engine(MODEL, ENGINE_A, &EngineLoad::default(), &drawn);
         metrics.request_finished(&Finished {
             first_token: Some(first),
             ..finished()
@@ -384,7 +394,7 @@ fn five_minutes_are_looked_back_and_no_more() {
         generated_tokens: 9,
         ..EngineLoad::default()
     };
-    metrics.engine(MODEL, &EngineLoad::default(), &drawn);
+    metrics.engine(MODEL, ENGINE_A, &EngineLoad::default(), &drawn);
     let third = rolling(740).unwrap();
     assert_eq!((third.requests, third.window_seconds), (0.0, 310.0));
     assert_eq!(third.first_token_p50_seconds, None);
@@ -403,4 +413,37 @@ fn what_the_last_five_minutes_need_is_kept_and_nothing_older() {
     }
     let n_notes = metrics.notes.len(MODEL);
     assert!((60..=62).contains(&n_notes), "{n_notes}");
+}
+
+#[test]
+fn gauges_are_sums_over_the_engines_of_a_model() {
+    let metrics = all();
+    let gauge = |id| metrics.registry().get(id, &[MODEL, ENGINE]);
+    let blocks = |state| metrics.registry().get(Id::KvBlocks, &[MODEL, state]);
+    metrics.engine(MODEL, ENGINE_B, &load(), &load());
+    assert_eq!(gauge(Id::VllmRunning), Some(4.0));
+    assert_eq!(gauge(Id::VllmKvUsage), Some(0.25));
+    assert_eq!((blocks("used"), blocks("free")), (Some(50.0), Some(50.0)));
+    metrics.engine("other", EngineKey::new(), &load(), &load());
+    // The new one is refused, or the old one is done: what is left is the other's.
+    metrics.engine_ended(ENGINE_B);
+    assert_eq!(gauge(Id::VllmRunning), Some(2.0));
+    assert_eq!(blocks("used"), Some(25.0));
+    metrics.engine_ended(ENGINE_A);
+    assert_eq!((gauge(Id::VllmRunning), blocks("used")), (None, None));
+    let other = metrics.registry().get(Id::VllmRunning, &["other", ENGINE]);
+    assert_eq!(other, Some(2.0));
+}
+
+#[test]
+fn times_in_queue_prefill_and_decode_add_up_to_the_whole() {
+    let metrics = all();
+    let sum = |id| {
+        let times = metrics.registry().observed(id, &[MODEL, ENGINE]);
+        times.expect("a request has ended").sum
+    };
+    let parts = [Id::VllmQueueTime, Id::VllmPrefillTime, Id::VllmDecodeTime].map(sum);
+    assert_eq!(parts, [0.02, 0.08, 1.0]);
+    assert_eq!(sum(Id::VllmInferenceTime), 1.08);
+    assert_eq!(sum(Id::VllmLatency), 1.1);
 }

@@ -348,6 +348,19 @@ impl ModelRegistry {
         table.entries.values().flat_map(of_entry).collect()
     }
 
+    /// All versions in memory that may have requests, also those that answer no new ones.
+    pub fn everywhere(&self) -> Vec<Arc<LoadedModel>> {
+        let table = self.read();
+        let mut models = Vec::new();
+        for entry in table.entries.values() {
+            models.extend(entry.in_memory().cloned());
+            models.extend(entry.canary.as_ref().map(|canary| canary.model.clone()));
+            let previous = entry.previous.as_ref();
+            models.extend(previous.and_then(|previous| previous.kept.clone()));
+        }
+        models
+    }
+
     /// Whether a request would have a model loaded by asking for it.
     pub fn any_can_be_loaded(&self) -> bool {
         let table = self.read();

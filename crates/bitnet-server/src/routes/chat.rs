@@ -229,7 +229,11 @@ struct Written {
 }
 
 async fn collect(mut running: Running, head: Head) -> Result<Response, ApiError> {
-    let mut written = vec![Written::default(); running.choices.len()];
+    let nothing = Written {
+        logprobs: head.shown.logprobs.map(|_| Vec::new()), // also of a text that ends at once
+        ..Written::default()
+    };
+    let mut written = vec![nothing; running.choices.len()];
     let mut prompt_logprobs = None;
     while let Some(piece) = running.piece().await {
         let mut piece = piece?;
@@ -345,8 +349,12 @@ impl ChatWire {
             StreamUsage::Every => Some(Some(Usage::of(running))),
         };
         let first = choice.delta.role.is_some();
+        // Whoever asks for usage has them with it, in the last chunk.
+        let last = running.is_over() && choice.finish_reason.is_some();
+        let timings = (last && self.usage == StreamUsage::Never).then(|| TimingReport::of(running));
         events.data(&Chunk {
             usage,
+            timings,
             prompt_token_ids: self.head.prompt_ids(running).filter(|_| first),
             ..self.empty(running, &[choice])
         });

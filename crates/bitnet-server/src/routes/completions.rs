@@ -333,7 +333,10 @@ impl Writer {
             likelihoods[piece.choice].add(&piece);
             let to = &mut choices[piece.choice];
             let is_long = piece.prompt.as_ref().is_some_and(|p| p.len() > LONG_PROMPT);
-            aside_if(is_long, || self.add(piece, &running, to))?;
+            if let Err(error) = aside_if(is_long, || self.add(piece, &running, to)) {
+                running.give_up();
+                return Err(error);
+            }
         }
         if let Some(n) = self.best {
             let drawn = running.choices.len() / running.prompts.len();
@@ -378,8 +381,12 @@ impl Wire for Writer {
         {
             return Ok(());
         }
+        // Whoever asks for usage has them with it, in the last chunk.
+        let last = running.is_over() && choice.finish_reason.is_some();
+        let timings = (last && self.usage == StreamUsage::Never).then(|| TimingReport::of(running));
         let choices = [choice];
         events.data(&Answer {
+            timings,
             usage: match self.usage {
                 StreamUsage::Never => None,
                 StreamUsage::Last => Some(None),

@@ -21,6 +21,7 @@ use crate::fields::Fields;
 use crate::model::LoadedModel;
 use crate::prompts;
 use crate::unsupported;
+use crate::usage::TimingReport;
 use crate::vectors::VectorRequest;
 
 /// Texts of a request, as many as OpenAI takes.
@@ -35,7 +36,7 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<EmbeddingList>, ApiError> {
-    let model = app.model_for(&mut fields).await?;
+    let model = app.model_in_time(&mut fields, &caller).await?;
     unsupported::refuse(&mut fields, unsupported::EMBEDDINGS)?;
     let input = fields.need("input")?;
     let field = match &input {
@@ -46,20 +47,21 @@ pub async fn create(
     let inputs = prompts::read("input", input, MAX_INPUTS, Prompt::Text)?;
     let base64 = wants_base64(&mut fields)?;
     let length = length(&mut fields, &model)?;
-    let mut list = EmbeddingList {
-        object: "list",
-        data: Vec::with_capacity(inputs.len()),
-        model: model.id.clone(),
-        usage: EmbeddingUsage::default(),
-    };
+    let mut data = Vec::with_capacity(inputs.len());
     let request = VectorRequest::read(&app, &caller, &mut fields, model)?;
-    let n_tokens = request
+    let running = request
         .run(&app, inputs, length, field, |vector| {
-            list.add(vector, base64);
+            data.push(EmbeddingEntry::new(data.len(), vector, base64));
         })
         .await?;
-    list.usage = EmbeddingUsage::of(n_tokens);
-    Ok(Json(list))
+    Ok(Json(EmbeddingList {
+        object: "list",
+        data,
+        model: running.model.id.clone(),
+        system_fingerprint: running.model.fingerprint.clone(),
+        usage: EmbeddingUsage::of(running.n_prompt()),
+        timings: TimingReport::of(&running),
+    }))
 }
 
 /// What a text of several is called.
@@ -106,22 +108,9 @@ pub struct EmbeddingList {
     object: &'static str,
     data: Vec<EmbeddingEntry>,
     model: String,
+    system_fingerprint: String,
     usage: EmbeddingUsage,
-}
-
-impl EmbeddingList {
-    fn add(&mut self, vector: Vec<f32>, base64: bool) {
-        self.data.push(EmbeddingEntry {
-            object: "embedding",
-            index: self.data.len(),
-            embedding: if base64 {
-                let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
-                Numbers::Base64(STANDARD.encode(bytes))
-            } else {
-                Numbers::Floats(vector)
-            },
-        });
-    }
+    timings: TimingReport,
 }
 
 #[derive(Debug, Serialize)]
@@ -129,6 +118,21 @@ struct EmbeddingEntry {
     object: &'static str,
     index: usize,
     embedding: Numbers,
+}
+
+impl EmbeddingEntry {
+    fn new(index: usize, vector: Vec<f32>, base64: bool) -> EmbeddingEntry {
+        EmbeddingEntry {
+            object: "embedding",
+            index,
+            embedding: if base64 {
+                let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
+                Numbers::Base64(STANDARD.encode(bytes))
+            } else {
+                Numbers::Floats(vector)
+            },
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -140,7 +144,7 @@ enum Numbers {
 }
 
 /// Tokens of a request that draws none.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct EmbeddingUsage {
     prompt_tokens: usize,
     total_tokens: usize,

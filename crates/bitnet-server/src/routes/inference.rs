@@ -35,6 +35,7 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Inference>, ApiError> {
+    unsupported::refuse(&mut fields, unsupported::WHOLE_INFERENCE)?;
     let mut running = start(&app, &caller, &mut fields).await?;
     let mut text = String::new();
     while let Some(piece) = running.piece().await {
@@ -42,6 +43,7 @@ pub async fn create(
     }
     Ok(Json(Inference {
         text,
+        system_fingerprint: running.model.fingerprint.clone(),
         outcome: Outcome::of(&running),
         usage: Usage::of(&running),
         timings: TimingReport::of(&running),
@@ -57,6 +59,7 @@ pub async fn stream(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
+    unsupported::refuse(&mut fields, unsupported::STREAMED_INFERENCE)?;
     let running = start(&app, &caller, &mut fields).await?;
     let wire = InferenceWire { position: 0 };
     Ok(sse::response(running, wire, app.limits.ping_interval))
@@ -84,6 +87,7 @@ async fn start(app: &Arc<App>, caller: &Caller, fields: &mut Fields) -> Result<R
 #[derive(Debug, Serialize)]
 pub struct Inference {
     text: String,
+    system_fingerprint: String,
     #[serde(flatten)]
     outcome: Outcome,
     usage: Usage,
@@ -156,12 +160,16 @@ impl Wire for InferenceWire {
         let Some(token) = piece.token else {
             return Ok(());
         };
-        events.named(
-            "token",
-            &json!({ "text": token.text, "position": self.position }),
-        );
+        // Text that may still become a stop string is held back, and the end of a text has none.
+        if !token.text.is_empty() {
+            events.named(
+                "token",
+                &json!({ "text": token.text, "position": self.position }),
+            );
+        }
         self.position += 1;
-        if self.position.is_multiple_of(METRICS_EVERY) {
+        // The last one too: a short answer has its metrics.
+        if self.position.is_multiple_of(METRICS_EVERY) || piece.finish.is_some() {
             let rate = running.choices[piece.choice].timings.decode_tok_s();
             events.named(
                 "metrics",
@@ -178,6 +186,10 @@ impl Wire for InferenceWire {
             "inference_time_ms": outcome.inference_time_ms,
             "finish_reason": outcome.finish_reason,
             "seed": outcome.seed,
+            "model_id": outcome.model_id,
+            "system_fingerprint": running.model.fingerprint,
+            "usage": Usage::of(running),
+            "timings": TimingReport::of(running),
         });
         events.named("complete", &body);
     }

@@ -20,6 +20,7 @@ use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::fields::missing;
 use crate::unsupported;
+use crate::usage::TimingReport;
 use crate::vectors::VectorRequest;
 
 /// Documents of a request, as many as `/v1/embeddings` takes texts.
@@ -34,7 +35,7 @@ pub async fn create(
     caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Ranking>, ApiError> {
-    let model = app.model(fields.text("model")?.as_deref()).await?;
+    let model = app.model_in_time(&mut fields, &caller).await?;
     unsupported::refuse(&mut fields, unsupported::RERANK)?;
     let query = text("query", fields.need("query")?)?;
     let documents = documents(fields.need("documents")?)?;
@@ -45,11 +46,11 @@ pub async fn create(
     };
     let shown = fields.flag("return_documents")?.unwrap_or(true);
     let mut shown = shown.then(|| documents.clone());
-    let (id, own) = (model.id.clone(), model.engine.config().hidden_size);
+    let own = model.engine.config().hidden_size;
     let request = VectorRequest::read(&app, &caller, &mut fields, model)?;
     let texts = std::iter::once(query).chain(documents).map(Prompt::Text);
     let (mut of_query, mut scores) = (None, Vec::new());
-    let n_tokens = request
+    let running = request
         .run(
             &app,
             texts.collect(),
@@ -72,10 +73,13 @@ pub async fn create(
             text: std::mem::take(&mut texts[index]),
         }),
     });
+    let n_tokens = running.n_prompt();
     Ok(Json(Ranking {
         id: app.new_id("rerank-"),
         object: "list",
-        model: id,
+        model: running.model.id.clone(),
+        system_fingerprint: running.model.fingerprint.clone(),
+        timings: TimingReport::of(&running),
         results: results.collect(),
         usage: EmbeddingUsage::of(n_tokens),
         meta: json!({ "tokens": { "input_tokens": n_tokens, "output_tokens": 0 } }),
@@ -146,6 +150,8 @@ pub struct Ranking {
     id: String,
     object: &'static str,
     model: String,
+    system_fingerprint: String,
+    timings: TimingReport,
     /// The best first.
     results: Vec<RankedDocument>,
     usage: EmbeddingUsage,

@@ -31,9 +31,13 @@ enum Cause {
     Cancelled,
 }
 
-fn end(cause: Cause, moment: Moment, stream: bool) {
+/// `in_step`: the engine is in the middle of a step meanwhile, and takes it to its end.
+fn end(cause: Cause, moment: Moment, stream: bool, in_step: bool) {
     let engine = engine();
-    let gated = Gated::new(engine.clone());
+    let gated = match in_step {
+        true => Gated::new(engine.clone()),
+        false => Gated::idle(engine.clone()),
+    };
     let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
     let model = server.model();
     let body = json!({
@@ -72,8 +76,10 @@ fn end(cause: Cause, moment: Moment, stream: bool) {
         let report = json!({"id": "mine", "object": "request.cancellation", "cancelled": 1});
         assert_eq!((answer.status, answer.json()), (200, report));
     }
-    // The turn that waits at the gate ends; before the next one the command is obeyed.
-    gated.allow(1);
+    if in_step {
+        // The turn that waits at the gate ends; before the next one the command is obeyed.
+        gated.allow(1);
+    }
     if let Some(connection) = &mut connection {
         assert_told(&connection.answer(), stream);
         until("its place is free", || model.admission.waiting() == (0, 0));
@@ -91,9 +97,11 @@ fn end(cause: Cause, moment: Moment, stream: bool) {
     };
     let steps = value("bitnet_engine_steps_total{model=\"stories\"}");
     assert!(steps <= (steps_before + 1) as f64, "{moment:?}: {metrics}");
-    let phase = match moment {
-        Moment::Queued | Moment::Prefill => "before_first_token",
-        Moment::Decode => "decode",
+    // Where it was when it ended: the step may have brought it further.
+    let phase = match (moment, in_step) {
+        (Moment::Queued, false) => "queue",
+        (Moment::Queued, true) | (Moment::Prefill, _) => "prefill",
+        (Moment::Decode, _) => "decode",
     };
     let cancelled = format!("bitnet_requests_cancelled_total{{phase=\"{phase}\"}}");
     assert_eq!(value(&cancelled), 1.0, "{moment:?}: {metrics}");
@@ -139,8 +147,9 @@ fn assert_told(answer: &Answer, stream: bool) {
 }
 
 fn end_both(cause: Cause, moment: Moment) {
-    end(cause, moment, false);
-    end(cause, moment, true);
+    for (stream, in_step) in [(false, false), (false, true), (true, false), (true, true)] {
+        end(cause, moment, stream, in_step);
+    }
 }
 
 #[test]
@@ -301,4 +310,41 @@ fn only_its_sender_or_an_administrator_cancels_a_request() {
     let codes = asked.each_mut().map(|asked| asked.answer().status);
     assert_eq!(codes, [200, 499, 499]);
     assert_eq!(cancel(first, ""), refused(404, "request_not_found"));
+}
+
+#[test]
+fn a_client_that_leaves_before_its_text_is_tokenised_never_reaches_the_engine() {
+    let server = TestServer::start();
+    let model = server.model();
+    let held = server.hold_checkers();
+    let connections = [false, true].map(|stream| {
+        let body = json!({
+            "messages": [{"role": "user", "content": "Tell me a story"}], "stream": stream,
+        });
+        let mut connection = Connection::open(server.address);
+        connection.send("POST", CHAT, "", &body.to_string());
+        connection
+    });
+    until("both wait for a checker", || {
+        model.admission.waiting().0 == 2
+    });
+    drop(connections);
+    let counted = || {
+        let metrics = server.get("/metrics").body;
+        let line = "bitnet_requests_cancelled_total{phase=\"check\"} 2";
+        metrics.lines().any(|found| found == line)
+    };
+    until("both are counted", counted);
+    assert_eq!(
+        model.admission.waiting().0,
+        2,
+        "the checker will still look at them"
+    );
+    drop(held);
+    until("their places are free", || {
+        model.admission.waiting() == (0, 0)
+    });
+    assert_eq!(model.handle.load().steps, 0);
+    let short = json!({"prompt": "Once", "max_tokens": 2});
+    assert_eq!(server.post("/v1/completions", &short).status, 200);
 }

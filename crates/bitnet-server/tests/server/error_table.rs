@@ -24,8 +24,8 @@ const JSON: &str = "Content-Type: application/json\r\n";
 /// Where an error is produced.
 enum Produced {
     Here(Answer),
-    /// By another file of these tests, which holds the code to be what it is.
-    Elsewhere,
+    /// By this test of another file, which holds the code to be what it is.
+    By(&'static str),
 }
 
 /// A code that is new has no arm: this does not compile until it has a test.
@@ -149,16 +149,24 @@ fn produce(code: ErrorCode) -> Produced {
             drop(held);
             refused
         }
-        ErrorCode::InternalError
-        | ErrorCode::RequestCancelled
-        | ErrorCode::InvalidRequest
-        | ErrorCode::UriTooLong
-        | ErrorCode::HeadersTooLarge
-        | ErrorCode::ModelNotAllowed
-        | ErrorCode::ModelBusy
+        ErrorCode::InternalError => {
+            return Produced::By("a_panic_of_the_engine_ends_its_requests_and_not_the_process");
+        }
+        ErrorCode::RequestCancelled => {
+            return Produced::By("requests_of_every_route_that_runs_a_model_can_be_cancelled");
+        }
+        ErrorCode::InvalidRequest | ErrorCode::UriTooLong | ErrorCode::HeadersTooLarge => {
+            return Produced::By("heads_that_no_route_sees_are_answered_like_every_other_error");
+        }
+        ErrorCode::ModelBusy => {
+            return Produced::By("an_unload_that_is_given_up_leaves_everything_as_it_was");
+        }
+        ErrorCode::ModelNotAllowed
         | ErrorCode::ValidationFailed
         | ErrorCode::ModelIncompatible
-        | ErrorCode::ValidationTimeout => return Produced::Elsewhere,
+        | ErrorCode::ValidationTimeout => {
+            return Produced::By("what_is_no_model_is_told_in_figures_and_changes_nothing");
+        }
     })
 }
 
@@ -181,6 +189,10 @@ impl Turns for Flooding {
 
     fn cancel(&self, request: RequestId) {
         self.0.cancel(request);
+    }
+
+    fn has_run(&self, request: RequestId) -> bool {
+        self.0.has_run(request)
     }
 
     fn current_load(&self) -> EngineLoad {
@@ -242,11 +254,11 @@ fn every_error_of_the_table_is_answered() {
         let (name, status) = (row.name, row.status.as_u16());
         let answer = match produce(row.code) {
             Produced::Here(answer) => answer,
-            Produced::Elsewhere => {
-                assert!(
-                    others.contains(&format!("\"{name}\"")),
-                    "no test has {name}"
-                );
+            Produced::By(test) => {
+                let begin = format!("#[test]\nfn {test}() {{\n");
+                let (_, body) = others.split_once(&begin).expect(test);
+                let (body, _) = body.split_once("\n}\n").expect("its end");
+                assert!(body.contains(name), "{test} has no {name}");
                 continue;
             }
         };

@@ -43,6 +43,10 @@ impl Turns for Panicking {
         self.engine.cancel(request);
     }
 
+    fn has_run(&self, request: RequestId) -> bool {
+        self.engine.has_run(request)
+    }
+
     fn current_load(&self) -> EngineLoad {
         self.engine.current_load()
     }

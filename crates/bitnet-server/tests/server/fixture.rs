@@ -20,6 +20,7 @@ use bitnet_server::telemetry::Telemetry;
 use bitnet_server::tls::TlsIdentity;
 use bitnet_server::{App, Ending, LoadedModel, Server, ServerLimits, Stopped};
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::client::{self, Answer};
@@ -37,6 +38,7 @@ pub struct TestServer {
     pub address: SocketAddr,
     pub app: Arc<App>,
     pub tls: Option<Arc<TlsIdentity>>,
+    runtime: Handle,
     stop: Arc<Notify>,
     hurry: Arc<Notify>,
     thread: Option<JoinHandle<Stopped>>,
@@ -182,6 +184,7 @@ impl TestServer {
             move || {
                 let runtime = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(2)
+                    .max_blocking_threads(CHECKERS)
                     .enable_all()
                     .build()
                     .unwrap();
@@ -190,7 +193,8 @@ impl TestServer {
                     let address = "127.0.0.1:0".parse().unwrap();
                     let listener = Listener::bind(address).await.unwrap();
                     let server = Server::on(app, Arc::new(guard), listener, tls);
-                    sender.send(server.address().unwrap()).unwrap();
+                    let known = (server.address().unwrap(), Handle::current());
+                    sender.send(known).unwrap();
                     let stop = async {
                         stop.notified().await;
                         Ending::Told
@@ -199,10 +203,12 @@ impl TestServer {
                 })
             }
         });
+        let (address, runtime) = receiver.recv().unwrap();
         TestServer {
-            address: receiver.recv().unwrap(),
+            address,
             app,
             tls,
+            runtime,
             stop,
             hurry,
             thread: Some(thread),
@@ -219,6 +225,21 @@ impl TestServer {
 
     pub fn get(&self, path: &str) -> Answer {
         client::request(self.address, "GET", path, "")
+    }
+
+    /// Keeps every thread busy that tokenises, until this is dropped.
+    pub fn hold_checkers(&self) -> HeldCheckers {
+        let held = Arc::<(Mutex<bool>, Condvar)>::default();
+        for _ in 0..CHECKERS {
+            let held = held.clone();
+            self.runtime.spawn_blocking(move || {
+                let mut over = held.0.lock().unwrap();
+                while !*over {
+                    over = held.1.wait(over).unwrap();
+                }
+            });
+        }
+        HeldCheckers(held)
     }
 
     pub fn ask_to_stop(&self) {
@@ -242,6 +263,19 @@ impl Drop for TestServer {
             let ended = thread.join();
             assert!(std::thread::panicking() || ended.is_ok());
         }
+    }
+}
+
+/// Threads that tokenise, as many as the program has.
+const CHECKERS: usize = 4;
+
+/// [`TestServer::hold_checkers`].
+pub struct HeldCheckers(Arc<(Mutex<bool>, Condvar)>);
+
+impl Drop for HeldCheckers {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
     }
 }
 
@@ -320,6 +354,10 @@ impl Turns for Gated {
 
     fn cancel(&self, request: RequestId) {
         self.engine.cancel(request);
+    }
+
+    fn has_run(&self, request: RequestId) -> bool {
+        self.engine.has_run(request)
     }
 
     fn current_load(&self) -> EngineLoad {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bitnet_server::health_check::{HealthCheck, Probe};
 use bitnet_server::{ServerLimits, Stopped};
 use serde_json::json;
 
@@ -41,6 +42,15 @@ fn a_server_that_drains_takes_no_request() {
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(server.get("/health/ready").status, 503);
     assert_eq!(server.get("/health/live").status, 200);
+    // As containers ask it: nobody restarts a server because it drains.
+    let check = |probe| HealthCheck {
+        address: server.address,
+        patience: Duration::from_secs(30),
+        probe,
+        tls: None,
+    };
+    assert_eq!(check(Probe::default()).ask().unwrap(), Ok(()));
+    assert!(check(Probe::Ready).ask().unwrap().is_err());
 }
 
 #[test]
@@ -127,4 +137,50 @@ fn who_is_not_done_in_time_is_cut_off() {
         assert_eq!(server.join(), Stopped::CutOff);
         gated.open();
     }
+}
+
+#[test]
+fn a_stream_that_is_cut_off_says_so_and_how_far_it_came() {
+    let engine = engine();
+    let gated = Gated::idle(engine.clone());
+    let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
+    let open = |path: &str, stream: bool| {
+        let body = json!({"prompt": "Once", "ignore_eos": true, "max_tokens": 9, "stream": stream});
+        let mut connection = Connection::open(server.address);
+        connection.send("POST", path, JSON, &body.to_string());
+        connection
+    };
+    let mut streams = [
+        open("/v1/completions", true),
+        open("/v1/inference/stream", true),
+    ];
+    let mut whole = open("/v1/completions", false);
+    let model = server.model();
+    until("all are queued", || model.handle.load().waiting == 3);
+    gated.allow(3);
+    until("three tokens are drawn", || {
+        model.handle.load().generated_tokens == 9
+    });
+    server.ask_to_stop();
+    until("it drains", || server.app.is_draining());
+    server.ask_to_hurry();
+    for stream in &mut streams {
+        let answer = stream.answer();
+        assert_eq!(answer.status, 200);
+        assert!(
+            answer.body.contains("\"code\":\"shutting_down\""),
+            "{}",
+            answer.body
+        );
+        assert!(!answer.body.contains("[DONE]"), "{}", answer.body);
+    }
+    let refused = whole.answer();
+    let error = &refused.json()["error"];
+    assert_eq!(
+        (refused.status, &error["code"]),
+        (503, &json!("shutting_down"))
+    );
+    let usage = &error["details"]["usage"];
+    assert_eq!(usage["completion_tokens"], 3, "{error}");
+    assert_eq!(server.join(), Stopped::CutOff);
 }

@@ -349,3 +349,29 @@ fn as_json_a_panic_is_one_line_and_events_have_the_spans_around_them() {
     let id = in_request["spans"]["request"]["id"].as_str().unwrap();
     assert!(id.starts_with("req-"), "{in_request}");
 }
+
+#[test]
+fn a_stream_that_fails_is_no_complete_success() {
+    let access = Shared::default();
+    let to = Box::new(access.clone());
+    let log = RequestLog::to(AccessLogFormat::Json, to, Box::new(io::sink())).unwrap();
+    let engine = engine();
+    let gated = Gated::idle(engine.clone());
+    let config = ServerConfig::default();
+    let server = TestServer::with_turns_and_log(engine, gated.clone(), config, log);
+    let mut connection = Connection::open(server.address);
+    let body = r#"{"prompt": "Once", "max_tokens": 20, "stream": true, "ignore_eos": true}"#;
+    connection.send("POST", "/v1/completions", "X-Request-Id: failing\r\n", body);
+    let model = server.model();
+    until("it is queued", || model.handle.load().waiting == 1);
+    gated.allow(2);
+    until("it draws", || model.handle.load().generated_tokens == 2);
+    model.handle.end();
+    assert_eq!(connection.answer().status, 200);
+    let line = access.line_of("failing");
+    assert_eq!(
+        (&line["status"], &line["code"], &line["complete"]),
+        (&json!(200), &json!("not_ready"), &json!(false)),
+        "{line}"
+    );
+}

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod answers;
 mod attacks;
 mod cancellation;
 mod chat;
@@ -9,6 +10,7 @@ mod client;
 mod completions;
 mod determinism;
 mod device;
+mod documented;
 mod embeddings;
 mod error_table;
 mod errors;

@@ -129,6 +129,10 @@ impl Managed {
         connection
     }
 
+    pub fn admin_key(&self) -> &str {
+        &self.admin
+    }
+
     pub fn headers(&self) -> String {
         headers(&self.infer)
     }

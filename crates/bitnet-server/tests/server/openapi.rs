@@ -150,6 +150,16 @@ fn every_refused_field_is_listed() {
             );
         }
     }
+    for (schema, fields) in [
+        ("WholeInferenceRequest", unsupported::WHOLE_INFERENCE),
+        ("StreamedInferenceRequest", unsupported::STREAMED_INFERENCE),
+    ] {
+        let own = &document["components"]["schemas"][schema]["allOf"][1]["properties"];
+        assert!(
+            fields.iter().all(|field| own.get(field.name).is_some()),
+            "{schema}"
+        );
+    }
     for (field, _) in unsupported::WITHOUT_EFFECT {
         let properties = &document["components"]["schemas"]["ChatRequest"]["properties"];
         assert!(properties.get(field).is_some(), "{field}");

@@ -16,6 +16,8 @@ use crate::fixture::{Gated, MODEL, TestServer, load_options, until};
 enum Fault {
     Fails,
     Panics,
+    /// It computes what is no number.
+    ComputesNaN,
 }
 
 /// A runner one pass of which goes wrong.
@@ -23,6 +25,7 @@ struct FaultyRunner {
     runner: Box<dyn Runner>,
     fault: Fault,
     passes_before: Arc<AtomicUsize>,
+    nan: Option<Vec<f32>>, // [vocab_size], the logits of a bad pass
 }
 
 impl Runner for FaultyRunner {
@@ -32,13 +35,19 @@ impl Runner for FaultyRunner {
 
     fn run(&mut self, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), Error> {
         // Wraps around after the one: it never comes back to it.
+        self.nan = None;
         if self.passes_before.fetch_sub(1, Ordering::Relaxed) == 0 {
-            assert!(self.fault == Fault::Fails, "injected by a test");
-            return Err(Error::TooFewTokens {
-                ctx: 0,
-                needed: 0,
-                found: 0,
-            });
+            match self.fault {
+                Fault::Panics => panic!("injected by a test"),
+                Fault::ComputesNaN => self.nan = Some(vec![f32::NAN; self.shape().vocab_size]),
+                Fault::Fails => {
+                    return Err(Error::TooFewTokens {
+                        ctx: 0,
+                        needed: 0,
+                        found: 0,
+                    });
+                }
+            }
         }
         self.runner.run(batch, observer)
     }
@@ -48,7 +57,10 @@ impl Runner for FaultyRunner {
     }
 
     fn row(&self, row: usize) -> Row<'_> {
-        self.runner.row(row)
+        match &self.nan {
+            Some(nan) => Row::Full(nan),
+            None => self.runner.row(row),
+        }
     }
 
     fn head_work(&self) -> HeadWork {
@@ -94,6 +106,7 @@ fn server(fault: Fault, passes: usize) -> (TestServer, Arc<Gated>, Arc<AtomicUsi
             runner,
             fault,
             passes_before: counter,
+            nan: None,
         })
     });
     let engine = Arc::new(engine.unwrap());
@@ -112,7 +125,17 @@ fn assert_internal_error((status, body): &(u16, String)) {
 
 #[test]
 fn a_pass_that_fails_ends_the_requests_in_it_and_no_later_one() {
-    let (server, gated, passes) = server(Fault::Fails, 8);
+    ends_the_requests_in_it(Fault::Fails);
+}
+
+/// A broken model is no fault of whoever asks it.
+#[test]
+fn logits_that_are_no_numbers_are_an_error_of_the_server() {
+    ends_the_requests_in_it(Fault::ComputesNaN);
+}
+
+fn ends_the_requests_in_it(fault: Fault) {
+    let (server, gated, passes) = server(fault, 8);
     for answer in &three_requests(&server, &gated) {
         assert_internal_error(answer);
     }

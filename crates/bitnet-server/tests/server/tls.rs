@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bitnet_server::ServerLimits;
 use bitnet_server::config::ServerConfig;
 use bitnet_server::config::Sources;
-use bitnet_server::health_check::{CheckTls, HealthCheck};
+use bitnet_server::health_check::{CheckTls, HealthCheck, Probe};
 use bitnet_server::tls::{TlsError, TlsIdentity, provider};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -326,6 +326,7 @@ fn a_health_check_trusts_the_file_alone_and_has_one_limit_for_all() {
     let check = |certificate: &Path, own: Option<&Pair>| HealthCheck {
         address: server.address,
         patience: Duration::from_secs(30),
+        probe: Probe::Ready,
         tls: Some(CheckTls {
             certificate: certificate.into(),
             own: own.map(|own| (own.certificate.clone(), own.key.clone())),
@@ -352,6 +353,7 @@ fn a_health_check_trusts_the_file_alone_and_has_one_limit_for_all() {
     let slow = HealthCheck {
         address,
         patience: Duration::from_millis(300),
+        probe: Probe::Live,
         tls: None,
     };
     assert!(slow.ask().is_err());

@@ -184,6 +184,10 @@ impl Turns for Failing {
         self.engine.cancel(request);
     }
 
+    fn has_run(&self, request: RequestId) -> bool {
+        self.engine.has_run(request)
+    }
+
     fn current_load(&self) -> EngineLoad {
         self.engine.current_load()
     }
