@@ -2,19 +2,21 @@
 //! shipped alert rules ask for metrics that exist.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bitnet_server::config::ServerConfig;
 use bitnet_server::config::settings::{Applies, SETTINGS};
+use bitnet_server::config::{ServerConfig, Sources};
 use bitnet_server::error::code::ERRORS;
 use bitnet_server::metrics::table::{Kind, METRICS};
 use bitnet_server::unsupported::WITHOUT_EFFECT;
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
 fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(path);
+    let path = root().join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -192,6 +194,12 @@ fn the_units_of_systemd_say_what_the_server_looks_for() {
         let line = service.lines().find_map(|line| line.strip_prefix(name));
         Duration::from_secs(line.unwrap().parse().unwrap())
     };
+    let sources = Sources {
+        file: Some(root().join("deploy/systemd/server.yaml")),
+        ..Sources::default()
+    };
+    let config = ServerConfig::load(&sources).unwrap();
+    assert!(config.auth.keys_file.is_some());
     assert!(seconds("TimeoutStopSec=") > server.shutdown_timeout);
     assert!(seconds("WatchdogSec=") > defaults.monitoring.stall_timeout);
 }
