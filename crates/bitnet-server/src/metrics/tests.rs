@@ -304,7 +304,7 @@ fn the_list_of_requests_is_bounded_and_keeps_the_slow_ones_in_order() {
 
 #[test]
 fn a_waiting_request_ages_until_it_is_dropped() {
-    let metrics = std::sync::Arc::new(all());
+    let metrics = Arc::new(all());
     let oldest = || {
         metrics.text(Exposition::Text);
         metrics.registry().get(Id::QueueOldest, &[MODEL]).unwrap()
