@@ -201,11 +201,9 @@ impl Check {
             "stream: {n_events} events in {} reads, at most {largest} at once",
             reads.len()
         );
-        // A buffer of four kilobytes would hold some twenty.
-        ensure!(
-            reads.len() * 2 > n_events,
-            "events come in blocks: {reads:?}"
-        );
+        // A proxy that gathers lets none come alone; a machine that is busy with other things lets some come together.
+        let n_alone = reads.iter().filter(|&&n| n == 1).count();
+        ensure!(n_alone * 10 >= n_events, "events come in blocks: {reads:?}");
         Ok(())
     }
 

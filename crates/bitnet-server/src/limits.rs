@@ -61,8 +61,8 @@ pub struct ServerLimits {
     pub pooling: Option<Pooling>,
     /// Whether `/metrics` answers.
     pub shows_metrics: bool,
-    /// Whether they are told to everybody, with who uses how much.
-    pub open_metrics: bool,
+    /// Whether it tells everybody who uses how much, and not administrators alone.
+    pub shows_tenants: bool,
     /// Whether `/health` answers 200 while the server is degraded.
     pub degraded_ok: bool,
     /// Whether `/admin` answers.
@@ -117,7 +117,9 @@ impl From<&ServerConfig> for ServerLimits {
                 PoolingChoice::Cls => Some(Pooling::Cls),
             },
             shows_metrics: config.monitoring.prometheus_enabled,
-            open_metrics: config.auth.open_metrics,
+            // Where nobody has a key, nobody has a name.
+            shows_tenants: config.auth.open_metrics
+                || (config.auth.keys_file.is_none() && config.auth.jwt_key_file.is_none()),
             degraded_ok: config.monitoring.degraded_ok,
             shows_admin_page: config.monitoring.admin_page,
         }

@@ -67,6 +67,8 @@ fn run(args: &ServerArgs) -> Result<()> {
         say(&format!("warning: {warning}"));
     }
     let (name, summary) = (ready.name, startup::summary(ready.engine.info()));
+    // Whoever holds it keeps its memory, also when another model has taken its place.
+    drop(ready.engine);
     process.serve(ready.app, |url| {
         say(&format!("serving {name} on {url}: {summary}"));
     })?;

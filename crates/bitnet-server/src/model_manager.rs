@@ -160,7 +160,7 @@ impl App {
             Found::Loading { id, job } => return Ok(OnDemand::Loading { id, job }),
             Found::Unloaded { id, origin } => (id, origin),
         };
-        match start_load(self, &id, origin, None) {
+        match start_load(self, &id, *origin, None) {
             Ok(job) => Ok(OnDemand::Loading { id, job }),
             // Another request was first: its job, or its model, is there by now.
             Err(error) if error.code == ErrorCode::ModelBusy => {

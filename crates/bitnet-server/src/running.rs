@@ -580,9 +580,10 @@ fn count_tokens(requests: &[ValidRequest]) -> usize {
     let tokens = requests.iter().map(|request| request.prompt_ids().len());
     tokens.sum()
 }
-/// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text: 60 MB,
-/// or 48 prompts of 1,024 tokens with 20 alternatives each.
-const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
+
+/// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text: 30 MB,
+/// or 24 prompts of 1,024 tokens with 20 alternatives each.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 19;
 
 /// What is asked for each prompt.
 struct Wishes {

@@ -221,7 +221,7 @@ fn the_configurations_of_proxies_agree_with_the_settings() {
     let idle = server.header_timeout.as_secs();
     assert!(number(&nginx, "keepalive_timeout", "s") < idle);
     assert!(number(&nginx, "proxy_read_timeout", "s") > ping);
-    assert!(number(&haproxy, "pool-purge-delay", "s") < idle);
+    assert!(number(&haproxy, "default-server pool-purge-delay", "s") < idle);
     for limit in ["timeout client", "timeout server"] {
         assert!(number(&haproxy, limit, "s") > ping, "{limit}");
     }

@@ -149,6 +149,8 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         notice("this model has no chat template: chats are continued as plain text");
     }
     let summary = startup::summary(engine.info());
+    // Whoever holds it keeps its memory, also when another model has taken its place.
+    drop(engine);
     // The first Ctrl-C drains; the second one ends the process.
     let _cooperative = Cooperative::begin();
     let stopped = process

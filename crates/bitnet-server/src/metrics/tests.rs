@@ -376,8 +376,8 @@ fn five_minutes_are_looked_back_and_no_more() {
     assert_eq!(first.requests, 1.0);
     assert!((first.tokens_per_second * first.window_seconds - 50.0).abs() < 1e-9);
     let between = |time: Option<f64>, low: f64, high: f64| (low..=high).contains(&time.unwrap());
-    assert!(between(first.first_token_p50_seconds, 0.02, 0.04));
-    assert!(between(first.first_token_p95_seconds, 0.02, 0.04));
+    assert!(between(first.first_token_p50_seconds, 0.02, 0.05));
+    assert!(between(first.first_token_p95_seconds, 0.02, 0.05));
 
     metrics.measure(&[MODEL], after(100));
     draw(7, Duration::from_millis(700));
@@ -386,7 +386,7 @@ fn five_minutes_are_looked_back_and_no_more() {
     let second = rolling(420).unwrap();
     assert_eq!((second.window_seconds, second.requests), (320.0, 1.0));
     assert_eq!(second.tokens_per_second, 7.0 / 320.0);
-    assert!(between(second.first_token_p50_seconds, 0.5, 0.75));
+    assert!(between(second.first_token_p50_seconds, 0.5, 1.0));
 
     // A text under way has drawn tokens and no end.
     metrics.measure(&[MODEL], after(430));

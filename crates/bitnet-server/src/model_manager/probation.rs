@@ -98,11 +98,11 @@ fn failure(app: &App, model: &LoadedModel) -> Option<String> {
     health::trouble(app, model).or_else(fails)
 }
 
-/// Whether it is `model` that answers under `id`.
+/// Whether it is `model` that answers under `id`, or is leaving: that may be given up.
 fn answers(app: &App, id: &str, model: &Arc<LoadedModel>) -> bool {
     let table = app.models.read();
-    let current = table.entries.get(id).and_then(|entry| entry.current());
-    current.is_some_and(|current| Arc::ptr_eq(current, model))
+    let found = table.entries.get(id).and_then(|entry| entry.in_memory());
+    found.is_some_and(|found| Arc::ptr_eq(found, model))
 }
 
 /// Puts the version before `model` in its place again. `false` when something else is being done to the model, which comes
@@ -113,8 +113,8 @@ async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: St
     let outcome = match restore(app, id, Some(&model)) {
         true => Ok(()),
         false => match take_out(app, id, &model) {
-            Ok(Some((job, origin, version))) => {
-                let outcome = load_again(app, id, &job, (origin, version)).await;
+            Ok(Some((job, earlier))) => {
+                let outcome = load_again(app, id, &job, earlier).await;
                 if outcome.is_err() {
                     put_back(app, id, model);
                 }
@@ -151,7 +151,7 @@ fn take_out(
     app: &App,
     id: &str,
     model: &Arc<LoadedModel>,
-) -> Result<Option<(Arc<LoadJob>, ModelOrigin, Option<String>)>, ApiError> {
+) -> Result<Option<(Arc<LoadJob>, Earlier)>, ApiError> {
     let mut table = app.models.write();
     let Some(entry) = table.entries.get_mut(id) else {
         return Ok(None);
@@ -162,13 +162,13 @@ fn take_out(
     }
     let previous = entry.previous.as_ref();
     let earlier = previous.and_then(|p| Some((p.origin.clone()?, p.version.clone())));
-    let Some((origin, version)) = earlier else {
+    let Some(earlier) = earlier else {
         let message = "nobody knows where the version before came from";
         return Err(ApiError::new(ErrorCode::NotReady, message));
     };
     let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
     entry.state = EntryState::Loading(job.clone());
-    Ok(Some((job, origin, version)))
+    Ok(Some((job, earlier)))
 }
 
 async fn load_again(

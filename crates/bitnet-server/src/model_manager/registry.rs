@@ -142,7 +142,7 @@ pub enum Found {
         /// Its id.
         id: String,
         /// What to load.
-        origin: ModelOrigin,
+        origin: Box<ModelOrigin>,
     },
 }
 
@@ -278,7 +278,7 @@ impl ModelRegistry {
         match &entry.origin {
             Some(origin) => Ok(Found::Unloaded {
                 id: id.to_owned(),
-                origin: origin.clone(),
+                origin: Box::new(origin.clone()),
             }),
             None => Err(table.not_found(id)),
         }

@@ -15,7 +15,7 @@ use crate::metrics::Exposition;
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// All metrics, in the format that the client asks for. Who uses how much is told to administrators, and to everybody
-/// where the operator has opened the metrics: names of tokens are often addresses of people.
+/// where the operator has opened the metrics or nobody has a key: names of tokens are often addresses of people.
 ///
 /// # Errors
 /// [`ErrorCode::NotFound`] when the configuration turns them off.
@@ -33,7 +33,7 @@ pub async fn text(State(app): State<Arc<App>>, caller: Caller) -> Result<Respons
         _ => Exposition::Text,
     };
     let content_type = exposition.content_type();
-    let text = match caller.is_admin || app.limits.open_metrics {
+    let text = match caller.is_admin || app.limits.shows_tenants {
         true => app.metrics.text(exposition),
         false => app.metrics.text_without_tenants(exposition),
     };

@@ -319,7 +319,7 @@ fn requests_at_once_do_not_take_more_tokens_than_their_key_may() {
     let gated = Gated::new(engine.clone());
     let limits = ServerLimits::from(&config);
     let server = TestServer::with_turns_and_config(engine, gated.clone(), limits, config);
-    let ask = |max_tokens: Option<u32>| {
+    let ask = |max_tokens: u32| {
         let body =
             json!({"prompt": "Once upon a time", "max_tokens": max_tokens, "ignore_eos": true});
         let mut connection = Connection::open(server.address);
@@ -327,24 +327,21 @@ fn requests_at_once_do_not_take_more_tokens_than_their_key_may() {
         connection.send("POST", "/v1/completions", &headers, &body.to_string());
         connection
     };
-    let mut first = ask(Some(60));
+    let mut first = ask(90);
     until("the first is queued", || {
         server.model().admission.waiting().1 > 0
     });
-    // 60 tokens and a prompt are set aside, though not one was drawn yet: there is no place for 60 more.
-    let refused = ask(Some(60)).answer();
+    // 90 tokens and a prompt are set aside, though not one was drawn yet: there is no room for 90 more for most of a
+    // minute.
+    let refused = ask(90).answer();
     assert_eq!(refused.status, 429, "{}", refused.body);
     assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
     assert!(refused.header("retry-after").is_some());
-    let left = |answer: &Answer| {
-        let header = answer.header("x-ratelimit-remaining-tokens").unwrap();
-        header.parse::<u32>().unwrap()
-    };
-    assert!(left(&refused) < 40, "{}", left(&refused));
+    let left = refused.header("x-ratelimit-remaining-tokens").unwrap();
+    assert!(left.parse::<u32>().unwrap() < 80, "{left}");
     gated.open();
     let answer = first.answer();
     assert_eq!(answer.status, 200, "{}", answer.body);
-    assert_eq!(ask(Some(1)).answer().status, 200, "a short one has room");
 }
 
 #[test]

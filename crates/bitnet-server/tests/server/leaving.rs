@@ -30,7 +30,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
     let server = TestServer::with_limits(limits);
     let room = || server.app.leaving.available_permits();
     assert_eq!(room(), 1024);
-    // Some ten megabytes, more than sockets keep: it is taken though it is longer than all of the room.
+    // Some seven megabytes, more than sockets keep: it is taken though it is longer than all of the room.
     let mut slow = narrow(&server);
     slow.send("POST", PATH, "", &pieces_of("a ", 300_000).to_string());
     until("the answer waits to be read", || room() == 0);
@@ -43,7 +43,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
 
     let answer = slow.answer();
     assert_eq!(answer.status, 200);
-    assert!(answer.body.len() > 8 << 20, "{} bytes", answer.body.len());
+    assert!(answer.body.len() > 6 << 20, "{} bytes", answer.body.len());
     assert!(answer.json()["tokens"].as_array().unwrap().len() >= 300_000);
     until("its room is free", || room() == 1024);
     assert_eq!(server.post(PATH, &pieces_of("b ", 10_000)).status, 200);
@@ -53,7 +53,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
 fn an_answer_of_millions_of_log_probabilities_is_refused() {
     let server = TestServer::start();
     let prompt = vec![5; server.model().engine.context() - 1];
-    let n_prompts = (1 << 20) / (prompt.len() * 21 * 16) + 1;
+    let n_prompts = (1 << 19) / (prompt.len() * 21 * 16) + 1;
     let ask = |prompts: Vec<&Vec<i32>>, n: usize| {
         let body = json!({"prompt": prompts, "n": n, "max_tokens": 1, "prompt_logprobs": 20});
         server.post("/v1/completions", &body)

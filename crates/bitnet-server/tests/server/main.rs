@@ -28,6 +28,7 @@ mod openapi;
 mod properties;
 mod rerank;
 mod rollback;
+mod room;
 mod runner_faults;
 mod stats;
 mod storm;

@@ -134,7 +134,13 @@ fn stats_are_the_metrics_number_by_number() {
             number.is_some(),
             "{sample} is {value} in the statistics\n{stats:#}"
         );
-        assert_eq!(number, metrics.get(&sample).copied(), "{sample}");
+        // A number in JSON may lose its last bit on the way.
+        let (number, counted) = (number.unwrap(), metrics[&sample]);
+        let lost = f64::EPSILON * counted.abs();
+        assert!(
+            (number - counted).abs() <= lost,
+            "{sample}: {number} {counted}"
+        );
     }
     let by_phase = stats["requests"]["cancelled"].as_object().unwrap();
     let mut n_gone = 0.0;

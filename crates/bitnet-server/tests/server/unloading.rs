@@ -1,7 +1,9 @@
 //! Models leave memory when nobody uses them any more, and until then nothing of them changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bitnet_server::model_manager::policy::ModelPolicy;
 use serde_json::{Value, json};
 
 use crate::fixture::until;
@@ -135,6 +137,25 @@ fn a_model_that_is_leaving_takes_no_requests_and_no_other_orders() {
         managed.ask("POST", "/v1/completions", &once()).json()["system_fingerprint"].clone();
     let first = &managed.version("v1.gguf")[..12];
     assert!(version.as_str().unwrap().contains(first), "{version}");
+}
+
+#[test]
+fn a_version_that_is_kept_goes_in_time_also_when_an_unload_is_given_up_meanwhile() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        keep_previous: Duration::from_millis(500),
+        ..policy
+    });
+    let old = Arc::downgrade(&managed.server.model().engine);
+    let mut order = swap_order("v2.gguf");
+    order["swap_strategy"] = "blue_green".into();
+    assert_eq!(managed.swap(&order).status, 200);
+    let held = managed.server.model();
+    let path = format!("{UNLOAD}?timeout_seconds=1.5");
+    let refused = managed.ask("POST", &path, &Value::Null);
+    assert!(refused.is_error(409, "model_busy"), "{}", refused.body);
+    until("the old version is gone", || old.strong_count() == 0);
+    assert_eq!(managed.status("stories")["status"], "loaded");
+    drop(held);
 }
 
 #[test]
