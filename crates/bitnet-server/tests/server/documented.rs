@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use bitnet_server::ServerLimits;
+
 use crate::client::Connection;
+use crate::fixture::{Gated, TestServer, engine, until};
 use crate::managed::Managed;
 
 /// The words of a command of a shell: quotes of both kinds, nothing else of its language.
@@ -39,42 +42,84 @@ fn commands() -> Vec<(String, String)> {
     commands
 }
 
+/// A request of a command.
+struct Asked {
+    method: &'static str,
+    path: String,
+    headers: String,
+    body: String,
+    /// Whether the shell goes on without its answer.
+    aside: bool,
+}
+
+/// What curl would send.
+fn asked(command: &str) -> Asked {
+    let mut asked = Asked {
+        method: "GET",
+        path: String::new(),
+        headers: String::new(),
+        body: String::new(),
+        aside: false,
+    };
+    let mut words = words(command).into_iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-H" => asked.headers += &format!("{}\r\n", words.next().unwrap()),
+            "-d" => (asked.method, asked.body) = ("POST", words.next().unwrap()),
+            "-X" => {
+                let method = words.next().unwrap();
+                asked.method = ["POST", "DELETE"]
+                    .into_iter()
+                    .find(|m| *m == method)
+                    .unwrap();
+            }
+            "-N" | "-s" => {}
+            "&" => asked.aside = true,
+            url => {
+                let rest = url.strip_prefix("http://").expect("an address");
+                asked.path = rest[rest.find('/').unwrap()..].to_owned();
+            }
+        }
+    }
+    if !asked.body.is_empty() && !asked.headers.contains("Content-Type") {
+        asked.headers += "Content-Type: application/x-www-form-urlencoded\r\n";
+    }
+    asked
+}
+
 #[test]
 fn curl_commands_of_the_documents_work() {
     let commands = commands();
     assert!(!commands.is_empty());
+    let managed = Managed::start();
+    let engine = engine();
+    let gated = Gated::idle(engine.clone());
+    let open = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
+    let mut under_way = Vec::new();
     for (document, command) in commands {
-        let managed = Managed::start();
         // The documents' model is called by its file, the tests' is `stories`.
         let command = command
             .replace("$KEY", managed.admin_key())
             .replace("\"v1\"", "\"stories\"");
-        let (mut method, mut headers, mut body, mut path) =
-            ("GET", String::new(), String::new(), None);
-        let mut words = words(&command).into_iter().skip(1);
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "-H" => headers += &format!("{}\r\n", words.next().unwrap()),
-                "-d" => (method, body) = ("POST", words.next().unwrap()),
-                "-X" => {
-                    method = if words.next().unwrap() == "DELETE" {
-                        "DELETE"
-                    } else {
-                        "POST"
-                    }
-                }
-                "-N" | "-s" => {}
-                url => {
-                    let rest = url.strip_prefix("http://").expect("an address");
-                    path = Some(rest[rest.find('/').unwrap()..].to_owned());
-                }
-            }
+        let asked = asked(&command);
+        let server = match asked.headers.contains("Authorization") {
+            true => &managed.server,
+            false => &open,
+        };
+        if asked.aside {
+            gated.allow_only(0); // it is still there when the next command comes
         }
-        if !body.is_empty() && !headers.contains("Content-Type") {
-            headers += "Content-Type: application/x-www-form-urlencoded\r\n";
+        let mut connection = Connection::open(server.address);
+        connection.send(asked.method, &asked.path, &asked.headers, &asked.body);
+        if asked.aside {
+            let model = server.model();
+            until("it is queued", || model.handle.load().waiting > 0);
+            under_way.push(connection);
+            continue;
         }
-        let mut connection = Connection::open(managed.server.address);
-        connection.send(method, &path.expect("an address"), &headers, &body);
+        if under_way.is_empty() {
+            gated.open();
+        }
         let answer = connection.answer();
         assert!(
             (200..300).contains(&answer.status),
@@ -83,4 +128,5 @@ fn curl_commands_of_the_documents_work() {
             answer.body
         );
     }
+    gated.open();
 }

@@ -54,10 +54,6 @@ fn scripted_load(server: &TestServer, gated: &Gated) {
     until("all eight that ran have ended", || {
         server.app.metrics.slowest(20).len() == 8
     });
-    until("nothing runs any more", || {
-        let load = server.model().handle.load();
-        (load.waiting, load.running, load.kv_blocks_used) == (0, 0, 0)
-    });
     gated.open();
     let model = server.model();
     until("nothing runs", || {
