@@ -12,7 +12,7 @@ fn the_first_line_tells_the_address_and_the_memory() {
         "http://",
         "weights",
         "KV cache",
-        "8 x",
+        "2048 positions; context 256",
         "1 threads",
     ] {
         assert!(line.contains(word), "{word}: {line}");
