@@ -5,7 +5,7 @@ use bitnet_server::limits::ServerLimits;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use crate::fixture::{MODEL, TestServer, load_options};
+use crate::fixture::{Gated, MODEL, TestServer, load_options, until};
 
 fn texts(answer: &Value) -> Vec<String> {
     let choices = answer["choices"].as_array().unwrap();
@@ -93,11 +93,16 @@ fn an_answer_does_not_depend_on_memory_cache_or_threads() {
             ..load_options()
         };
         let engine = Arc::new(Engine::load(MODEL, &options).unwrap());
-        let server = TestServer::with_turns(engine.clone(), engine, ServerLimits::default());
+        let gated = Gated::idle(engine.clone());
+        let server = TestServer::with_turns(engine, gated.clone(), ServerLimits::default());
         let ask = |n| texts(&server.post("/v1/completions", &body(n)).json());
         let ask = &ask;
         std::thread::scope(|scope| {
             let crowd: Vec<_> = (0..12).map(|n| scope.spawn(move || ask(n))).collect();
+            until("all wait together", || {
+                server.model().handle.load().waiting == 12
+            });
+            gated.open();
             for (answer, alone) in crowd.into_iter().zip(&alone) {
                 assert_eq!(
                     answer.join().unwrap(),
