@@ -11,10 +11,11 @@ use bitnet_inference::{GenerateOptions, Terms};
 use crate::app::App;
 use crate::auth::rate::Permit;
 use crate::caller::Caller;
+use crate::checking::{Prompts, Truncate};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::model::LoadedModel;
-use crate::running::{Job, Prompts, Running, Truncate};
+use crate::running::{Job, Running};
 use crate::sampling;
 use crate::unsupported::{self, RefusedField};
 

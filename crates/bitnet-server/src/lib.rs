@@ -7,9 +7,8 @@
 //! which [`http1`] serves; [`request_id`] names it and [`request_log`] writes about it, [`panics`] answers for it if it
 //! cannot, [`auth`] lets it through (as a [`caller`]), [`path`] and [`routes`] find its handler, [`body`] and [`fields`] read
 //! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
-//! refused); [`admission`] takes or refuses it;
-//! [`running`] checks it and holds its client's end, [`cancellation`] ends it by its name, [`engine_thread`] has the engine's
-//! end; [`sse`], [`usage`] and [`token_text`] write the answer; [`vectors`] are made of texts. [`startup`] makes the state and
+//! refused); [`admission`] takes or refuses it, [`checking`] makes the engine's requests of it; [`running`] holds its client's
+//! end, [`cancellation`] ends it by its name, [`engine_thread`] has the engine's end; [`sse`], [`usage`] and [`token_text`] write the answer; [`vectors`] are made of texts. [`startup`] makes the state and
 //! the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process,
 //! `service_manager`; [`health_check`] asks another one. Two threads stand apart from all that: [`health_listener`] answers
 //! probes, [`watchdog`] ends a process that hangs; `watchers` begins both.
@@ -25,6 +24,7 @@ pub mod auth;
 pub mod body;
 pub mod caller;
 pub mod cancellation;
+pub mod checking;
 pub mod config;
 pub mod connection;
 pub mod engine_thread;

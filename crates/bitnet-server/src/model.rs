@@ -14,7 +14,7 @@ use crate::engine_thread::{EngineHandle, Turns};
 use crate::metrics::rolling::RollingFigures;
 use crate::metrics::{EngineKey, LoadedInfo, Metrics, StepFigures};
 use crate::model_manager::policy::{ModelOrigin, OriginSource};
-use crate::model_manager::room::Room;
+use crate::model_manager::room::WeightRoom;
 use crate::model_manager::validate::Validation;
 
 /// The name that always stands for the default model.
@@ -45,7 +45,7 @@ pub struct LoadedModel {
     metrics: Arc<Metrics>,
     load_counted: AtomicBool,
     started: Instant,
-    room: Mutex<Option<Room>>,
+    room: Mutex<Option<WeightRoom>>,
 }
 
 /// Digits of a version in a fingerprint: enough to tell any two models apart, few enough to be read.
@@ -168,7 +168,7 @@ impl LoadedModel {
 
     /// The same, which has this room until it is published.
     #[must_use]
-    pub(crate) fn in_room(self, room: Room) -> LoadedModel {
+    pub(crate) fn in_room(self, room: WeightRoom) -> LoadedModel {
         LoadedModel {
             room: Mutex::new(Some(room)),
             ..self

@@ -11,10 +11,11 @@ use bitnet_inference::{GenerateOptions, Pooling, Prompt, Terms};
 use crate::app::App;
 use crate::auth::rate::Permit;
 use crate::caller::Caller;
+use crate::checking::{Prompts, Truncate};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::model::LoadedModel;
-use crate::running::{Job, Prompts, Running, Truncate};
+use crate::running::{Job, Running};
 
 /// Texts that are in the queue at once: enough for a few full batches, and others get their turns between.
 const AT_ONCE: usize = 64;

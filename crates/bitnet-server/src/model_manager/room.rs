@@ -21,15 +21,15 @@ pub struct Arriving(Arc<AtomicU64>);
 
 /// Room that one of them has, until it is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct WeightRoom {
     bytes: u64,
     arriving: Arc<AtomicU64>,
 }
 
 impl Arriving {
-    fn take(&self, bytes: u64) -> Room {
+    fn take(&self, bytes: u64) -> WeightRoom {
         self.0.fetch_add(bytes, Ordering::Relaxed);
-        Room {
+        WeightRoom {
             bytes,
             arriving: self.0.clone(),
         }
@@ -40,7 +40,7 @@ impl Arriving {
     }
 }
 
-impl Drop for Room {
+impl Drop for WeightRoom {
     fn drop(&mut self) {
         self.arriving.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -52,7 +52,7 @@ impl Drop for Room {
 /// # Errors
 /// [`ErrorCode::ModelIncompatible`] for a model that there can never be room for; [`ErrorCode::Overloaded`] when those that
 /// are loaded are in use, pinned or have just come.
-pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<Room, ApiError> {
+pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiError> {
     let (policy, arriving) = (&app.manager.policy, &app.manager.arriving);
     let limit = policy.cache_bytes;
     let needed = file_bytes(&order.origin);

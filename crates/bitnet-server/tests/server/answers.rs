@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{GenerateOptions, Prompt, Terms};
+use bitnet_server::checking::{Prompts, Truncate};
 use bitnet_server::config::{ServerConfig, Sources};
 use bitnet_server::request_log::RequestLog;
-use bitnet_server::running::{Job, Prompts, Running, Truncate};
+use bitnet_server::running::{Job, Running};
 use bitnet_server::{App, LoadedModel, ServerLimits};
 use serde_json::{Value, json};
 
