@@ -60,7 +60,7 @@ def before_call(context, case, kwargs):
     if not isinstance(body, dict):
         return
     for name, value in body.items():
-        body[name] = whole(in_range(value))
+        body[name] = in_range(whole(value))
     if isinstance(body.get("model"), str):
         body["model"] = "default"
     for name in ("max_tokens", "max_completion_tokens"):
@@ -87,7 +87,9 @@ def before_call(context, case, kwargs):
     # What one field says of another is in the description in words.
     if is_count(body.get("best_of"), 1, 16):
         n = body["n"] if is_count(body.get("n"), 1, 16) else 1
-        body["best_of"] = n + (0 if body.get("stream") is True else body["best_of"] % 2)
+        # Prompts times it are bounded too.
+        many = isinstance(body.get("prompt"), list) and len(body["prompt"]) > 32
+        body["best_of"] = n + (0 if many or body.get("stream") is True else body["best_of"] % 2)
     if is_count(body.get("top_logprobs"), 1, 20) and body.get("logprobs") in (None, False):
         body["logprobs"] = True
     if body.get("stream") is True and is_count(body.get("prompt_logprobs"), 0, 20):
