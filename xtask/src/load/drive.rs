@@ -264,6 +264,9 @@ impl Shared {
         );
         if !workload.whole {
             body.push_str(",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
+            if workload.token_ids {
+                body.push_str(",\"return_token_ids\":true");
+            }
         }
         body.push('}');
         out.clear();

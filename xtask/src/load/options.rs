@@ -105,6 +105,9 @@ pub struct Workload {
     pub answer: usize,
     /// Not streamed.
     pub whole: bool,
+    /// A stream tells the id of each token too, so that a token whose text waits for the next ones, as half a character
+    /// does, is seen when it was drawn.
+    pub token_ids: bool,
     /// Share of the requests that are left.
     pub disconnect: f64,
     /// Share of the clients that read slowly.
@@ -147,6 +150,7 @@ impl LoadPlan {
                 text: false,
                 answer: 128,
                 whole: false,
+                token_ids: false,
                 disconnect: 0.0,
                 slow: 0.0,
             },
@@ -250,6 +254,7 @@ impl LoadPlan {
             }
         }
         let mut options = LoadPlan::parse(&rest)?;
+        options.workload.token_ids = true;
         options.extent = Extent::Time(Duration::from_secs_f64(minutes * 60.0));
         let trial = match clients {
             Some(clients) => Trial::Crowd { clients, queue },
