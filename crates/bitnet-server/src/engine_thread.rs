@@ -2,7 +2,8 @@
 //!
 //! Requests are checked wherever they arrive; what takes the engine's lock happens here alone, so nobody else ever waits
 //! for a forward pass. Commands come in by a channel, tokens leave by one bounded channel for each request, and a thread
-//! without work sleeps on the command channel.
+//! without work sleeps on the command channel. That one is bounded by what sends: a request sends a command for each of
+//! its choices when it is admitted, and another one for each when it ends, and admission limits how many there are.
 //!
 //! A client that reads too slowly fills its channel: its request then ends, the others never notice. A panic inside a
 //! step ends every request under way with an error; the thread lives on to refuse new ones, and [`EngineHealth`] tells.
@@ -129,7 +130,7 @@ impl Drop for Ticket {
 pub struct EngineHealth {
     /// A step panicked: nothing runs any more.
     pub failed: bool,
-    /// How long the step under way has taken; `None` between steps.
+    /// How long the step under way has taken, or the command that it obeys; `None` while it waits for one.
     pub in_step: Option<Duration>,
     /// Turns taken.
     pub turns: u64,
@@ -140,7 +141,7 @@ pub struct EngineHealth {
 /// What the thread tells everybody.
 struct Shared {
     start: Instant,
-    step_started: AtomicU64, // milliseconds since `start` and 1, 0 between steps
+    step_started: AtomicU64, // milliseconds since `start` and 1, 0 while nothing is done
     turns: AtomicU64,
     failed_in_a_row: AtomicU64,
     failed: AtomicBool,
@@ -341,6 +342,9 @@ impl<T: Turns> Worker<T> {
             self.tickets.clear();
             return;
         }
+        // All of it: a hang in a command, or in telling what a step drew, is one as a hang in the step is.
+        let now = self.shared.start.elapsed().as_millis() as u64;
+        self.shared.step_started.store(now + 1, Ordering::Release);
         let panicked = catch_unwind(AssertUnwindSafe(|| work(self))).is_err();
         self.shared.step_started.store(0, Ordering::Release);
         if panicked {
@@ -432,10 +436,7 @@ impl<T: Turns> Worker<T> {
     fn turn(&mut self) -> bool {
         let before = *self.shared.load();
         let started = Instant::now();
-        let now = self.shared.start.elapsed().as_millis() as u64;
-        self.shared.step_started.store(now + 1, Ordering::Release);
         let worked = self.engine.turn(&mut self.events);
-        self.shared.step_started.store(0, Ordering::Release);
         self.shared.turns.fetch_add(1, Ordering::Relaxed);
         // Before the tokens go out: whoever has seen its last token finds its blocks given back.
         self.publish_load(worked.then(|| started.elapsed()));

@@ -16,7 +16,7 @@
 //! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`error`] every error.
 //!
 //! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
-//! `.await`, and work crosses threads by bounded channels.
+//! `.await`. Work crosses threads by channels that are bounded, or by the engine's, which admission bounds.
 
 pub mod admission;
 pub mod app;

@@ -5,12 +5,13 @@
 //! - [`policy`]: what the operator allows; [`paths`]: which files a request may name
 //! - [`version`]: what a model's bytes are called
 //! - [`job`] and [`load`]: from a file to a model; [`validate`]: whether it says what its file says;
-//!   [`incompatible`]: why a file is none
+//!   [`incompatible`]: why a file is none; `job_place`: where one thing at a time is done
 //! - [`swap`]: new versions and back, [`probation`]: by themselves; [`unload`]: out of memory; [`room`]: who leaves for
 //!   others
 
 pub mod incompatible;
 pub mod job;
+mod job_place;
 pub mod load;
 pub mod paths;
 pub mod policy;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::job::LoadJob;
+use self::job_place::JobPlace;
 use self::load::LoadOrder;
 use self::policy::{ModelOrigin, ModelPolicy};
 use self::registry::{EntryState, Found, not_loaded};
@@ -91,9 +93,10 @@ pub fn start_load(
         entry.state = EntryState::Loading(job.clone());
         job
     };
-    let (app, id, running) = (app.clone(), id.to_owned(), job.clone());
+    let place = JobPlace::of(app, id, job.clone());
+    let (app, id) = (app.clone(), id.to_owned());
     tokio::spawn(async move {
-        let outcome = run_load(&app, &running, &id, origin, plan).await;
+        let outcome = run_load(&app, &place.job, &id, origin, plan).await;
         if let Err(error) = &outcome {
             tracing::warn!(
                 model = id,
@@ -101,7 +104,7 @@ pub fn start_load(
                 "a model could not be loaded: {error}"
             );
         }
-        swap::finish(&app, &running, &id, outcome);
+        place.end(outcome);
     });
     Ok(job)
 }

@@ -10,10 +10,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::job::LoadJob;
+use super::job_place::JobPlace;
 use super::load::{LoadOrder, load};
 use super::policy::ModelOrigin;
 use super::registry::{EntryState, Rollback};
-use super::swap::{finish, restore};
+use super::swap::restore;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::log::LIFE;
@@ -113,12 +114,12 @@ async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: St
     let outcome = match restore(app, id, Some(&model)) {
         true => Ok(()),
         false => match take_out(app, id, &model) {
-            Ok(Some((job, earlier))) => {
-                let outcome = load_again(app, id, &job, earlier).await;
+            Ok(Some((place, earlier))) => {
+                let outcome = load_again(app, id, &place.job, earlier).await;
                 if outcome.is_err() {
                     put_back(app, id, model);
                 }
-                finish(app, &job, id, outcome.clone());
+                place.end(outcome.clone());
                 outcome
             }
             Ok(None) => return false,
@@ -148,10 +149,10 @@ type Earlier = (ModelOrigin, Option<String>);
 /// Takes `model` out of its place, where requests wait from now on, and says what to put there; `None` when something else
 /// is being done to it.
 fn take_out(
-    app: &App,
+    app: &Arc<App>,
     id: &str,
     model: &Arc<LoadedModel>,
-) -> Result<Option<(Arc<LoadJob>, Earlier)>, ApiError> {
+) -> Result<Option<(JobPlace, Earlier)>, ApiError> {
     let mut table = app.models.write();
     let Some(entry) = table.entries.get_mut(id) else {
         return Ok(None);
@@ -168,7 +169,7 @@ fn take_out(
     };
     let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
     entry.state = EntryState::Loading(job.clone());
-    Ok(Some((job, earlier)))
+    Ok(Some((JobPlace::of(app, id, job), earlier)))
 }
 
 async fn load_again(

@@ -12,6 +12,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::job::{LoadJob, LoadStage};
+use super::job_place::JobPlace;
 use super::load::{Likeness, LoadMemory, LoadOrder, load};
 use super::policy::ModelOrigin;
 use super::probation::{self, Probation};
@@ -77,7 +78,7 @@ const ROLLING_PERCENT: [u64; 2] = [10, 50];
 /// A swap under way: the only one of its model.
 pub struct Swapping {
     app: Arc<App>,
-    job: Arc<LoadJob>,
+    place: JobPlace,
     order: SwapOrder,
     previous_version: Option<String>,
     started: Instant,
@@ -99,10 +100,10 @@ pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiErr
 /// # Errors
 /// [`ErrorCode::ModelBusy`] without such a version, and why it cannot be loaded again.
 pub async fn roll_back(app: &Arc<App>, id: &str) -> Result<SwapReport, ApiError> {
-    let job = begin(app, id)?;
-    let outcome = roll_back_under(app, &job, id).await;
+    let place = begin(app, id)?;
+    let outcome = roll_back_under(app, &place.job, id).await;
     let end = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
-    finish(app, &job, id, end);
+    place.end(end);
     if outcome.is_ok() {
         app.metrics.swapped("rolled_back");
     }
@@ -117,7 +118,7 @@ impl Swapping {
     pub fn begin(app: &Arc<App>, order: SwapOrder) -> Result<Swapping, ApiError> {
         let previous_version = app.models.get(Some(&order.id))?.version.clone();
         Ok(Swapping {
-            job: begin(app, &order.id)?,
+            place: begin(app, &order.id)?,
             previous_version,
             app: app.clone(),
             order,
@@ -137,7 +138,7 @@ impl Swapping {
             keeps_old: self.order.strategy == SwapStrategy::BlueGreen,
         };
         let turn = self.app.manager.turn().await;
-        load(&self.app, &self.job, order, turn).await
+        load(&self.app, &self.place.job, order, turn).await
     }
 
     /// Puts what was loaded in its place as the order says, frees the place of the only swap, and counts how it went.
@@ -166,7 +167,7 @@ impl Swapping {
             },
         };
         let end = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
-        finish(&self.app, &self.job, &self.order.id, end);
+        self.place.end(end);
         self.app.metrics.swapped(counted);
         outcome
     }
@@ -176,7 +177,7 @@ impl Swapping {
         model: LoadedModel,
         memory: LoadMemory,
     ) -> Result<SwapReport, ApiError> {
-        self.job.enter(LoadStage::Publishing);
+        self.place.job.enter(LoadStage::Publishing);
         let report = SwapReport {
             model_id: self.order.id.clone(),
             status: "swapped",
@@ -325,7 +326,7 @@ impl LoadMemory {
 }
 
 /// Takes the place of the only swap of a model.
-fn begin(app: &App, id: &str) -> Result<Arc<LoadJob>, ApiError> {
+fn begin(app: &Arc<App>, id: &str) -> Result<JobPlace, ApiError> {
     let mut table = app.models.write();
     let busy = |being: &str| {
         let message = format!("the model '{id}' is {being}");
@@ -338,37 +339,10 @@ fn begin(app: &App, id: &str) -> Result<Arc<LoadJob>, ApiError> {
         }
         EntryState::Loaded { swap, .. } => {
             let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
-            Ok(swap.insert(job).clone())
+            Ok(JobPlace::of(app, id, swap.insert(job).clone()))
         }
         EntryState::Loading(_) => busy("being loaded"),
         EntryState::Unloading(_) => busy("being unloaded"),
         EntryState::Unloaded | EntryState::Failed { .. } => busy("not loaded"),
     }
-}
-
-/// Gives the place free again.
-pub(super) fn finish(app: &App, job: &Arc<LoadJob>, id: &str, outcome: Result<(), ApiError>) {
-    if let Ok(entry) = app.models.write().entry(id)
-        && entry.job().is_some_and(|own| Arc::ptr_eq(own, job))
-    {
-        let has_origin = entry.origin.is_some();
-        match &mut entry.state {
-            // A swap that failed has left its model as it was.
-            EntryState::Loaded { swap, .. } => *swap = None,
-            state => {
-                *state = match &outcome {
-                    Ok(()) => EntryState::Unloaded,
-                    // There may be room in a moment.
-                    Err(error) if error.code == ErrorCode::Overloaded && has_origin => {
-                        EntryState::Unloaded
-                    }
-                    Err(error) => EntryState::Failed {
-                        at: Instant::now(),
-                        error: error.clone(),
-                    },
-                }
-            }
-        }
-    }
-    job.end(outcome);
 }

@@ -293,21 +293,33 @@ pub struct Gated {
     engine: Arc<Engine>,
     allowed: Mutex<usize>,
     changed: Condvar,
-    waits: bool, // in a turn that it may not take
+    waits: Option<WaitingIn>,
+}
+
+/// Where the thread of a [`Gated`] engine stands until it may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitingIn {
+    Turn,
+    Command,
 }
 
 impl Gated {
     /// One whose thread stands in a turn until it may take it, as in a long step.
     pub fn new(engine: Arc<Engine>) -> Arc<Gated> {
-        Gated::that_waits(engine, true)
+        Gated::that_waits(engine, Some(WaitingIn::Turn))
     }
 
     /// One whose thread obeys commands until it may take a turn: all that was asked is in its queue by then.
     pub fn idle(engine: Arc<Engine>) -> Arc<Gated> {
-        Gated::that_waits(engine, false)
+        Gated::that_waits(engine, None)
     }
 
-    fn that_waits(engine: Arc<Engine>, waits: bool) -> Arc<Gated> {
+    /// One whose thread stands in the first command that it obeys.
+    pub fn before_commands(engine: Arc<Engine>) -> Arc<Gated> {
+        Gated::that_waits(engine, Some(WaitingIn::Command))
+    }
+
+    fn that_waits(engine: Arc<Engine>, waits: Option<WaitingIn>) -> Arc<Gated> {
         Arc::new(Gated {
             engine,
             allowed: Mutex::new(0),
@@ -336,13 +348,18 @@ impl Gated {
 
 impl Turns for Gated {
     fn enqueue(&self, request: ValidRequest) -> Result<RequestId, Error> {
+        let mut allowed = self.allowed.lock().unwrap();
+        while *allowed == 0 && self.waits == Some(WaitingIn::Command) {
+            allowed = self.changed.wait(allowed).unwrap();
+        }
+        drop(allowed);
         self.engine.enqueue(request)
     }
 
     fn turn(&self, events: &mut Vec<Event>) -> bool {
         let mut allowed = self.allowed.lock().unwrap();
         while *allowed == 0 {
-            if !self.waits {
+            if self.waits != Some(WaitingIn::Turn) {
                 return false;
             }
             allowed = self.changed.wait(allowed).unwrap();
