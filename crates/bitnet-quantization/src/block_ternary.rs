@@ -2,7 +2,8 @@
 //!
 //! Files of these types usually come from checkpoints with one scale per tensor, and then every block repeats it.
 //! Such a tensor reports one scale, so that it computes exactly what the checkpoint does: one integer sum over the
-//! whole row. Only a tensor whose blocks really differ is summed block by block.
+//! whole row. Only a tensor whose blocks really differ is summed block by block, in the longest blocks whose scales
+//! agree: the same weights give the same bytes whichever type they are stored in.
 
 use crate::error::QuantError;
 use crate::floats::f16_at;
@@ -23,7 +24,7 @@ impl<'a> BlockTernaryRows<'a> {
     /// Takes the bytes of a whole tensor `[rows, cols]`.
     ///
     /// The scale is one for the tensor if all non-zero block scales are equal bit by bit (blocks of scale zero then
-    /// decode to zero trits), else one per block.
+    /// decode to zero trits), else one for each row, or for runs of blocks, where those agree, else one per block.
     ///
     /// # Errors
     /// A type that is none of them, a row that is not whole blocks, another byte count than the blocks have, a
@@ -71,7 +72,9 @@ impl<'a> BlockTernaryRows<'a> {
         let scale = match all_equal {
             true => ScaleLayout::PerTensor(common),
             false => ScaleLayout::PerBlock {
-                block_len: ty.block_len(),
+                block_len: longest_blocks(cols)
+                    .find(|&len| runs_agree(ty, len, bytes))
+                    .unwrap_or(ty.block_len()),
             },
         };
         Ok(BlockTernaryRows {
@@ -125,21 +128,43 @@ impl TernaryRows for BlockTernaryRows<'_> {
         let blocks = bytes
             .chunks_exact(block_bytes)
             .map(|block| f16_at(block, scale_at(self.ty)));
-        match self.scale {
-            ScaleLayout::PerBlock { .. } => scales
-                .iter_mut()
-                .zip(blocks)
-                .for_each(|(out, scale)| *out = scale),
-            ScaleLayout::PerTensor(_) => {
-                for (trits, scale) in trits.chunks_exact_mut(block_len).zip(blocks) {
-                    if scale == 0.0 {
-                        trits.fill(0);
-                    }
-                }
+        let run = match self.scale {
+            ScaleLayout::PerBlock { block_len } => block_len / self.ty.block_len(),
+            ScaleLayout::PerTensor(_) => usize::MAX,
+        };
+        scales.fill(0.0);
+        for (i, (trits, scale)) in trits.chunks_exact_mut(block_len).zip(blocks).enumerate() {
+            match scales.get_mut(i / run) {
+                _ if scale == 0.0 && run > 1 => trits.fill(0),
+                Some(out) => *out = scale,
+                None => {}
             }
         }
         Ok(())
     }
+}
+
+/// Lengths that blocks of a row of `cols` weights may have together, longest first: also those of dense tensors.
+pub(crate) fn longest_blocks(cols: usize) -> impl Iterator<Item = usize> {
+    // Below whole rows, the lengths of the block types that files come from. A block of one would hold anything.
+    let lens = [cols, 256, 128, 64, 32].into_iter();
+    lens.filter(move |&len| len > 1 && len <= cols && cols.is_multiple_of(len))
+}
+
+/// Whether the scales of the blocks agree, but for zeros, in every run of `len` weights.
+fn runs_agree(ty: TensorType, len: usize, bytes: &[u8]) -> bool {
+    if !len.is_multiple_of(ty.block_len()) {
+        return false;
+    }
+    let mut runs = bytes.chunks_exact(len / ty.block_len() * ty.block_bytes());
+    runs.all(|run| {
+        let blocks = run.chunks_exact(ty.block_bytes());
+        let mut scales = blocks
+            .map(|block| f16_at(block, scale_at(ty)))
+            .filter(|scale| *scale != 0.0);
+        let first = scales.next();
+        scales.all(|scale| Some(scale) == first)
+    })
 }
 
 /// Appends one row `[cols]` of trits (already checked) as blocks of `ty`; `scale` gives the f16 bytes of each block.

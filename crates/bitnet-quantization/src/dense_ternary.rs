@@ -3,7 +3,11 @@
 //! Many files hold trained trits widened to F16, BF16 or F32. Recognised, they lose nothing and run on the ternary
 //! kernels. The two values may have been rounded apart by the last bit on their way through a 16-bit format, so two
 //! neighbouring magnitudes count as one, and the result says so.
+//!
+//! Where a tensor has several magnitudes, each row may have one of its own (weights trained in shards, as TriLM's), or
+//! each block of a row (Ternary-Bonsai's unpacked files). The longest block wins: fewest scales, longest integer sums.
 
+use crate::block_ternary::longest_blocks;
 use crate::error::QuantError;
 use crate::floats::{bf16_to_f32, f16_to_f32};
 use crate::qtype::TensorType;
@@ -12,9 +16,9 @@ use crate::ternary::{ScaleLayout, Shape, TernaryRows};
 /// What a dense tensor turned out to be.
 #[derive(Debug, Clone, Copy)]
 pub enum Recognition<'a> {
-    /// One magnitude besides zero (or two, one bit apart).
+    /// One magnitude besides zero (or two, one bit apart), or one in each block of a row.
     Ternary(DenseTernaryRows<'a>),
-    /// Really dense: the first magnitudes found that do not belong together.
+    /// Really dense: the first magnitudes found that do not belong together, whatever the blocks.
     Dense {
         /// The magnitude that came first.
         magnitude: f32,
@@ -39,7 +43,7 @@ pub struct DenseTernaryRows<'a> {
     ty: TensorType,
     shape: Shape,
     bytes: &'a [u8],
-    scale: f32,
+    scale: ScaleLayout,
     neighbour: Option<f32>,
 }
 
@@ -64,59 +68,90 @@ pub fn recognise(
 ) -> Result<Recognition<'_>, QuantError> {
     let shape = float_shape(ty, rows, cols, bytes.len())?;
     let magnitudes = match ty {
-        TensorType::F32 => Magnitudes::find(bytes.as_chunks::<4>().0, |b| {
-            u32::from_le_bytes(*b) & 0x7fff_ffff
-        }),
-        _ => Magnitudes::find(bytes.as_chunks::<2>().0, |b| {
-            u32::from(u16::from_le_bytes(*b) & 0x7fff)
-        }),
+        TensorType::F32 => Magnitudes::find(bytes.as_chunks::<4>().0, f32_magnitude),
+        _ => Magnitudes::find(bytes.as_chunks::<2>().0, half_magnitude),
     };
     let value = |bits| magnitude_value(ty, bits);
+    let refuse = |value: f32, index: usize| QuantError::NonFiniteWeight {
+        format: ty.name(),
+        row: index / cols,
+        col: index % cols,
+        value,
+    };
     for (bits, index) in magnitudes.all() {
         if !value(bits).is_finite() {
-            let (row, col) = (index / cols, index % cols);
-            return Err(QuantError::NonFiniteWeight {
-                format: ty.name(),
-                row,
-                col,
-                value: value(bits),
-            });
+            return Err(refuse(value(bits), index));
         }
     }
-    Ok(match magnitudes {
-        Magnitudes::Zero => Recognition::Ternary(DenseTernaryRows {
+    let found = |scale, neighbour| {
+        Recognition::Ternary(DenseTernaryRows {
             ty,
             shape,
             bytes,
-            scale: 0.0,
-            neighbour: None,
-        }),
-        Magnitudes::One(only) => Recognition::Ternary(DenseTernaryRows {
-            ty,
-            shape,
-            bytes,
-            scale: value(only.0),
-            neighbour: None,
-        }),
+            scale,
+            neighbour,
+        })
+    };
+    let whole = |scale, neighbour| found(ScaleLayout::PerTensor(scale), neighbour);
+    let (magnitude, other) = match magnitudes {
+        Magnitudes::Zero => return Ok(whole(0.0, None)),
+        Magnitudes::One(only) => return Ok(whole(value(only.0), None)),
         Magnitudes::Two { most, fewer } if most.0.abs_diff(fewer.0) == 1 => {
-            let (scale, neighbour) = (value(most.0), Some(value(fewer.0)));
-            Recognition::Ternary(DenseTernaryRows {
-                ty,
-                shape,
-                bytes,
-                scale,
-                neighbour,
-            })
+            return Ok(whole(value(most.0), Some(value(fewer.0))));
         }
         Magnitudes::Two {
             most: first,
             fewer: other,
         }
-        | Magnitudes::More { first, other } => Recognition::Dense {
-            magnitude: value(first.0),
-            other: value(other.0),
-        },
-    })
+        | Magnitudes::More { first, other } => (value(first.0), value(other.0)),
+    };
+    for block_len in longest_blocks(cols) {
+        let block_bytes = block_len * ty.block_bytes();
+        let mut scales = bytes
+            .chunks_exact(block_bytes)
+            .map(|block| common_magnitude(ty, block))
+            .enumerate();
+        let broken = scales.find(|(_, scale)| !scale.is_some_and(|bits| value(bits).is_finite()));
+        match broken {
+            None => return Ok(found(ScaleLayout::PerBlock { block_len }, None)),
+            Some((block, Some(bits))) => return Err(refuse(value(bits), block * block_len)),
+            Some((_, None)) => {}
+        }
+    }
+    Ok(Recognition::Dense { magnitude, other })
+}
+
+/// The bits of the one magnitude that the values of a block have besides zero (0: none), `None` if there are several.
+fn common_magnitude(ty: TensorType, block: &[u8]) -> Option<u32> {
+    match ty {
+        TensorType::F32 => common_of(block.as_chunks::<4>().0, f32_magnitude),
+        _ => common_of(block.as_chunks::<2>().0, half_magnitude),
+    }
+}
+
+fn common_of<const BYTES: usize>(
+    values: &[[u8; BYTES]],
+    magnitude: impl Fn(&[u8; BYTES]) -> u32,
+) -> Option<u32> {
+    // The largest is the one, if there is one; without a branch inside, both loops vectorise.
+    let largest = values
+        .iter()
+        .fold(0, |largest, value| largest.max(magnitude(value)));
+    let stray = |value| {
+        let bits = magnitude(value);
+        (bits != 0) & (bits != largest)
+    };
+    let any = values.iter().fold(false, |any, value| any | stray(value));
+    (!any).then_some(largest)
+}
+
+fn f32_magnitude(bytes: &[u8; 4]) -> u32 {
+    u32::from_le_bytes(*bytes) & 0x7fff_ffff
+}
+
+/// Sign and magnitude are at the same bits in F16 and BF16.
+fn half_magnitude(bytes: &[u8; 2]) -> u32 {
+    u32::from(u16::from_le_bytes(*bytes) & 0x7fff)
 }
 
 /// Checks type, shape and byte count of a tensor of plain floats.
@@ -251,7 +286,7 @@ impl TernaryRows for DenseTernaryRows<'_> {
     }
 
     fn scale(&self) -> ScaleLayout {
-        ScaleLayout::PerTensor(self.scale)
+        self.scale
     }
 
     fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
@@ -264,10 +299,17 @@ impl TernaryRows for DenseTernaryRows<'_> {
                 *trit = (bits << 1 != 0) as i8 * ((bits >> 31) as i8 | 1);
             }
         } else {
-            // Sign and magnitude are at the same bits in F16 and BF16.
             for (trit, value) in trits.iter_mut().zip(bytes.as_chunks::<2>().0) {
                 let bits = i16::from_le_bytes(*value);
                 *trit = (bits << 1 != 0) as i8 * ((bits >> 15) as i8 | 1);
+            }
+        }
+        if let ScaleLayout::PerBlock { block_len } = self.scale {
+            let blocks = bytes.chunks_exact(block_len * self.ty.block_bytes());
+            for (scale, block) in scales.iter_mut().zip(blocks) {
+                // recognise() has seen that each block has one.
+                let bits = common_magnitude(self.ty, block).unwrap_or_default();
+                *scale = magnitude_value(self.ty, bits);
             }
         }
         Ok(())

@@ -224,7 +224,9 @@ impl<'a> Repacker<'a> {
             for (group, ((trits, read_back), scale)) in groups.enumerate() {
                 let written = match piece.scale() {
                     ScaleLayout::PerTensor(scale) => scale,
-                    ScaleLayout::PerBlock { .. } => self.read_scales[group],
+                    ScaleLayout::PerBlock { block_len } => {
+                        self.read_scales[group * group_len / block_len]
+                    }
                 };
                 // Trits under a scale of zero are read as zeros.
                 let zero = *scale == 0.0;

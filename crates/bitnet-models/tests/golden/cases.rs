@@ -42,7 +42,7 @@ const fn per_block(path: &'static str, golden: &'static str) -> Case {
     }
 }
 
-/// Six Hugging Face directories and eleven GGUF files.
+/// Seven Hugging Face directories and eleven GGUF files.
 pub const CASES: &[Case] = &[
     exact("reference/tiny-bitnet", "reference/golden/tiny-bitnet"),
     exact(
@@ -95,6 +95,7 @@ pub const CASES: &[Case] = &[
         "qwen3-tiny/qwen3-tiny.qwen3.TQ2_0.gguf",
         "qwen3-tiny/golden",
     ),
+    per_block("qwen3-tiny/unpacked", "qwen3-tiny/golden"),
     exact("llama-rope-tiny", "llama-rope-tiny/golden"),
     exact(
         "llama-rope-tiny/llama-rope-tiny.llama.I2_S.gguf",

@@ -128,6 +128,55 @@ fn a_converted_directory_gives_the_same_logits_bit_for_bit_in_every_type_that_fi
     }
 }
 
+/// Dense weights with a scale per block: 256 in attention, 64 elsewhere.
+#[test]
+fn dense_block_scaled_weights_become_the_block_types_that_hold_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dense = open(&data("qwen3-tiny/unpacked"));
+    let expected = logits(&dense);
+    let converted = converted(dir.path(), &dense, &targets(TensorType::Q2_0));
+    assert!(logits(&converted) == expected);
+    // What was unpacked: every trit and scale is where it was.
+    let packed = open(&data("qwen3-tiny/qwen3-tiny.qwen3.Q2_0.gguf"));
+    for role in TensorRole::required(dense.config()) {
+        if matches!(role, TensorRole::Projection(..)) {
+            assert!(
+                weights(&converted, role) == weights(&packed, role),
+                "{role}"
+            );
+            assert!(weights(&dense, role) == weights(&packed, role), "{role}");
+        }
+    }
+    // The same numbers, though their types have blocks of 64 and of 256.
+    assert!(logits(&packed) == expected);
+    assert!(logits(&open(&data("qwen3-tiny/qwen3-tiny.qwen3.TQ2_0.gguf"))) == expected);
+
+    for (ty, why) in [
+        (TensorType::I2S, "several scales"),
+        (TensorType::Tq1_0, "same block"),
+    ] {
+        match convert(&dense, &targets(ty)) {
+            Err(ExportError::Refused(refused)) => {
+                assert!(refused[0].why.contains(why), "{}", refused[0]);
+            }
+            other => panic!("{:?}", other.map(|bytes| bytes.len())),
+        }
+    }
+}
+
+/// Trits of a projection and the layout and bits of its scales, row by row.
+fn weights(checkpoint: &Checkpoint, role: TensorRole) -> Vec<(ScaleLayout, Vec<i8>, Vec<u32>)> {
+    let rows = checkpoint.ternary(role).unwrap();
+    let row = |row| {
+        let mut trits = vec![0; rows.cols()];
+        let mut scales = vec![0.0; rows.scale().scales_per_row(rows.cols())];
+        rows.read_row(row, &mut trits, &mut scales).unwrap();
+        let bits = scales.into_iter().map(f32::to_bits).collect();
+        (rows.scale(), trits, bits)
+    };
+    (0..rows.rows()).map(row).collect()
+}
+
 #[test]
 fn tokenizer_template_and_sampling_defaults_go_over() {
     let dir = tempfile::tempdir().unwrap();

@@ -75,18 +75,37 @@ fn different_block_scales_are_read_with_their_row() {
     for ty in TYPES {
         let bytes = encoded(ty, &values([0.5, 0.25, 2.0, 1.0]));
         let rows = BlockTernaryRows::new(ty, 2, 512, &bytes).unwrap();
-        let block_len = ty.block_len();
-        assert_eq!(rows.scale(), ScaleLayout::PerBlock { block_len });
-        let (mut trits, mut scales) = ([9; 512], vec![0.0; 512 / block_len]);
+        assert_eq!(rows.scale(), ScaleLayout::PerBlock { block_len: 256 });
+        let (mut trits, mut scales) = ([9; 512], [0.0; 2]);
         rows.read_row(1, &mut trits, &mut scales).unwrap();
-        assert!(
-            scales[..scales.len() / 2].iter().all(|&scale| scale == 2.0),
-            "{ty}"
-        );
-        assert!(
-            scales[scales.len() / 2..].iter().all(|&scale| scale == 1.0),
-            "{ty}"
-        );
+        assert_eq!(scales, [2.0, 1.0], "{ty}");
+    }
+}
+
+#[test]
+fn blocks_are_as_long_as_their_scales_agree() {
+    let ty = TensorType::Q2_0;
+    // Two rows of eight blocks of 64; what agrees is a row, four blocks, two, none. A scale of zero agrees with any.
+    for (scales, block_len) in [
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], 512),
+        ([1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0], 256),
+        ([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 2.0, 2.0], 256),
+        ([1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0], 128),
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 1.0, 1.0], 64),
+    ] {
+        let values: Vec<f32> = (0..1024)
+            .map(|i| [-1.0, 0.0, 1.0][i % 3] * scales[i / 64 % 8] * [1.0, 4.0][i / 512])
+            .collect();
+        let bytes = encoded(ty, &values);
+        let rows = BlockTernaryRows::new(ty, 2, 512, &bytes).unwrap();
+        assert_eq!(rows.scale(), ScaleLayout::PerBlock { block_len });
+        let (mut trits, mut read) = ([9; 512], vec![-1.0; 512 / block_len]);
+        rows.read_row(1, &mut trits, &mut read).unwrap();
+        let weights = trits.iter().enumerate();
+        let weights: Vec<f32> = weights
+            .map(|(i, &trit)| f32::from(trit) * read[i / block_len])
+            .collect();
+        assert_eq!(weights, values[512..], "{block_len}");
     }
 }
 

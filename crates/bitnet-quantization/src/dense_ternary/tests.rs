@@ -134,3 +134,103 @@ fn wrong_types_and_sizes_are_refused() {
         Err(QuantError::Shape { .. })
     ));
 }
+
+/// Trits times a scale that changes every `block_len` weights, with blocks of nothing but zeros in between.
+fn blocked(rows: usize, cols: usize, block_len: usize) -> (Vec<i8>, Vec<f32>, Vec<f32>) {
+    let trits: Vec<i8> = (0..rows * cols)
+        .map(|i| match i / block_len % 5 {
+            3 => 0,
+            _ => (i * i % 7 % 3) as i8 - 1,
+        })
+        .collect();
+    let scales: Vec<f32> = (0..rows * cols / block_len)
+        .map(|block| match block % 5 {
+            3 => 0.0,
+            _ => 0.125 + 0.0625 * (block % 11) as f32,
+        })
+        .collect();
+    let values = trits.iter().enumerate();
+    let values = values.map(|(i, &trit)| f32::from(trit) * scales[i / block_len]);
+    (trits.clone(), values.collect(), scales)
+}
+
+#[test]
+fn scales_of_rows_and_of_blocks_are_found() {
+    for ty in FLOATS {
+        // Rows that no block type can hold too, and blocks beside each other that happen to agree.
+        for (rows, cols, block_len) in [
+            (7, 17, 17),
+            (5, 1024, 1024),
+            (3, 512, 256),
+            (3, 384, 128),
+            (9, 192, 64),
+            (4, 96, 32),
+        ] {
+            let (trits, values, scales) = blocked(rows, cols, block_len);
+            let bytes = bytes_of(ty, &values);
+            let found = recognise(ty, rows, cols, &bytes).unwrap().ternary();
+            let found = found.unwrap_or_else(|| panic!("{ty} [{rows}, {cols}] by {block_len}"));
+            assert_eq!(found.scale(), ScaleLayout::PerBlock { block_len });
+            assert_eq!(found.neighbour(), None);
+            let n = cols / block_len;
+            let (mut row_trits, mut row_scales) = (vec![9; cols], vec![-1.0; n]);
+            for row in 0..rows {
+                found
+                    .read_row(row, &mut row_trits, &mut row_scales)
+                    .unwrap();
+                assert_eq!(row_trits, trits[row * cols..][..cols]);
+                assert_eq!(row_scales, scales[row * n..][..n]);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_value_that_is_no_trit_of_its_block_makes_the_tensor_dense() {
+    for ty in FLOATS {
+        for at in [0, 1, 63, 64, 64 * 8 - 1] {
+            let (_, mut values, _) = blocked(3, 192, 64);
+            values[at] = 3.0;
+            let zeros = values[at / 64 * 64..][..64].iter().filter(|v| **v != 0.0);
+            assert!(zeros.count() > 1, "{at}: the block has other weights");
+            let bytes = bytes_of(ty, &values);
+            let found = recognise(ty, 3, 192, &bytes).unwrap();
+            assert!(found.ternary().is_none(), "{ty} {at}");
+        }
+    }
+}
+
+#[test]
+fn a_column_of_different_values_is_dense() {
+    for ty in FLOATS {
+        let bytes = bytes_of(ty, &[1.0, 0.5, 0.25]);
+        assert!(recognise(ty, 3, 1, &bytes).unwrap().ternary().is_none());
+    }
+}
+
+#[test]
+fn a_block_that_is_not_finite_is_refused_with_its_place() {
+    for ty in FLOATS {
+        let (_, mut values, _) = blocked(3, 192, 64);
+        // Every weight of the second row's last block, so that the block has one magnitude.
+        values[320..384].fill(1.0);
+        let mut bytes = bytes_of(ty, &values);
+        let at = 320 * ty.block_bytes();
+        let infinity = match ty {
+            TensorType::F16 => half::f16::INFINITY.to_le_bytes().to_vec(),
+            TensorType::BF16 => half::bf16::INFINITY.to_le_bytes().to_vec(),
+            _ => f32::INFINITY.to_le_bytes().to_vec(),
+        };
+        bytes[at..at + 64 * ty.block_bytes()].copy_from_slice(&infinity.repeat(64));
+        let error = recognise(ty, 3, 192, &bytes).unwrap_err();
+        let place = matches!(
+            error,
+            QuantError::NonFiniteWeight {
+                row: 1,
+                col: 128,
+                ..
+            }
+        );
+        assert!(place, "{error}");
+    }
+}
