@@ -33,5 +33,5 @@ pub use cpu::probe::LayoutProbe;
 pub use cpu::quantize::QuantizedRows;
 pub use cpu::{CpuBackend, CpuOptions};
 pub use error::KernelError;
-pub use packed::{PACKED_ALIGNMENT, PACKING_VERSION, PackReader, PackWriter};
+pub use packed::{PACKED_ALIGNMENT, PACKING_VERSION, PackReader, PackWriter, PieceWriter};
 pub use rope_table::{RopeParams, RopeStyle, RopeTable};

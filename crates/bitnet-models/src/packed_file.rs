@@ -358,10 +358,10 @@ impl PackedFileWriter {
 }
 
 impl PackWriter for PackedFileWriter {
-    fn array(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn array(&mut self, bytes: Bytes) -> io::Result<()> {
         self.pad(self.at.next_multiple_of(PACKED_ALIGNMENT as u64))?;
-        self.out.write_all(bytes)?;
-        let entry = (self.at, bytes.len() as u64, crc32fast::hash(bytes));
+        self.out.write_all(&bytes)?;
+        let entry = (self.at, bytes.len() as u64, crc32fast::hash(&bytes));
         self.index.arrays.push(entry);
         self.at += bytes.len() as u64;
         Ok(())

@@ -6,7 +6,7 @@ fn written(key: &str) -> (tempfile::TempDir, PathBuf) {
     let path = folder.path().join("new/model.bnpk");
     let mut writer = PackedFileWriter::create(&path, key, "cpu-test", true).unwrap();
     for array in arrays() {
-        writer.array(&array).unwrap();
+        writer.array(array.into()).unwrap();
     }
     let len = writer.finish().unwrap();
     assert_eq!(fs::metadata(&path).unwrap().len(), len);
@@ -82,7 +82,7 @@ fn an_unfinished_file_leaves_nothing_and_the_old_one_stays() {
     let (_folder, path) = written("key");
     let before = fs::read(&path).unwrap();
     let mut writer = PackedFileWriter::create(&path, "new key", "cpu-test", false).unwrap();
-    writer.array(&[9; 100]).unwrap();
+    writer.array(vec![9; 100].into()).unwrap();
     drop(writer);
     assert!(fs::read(&path).unwrap() == before);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
