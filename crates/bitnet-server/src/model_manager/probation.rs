@@ -9,10 +9,10 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::entry::{EntryState, Rollback};
 use super::job::LoadJob;
 use super::load::{LoadOrder, load};
 use super::policy::ModelOrigin;
-use super::registry::{EntryState, Rollback};
 use super::swap::{finish, restore};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};

@@ -12,7 +12,8 @@ use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::metrics::rolling::RollingFigures;
 use crate::model::{layout, weight_bytes};
-use crate::model_manager::registry::{ModelState, Seen};
+use crate::model_manager::entry::ModelState;
+use crate::model_manager::registry::Seen;
 
 /// Lists the models.
 pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList> {
