@@ -110,6 +110,7 @@ impl ModelRegistry {
         entry.used();
         entry.canary = None;
         model.announce();
+        model.handle.retire(false);
         let (old, swap) = match std::mem::take(&mut entry.state) {
             EntryState::Loaded { model, swap } => (Some(model), swap),
             EntryState::Unloading(model) => (Some(model), None),
@@ -118,6 +119,8 @@ impl ModelRegistry {
         entry.state = EntryState::Loaded { model, swap };
         let old_origin = std::mem::replace(&mut entry.origin, origin);
         if let Some(old) = old {
+            // The new version needs its memory, and nobody will find the beginning of a prompt there again.
+            old.handle.retire(true);
             entry.previous = Some(Previous {
                 origin: old_origin,
                 version: old.version.clone(),

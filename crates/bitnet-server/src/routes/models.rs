@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use bitnet_inference::WeightsPlace;
 use serde::Serialize;
 
 use crate::app::App;
@@ -92,6 +93,7 @@ pub struct ModelStatus {
     kernel: String,
     context: usize,
     weight_bytes: usize,
+    weights_in: WeightsPlace,
     kv_cache_bytes: usize,
     /// `null` when nothing was done in the last five minutes.
     performance_metrics: Option<RollingFigures>,
@@ -113,6 +115,7 @@ impl ModelStatus {
             kernel: info.kernel.clone(),
             context: info.context,
             weight_bytes: weight_bytes(info),
+            weights_in: info.weights_in,
             kv_cache_bytes: info.kv_cache_bytes,
             performance_metrics: model.rolling(),
         })
