@@ -91,6 +91,7 @@ pub use valid_request::ValidRequest;
 // The types of lower crates that appear in the signatures above.
 pub use bitnet_kernels::{
     CpuFeatures, HeadWork, KV_BLOCK, KvType, Traffic, available_kernels, cpu_features,
+    give_back_free_memory,
 };
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{

@@ -15,7 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bitnet_inference::{Drawn, Engine, EngineLoad, Error, Event, RequestId, Timings, ValidRequest};
+use bitnet_inference::{
+    Drawn, Engine, EngineLoad, Error, Event, RequestId, Timings, ValidRequest,
+    give_back_free_memory,
+};
 use tokio::sync::mpsc;
 
 use crate::metrics::CancelPhase;
@@ -194,7 +197,10 @@ impl EngineHandle {
         };
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                worker.run(); // and with it, most often, the last handle of its engine is gone
+                give_back_free_memory();
+            })?;
         Ok(EngineHandle { commands, shared })
     }
 

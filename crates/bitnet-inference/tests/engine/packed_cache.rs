@@ -439,16 +439,20 @@ fn packed_weights_that_do_not_fit_on_the_disk_are_a_warning_and_leave_nothing_be
     }
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let engine = load(&stories_path(), &cache);
-    assert_eq!(from(&engine), PackedWeights::Made);
-    let warnings = &engine.info().warnings;
-    assert!(warnings[0].contains("could not be kept"), "{warnings:?}");
-    assert_eq!(
-        fs::read_dir(&cache).unwrap().count(),
-        0,
-        "no part of a file"
-    );
-    let other = folder.path().join("other");
+    let nothing = || fs::read_dir(&cache).unwrap().count() == 0;
+    let engine = Engine::load(stories_path(), &options(&cache, CachePurpose::NextStart)).unwrap();
+    engine.take_unwritten().unwrap().write().unwrap_err();
+    assert!(nothing(), "no part of a file");
     assert!(story(&engine).len() > 20, "it runs all the same");
-    assert_eq!(story(&engine), story(&load(&stories_path(), &other)));
+
+    let served = serve(&stories_path(), &cache);
+    let info = served.info();
+    assert_eq!(
+        (info.packed_weights, info.weights_in),
+        (PackedWeights::Made, WeightsPlace::Memory)
+    );
+    let warnings = &info.warnings;
+    assert!(warnings[0].contains("kept in memory"), "{warnings:?}");
+    assert!(nothing(), "no part of a copy");
+    assert_eq!(story(&engine), story(&served));
 }

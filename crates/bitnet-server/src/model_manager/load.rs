@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_inference::{
     Engine, GenerateOptions, LoadOptions, LoadProgress, ModelConfig, Reference,
+    give_back_free_memory,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -199,6 +200,7 @@ fn make(
         memory.peak_bytes = watcher.join().unwrap_or_default();
         made
     })?;
+    give_back_free_memory(); // of headers, vocabularies and buffers that the load alone had
     memory.after_bytes = private_bytes();
     let seen = [memory.before_bytes, memory.after_bytes];
     memory.peak_bytes = seen.into_iter().fold(memory.peak_bytes, Option::max);
