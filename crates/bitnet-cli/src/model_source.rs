@@ -1,12 +1,13 @@
 //! Which model is meant, and loading it: `--model`, else `BITNET_GGUF`, else the one inside the program.
 
 use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 
 use bitnet_inference::{
     CheckpointOptions, Engine, HeadMode, LoadOptions, PackedCache, Tokenizer, TokenizerOptions,
     open_tokenizer,
 };
-use bitnet_models::{Checkpoint, TokenizerSource};
+use bitnet_models::{Checkpoint, PackedFileError, TokenizerSource};
 use bytes::Bytes;
 
 use crate::args::{EngineArgs, ModelArgs};
@@ -85,6 +86,39 @@ pub struct Loaded {
     /// What it runs on, as results report it.
     pub device: &'static str,
     source: ModelSource,
+    _keeping: Option<Keeping>,
+}
+
+/// Packed weights that are being written for the next start, beside everything else. Dropping it waits for the end.
+struct Keeping(Option<JoinHandle<Result<u64, PackedFileError>>>);
+
+impl Keeping {
+    /// Begins to write what the engine has to keep; `None` if that is nothing.
+    fn begin(engine: &Engine) -> Option<Keeping> {
+        let unwritten = engine.take_unwritten()?;
+        let thread = thread::Builder::new().name("keep".into());
+        match thread.spawn(move || unwritten.write()) {
+            Ok(thread) => Some(Keeping(Some(thread))),
+            Err(error) => {
+                warning(&not_kept(&error));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        match self.0.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(_))) => {}
+            Some(Ok(Err(error))) => warning(&not_kept(&error)),
+            Some(Err(_)) => warning(&not_kept(&"the thread that wrote them panicked")),
+        }
+    }
+}
+
+fn not_kept(error: &dyn std::fmt::Display) -> String {
+    format!("the packed weights could not be kept: {error}")
 }
 
 impl Loaded {
@@ -108,8 +142,9 @@ pub struct LoadExtras {
     pub chat_template: Option<String>,
     /// Sequences that run at once; 0 means one.
     pub max_sequences: usize,
-    /// Keep packed weights for the next start, and use those that are kept: for commands that somebody waits for. Weights
-    /// in a mapped file are read a little more slowly than in memory of huge pages, so what runs for long packs anew.
+    /// Keep packed weights for the next start, and use those that are kept: for commands that somebody waits for, and
+    /// servers. Weights in a mapped file are read a little more slowly than in memory of huge pages, so what measures or
+    /// computes for long packs anew.
     pub quick_start: bool,
 }
 
@@ -177,6 +212,7 @@ pub fn load_chosen(
 ) -> Result<Loaded, CliError> {
     let engine = load_source(&source, options)?;
     let loaded = Loaded {
+        _keeping: Keeping::begin(&engine),
         engine,
         name: source.name(),
         device: args.device(env).used(),

@@ -7,6 +7,9 @@
 //!
 //! Source: "Efficient Memory Management for Large Language Model Serving with PagedAttention" (Kwon et al. 2023).
 
+use std::cmp::Reverse;
+use std::ops::Range;
+
 use bitnet_kernels::KV_BLOCK;
 
 use crate::prefix_cache::{Prefix, PrefixCache};
@@ -96,6 +99,23 @@ impl BlockManager {
         for block in table.drain(..).rev() {
             self.let_go(block);
         }
+    }
+
+    /// Forgets the contents of all blocks that nobody holds; they are returned as ranges, ascending.
+    pub fn forget_idle(&mut self) -> Vec<Range<u32>> {
+        if let Some(prefixes) = &mut self.prefixes {
+            self.free.extend(std::iter::from_fn(|| prefixes.evict()));
+        }
+        // As at the start: from 0 upwards.
+        self.free.sort_unstable_by_key(|&block| Reverse(block));
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for &block in self.free.iter().rev() {
+            match ranges.last_mut() {
+                Some(last) if last.end == block => last.end += 1,
+                _ => ranges.push(block..block + 1),
+            }
+        }
+        ranges
     }
 
     /// The kept block that holds `tokens` behind `before`, for a table to hold too, and what stands for the text up to

@@ -6,19 +6,24 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bitnet_kernels::{HeadWork, KV_BLOCK, LayoutProbe, Traffic};
-use bitnet_models::{Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, Profile};
+use bitnet_models::mmap::Access;
+use bitnet_models::{
+    Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, ModelConfig,
+    PackedArrays, Profile,
+};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
 
 use crate::engine_load::EngineLoad;
 use crate::error::Error;
-use crate::loader::{self, HeadMode, LoadOptions, Loaded, PackedWeights};
+use crate::loader::{self, HeadMode, LoadOptions, Loaded, PackedWeights, WeightsPlace};
 use crate::metrics::{Clock, SystemClock};
-use crate::packed_cache::CacheEntry;
+use crate::packed_cache::{CacheEntry, CachePurpose};
+use crate::private_copy;
 use crate::request::Prompt;
 use crate::runner::Runner;
 use crate::sequence::RequestId;
@@ -35,6 +40,7 @@ pub struct Engine {
     end_of_generation: Arc<[u32]>,
     info: EngineInfo,
     clock: SystemClock,
+    unwritten: Mutex<Option<PackedArrays>>,
     shared: Mutex<Shared>,
 }
 
@@ -75,6 +81,8 @@ pub struct EngineInfo {
     pub kv_position_bytes: usize,
     /// Where the packed weights came from.
     pub packed_weights: PackedWeights,
+    /// Where they are.
+    pub weights_in: WeightsPlace,
     /// How long loading took.
     pub load: Duration,
     /// What the user should know about this machine, such as a processor without fast kernels.
@@ -158,21 +166,18 @@ impl Engine {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
+        let Opened {
+            checkpoint,
+            entry,
+            warning,
+        } = open_checkpoint(path.as_ref(), options)?;
         // Weights packed otherwise than the engine chooses are for comparison: nobody waits for them twice.
         let chosen = options.kernel.is_none() && !options.dense && options.head == HeadMode::Auto;
-        let cache = options.packed_cache.as_ref().filter(|_| chosen);
-        // What cannot be looked at cannot be opened either, and that error is the better one.
-        let entry =
-            cache.and_then(|cache| CacheEntry::of(cache, path.as_ref(), &options.checkpoint).ok());
-        let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
-        Engine::from_checkpoint(
-            &checkpoint,
-            entry.as_ref(),
-            options,
-            clock,
-            progress,
-            |runner| runner,
-        )
+        let entry = entry.as_ref().filter(|_| chosen);
+        let mut engine =
+            Engine::from_checkpoint(&checkpoint, entry, options, clock, progress, |r| r)?;
+        engine.info.warnings.extend(warning);
+        Ok(engine)
     }
 
     /// [`Engine::load`] with a runner of the caller's: `replace` is given the model's own. For measuring what lies around
@@ -241,6 +246,7 @@ impl Engine {
             head_copy_bytes: loaded.weight_bytes.head_copy,
             bytes_per_token: loaded.weight_bytes.per_token(),
             packed_weights: loaded.packed_weights,
+            weights_in: loaded.weights_in,
             kv_position_bytes: loaded.kv_position_bytes,
             load: clock.now(),
             warnings: loaded.warnings,
@@ -263,6 +269,7 @@ impl Engine {
             end_of_generation,
             info,
             clock,
+            unwritten: Mutex::new(loaded.unwritten),
             shared: Mutex::new(Shared {
                 step: Step::new(runner, loaded.limits, options.prefix_cache),
                 last_id: 0,
@@ -271,6 +278,22 @@ impl Engine {
                 events: Vec::new(),
             }),
         })
+    }
+
+    /// Packed weights that are to be kept for the next start and are not written yet, once: for the caller to write when it
+    /// likes, on a thread of its own for instance, while the model runs.
+    pub fn take_unwritten(&self) -> Option<PackedArrays> {
+        let mut unwritten = self
+            .unwritten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        unwritten.take()
+    }
+
+    /// Gives back the memory of keys and values that no generation under way holds; what the prefix cache knew is forgotten.
+    /// For models that answer no more, or not for a while. Like [`Engine::turn`] it waits for the step under way.
+    pub fn forget_idle(&self) {
+        self.lock().step.forget_idle();
     }
 
     /// The model's tokenizer.
@@ -357,23 +380,11 @@ impl Engine {
     /// # Errors
     /// [`Error::NoTokenizer`] and what the tokenizer reports.
     pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
-        let (text, parse_special) = match prompt {
-            Prompt::Ids(ids) => return Ok(ids.clone()),
-            Prompt::Text(text) => (text, false),
-            Prompt::Markup(text) => (text, true),
-        };
-        let tokenizer = self.tokenizer()?;
-        let options = EncodeOptions {
-            add_special: false,
-            parse_special,
-        };
-        let mut ids = tokenizer.encode(text, options)?;
-        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
-            && ids.first() != Some(&bos)
-        {
-            ids.insert(0, bos);
+        match prompt {
+            Prompt::Ids(ids) => Ok(ids.clone()),
+            Prompt::Text(text) => encode(self.tokenizer()?, text, false),
+            Prompt::Markup(text) => encode(self.tokenizer()?, text, true),
         }
-        Ok(ids)
     }
 
     pub(crate) fn tokenizer_handle(&self) -> Option<Arc<Tokenizer>> {
@@ -525,6 +536,76 @@ impl Engine {
             .lock()
             .expect("an earlier forward pass panicked")
     }
+}
+
+/// The ids of a text that is to be continued.
+pub(crate) fn encode(
+    tokenizer: &Tokenizer,
+    text: &str,
+    parse_special: bool,
+) -> Result<Vec<u32>, Error> {
+    let options = EncodeOptions {
+        add_special: false,
+        parse_special,
+    };
+    let mut ids = tokenizer.encode(text, options)?;
+    if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
+        && ids.first() != Some(&bos)
+    {
+        ids.insert(0, bos);
+    }
+    Ok(ids)
+}
+
+/// A model's files, opened: themselves, or their copy in the cache.
+pub(crate) struct Opened {
+    pub checkpoint: Checkpoint,
+    /// Where its packed weights are kept.
+    pub entry: Option<CacheEntry>,
+    /// Why there is no copy that should be there.
+    pub warning: Option<String>,
+}
+
+/// Opens the model at `path` as `options` say.
+pub(crate) fn open_checkpoint(path: &Path, options: &LoadOptions) -> Result<Opened, Error> {
+    let cache = options.packed_cache.as_ref();
+    // What cannot be looked at cannot be opened either, and that error is the better one.
+    let mut entry = cache.and_then(|cache| CacheEntry::of(cache, path, &options.checkpoint).ok());
+    let mut warning = None;
+    if let (Some(cache), Some(its)) = (cache, &entry)
+        && cache.purpose == CachePurpose::Serving
+    {
+        match private_copy::of(its, path, cache.least_bytes) {
+            Ok(Some(copy)) => {
+                let mapped = CheckpointOptions {
+                    access: Access::Map,
+                    ..options.checkpoint
+                };
+                let opened = Checkpoint::open(&copy, &mapped);
+                if opened.is_err() {
+                    // Nothing is gained by keeping what is no model; that it cannot be removed costs room alone.
+                    let _ = private_copy::remove(its);
+                }
+                return Ok(Opened {
+                    checkpoint: opened?,
+                    entry,
+                    warning,
+                });
+            }
+            Ok(None) => entry = None,
+            Err(error) => {
+                entry = None;
+                warning = Some(format!(
+                    "the model is kept in memory, as its copy cannot be used: {error}"
+                ));
+            }
+        }
+    }
+    Ok(Opened {
+        checkpoint: Checkpoint::open(path, &options.checkpoint)?,
+        entry,
+        warning,
+    })
 }
 
 /// The tokenizer's end tokens and those that the model's `generation_config` names.

@@ -34,7 +34,7 @@
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`], [`block_manager`]
 //! and [`prefix_cache`] choose which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`] is the seam to the model;
 //! [`sampler`] draws through the filters of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together, from the
-//! weights that [`packed_cache`] keeps where it can.
+//! weights that [`packed_cache`] keeps where it can. [`reference`] is the plain way to a model's numbers.
 //!
 //! Deliberately absent: threads, channels, an async runtime, environment variables.
 
@@ -51,12 +51,15 @@ pub mod logprobs;
 pub mod metrics;
 pub mod packed_cache;
 pub mod prefix_cache;
+mod private_copy;
+pub mod reference;
 pub mod request;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
 pub mod score;
 pub mod sequence;
+mod shared_tokenizers;
 pub mod speculative;
 pub mod step;
 pub mod stop;
@@ -70,12 +73,13 @@ pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
 pub use loader::{
-    HeadMode, KvPool, LoadOptions, PackedWeights, SERVING_PREFILL_BESIDE, checkpoint_tokenizer,
-    open_tokenizer,
+    HeadMode, KvPool, LoadOptions, PackedWeights, SERVING_PREFILL_BESIDE, WeightsPlace,
+    checkpoint_tokenizer, open_tokenizer,
 };
 pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
-pub use packed_cache::{LEAST_CACHED_BYTES, PackedCache};
+pub use packed_cache::{CachePurpose, LEAST_CACHED_BYTES, LEAST_SERVED_BYTES, PackedCache};
+pub use reference::{REFERENCE_KERNEL, Reference};
 pub use request::{FinishReason, GenerateOptions, Prompt, Token};
 pub use runner::{Runner, RunnerShape};
 pub use score::{Score, ScoreOptions, ScoreProgress};
@@ -87,11 +91,12 @@ pub use valid_request::ValidRequest;
 // The types of lower crates that appear in the signatures above.
 pub use bitnet_kernels::{
     CpuFeatures, HeadWork, KV_BLOCK, KvType, Traffic, available_kernels, cpu_features,
+    give_back_free_memory,
 };
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
-    Batch, CheckpointOptions, EmbeddingConfig, LoadProgress, LogitRows, ModelError, Observer,
-    Operation, Pooling, Profile,
+    Batch, CheckpointOptions, EmbeddingConfig, LoadProgress, LogitRows, ModelConfig, ModelError,
+    Observer, Operation, PackedArrays, Pooling, Profile,
 };
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

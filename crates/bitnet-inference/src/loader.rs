@@ -12,15 +12,17 @@ use bitnet_kernels::{
 };
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, Model, ModelConfig,
-    ModelError, PackedFile, PackedFileError, TokenizerSource, WeightBytes, kv_block_bytes,
+    ModelError, PackError, PackedArrays, PackedFile, PackedFileError, TokenizerSource, WeightBytes,
+    kv_block_bytes,
 };
 use bitnet_tokenizers::{Tokenizer, TokenizerOptions};
 
 use crate::block_manager::BlockManager;
 use crate::error::Error;
-use crate::packed_cache::{CacheEntry, PackedCache};
+use crate::packed_cache::{CacheEntry, CachePurpose, PackedCache};
 use crate::runner::{ModelRunner, Runner, RunnerSizes};
 use crate::scheduler::ScheduleLimits;
+use crate::shared_tokenizers;
 use crate::speculative::MAX_DRAFT;
 
 /// The largest context that is made room for when the caller names none: as in llama.cpp, a laptop's worth of cache
@@ -105,8 +107,8 @@ pub struct LoadOptions {
     pub strict_tokenizers: bool,
     /// A `tokenizer.json`, a folder that holds one or a GGUF file, instead of the checkpoint's own.
     pub tokenizer: Option<PathBuf>,
-    /// Where packed weights are kept for the next start; `None`: nowhere. Used for models that are files, with the kernel
-    /// and the head that the engine chooses. Changes speed and where memory comes from, never a number.
+    /// Where packed weights are kept; `None`: nowhere. Used for models that are files, with the kernel and the head that the
+    /// engine chooses. Changes speed and where memory comes from, never a number.
     pub packed_cache: Option<PackedCache>,
     /// Text of a chat template, instead of the model's own.
     pub chat_template: Option<String>,
@@ -141,10 +143,21 @@ impl Default for LoadOptions {
 pub enum PackedWeights {
     /// They were packed at this start.
     Made,
-    /// They were packed at this start and kept for the next.
+    /// They were packed at this start and written to the cache, or are to be written
+    /// ([`Engine::take_unwritten`](crate::Engine::take_unwritten)).
     Written,
     /// An earlier start had kept them.
     Kept,
+}
+
+/// Where packed weights are while a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightsPlace {
+    /// In memory of the process.
+    Memory,
+    /// In a file of the cache, which is mapped: its pages are clean, and other processes may share them.
+    Cache,
 }
 
 /// What a loaded model consists of.
@@ -165,6 +178,8 @@ pub(crate) struct Loaded {
     pub kv_cache_bytes: usize,
     pub weight_bytes: WeightBytes,
     pub packed_weights: PackedWeights,
+    pub weights_in: WeightsPlace,
+    pub unwritten: Option<PackedArrays>,
     pub kv_position_bytes: usize,
 }
 
@@ -182,11 +197,7 @@ pub(crate) fn load(
     // What weights take is known when they are loaded; what cannot do even without them is refused before.
     let (context, _) = context_and_blocks(options, &config, 0)?;
     // The tokenizer first: it is refused in milliseconds, weights take seconds.
-    let mut tokenizer = load_tokenizer(checkpoint, options)?;
-    if let (Some(tokenizer), Some(template)) = (&mut tokenizer, &options.chat_template) {
-        tokenizer.set_chat_template(Some(template.clone()));
-    }
-    let tokenizer = tokenizer.map(Arc::new);
+    let tokenizer = load_tokenizer(checkpoint, options)?;
 
     let mut backend = CpuBackend::new(CpuOptions {
         threads: options.threads,
@@ -196,9 +207,32 @@ pub(crate) fn load(
     let mut warnings = backend.warnings().to_vec();
     let kept = entry.and_then(|entry| kept_weights(entry, &mut backend, &mut warnings));
     let mut packed_weights = PackedWeights::Made;
+    let mut unwritten = None;
+    let choose_layout = |backend: &mut CpuBackend| match options.kernel {
+        None if checkpoint.has_one_scale_a_tensor()? => {
+            Ok::<_, Error>(backend.choose_layout(config.n_ternary_weights())?)
+        }
+        _ => Ok(()),
+    };
+    let kept = match (kept, entry) {
+        (None, Some(entry)) if serves(options) => {
+            choose_layout(&mut backend)?;
+            packed_weights = PackedWeights::Written;
+            pack_into(&backend, checkpoint, entry, &mut warnings)?
+        }
+        (kept, _) => {
+            if kept.is_some() {
+                packed_weights = PackedWeights::Kept;
+            }
+            kept
+        }
+    };
+    let weights_in = match kept {
+        Some(_) => WeightsPlace::Cache,
+        None => WeightsPlace::Memory,
+    };
     let model = match kept {
         Some(mut packed) => {
-            packed_weights = PackedWeights::Kept;
             let model = Model::load_packed(backend, checkpoint, context, &mut packed, progress);
             match (model, entry) {
                 // Whole, and of this model by its own word, yet not what this version reads: it is of no use to anybody.
@@ -210,9 +244,8 @@ pub(crate) fn load(
             }
         }
         None => {
-            if options.kernel.is_none() && checkpoint.has_one_scale_a_tensor()? {
-                backend.choose_layout(config.n_ternary_weights())?;
-            }
+            packed_weights = PackedWeights::Made;
+            choose_layout(&mut backend)?;
             let mut model = Model::load(backend, checkpoint, context, progress)?;
             match options.head {
                 HeadMode::Auto => model.copy_head(LEAST_HEAD_ROWS)?,
@@ -220,9 +253,11 @@ pub(crate) fn load(
                 HeadMode::Search => model.copy_head(0)?,
             }
             if let (Some(entry), Some(cache)) = (entry, &options.packed_cache)
-                && keep_weights(&model, entry, cache.least_bytes, &mut warnings)
+                && cache.purpose == CachePurpose::NextStart
+                && worth_keeping(&model, cache.least_bytes)
             {
                 packed_weights = PackedWeights::Written;
+                unwritten = Some(model.packed_arrays(&entry.path, &entry.key));
             }
             model
         }
@@ -271,8 +306,37 @@ pub(crate) fn load(
         kv_position_bytes: kv_block_bytes(&config, options.kv_type) / KV_BLOCK,
         weight_bytes,
         packed_weights,
+        weights_in,
+        unwritten,
         config,
     })
+}
+
+/// Whether weights are to be used from the cache and not from memory.
+fn serves(options: &LoadOptions) -> bool {
+    let cache = options.packed_cache.as_ref();
+    cache.is_some_and(|cache| cache.purpose == CachePurpose::Serving)
+}
+
+/// Packs the weights into the file of `entry` and opens that; `None` and a warning where it cannot be written.
+fn pack_into(
+    backend: &CpuBackend,
+    checkpoint: &Checkpoint,
+    entry: &CacheEntry,
+    warnings: &mut Vec<String>,
+) -> Result<Option<PackedFile>, Error> {
+    let CacheEntry { path, key, .. } = entry;
+    let packed = Model::pack_into(backend, checkpoint, path, key, LEAST_HEAD_ROWS);
+    backend.end_packing();
+    let opened = match packed {
+        Ok(_) => PackedFile::open(path, key, backend.threads()),
+        Err(PackError::Model(error)) => return Err(error.into()),
+        Err(PackError::File(error)) => Err(error),
+    };
+    Ok(opened.unwrap_or_else(|error| {
+        warnings.push(format!("weights are packed in memory: {error}"));
+        None
+    }))
 }
 
 /// The packed weights that an earlier start has kept, if they fit this model and this machine; why not goes to `warnings`,
@@ -302,25 +366,10 @@ fn kept_weights(
     }
 }
 
-/// Keeps the packed weights of `model` for the next start, if they are `least_bytes` or more. That it failed is a warning:
-/// the model runs all the same.
-fn keep_weights(
-    model: &Model<CpuBackend>,
-    entry: &CacheEntry,
-    least_bytes: usize,
-    warnings: &mut Vec<String>,
-) -> bool {
+/// Whether the packed weights of `model` are `least_bytes` or more.
+fn worth_keeping(model: &Model<CpuBackend>, least_bytes: usize) -> bool {
     let bytes = model.weight_bytes();
-    if bytes.layers + bytes.layer_copies + bytes.head_copy < least_bytes {
-        return false;
-    }
-    match model.write_packed(&entry.path, &entry.key) {
-        Ok(_) => true,
-        Err(error) => {
-            warnings.push(format!("the packed weights could not be kept: {error}"));
-            false
-        }
-    }
+    bytes.layers + bytes.layer_copies + bytes.head_copy >= least_bytes
 }
 
 /// Positions of a context and blocks of the cache, which holds at least one context, for a model whose weights take
@@ -402,17 +451,37 @@ fn positive(option: &str, value: usize) -> Result<(), Error> {
     })
 }
 
-fn load_tokenizer(
+/// The tokenizer that `options` want for a checkpoint; that of another model, if it is the same.
+pub(crate) fn load_tokenizer(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
-) -> Result<Option<Tokenizer>, Error> {
+) -> Result<Option<Arc<Tokenizer>>, Error> {
     let strict = TokenizerOptions {
         strict: options.strict_tokenizers,
     };
+    let with_template = |mut tokenizer: Tokenizer| {
+        if let Some(template) = &options.chat_template {
+            tokenizer.set_chat_template(Some(template.clone()));
+        }
+        tokenizer
+    };
     if let Some(path) = &options.tokenizer {
-        return open_tokenizer(path, &strict).map(Some);
+        let opened = open_tokenizer(path, &strict)?;
+        return Ok(Some(Arc::new(with_template(opened))));
     }
-    checkpoint_tokenizer(checkpoint, &strict)
+    let source = checkpoint.tokenizer_source()?;
+    let own_template = own_template(checkpoint, &source)?;
+    let parts = (
+        &source,
+        &own_template,
+        strict.strict,
+        &options.chat_template,
+    );
+    let digested = shared_tokenizers::digest(&parts);
+    shared_tokenizers::find_or(digested, || {
+        let made = with_own_template(source, own_template, &strict)?;
+        Ok(made.map(with_template))
+    })
 }
 
 /// The tokenizer that comes with a checkpoint, with the checkpoint's chat template; `None` when it has none.
@@ -424,12 +493,27 @@ pub fn checkpoint_tokenizer(
     options: &TokenizerOptions,
 ) -> Result<Option<Tokenizer>, Error> {
     let source = checkpoint.tokenizer_source()?;
-    // A directory may keep its template in a file of its own. That of a GGUF file is in its vocabulary, where the
-    // tokenizer repairs known mistakes: it must not be replaced by the original.
-    let own_template = matches!(source, TokenizerSource::Hf { .. })
-        .then(|| checkpoint.chat_template())
-        .transpose()?
-        .flatten();
+    let own_template = own_template(checkpoint, &source)?;
+    with_own_template(source, own_template, options)
+}
+
+/// A directory may keep its template in a file of its own. That of a GGUF file is in its vocabulary, where the tokenizer
+/// repairs known mistakes: it must not be replaced by the original.
+fn own_template(
+    checkpoint: &Checkpoint,
+    source: &TokenizerSource,
+) -> Result<Option<String>, ModelError> {
+    match source {
+        TokenizerSource::Hf { .. } => checkpoint.chat_template(),
+        _ => Ok(None),
+    }
+}
+
+fn with_own_template(
+    source: TokenizerSource,
+    own_template: Option<String>,
+    options: &TokenizerOptions,
+) -> Result<Option<Tokenizer>, Error> {
     let mut tokenizer = from_source(source, options)?;
     if let (Some(tokenizer), Some(template)) = (&mut tokenizer, own_template) {
         tokenizer.set_chat_template(Some(template));

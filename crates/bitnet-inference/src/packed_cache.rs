@@ -16,12 +16,29 @@ use bitnet_models::CheckpointOptions;
 pub struct PackedCache {
     /// The folder; it is made when it is needed.
     pub folder: PathBuf,
-    /// Models whose packed weights take less are packed at each start.
+    /// What it is for.
+    pub purpose: CachePurpose,
+    /// Models whose packed weights (or, of [`CachePurpose::Serving`], files) take less are packed in memory.
     pub least_bytes: usize,
+}
+
+/// What packed weights are kept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CachePurpose {
+    /// For the next start. What is packed stays in memory, and may be written while the model runs
+    /// ([`Engine::take_unwritten`](crate::Engine::take_unwritten)).
+    NextStart,
+    /// To take the place of memory: weights are packed into the file and used from there, and with them a copy of the
+    /// model's files. So loading takes next to no memory of its own, the system may drop pages that nobody reads, and
+    /// nothing that happens to the model's files concerns a model that runs.
+    Serving,
 }
 
 /// Packed weights below this many bytes are not worth a file: they are packed in a fraction of a second.
 pub const LEAST_CACHED_BYTES: usize = 64 << 20;
+
+/// Files below this many bytes are not worth a copy: two of them in memory are far from what a swap may take.
+pub const LEAST_SERVED_BYTES: usize = 16 << 20;
 
 /// Extension of the files.
 const EXTENSION: &str = "bnpk";
@@ -31,7 +48,17 @@ impl PackedCache {
     pub fn in_folder(folder: impl Into<PathBuf>) -> PackedCache {
         PackedCache {
             folder: folder.into(),
+            purpose: CachePurpose::NextStart,
             least_bytes: LEAST_CACHED_BYTES,
+        }
+    }
+
+    /// A cache in `folder` that models are served from.
+    pub fn for_serving(folder: impl Into<PathBuf>) -> PackedCache {
+        PackedCache {
+            folder: folder.into(),
+            purpose: CachePurpose::Serving,
+            least_bytes: LEAST_SERVED_BYTES,
         }
     }
 }
@@ -41,6 +68,8 @@ impl PackedCache {
 pub(crate) struct CacheEntry {
     /// Where it is, or would be.
     pub path: PathBuf,
+    /// What the names of everything begin with that is kept of this model.
+    pub stem: PathBuf,
     /// What the model is.
     pub key: String,
 }
@@ -61,15 +90,25 @@ impl CacheEntry {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let stem: String = stem.chars().take(80).collect();
         let place = crc32fast::hash(path.as_os_str().as_encoded_bytes());
+        let stem = cache.folder.join(format!("{stem}-{place:08x}"));
         Ok(CacheEntry {
-            path: cache.folder.join(format!("{stem}-{place:08x}.{EXTENSION}")),
+            path: with_ending(&stem, EXTENSION),
+            stem,
             key,
         })
     }
 }
 
+/// `path` with a point and `ending` behind it, whatever points it has.
+pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
 /// The files of a model: all of a directory, all parts of a split, or the one.
-fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (folder, prefix) = if path.is_dir() {
         (path, "")

@@ -2,6 +2,8 @@
 //!
 //! Above this trait nothing knows which processor runs the model; below it nothing knows about requests.
 
+use std::ops::Range;
+
 use bitnet_kernels::{Backend, HeadWork, KvType, Traffic};
 use bitnet_models::{Activations, Batch, KvCache, Model, Observer, RowLogits};
 
@@ -63,6 +65,10 @@ pub trait Runner: Send {
 
     /// What passes of one row have read of the ternary weights so far.
     fn traffic(&self) -> Traffic;
+
+    /// Gives the memory of blocks of the cache back, where it has some to give, until they are written again. What they held
+    /// is lost.
+    fn forget_kv(&mut self, _blocks: Range<u32>) {}
 
     /// What it runs on, as results report it.
     fn device(&self) -> &'static str {
@@ -141,6 +147,10 @@ impl<B: Backend> Runner for ModelRunner<B> {
 
     fn read_hidden(&self, row: usize, out: &mut [f32]) {
         self.model.read_hidden(&self.activations, row, out);
+    }
+
+    fn forget_kv(&mut self, blocks: Range<u32>) {
+        self.model.forget_kv(&mut self.cache, blocks);
     }
 
     fn traffic(&self) -> Traffic {

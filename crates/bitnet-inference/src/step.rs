@@ -96,6 +96,13 @@ impl Step {
         self.scheduler.has_run(request)
     }
 
+    /// Forgets what nobody holds of the KV cache, and gives its memory back.
+    pub fn forget_idle(&mut self) {
+        for blocks in self.blocks.forget_idle() {
+            self.runner.forget_kv(blocks);
+        }
+    }
+
     /// What an evaluation needs, borrowed apart.
     pub(crate) fn evaluation_parts(&mut self) -> (&mut dyn Runner, &mut BlockManager, &mut Batch) {
         (&mut *self.runner, &mut self.blocks, &mut self.batch)

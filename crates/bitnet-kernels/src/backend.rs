@@ -10,12 +10,13 @@
 //! ```
 
 use std::io;
+use std::ops::Range;
 
 use bitnet_quantization::{TensorType, TernaryRows};
 use bytes::Bytes;
 
 use crate::error::KernelError;
-use crate::packed::{PackReader, PackWriter};
+use crate::packed::{PackReader, PackWriter, PieceWriter};
 use crate::rope_table::RopeTable;
 
 /// Positions in one block of the KV cache. 16 f32 are one AVX-512 register (and one cache line): scores of a block
@@ -247,7 +248,7 @@ pub struct Candidate {
 #[derive(Debug, Clone, Default)]
 pub struct Candidates {
     /// Each token row's range of `entries`, `[n]`; `None` where the full head is needed.
-    pub rows: Vec<Option<std::ops::Range<usize>>>,
+    pub rows: Vec<Option<Range<usize>>>,
     /// Candidates, by ascending id within a token row.
     pub entries: Vec<Candidate>,
     /// What it took.
@@ -394,6 +395,18 @@ pub trait Backend: Send + Sync + 'static {
         least_rows: usize,
     ) -> Result<Option<Self::HeadCopy>, KernelError>;
 
+    /// Writes the small copy of the head `w` for [`read_head_copy`](Self::read_head_copy), if it has at least `least_rows`
+    /// rows, a part at a time; whether it has.
+    ///
+    /// # Errors
+    /// The writer's; what making it reports, as [`io::ErrorKind::Other`].
+    fn write_new_head_copy(
+        &self,
+        w: &Self::Matrix,
+        least_rows: usize,
+        writer: &mut dyn PieceWriter,
+    ) -> io::Result<bool>;
+
     /// Writes a small copy of a head, for [`read_head_copy`](Self::read_head_copy).
     ///
     /// # Errors
@@ -422,6 +435,12 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`KernelError::OutOfMemory`], [`KernelError::TooLarge`].
     fn new_kv_cache(&self, shape: KvShape) -> Result<Self::KvCache, KernelError>;
+
+    /// Gives the memory of blocks of a cache back until they are written again. What they held is lost.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    fn forget_kv(&self, cache: &mut Self::KvCache, blocks: Range<u32>);
 
     /// `out[i] = table[tokens[i]]`: out `[tokens.len(), table.cols]`.
     fn embed(&self, table: &Self::Matrix, tokens: &[u32], out: &mut Self::Buffer);

@@ -29,9 +29,10 @@ pub use backend::{
 pub use cpu::features::{CpuFeatures, cpu_features};
 pub use cpu::i2s::MAX_COLS;
 pub use cpu::isa::available_kernels;
+pub use cpu::memory::give_back_free_memory;
 pub use cpu::probe::LayoutProbe;
 pub use cpu::quantize::QuantizedRows;
 pub use cpu::{CpuBackend, CpuOptions};
 pub use error::KernelError;
-pub use packed::{PACKED_ALIGNMENT, PACKING_VERSION, PackReader, PackWriter};
+pub use packed::{PACKED_ALIGNMENT, PACKING_VERSION, PackReader, PackWriter, PieceWriter};
 pub use rope_table::{RopeParams, RopeStyle, RopeTable};

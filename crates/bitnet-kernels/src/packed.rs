@@ -16,11 +16,27 @@ pub const PACKED_ALIGNMENT: usize = 64;
 
 /// Takes the arrays of packed weights, in order.
 pub trait PackWriter {
-    /// Takes the next array.
+    /// Takes the next array. It may keep the handle and read the bytes later: they never change.
     ///
     /// # Errors
     /// What writing it reports.
-    fn array(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn array(&mut self, bytes: Bytes) -> io::Result<()>;
+}
+
+/// Takes arrays too of which no more than a piece is in memory at a time.
+pub trait PieceWriter: PackWriter {
+    /// Begins the next arrays, of these many bytes each. Their bytes come by [`piece`](PieceWriter::piece), and all of them
+    /// before the next array.
+    ///
+    /// # Errors
+    /// What writing reports.
+    fn begin_arrays(&mut self, lens: &[usize]) -> io::Result<()>;
+
+    /// The next bytes of array `array` of those that were begun last.
+    ///
+    /// # Errors
+    /// What writing reports; bytes beyond the array's end.
+    fn piece(&mut self, array: usize, bytes: &[u8]) -> io::Result<()>;
 }
 
 /// Gives arrays back in the order in which they were written.

@@ -17,15 +17,16 @@ use crate::attention::attention;
 use crate::batch::{Batch, Bounds};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::error::{ModelError, file_name};
+use crate::error::ModelError;
 use crate::feed_forward::feed_forward;
 use crate::kv_cache::KvCache;
 use crate::observer::{Observer, Site};
-use crate::packed_file::{PackedFile, PackedFileError, PackedFileWriter};
+use crate::packed_file::{PackError, PackedArrays, PackedFile, PackedFileError, PackedFileWriter};
 use crate::pass::Pass;
 use crate::tensor_role::TensorRole;
-use crate::weights::{LoadProgress, WeightBytes, Weights, rows_to_halves};
+use crate::weights::{LoadProgress, WeightBytes, Weights, pack_weights, rows_to_halves};
 use bitnet_kernels::{Backend, KernelError, KvType, RopeStyle, RopeTable};
+use std::ops::Range;
 use std::path::Path;
 
 /// A model in memory, ready to run. It is only read after loading; what changes is in [`KvCache`] and
@@ -34,11 +35,48 @@ pub struct Model<B: Backend> {
     backend: B,
     config: ModelConfig,
     weights: Weights<B>,
-    /// Cosines and sines of `context_length` positions.
-    rope: RopeTable,
-    /// Those of layers that look back a part of the context only, where they differ.
-    local_rope: Option<RopeTable>,
+    ropes: Ropes,
     context_length: usize,
+}
+
+/// Cosines and sines of every position.
+pub(crate) struct Ropes {
+    all: RopeTable,
+    /// Those of layers that look back a part of the context only, where they differ.
+    local: Option<RopeTable>,
+}
+
+impl Ropes {
+    /// Those of `context_length` positions.
+    pub fn new(config: &ModelConfig, context_length: usize) -> Result<Ropes, ModelError> {
+        Ok(Ropes {
+            all: config.rope.table(context_length)?,
+            local: match &config.sliding {
+                Some(sliding) => Some(sliding.rope.table(context_length)?),
+                None => None,
+            },
+        })
+    }
+
+    /// Those of a layer.
+    pub fn of(&self, config: &ModelConfig, layer: usize) -> &RopeTable {
+        match (&self.local, &config.sliding) {
+            (Some(local), Some(sliding)) if !sliding.full_layers[layer] => local,
+            _ => &self.all,
+        }
+    }
+}
+
+/// A checkpoint's configuration with what its tensors add to it, as its weights are loaded.
+pub(crate) fn config_to_run(checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
+    let mut config = checkpoint.config().clone();
+    if checkpoint.has(TensorRole::RopeFactors) {
+        config.rope.freq_factors = Some(checkpoint.vector(TensorRole::RopeFactors)?);
+    }
+    if rows_to_halves(&config) {
+        config.rope.style = RopeStyle::Neox;
+    }
+    Ok(config)
 }
 
 impl<B: Backend> Model<B> {
@@ -58,12 +96,18 @@ impl<B: Backend> Model<B> {
     ) -> Result<(), ModelError> {
         batch.check(&self.bounds(cache, a))?;
         let (w, config) = (&self.weights, &self.config);
-        let mut pass = Pass::new(&self.backend, config, &self.rope, batch, observer);
+        let mut pass = Pass::new(
+            &self.backend,
+            config,
+            self.ropes.of(config, 0),
+            batch,
+            observer,
+        );
 
         pass.embed(&w.embedding, &mut a.residual);
         for (layer, w) in w.layers.iter().enumerate() {
             pass.layer = layer;
-            pass.rope = self.rope_of(layer);
+            pass.rope = self.ropes.of(config, layer);
             attention(&mut pass, &w.attention, cache, a);
             feed_forward(&mut pass, &w.feed_forward, a);
             pass.show(Site::Layer(layer), &a.residual, config.hidden_size);
@@ -86,7 +130,13 @@ impl<B: Backend> Model<B> {
     ) -> Result<(), ModelError> {
         batch.check(&self.bounds(cache, a))?;
         let w = &self.weights;
-        let mut pass = Pass::new(&self.backend, &self.config, &self.rope, batch, None);
+        let mut pass = Pass::new(
+            &self.backend,
+            &self.config,
+            self.ropes.of(&self.config, 0),
+            batch,
+            None,
+        );
         pass.head(w.head(), w.head_copy.as_ref(), &a.hidden, &mut a.head);
         Ok(())
     }
@@ -137,16 +187,39 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// [`PackedFileError::Io`]; nothing is left behind then.
     pub fn write_packed(&self, path: &Path, key: &str) -> Result<u64, PackedFileError> {
-        let has_copy = self.weights.head_copy.is_some();
-        let packing = self.backend.packing();
-        let mut writer = PackedFileWriter::create(path, key, &packing, has_copy)?;
-        let written = self.weights.write(&self.backend, &mut writer);
-        written.map_err(|source| PackedFileError::Io {
-            file: file_name(path),
-            action: "write",
-            source,
-        })?;
-        writer.finish()
+        self.packed_arrays(path, key).write()
+    }
+
+    /// What [`Model::write_packed`] writes, for another thread to do so while the model runs.
+    pub fn packed_arrays(&self, path: &Path, key: &str) -> PackedArrays {
+        let mut arrays = PackedArrays {
+            path: path.to_owned(),
+            key: key.to_owned(),
+            packing: self.backend.packing(),
+            head_copy: self.weights.head_copy.is_some(),
+            arrays: Vec::new(),
+        };
+        let kept = self.weights.write(&self.backend, &mut arrays);
+        kept.expect("handles are kept in memory");
+        arrays
+    }
+
+    /// Packs the weights into the file `path` that [`Model::load_packed`] maps, a layer at a time, so that all of them are
+    /// never in memory: the same bytes as [`Model::write_packed`]. The head's small copy is among them if the head has at
+    /// least `least_head_rows` rows. Returns when the system has it all on its disk.
+    ///
+    /// # Errors
+    /// [`PackError`]; nothing is left behind then.
+    pub fn pack_into(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        path: &Path,
+        key: &str,
+        least_head_rows: usize,
+    ) -> Result<u64, PackError> {
+        let mut writer = PackedFileWriter::create(path, key, &backend.packing())?;
+        pack_weights(backend, checkpoint, least_head_rows, path, &mut writer)?;
+        Ok(writer.finish(true)?)
     }
 
     fn load_with(
@@ -156,26 +229,15 @@ impl<B: Backend> Model<B> {
         packed: Option<&mut PackedFile>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model<B>, ModelError> {
-        let mut config = checkpoint.config().clone();
-        if checkpoint.has(TensorRole::RopeFactors) {
-            config.rope.freq_factors = Some(checkpoint.vector(TensorRole::RopeFactors)?);
-        }
-        if rows_to_halves(&config) {
-            config.rope.style = RopeStyle::Neox;
-        }
+        let config = config_to_run(checkpoint)?;
         let context_length = context_length.min(config.context_length);
-        let rope = config.rope.table(context_length)?;
-        let local_rope = match &config.sliding {
-            Some(sliding) => Some(sliding.rope.table(context_length)?),
-            None => None,
-        };
+        let ropes = Ropes::new(&config, context_length)?;
         let weights = Weights::load(&backend, checkpoint, packed, progress)?;
         Ok(Model {
             backend,
             config,
             weights,
-            rope,
-            local_rope,
+            ropes,
             context_length,
         })
     }
@@ -183,6 +245,14 @@ impl<B: Backend> Model<B> {
     /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Gives the memory of blocks of the KV cache back until they are written again. What they held is lost.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn forget_kv(&self, cache: &mut KvCache<B>, blocks: Range<u32>) {
+        self.backend.forget_kv(&mut cache.storage, blocks);
     }
 
     /// Number of positions that a sequence may have.
@@ -254,13 +324,6 @@ impl<B: Backend> Model<B> {
     pub fn read_hidden(&self, a: &Activations<B>, row: usize, out: &mut [f32]) {
         self.backend
             .read(&a.hidden, row * self.config.hidden_size, out);
-    }
-
-    fn rope_of(&self, layer: usize) -> &RopeTable {
-        match (&self.local_rope, &self.config.sliding) {
-            (Some(local), Some(sliding)) if !sliding.full_layers[layer] => local,
-            _ => &self.rope,
-        }
     }
 
     fn bounds(&self, cache: &KvCache<B>, a: &Activations<B>) -> Bounds {

@@ -29,6 +29,7 @@ mod json;
 pub mod mmap;
 
 pub mod gguf;
+pub mod own_files;
 pub mod packed_file;
 pub mod safetensors;
 
@@ -55,6 +56,7 @@ mod attention;
 pub mod bitnet;
 mod feed_forward;
 mod pass;
+pub mod streamed;
 mod weights;
 
 pub use activations::Activations;
@@ -74,7 +76,8 @@ pub use generation::GenerationDefaults;
 pub use head::{HeadOutput, RowLogits};
 pub use kv_cache::{KvCache, kv_block_bytes};
 pub use observer::{Observer, Operation, Site, Work};
-pub use packed_file::{PackedFile, PackedFileError, PackedFileWriter};
+pub use packed_file::{PackError, PackedArrays, PackedFile, PackedFileError, PackedFileWriter};
 pub use profile::Profile;
+pub use streamed::streamed_logits;
 pub use tensor_role::{NormPlace, Projection, TensorRole};
 pub use weights::{LoadProgress, WeightBytes};

@@ -44,19 +44,20 @@ impl FileBytes {
     /// # Errors
     /// [`ModelError::Io`] when the file cannot be opened or mapped, or is a directory.
     pub fn open(path: &Path) -> Result<Bytes, ModelError> {
-        Self::map(path, false)
+        Self::map(&open(path)?, path, false)
     }
 
-    /// The same, with all pages that are in the system's cache mapped at once: for a file of which everything is read.
+    /// The same of a file that is open, with all pages that are in the system's cache mapped at once: for one of which
+    /// everything is read. `path` stands for it in messages.
     ///
     /// # Errors
     /// As [`FileBytes::open`].
-    pub fn open_populated(path: &Path) -> Result<Bytes, ModelError> {
-        Self::map(path, true)
+    pub fn map_populated(file: &File, path: &Path) -> Result<Bytes, ModelError> {
+        Self::map(file, path, true)
     }
 
-    fn map(path: &Path, populate: bool) -> Result<Bytes, ModelError> {
-        let (file, len) = open_regular(path)?;
+    fn map(file: &File, path: &Path, populate: bool) -> Result<Bytes, ModelError> {
+        let len = regular_len(file, path)?;
         if len == 0 {
             return Ok(Bytes::new()); // an empty mapping is an error on most systems
         }
@@ -74,9 +75,9 @@ impl FileBytes {
         // worst, and a truncation SIGBUS.
         #[cfg(not(target_family = "wasm"))]
         let mapped =
-            unsafe { options.map(&file) }.map(|map| mappings::share(map, mappings::Pages::File));
+            unsafe { options.map(file) }.map(|map| mappings::share(map, mappings::Pages::File));
         #[cfg(target_family = "wasm")]
-        let mapped = read_all(&file, len);
+        let mapped = read_all(file, len);
         mapped.map_err(|source| ModelError::Io {
             file: file_name(path),
             action: "map the file into memory",
@@ -89,7 +90,8 @@ impl FileBytes {
     /// # Errors
     /// [`ModelError::Io`] when the file cannot be opened or read, is a directory, or ends earlier than it said.
     pub fn read_into_memory(path: &Path) -> Result<Bytes, ModelError> {
-        let (file, len) = open_regular(path)?;
+        let file = open(path)?;
+        let len = regular_len(&file, path)?;
         read_all(&file, len).map_err(|source| ModelError::Io {
             file: file_name(path),
             action: "read the file",
@@ -192,19 +194,27 @@ mod mappings {
     }
 }
 
-/// The open file and its length; directories are refused here because opening one succeeds on Unix.
-fn open_regular(path: &Path) -> Result<(File, u64), ModelError> {
-    let io = |source| ModelError::Io {
+fn open_error(path: &Path) -> impl Fn(io::Error) -> ModelError {
+    |source| ModelError::Io {
         file: file_name(path),
         action: "open the file",
         source,
-    };
-    let file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if metadata.is_dir() {
-        return Err(io(io::Error::from(io::ErrorKind::IsADirectory)));
     }
-    Ok((file, metadata.len()))
+}
+
+fn open(path: &Path) -> Result<File, ModelError> {
+    File::open(path).map_err(open_error(path))
+}
+
+/// The length of an open file; directories are refused here because opening one succeeds on Unix.
+fn regular_len(file: &File, path: &Path) -> Result<u64, ModelError> {
+    let metadata = file.metadata().map_err(open_error(path))?;
+    if metadata.is_dir() {
+        return Err(open_error(path)(io::Error::from(
+            io::ErrorKind::IsADirectory,
+        )));
+    }
+    Ok(metadata.len())
 }
 
 /// Reads `len` bytes: the length is the file system's, so it may be trusted with an allocation, and a device or pipe

@@ -5,6 +5,10 @@
 //! packing, another version or a wrong checksum packs anew and writes the file again. Nothing is in it that is not in the
 //! model.
 //!
+//! A mapped file that somebody cuts short ends the process, so a file is used only if nobody but its owner, who must be the
+//! user of this process or root, may write it. Files of ours are written once, under another name, and never touched again:
+//! a new one replaces the old by its name alone, and whoever has that mapped keeps it.
+//!
 //! ```text
 //! 0    8 bytes  "BITNETPK"
 //! 8    u32      version of this container: 1
@@ -21,8 +25,10 @@
 //!
 //! [`Backend::packing`]: bitnet_kernels::Backend::packing
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Seek, Write};
+mod writer;
+
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -31,8 +37,11 @@ use bitnet_kernels::{PACKED_ALIGNMENT, PackReader, PackWriter};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::error::file_name;
+use crate::error::{ModelError, file_name};
 use crate::mmap::FileBytes;
+use crate::own_files::{self, Checked};
+
+pub use self::writer::PackedFileWriter;
 
 /// First bytes of the file.
 const MAGIC: &[u8; 8] = b"BITNETPK";
@@ -79,6 +88,56 @@ pub enum PackedFileError {
     },
 }
 
+/// Why weights could not be packed into a file.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The weights cannot be packed at all.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    File(#[from] PackedFileError),
+}
+
+/// Packed weights that are to be written to a file: handles of their arrays, which keep them in memory until then.
+#[derive(Debug)]
+pub struct PackedArrays {
+    pub(crate) path: PathBuf,
+    pub(crate) key: String,
+    pub(crate) packing: String,
+    pub(crate) head_copy: bool,
+    pub(crate) arrays: Vec<Bytes>,
+}
+
+impl PackedArrays {
+    /// Writes them; the bytes of the file.
+    ///
+    /// # Errors
+    /// [`PackedFileError::Io`]; nothing is left behind then.
+    pub fn write(self) -> Result<u64, PackedFileError> {
+        let mut writer = PackedFileWriter::create(&self.path, &self.key, &self.packing)?;
+        if self.head_copy {
+            writer.has_head_copy();
+        }
+        for array in self.arrays {
+            let written = writer.array(array);
+            written.map_err(|source| PackedFileError::Io {
+                file: file_name(&self.path),
+                action: "write",
+                source,
+            })?;
+        }
+        writer.finish(false)
+    }
+}
+
+impl PackWriter for PackedArrays {
+    fn array(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.arrays.push(bytes);
+        Ok(())
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Index {
     engine: String,
@@ -115,23 +174,28 @@ impl PackedFile {
                 found: found.to_string(),
             })
         };
-        match path.try_exists() {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(source) => {
-                return Err(PackedFileError::Io {
-                    file,
-                    action: "look for the file",
-                    source,
-                });
+        let io = |action| {
+            let file = file.clone();
+            move |source| PackedFileError::Io {
+                file,
+                action,
+                source,
             }
-        }
-        let bytes = FileBytes::open_populated(path).map_err(|error| PackedFileError::Unusable {
-            file: file.clone(),
-            what: "the file",
-            expected: "one that can be mapped".into(),
-            found: error.to_string(),
-        })?;
+        };
+        let opened = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(io("open the file"))?,
+        };
+        let metadata = opened.metadata().map_err(io("look at the file"))?;
+        own_files::check_file(&metadata).map_err(io("trust the file"))?;
+        let checked = Checked::of(&metadata);
+        let bytes =
+            FileBytes::map_populated(&opened, path).map_err(|error| PackedFileError::Unusable {
+                file: file.clone(),
+                what: "the file",
+                expected: "one that can be mapped".into(),
+                found: error.to_string(),
+            })?;
         let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
             return refuse("its length", &"at least 64 bytes", &bytes.len());
         };
@@ -178,15 +242,19 @@ impl PackedFile {
             }
             pieces.extend(all.chunks(SUMMED_AT_ONCE).map(|piece| (array, piece)));
         }
-        let sums = checksums(&pieces, index.arrays.len(), threads);
-        for (array, (&(_, _, expected), found)) in index.arrays.iter().zip(sums).enumerate() {
-            if expected != found {
-                return refuse(
-                    "an array's checksum",
-                    &expected,
-                    &format!("{found} (array {array})"),
-                );
+        // Nobody has written it since this process has summed it: that is what its stamp says.
+        if !checked.is_known() {
+            let sums = checksums(&pieces, index.arrays.len(), threads);
+            for (array, (&(_, _, expected), found)) in index.arrays.iter().zip(sums).enumerate() {
+                if expected != found {
+                    return refuse(
+                        "an array's checksum",
+                        &expected,
+                        &format!("{found} (array {array})"),
+                    );
+                }
             }
+            checked.remember();
         }
         Ok(Some(PackedFile {
             index,
@@ -258,127 +326,6 @@ fn checksums(pieces: &[(usize, &[u8])], n: usize, threads: usize) -> Vec<u32> {
         sums[*array].combine(hasher);
     }
     sums.into_iter().map(crc32fast::Hasher::finalize).collect()
-}
-
-/// Writes a file of packed weights beside its final name and gives it that name in the end: a reader finds all of it or
-/// nothing.
-#[derive(Debug)]
-pub struct PackedFileWriter {
-    path: PathBuf,
-    unfinished: Unfinished,
-    out: BufWriter<File>,
-    index: Index,
-    at: u64,
-}
-
-impl PackedFileWriter {
-    /// Starts the file `path`, in a folder that is made if there is none.
-    ///
-    /// # Errors
-    /// [`PackedFileError::Io`].
-    pub fn create(
-        path: &Path,
-        key: &str,
-        packing: &str,
-        head_copy: bool,
-    ) -> Result<PackedFileWriter, PackedFileError> {
-        let io = |action| {
-            move |source| PackedFileError::Io {
-                file: file_name(path),
-                action,
-                source,
-            }
-        };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(io("make its folder"))?;
-        }
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let unfinished = PathBuf::from(name);
-        let file = File::create_new(&unfinished).map_err(io("create the file"))?;
-        let mut writer = PackedFileWriter {
-            path: path.to_owned(),
-            unfinished: Unfinished(Some(unfinished)),
-            out: BufWriter::with_capacity(1 << 20, file),
-            index: Index {
-                engine: concat!("bitnet ", env!("CARGO_PKG_VERSION")).into(),
-                key: key.into(),
-                packing: packing.into(),
-                head_copy,
-                arrays: Vec::new(),
-            },
-            at: 0,
-        };
-        writer.pad(HEADER_BYTES as u64).map_err(io("write"))?;
-        Ok(writer)
-    }
-
-    /// Writes index and header and gives the file its name; its length in bytes.
-    ///
-    /// # Errors
-    /// [`PackedFileError::Io`]; nothing is left then but what was there before.
-    pub fn finish(mut self) -> Result<u64, PackedFileError> {
-        let path = self.path.clone();
-        self.complete().map_err(|source| PackedFileError::Io {
-            file: file_name(&path),
-            action: "write",
-            source,
-        })
-    }
-
-    fn complete(&mut self) -> io::Result<u64> {
-        let index = serde_json::to_vec(&self.index)?;
-        let start = self.at;
-        self.out.write_all(&index)?;
-        let mut header = [0; HEADER_BYTES];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        header[16..24].copy_from_slice(&start.to_le_bytes());
-        header[24..32].copy_from_slice(&(index.len() as u64).to_le_bytes());
-        header[32..36].copy_from_slice(&crc32fast::hash(&index).to_le_bytes());
-        let sum = crc32fast::hash(&header[16..40]);
-        header[12..16].copy_from_slice(&sum.to_le_bytes());
-        self.out.rewind()?;
-        self.out.write_all(&header)?;
-        self.out.flush()?;
-        if let Some(unfinished) = &self.unfinished.0 {
-            fs::rename(unfinished, &self.path)?;
-            self.unfinished.0 = None;
-        }
-        Ok(start + index.len() as u64)
-    }
-
-    fn pad(&mut self, to: u64) -> io::Result<()> {
-        const ZEROS: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
-        let missing = (to - self.at) as usize;
-        self.out.write_all(&ZEROS[..missing])?;
-        self.at = to;
-        Ok(())
-    }
-}
-
-impl PackWriter for PackedFileWriter {
-    fn array(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.pad(self.at.next_multiple_of(PACKED_ALIGNMENT as u64))?;
-        self.out.write_all(bytes)?;
-        let entry = (self.at, bytes.len() as u64, crc32fast::hash(bytes));
-        self.index.arrays.push(entry);
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-/// A file that goes away unless it is finished.
-#[derive(Debug)]
-struct Unfinished(Option<PathBuf>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // Nothing more can be done about a file that cannot be removed.
-            let _ = fs::remove_file(path);
-        }
-    }
 }
 
 #[cfg(test)]

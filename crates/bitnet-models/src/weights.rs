@@ -5,13 +5,14 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::error::ModelError;
-use crate::packed_file::PackedFile;
+use crate::error::{ModelError, file_name};
+use crate::packed_file::{PackError, PackedFile, PackedFileError, PackedFileWriter};
 use crate::row_order::ReorderedRows;
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
 use bitnet_kernels::{Activation, Backend, PackWriter, RopeStyle, TernaryUse};
 use std::cell::RefCell;
 use std::io;
+use std::path::Path;
 
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
@@ -133,9 +134,8 @@ impl<B: Backend> Weights<B> {
     ) -> Result<Weights<B>, ModelError> {
         let config = checkpoint.config();
         let loader = Loader {
-            backend,
-            checkpoint,
             packed: RefCell::new(packed),
+            ..Loader::new(backend, checkpoint)
         };
         let embedding = loader.matrix(TensorRole::Embedding)?;
         let head = if config.tied_head {
@@ -216,6 +216,37 @@ impl<B: Backend> LayerWeights<B> {
     }
 }
 
+/// Packs the weights of a checkpoint into `writer`, in the order of [`Weights::write`], with a layer in memory at a time.
+pub(crate) fn pack_weights<B: Backend>(
+    backend: &B,
+    checkpoint: &Checkpoint,
+    least_head_rows: usize,
+    path: &Path,
+    writer: &mut PackedFileWriter,
+) -> Result<(), PackError> {
+    let file_error = |source| PackedFileError::Io {
+        file: file_name(path),
+        action: "write",
+        source,
+    };
+    let loader = Loader::new(backend, checkpoint);
+    for layer in 0..checkpoint.config().n_layers {
+        for weight in loader.layer(layer)?.matrices() {
+            backend.write_ternary(weight, writer).map_err(file_error)?;
+        }
+    }
+    let head = match checkpoint.config().tied_head {
+        true => TensorRole::Embedding,
+        false => TensorRole::Head,
+    };
+    let head = loader.matrix(head)?;
+    let copied = backend.write_new_head_copy(&head, least_head_rows, writer);
+    if copied.map_err(file_error)? {
+        writer.has_head_copy();
+    }
+    Ok(())
+}
+
 /// Whether a file's query and key rows are in pairs and are put into halves as they are loaded, so that a model gives the
 /// same bytes whichever of the two orders its file has: sums over a head then run in one order.
 pub(crate) fn rows_to_halves(config: &ModelConfig) -> bool {
@@ -231,14 +262,32 @@ pub(crate) fn rotates(role: TensorRole) -> bool {
 }
 
 /// Takes tensors from a checkpoint to a backend.
-struct Loader<'a, 'p, B: Backend> {
+pub(crate) struct Loader<'a, 'p, B: Backend> {
     backend: &'a B,
     checkpoint: &'a Checkpoint,
     packed: RefCell<Option<&'p mut PackedFile>>,
+    keep_pages: bool, // of tensors that were uploaded: they will be wanted again
 }
 
-impl<B: Backend> Loader<'_, '_, B> {
-    fn layer(&self, layer: usize) -> Result<LayerWeights<B>, ModelError> {
+impl<'a, B: Backend> Loader<'a, '_, B> {
+    /// One that packs what it takes.
+    pub fn new(backend: &'a B, checkpoint: &'a Checkpoint) -> Self {
+        Loader {
+            backend,
+            checkpoint,
+            packed: RefCell::new(None),
+            keep_pages: false,
+        }
+    }
+
+    /// The same, for whoever loads the same tensors again.
+    #[must_use]
+    pub fn keeping_pages(self, keep_pages: bool) -> Self {
+        Loader { keep_pages, ..self }
+    }
+
+    /// Loads one layer.
+    pub fn layer(&self, layer: usize) -> Result<LayerWeights<B>, ModelError> {
         let config = self.checkpoint.config();
         let family = config.family;
         let norm = |place| self.vector(TensorRole::Norm(layer, place));
@@ -303,7 +352,9 @@ impl<B: Backend> Loader<'_, '_, B> {
         }
         let usage = self.usage(role);
         let uploaded = self.backend.upload_ternary(&*rows, usage);
-        self.checkpoint.release(role);
+        if !self.keep_pages {
+            self.checkpoint.release(role);
+        }
         uploaded.map_err(|error| self.checkpoint.upload_error(role, error))
     }
 
@@ -317,12 +368,14 @@ impl<B: Backend> Loader<'_, '_, B> {
         }
     }
 
-    fn matrix(&self, role: TensorRole) -> Result<B::Matrix, ModelError> {
+    /// Loads the embedding or the head.
+    pub fn matrix(&self, role: TensorRole) -> Result<B::Matrix, ModelError> {
         let uploaded = self.backend.upload_matrix(self.checkpoint.matrix(role)?);
         uploaded.map_err(|error| self.checkpoint.upload_error(role, error))
     }
 
-    fn vector(&self, role: TensorRole) -> Result<B::Buffer, ModelError> {
+    /// Loads a vector.
+    pub fn vector(&self, role: TensorRole) -> Result<B::Buffer, ModelError> {
         let values = self.checkpoint.vector(role)?;
         let mut buffer = self.backend.buffer(values.len())?;
         self.backend.write(&mut buffer, 0, &values);

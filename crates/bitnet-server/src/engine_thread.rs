@@ -16,7 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bitnet_inference::{Drawn, Engine, EngineLoad, Error, Event, RequestId, Timings, ValidRequest};
+use bitnet_inference::{
+    Drawn, Engine, EngineLoad, Error, Event, RequestId, Timings, ValidRequest,
+    give_back_free_memory,
+};
 use tokio::sync::mpsc;
 
 use crate::metrics::CancelPhase;
@@ -36,6 +39,8 @@ pub trait Turns: Send + Sync + 'static {
     fn has_run(&self, request: RequestId) -> bool;
     /// [`Engine::current_load`].
     fn current_load(&self) -> EngineLoad;
+    /// [`Engine::forget_idle`].
+    fn forget_idle(&self) {}
 }
 
 impl Turns for Engine {
@@ -57,6 +62,10 @@ impl Turns for Engine {
 
     fn current_load(&self) -> EngineLoad {
         Engine::current_load(self)
+    }
+
+    fn forget_idle(&self) {
+        Engine::forget_idle(self);
     }
 }
 
@@ -91,6 +100,7 @@ enum Command {
         tell: bool, // that a client left
     },
     End,
+    Retire(bool),
 }
 
 /// A way to the thread. It ends when the last handle and the last ticket are gone.
@@ -184,10 +194,14 @@ impl EngineHandle {
             tickets: HashMap::new(),
             events: Vec::new(),
             load_is_old: false,
+            retired: false,
         };
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                worker.run(); // and with it, most often, the last handle of its engine is gone
+                give_back_free_memory();
+            })?;
         Ok(EngineHandle { commands, shared })
     }
 
@@ -229,6 +243,12 @@ impl EngineHandle {
     /// Whether requests were ended because the server ends.
     pub fn is_shutting_down(&self) -> bool {
         self.shared.shutting_down.load(Ordering::Acquire)
+    }
+
+    /// Says whether the model gets no more requests: it then gives back memory of keys and values as requests end, and keeps
+    /// none for prompts that begin alike.
+    pub fn retire(&self, retired: bool) {
+        let _ = self.commands.send(Command::Retire(retired)); // without the thread there is no memory
     }
 
     /// Whether requests were ended because the model was unloaded.
@@ -293,6 +313,7 @@ struct Worker<T> {
     tickets: HashMap<u64, RequestId>,
     events: Vec<Event>,
     load_is_old: bool, // commands were obeyed since it was published
+    retired: bool,
 }
 
 impl<T: Turns> Worker<T> {
@@ -416,8 +437,19 @@ impl<T: Turns> Worker<T> {
                 }
                 self.tickets.clear();
             }
+            Command::Retire(retired) => {
+                self.retired = retired;
+                self.give_back();
+            }
         }
         self.load_is_old = true;
+    }
+
+    /// Gives back what a model that gets no more requests does not need.
+    fn give_back(&self) {
+        if self.retired {
+            self.engine.forget_idle();
+        }
     }
 
     /// Publishes what commands have changed.
@@ -438,6 +470,10 @@ impl<T: Turns> Worker<T> {
         let started = Instant::now();
         let worked = self.engine.turn(&mut self.events);
         self.shared.turns.fetch_add(1, Ordering::Relaxed);
+        let ends = |event: &Event| !matches!(&event.outcome, Ok(drawn) if drawn.finish.is_none());
+        if self.events.iter().any(ends) {
+            self.give_back();
+        }
         // Before the tokens go out: whoever has seen its last token finds its blocks given back.
         self.publish_load(worked.then(|| started.elapsed()));
         self.shared.count_failures(&before, &self.shared.load());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use bitnet_inference::{Engine, LoadOptions};
+use bitnet_inference::{Engine, LoadOptions, PackedCache};
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::log::{self, LogFilter};
@@ -54,10 +54,14 @@ fn run(args: &ServerArgs) -> Result<()> {
     let model = config.models.default_model.clone();
     let model = model.context("models.default_model names no model: --default-model model.gguf")?;
     let process = Process::begin(config, sources, filter)?;
+    let options = LoadOptions {
+        packed_cache: cache_folder().map(PackedCache::for_serving),
+        ..LoadOptions::default()
+    };
     let first = FirstModel {
         source: OriginSource::Path(PathBuf::from(&model)),
-        options: LoadOptions::default(),
-        others: LoadOptions::default(),
+        others: options.clone(),
+        options,
         seed: None,
     };
     let ready = startup::prepare(&process, first, |_, options| {
@@ -73,6 +77,19 @@ fn run(args: &ServerArgs) -> Result<()> {
         say(&format!("serving {name} on {url}: {summary}"));
     })?;
     Ok(())
+}
+
+/// Where this user's programs keep what can be made again: as systemd says, or where they all do.
+fn cache_folder() -> Option<PathBuf> {
+    let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(folder) = given("CACHE_DIRECTORY") {
+        return Some(folder.into());
+    }
+    let base = match given("XDG_CACHE_HOME") {
+        Some(base) => PathBuf::from(base),
+        None => PathBuf::from(given("HOME")?).join(".cache"),
+    };
+    Some(base.join("bitnet/packed"))
 }
 
 /// Writes a line to standard error; nobody is left to tell when that is closed.

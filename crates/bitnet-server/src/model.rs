@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bitnet_inference::{Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, Prompt};
+use bitnet_inference::{
+    Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, PackedWeights, Prompt,
+};
 
 use crate::admission::Admission;
 use crate::app::App;
 use crate::engine_thread::{EngineHandle, Turns};
 use crate::metrics::rolling::RollingFigures;
 use crate::metrics::{EngineKey, LoadedInfo, Metrics, StepFigures};
+use crate::model_manager::load::LoadMemory;
 use crate::model_manager::policy::{ModelOrigin, OriginSource};
 use crate::model_manager::room::WeightRoom;
 use crate::model_manager::validate::Validation;
@@ -42,6 +45,8 @@ pub struct LoadedModel {
     pub validation: Option<Validation>,
     /// Why it runs where and as it does; `None` where nobody has said how it was loaded.
     pub choice: Option<String>,
+    /// The process's memory around its load; `None` for the model of the start.
+    pub load_memory: Option<LoadMemory>,
     metrics: Arc<Metrics>,
     load_counted: AtomicBool,
     started: Instant,
@@ -130,6 +135,7 @@ impl LoadedModel {
             path: None,
             validation: None,
             choice: None,
+            load_memory: None,
             metrics: app.metrics.clone(),
             load_counted: AtomicBool::new(false),
             started: Instant::now(),
@@ -148,6 +154,9 @@ impl LoadedModel {
                 "by a race on this machine: t5 {:.2} times as fast as i2s",
                 speeds.gain
             ),
+            (None, None) if info.packed_weights == PackedWeights::Kept => {
+                "as the weights were packed before".to_owned()
+            }
             (None, None) => "the widest instructions of this machine".to_owned(),
         };
         let choice = format!(

@@ -1,7 +1,7 @@
 //! Loading, checking, exchanging and unloading models while requests run.
 //!
 //! # Layout
-//! - [`registry`]: models by name, and which one answers
+//! - [`registry`]: models by name, and which one answers; [`entry`]: what is known of one
 //! - [`policy`]: what the operator allows; [`paths`]: which files a request may name
 //! - [`version`]: what a model's bytes are called
 //! - [`job`] and [`load`]: from a file to a model; [`validate`]: whether it says what its file says;
@@ -9,6 +9,7 @@
 //! - [`swap`]: new versions and back, [`probation`]: by themselves; [`unload`]: out of memory; [`room`]: who leaves for
 //!   others
 
+pub mod entry;
 pub mod incompatible;
 pub mod job;
 mod job_place;
@@ -27,11 +28,12 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::entry::EntryState;
 use self::job::LoadJob;
 use self::job_place::JobPlace;
 use self::load::LoadOrder;
 use self::policy::{ModelOrigin, ModelPolicy};
-use self::registry::{EntryState, Found, not_loaded};
+use self::registry::{Found, not_loaded};
 use self::room::Arriving;
 use self::validate::ValidationPlan;
 use crate::app::App;

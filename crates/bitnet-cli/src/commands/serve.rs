@@ -117,7 +117,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         let extras = LoadExtras {
             chat_template,
             max_sequences,
-            quick_start: false,
+            quick_start: true,
         };
         model_source::load_options(&named, &args.engine, env, extras)
     };

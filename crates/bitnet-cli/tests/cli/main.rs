@@ -21,6 +21,8 @@ mod serve_faults;
 #[cfg(target_os = "linux")]
 mod serve_json;
 #[cfg(target_os = "linux")]
+mod serve_memory;
+#[cfg(target_os = "linux")]
 mod serve_restart;
 #[cfg(target_os = "linux")]
 mod serve_signals;

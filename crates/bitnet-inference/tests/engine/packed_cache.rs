@@ -4,20 +4,34 @@ use std::fs;
 use std::path::Path;
 
 use bitnet_inference::{
-    Engine, GenerateOptions, LoadOptions, LogitRows, PackedCache, PackedWeights,
+    CachePurpose, Engine, GenerateOptions, HeadMode, LoadOptions, LogitRows, PackedCache,
+    PackedWeights, REFERENCE_KERNEL, Reference, WeightsPlace,
 };
 
 use super::{reference_path, stories_path, text_of, tokens};
 
-fn load(model: &Path, folder: &Path) -> Engine {
-    let options = LoadOptions {
+fn options(folder: &Path, purpose: CachePurpose) -> LoadOptions {
+    LoadOptions {
         packed_cache: Some(PackedCache {
             folder: folder.into(),
+            purpose,
             least_bytes: 0,
         }),
         ..LoadOptions::default()
-    };
-    Engine::load(model, &options).unwrap()
+    }
+}
+
+/// An engine that has written what it has to keep.
+fn load(model: &Path, folder: &Path) -> Engine {
+    let engine = Engine::load(model, &options(folder, CachePurpose::NextStart)).unwrap();
+    if let Some(unwritten) = engine.take_unwritten() {
+        unwritten.write().unwrap();
+    }
+    engine
+}
+
+fn serve(model: &Path, folder: &Path) -> Engine {
+    Engine::load(model, &options(folder, CachePurpose::Serving)).unwrap()
 }
 
 fn from(engine: &Engine) -> PackedWeights {
@@ -125,19 +139,254 @@ fn a_damaged_file_is_told_and_written_again() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_costs_a_warning_only() {
+fn a_folder_that_cannot_be_made_costs_the_file_or_a_warning_only() {
     let folder = tempfile::tempdir().unwrap();
     let blocked = folder.path().join("file");
     fs::write(&blocked, "in the way").unwrap();
-    let engine = load(&stories_path(), &blocked.join("cache"));
-    assert_eq!(from(&engine), PackedWeights::Made);
-    assert!(
-        engine
-            .info()
-            .warnings
-            .iter()
-            .any(|text| text.contains("could not be kept"))
+    let cache = blocked.join("cache");
+    let options = |purpose| options(&cache, purpose);
+    let engine = Engine::load(stories_path(), &options(CachePurpose::NextStart)).unwrap();
+    let unwritten = engine.take_unwritten().unwrap();
+    assert!(engine.take_unwritten().is_none());
+    unwritten.write().unwrap_err();
+
+    let served = Engine::load(stories_path(), &options(CachePurpose::Serving)).unwrap();
+    let info = served.info();
+    assert_eq!(
+        (info.packed_weights, info.weights_in),
+        (PackedWeights::Made, WeightsPlace::Memory)
     );
+    assert!(
+        info.warnings[0].contains("kept in memory"),
+        "{:?}",
+        info.warnings
+    );
+    assert_eq!(story(&engine), story(&served));
+}
+
+/// The names in a folder, by kind.
+fn names(folder: &Path, ending: &str) -> Vec<std::path::PathBuf> {
+    let files = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.to_str().unwrap().ends_with(ending))
+        .collect()
+}
+
+#[test]
+fn weights_packed_through_the_file_are_those_packed_in_memory() {
+    let (started, served) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = load(&stories_path(), started.path());
+    let second = serve(&stories_path(), served.path());
+    let third = serve(&stories_path(), served.path());
+    assert_eq!(
+        (from(&first), from(&second), from(&third)),
+        (
+            PackedWeights::Written,
+            PackedWeights::Written,
+            PackedWeights::Kept
+        )
+    );
+    let place = |engine: &Engine| engine.info().weights_in;
+    assert_eq!(
+        (place(&first), place(&second), place(&third)),
+        (
+            WeightsPlace::Memory,
+            WeightsPlace::Cache,
+            WeightsPlace::Cache
+        )
+    );
+    let packed = |folder: &Path| fs::read(&names(folder, ".bnpk")[0]).unwrap();
+    assert!(packed(started.path()) == packed(served.path()));
+    assert_eq!(story(&first), story(&second));
+    assert_eq!(story(&first), story(&third));
+}
+
+#[test]
+fn a_served_model_needs_its_own_files_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, cache) = (
+        folder.path().join("model.gguf"),
+        folder.path().join("cache"),
+    );
+    fs::copy(stories_path(), &model).unwrap();
+    let engine = serve(&model, &cache);
+    // Cut short where it lies, then replaced by nonsense.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&model)
+        .unwrap()
+        .set_len(100)
+        .unwrap();
+    let expected = story(&load(&stories_path(), &folder.path().join("other")));
+    assert_eq!(story(&engine), expected);
+    assert!(Engine::load(&model, &options(&cache, CachePurpose::Serving)).is_err());
+    assert!(
+        names(&cache, ".files").is_empty(),
+        "what is no model is not kept"
+    );
+    assert_eq!(story(&engine), expected);
+}
+
+#[test]
+fn every_reference_model_is_served_from_copies_with_the_same_bytes() {
+    let mut seen = 0;
+    for entry in fs::read_dir(reference_path("")).unwrap() {
+        let model = entry.unwrap().path();
+        if !model.join("config.json").exists() {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let bits = |engine: &Engine| -> Vec<u32> {
+            let logits = engine.logits(&[1, 2, 3, 5, 8], LogitRows::All).unwrap();
+            logits.iter().map(|x| x.to_bits()).collect()
+        };
+        let plain = Engine::load(&model, &LoadOptions::default()).unwrap();
+        for _ in 0..2 {
+            let served = serve(&model, folder.path());
+            assert_eq!(served.info().weights_in, WeightsPlace::Cache);
+            assert_eq!(bits(&plain), bits(&served), "{}", model.display());
+        }
+        seen += 1;
+    }
+    assert!(seen > 2, "reference models: {seen}");
+}
+
+#[test]
+fn a_damaged_copy_is_made_again_and_an_old_one_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, cache) = (
+        folder.path().join("model.gguf"),
+        folder.path().join("cache"),
+    );
+    fs::copy(stories_path(), &model).unwrap();
+    let expected = story(&serve(&model, &cache));
+    let copy = names(&cache, ".files").remove(0);
+    let whole = fs::read(copy.join("model.gguf")).unwrap();
+    assert!(whole == fs::read(&model).unwrap());
+
+    // Shorter, so that its stamp tells it apart however soon this comes.
+    fs::write(copy.join("model.gguf"), &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(story(&serve(&model, &cache)), expected);
+    assert!(fs::read(copy.join("model.gguf")).unwrap() == whole);
+
+    fs::remove_file(&model).unwrap();
+    fs::write(&model, &whole).unwrap();
+    assert_eq!(story(&serve(&model, &cache)), expected);
+    let now = names(&cache, ".files");
+    assert!(now.len() == 1 && now[0] != copy, "{now:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_others_may_write_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    fs::create_dir(&cache).unwrap();
+    mode(&cache, 0o777);
+    let engine = serve(&stories_path(), &cache);
+    assert_eq!(engine.info().weights_in, WeightsPlace::Memory);
+    assert!(
+        engine.info().warnings[0].contains("others may write it"),
+        "{:?}",
+        engine.info().warnings
+    );
+    mode(&cache, 0o700);
+    assert_eq!(
+        serve(&stories_path(), &cache).info().weights_in,
+        WeightsPlace::Cache
+    );
+
+    // A file that somebody else could cut short is packed anew.
+    let packed = names(&cache, ".bnpk").remove(0);
+    mode(&packed, 0o666);
+    let engine = serve(&stories_path(), &cache);
+    assert_eq!(from(&engine), PackedWeights::Written);
+    let now = fs::metadata(&packed).unwrap().permissions().mode();
+    assert_eq!(now & 0o777, 0o600);
+}
+
+#[test]
+fn the_plain_way_to_logits_gives_what_a_model_of_plain_kernels_gives() {
+    let mut models = vec![stories_path()];
+    models.extend(
+        fs::read_dir(reference_path(""))
+            .unwrap()
+            .map(|entry| entry.unwrap().path()),
+    );
+    models.retain(|model| *model == stories_path() || model.join("config.json").exists());
+    assert!(models.len() > 3);
+    for model in models {
+        let options = LoadOptions {
+            kernel: Some(REFERENCE_KERNEL.into()),
+            dense: true,
+            head: HeadMode::Full,
+            ..LoadOptions::default()
+        };
+        let engine = Engine::load(&model, &options).unwrap();
+        let reference = Reference::open(&model, &LoadOptions::default()).unwrap();
+        // More rows than run at once, and lengths around the borders of blocks.
+        let prompts: Vec<Vec<u32>> = [1, 15, 16, 17, 20]
+            .iter()
+            .cycle()
+            .filter(|&&len| len <= engine.context())
+            .take(13)
+            .enumerate()
+            .map(|(i, &len)| (0..len).map(|t| (i + 7 * t) as u32 % 16).collect())
+            .collect();
+        let rows = reference.logits(&prompts, &mut || true).unwrap().unwrap();
+        assert_eq!(rows.len(), prompts.len());
+        for (prompt, row) in prompts.iter().zip(&rows) {
+            let expected = engine.logits(prompt, LogitRows::Last).unwrap();
+            let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(
+                bits(&expected),
+                bits(row),
+                "{}: {prompt:?}",
+                model.display()
+            );
+        }
+        let mut asked = 0;
+        let stopped = reference.logits(&prompts, &mut || {
+            asked += 1;
+            asked < 2
+        });
+        assert!(stopped.unwrap().is_none());
+        let beyond = vec![vec![u32::MAX]];
+        assert!(reference.logits(&beyond, &mut || true).is_err());
+    }
+}
+
+#[test]
+fn memory_that_is_given_back_changes_no_answer() {
+    let options = LoadOptions {
+        prefix_cache: true,
+        max_sequences: 2,
+        ..LoadOptions::default()
+    };
+    let engine = Engine::load(stories_path(), &options).unwrap();
+    let expected = story(&engine);
+    assert!(engine.current_load().kv_blocks_cached > 0);
+    engine.forget_idle();
+    assert_eq!(engine.current_load().kv_blocks_cached, 0);
+    assert_eq!(story(&engine), expected);
+    // In the middle of an answer, which keeps what it holds.
+    let asked = GenerateOptions {
+        max_tokens: Some(30),
+        temperature: Some(0.0),
+        ..GenerateOptions::default()
+    };
+    let mut told = Vec::new();
+    for token in engine.generate("Once upon a time", &asked).unwrap() {
+        engine.forget_idle();
+        told.push(token.unwrap());
+    }
+    assert_eq!(text_of(&told), expected);
 }
 
 #[test]
@@ -190,16 +439,20 @@ fn packed_weights_that_do_not_fit_on_the_disk_are_a_warning_and_leave_nothing_be
     }
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let engine = load(&stories_path(), &cache);
-    assert_eq!(from(&engine), PackedWeights::Made);
-    let warnings = &engine.info().warnings;
-    assert!(warnings[0].contains("could not be kept"), "{warnings:?}");
-    assert_eq!(
-        fs::read_dir(&cache).unwrap().count(),
-        0,
-        "no part of a file"
-    );
-    let other = folder.path().join("other");
+    let nothing = || fs::read_dir(&cache).unwrap().count() == 0;
+    let engine = Engine::load(stories_path(), &options(&cache, CachePurpose::NextStart)).unwrap();
+    engine.take_unwritten().unwrap().write().unwrap_err();
+    assert!(nothing(), "no part of a file");
     assert!(story(&engine).len() > 20, "it runs all the same");
-    assert_eq!(story(&engine), story(&load(&stories_path(), &other)));
+
+    let served = serve(&stories_path(), &cache);
+    let info = served.info();
+    assert_eq!(
+        (info.packed_weights, info.weights_in),
+        (PackedWeights::Made, WeightsPlace::Memory)
+    );
+    let warnings = &info.warnings;
+    assert!(warnings[0].contains("kept in memory"), "{warnings:?}");
+    assert!(nothing(), "no part of a copy");
+    assert_eq!(story(&engine), story(&served));
 }

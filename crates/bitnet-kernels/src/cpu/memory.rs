@@ -4,7 +4,7 @@
 //! 2 MiB pages the walks vanish. Large areas come straight from `mmap`: the kernel hands out zeroed pages when they are
 //! first touched, so a KV cache costs memory only as it fills.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -127,6 +127,48 @@ impl<T: Plain> Memory<T> {
     }
 }
 
+/// The largest page of the systems this runs on: parts are cut to whole ones.
+#[cfg(target_os = "linux")]
+const LARGEST_PAGE: usize = 64 << 10;
+
+impl<T: Plain> Memory<T> {
+    /// Gives the whole pages of a part back to the system, where it takes them; they cost nothing until they are touched
+    /// again. What was in the part is lost: each of its bytes is what it was or 0.
+    ///
+    /// # Panics
+    /// If the part is not inside.
+    pub fn forget(&mut self, part: Range<usize>) {
+        let part = &mut self[part];
+        #[cfg(target_os = "linux")]
+        {
+            let (start, len) = (part.as_mut_ptr().cast::<u8>(), size_of_val(part));
+            let skip = start.addr().next_multiple_of(LARGEST_PAGE) - start.addr();
+            let end = (start.addr() + len) & !(LARGEST_PAGE - 1);
+            let whole = end.saturating_sub(start.addr() + skip);
+            if whole > 0 && matches!(self.owner, Owner::Mapping { .. }) {
+                // SAFETY: the range lies inside the part, which is borrowed mutably and lies in a private anonymous mapping
+                // of ours; its pages are zeros from now on, and T is Plain. A refusal only costs memory.
+                unsafe {
+                    libc::madvise(start.add(skip).cast(), whole, libc::MADV_DONTNEED);
+                }
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = part;
+    }
+}
+
+/// Gives the system back what the allocator keeps for later: after something large has gone, such as a model's vocabulary of
+/// a hundred thousand small pieces, whose pages glibc holds for good where a single later piece lies behind them. It takes
+/// some milliseconds for a hundred megabytes. Nothing happens with allocators of other systems, which do so by themselves.
+pub fn give_back_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim may be called at any time by any thread; it touches free memory alone.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Maps zeroed pages whose first byte lies on a huge-page border.
 #[cfg(unix)]
 fn map(bytes: usize) -> Option<(NonNull<u8>, Owner)> {
@@ -225,6 +267,10 @@ impl Arena {
         let Some(bytes) = bytes.filter(|&bytes| 0 < bytes && bytes <= ARENA_AREA / 2) else {
             return Memory::zeroed(what, len);
         };
+        // Nobody has a piece of the area any more: it is used again.
+        if let Some(area) = self.area.as_mut().and_then(Arc::get_mut) {
+            area[..std::mem::take(&mut self.used)].fill(0);
+        }
         let area = match &self.area {
             Some(area) if bytes <= ARENA_AREA - self.used => area,
             _ => {
@@ -333,6 +379,39 @@ mod tests {
                 piece.len() == len && piece.iter().all(|&v| v == i as f32 + 1.0),
                 "piece {i}"
             );
+        }
+    }
+
+    #[test]
+    fn an_arena_whose_pieces_are_gone_starts_again_with_zeros() {
+        let mut arena = Arena::default();
+        let first = arena.zeroed::<u8>("test", 5 << 20).unwrap();
+        let start = first.as_ptr().addr();
+        let mut second = arena.zeroed::<u8>("test", 1 << 20).unwrap();
+        drop(first);
+        let third = arena.zeroed::<u8>("test", 1 << 20).unwrap();
+        assert!(third.as_ptr().addr() > second.as_ptr().addr());
+        second.fill(7);
+        drop((second, third));
+        let again = arena.zeroed::<u8>("test", 20 << 20).unwrap();
+        assert_eq!(again.as_ptr().addr(), start);
+        assert!(again.iter().all(|&v| v == 0));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_old_or_zero_and_nothing_else_changes() {
+        for len in [1, 4096, 3 << 20] {
+            let mut memory = Memory::<[u8; 2]>::zeroed("test", len).unwrap();
+            memory.fill([3, 4]);
+            let part = len / 3..len - len / 5;
+            memory.forget(part.clone());
+            memory.forget(part.start..part.start);
+            for (i, v) in memory.iter().enumerate() {
+                assert!(
+                    *v == [3, 4] || part.contains(&i) && v.iter().all(|b| [0, 3, 4].contains(b)),
+                    "{i}"
+                );
+            }
         }
     }
 

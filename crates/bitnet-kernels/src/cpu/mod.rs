@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - [`isa`]: instruction sets as values, the sixteen lanes, the choice of a kernel; [`features`]: what the CPU is.
-//! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages. [`packed`]: weights that lie in it, or in a file.
+//! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages. [`packed`]: weights that lie in it, or in a file;
+//!   [`packing`]: how they are packed.
 //! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set;
 //!   [`probe`]: which layout is faster here.
 //! - [`ternary`]: the layouts of one weight; [`sparse`]: products that leave out zeros.
@@ -24,6 +25,7 @@ pub mod lanes;
 pub mod layout;
 pub mod memory;
 pub mod packed;
+mod packing;
 pub mod probe;
 pub mod quantize;
 pub mod rms_norm;
@@ -36,6 +38,7 @@ pub mod threads;
 pub mod traffic;
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitnet_quantization::TernaryRows;
@@ -45,7 +48,7 @@ use crate::backend::{
     Traffic,
 };
 use crate::error::KernelError;
-use crate::packed::{PACKING_VERSION, PackReader, PackWriter};
+use crate::packed::{PackReader, PackWriter, PieceWriter};
 use crate::rope_table::RopeTable;
 use attention::Attention;
 use dense::Matrix;
@@ -55,7 +58,6 @@ use head::candidates::{Search, Searchable};
 use i2s::rows::RowTernary;
 use isa::Kernel;
 use kv_cache::KvBlocks;
-use layout::Layout;
 use memory::{Arena, Disjoint, Memory};
 use probe::LayoutProbe;
 use quantize::QuantizedRows;
@@ -132,60 +134,6 @@ impl CpuBackend {
             traffic: TrafficCounters::default(),
             warnings,
         })
-    }
-
-    /// Chooses how `n_weights` ternary weights with one scale a tensor will be packed: where there are two ways and the
-    /// weights do not fit into caches, the faster one in a race of less than a tenth of a second. To be called before
-    /// the first upload, unless the user has named a kernel.
-    ///
-    /// # Errors
-    /// [`KernelError::OutOfMemory`]; [`KernelError::SelfTest`] if the chosen kernel computes something wrong here.
-    pub fn choose_layout(&mut self, n_weights: usize) -> Result<(), KernelError> {
-        // Four weights a byte.
-        if n_weights / 4 <= probe::PROBE_BYTES {
-            return Ok(());
-        }
-        let Some(other) = self.kernel.with_five_a_byte() else {
-            return Ok(());
-        };
-        let probe = probe::race(other, &self.pool)?;
-        self.probe = Some(probe);
-        if probe.fastest() == Layout::T5 {
-            self_test::run(other, &self.pool)?;
-            self.kernel = other;
-        }
-        Ok(())
-    }
-
-    /// Chooses how ternary weights with one scale a tensor will be packed by the name of the [`packing`](Backend::packing),
-    /// as it was chosen before; `false` when kernels of this name do not run here. To be called before the first upload.
-    ///
-    /// # Errors
-    /// [`KernelError::SelfTest`] if the kernel computes something wrong here.
-    pub fn take_packing(&mut self, name: &str) -> Result<bool, KernelError> {
-        for kernel in [Some(self.kernel), self.kernel.with_five_a_byte()] {
-            let Some(kernel) = kernel else { continue };
-            if self.packing_of(kernel) != name {
-                continue;
-            }
-            if kernel.name() != self.kernel.name() {
-                self_test::run(kernel, &self.pool)?;
-                self.kernel = kernel;
-            }
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// Names what packed bytes depend on, but for the weights.
-    fn packing_of(&self, kernel: Kernel) -> String {
-        let copies = if self.skips_zeros { "sparse" } else { "dense" };
-        format!("cpu-{}-{copies}-{PACKING_VERSION}", kernel.layout().name())
-    }
-
-    /// What [`choose_layout`](CpuBackend::choose_layout) measured, if it had a choice.
-    pub fn probe(&self) -> Option<LayoutProbe> {
-        self.probe
     }
 
     /// What the user should know about this CPU, one line each.
@@ -400,6 +348,19 @@ impl Backend for CpuBackend {
         Ternary::read(shape, self.kernel.layout(), reader)
     }
 
+    fn write_new_head_copy(
+        &self,
+        w: &Matrix,
+        least_rows: usize,
+        writer: &mut dyn PieceWriter,
+    ) -> io::Result<bool> {
+        let wanted = w.rows() >= least_rows;
+        if wanted {
+            HeadCopy::write_new(self.kernel, &self.pool, w, writer)?;
+        }
+        Ok(wanted)
+    }
+
     fn write_head_copy(&self, copy: &HeadCopy, writer: &mut dyn PackWriter) -> io::Result<()> {
         copy.write(writer)
     }
@@ -449,6 +410,10 @@ impl Backend for CpuBackend {
 
     fn new_kv_cache(&self, shape: KvShape) -> Result<KvBlocks, KernelError> {
         KvBlocks::new(shape, self.pool.threads())
+    }
+
+    fn forget_kv(&self, cache: &mut KvBlocks, blocks: Range<u32>) {
+        cache.forget(blocks);
     }
 
     fn embed(&self, table: &Matrix, tokens: &[u32], out: &mut Memory<f32>) {

@@ -13,14 +13,9 @@ use crate::packed::{PackReader, PackWriter};
 /// A read-only array of `T`.
 #[derive(Debug)]
 pub struct Packed<T: Plain> {
-    place: Place<T>,
-}
-
-#[derive(Debug)]
-enum Place<T: Plain> {
-    Own(Memory<T>),
-    /// Checked when it was taken: whole elements, aligned for `T`.
-    Shared(Bytes, PhantomData<T>),
+    /// Whole elements, aligned for `T`: checked when they were taken, or of a [`Memory`] of `T`.
+    bytes: Bytes,
+    elements: PhantomData<T>,
 }
 
 impl<T: Plain> Packed<T> {
@@ -69,7 +64,8 @@ impl<T: Plain> Packed<T> {
             )));
         }
         Ok(Packed {
-            place: Place::Shared(bytes, PhantomData),
+            bytes,
+            elements: PhantomData,
         })
     }
 
@@ -78,19 +74,31 @@ impl<T: Plain> Packed<T> {
     /// # Errors
     /// The writer's.
     pub fn write(&self, writer: &mut dyn PackWriter) -> io::Result<()> {
-        let elements: &[T] = self;
+        writer.array(self.bytes.clone())
+    }
+
+    /// The bytes of all elements.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// What keeps packed memory.
+struct Kept<T: Plain>(Memory<T>);
+
+impl<T: Plain> AsRef<[u8]> for Kept<T> {
+    fn as_ref(&self) -> &[u8] {
+        let elements: &[T] = &self.0;
         // SAFETY: T is Plain: no padding, so all of its bytes are initialised; bytes need no alignment.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements))
-        };
-        writer.array(bytes)
+        unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) }
     }
 }
 
 impl<T: Plain> From<Memory<T>> for Packed<T> {
     fn from(memory: Memory<T>) -> Packed<T> {
         Packed {
-            place: Place::Own(memory),
+            bytes: Bytes::from_owner(Kept(memory)),
+            elements: PhantomData,
         }
     }
 }
@@ -100,13 +108,13 @@ impl<T: Plain> Deref for Packed<T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        match &self.place {
-            Place::Own(memory) => memory,
-            // SAFETY: `read_any` has checked alignment and whole elements; T is Plain, so every bit pattern is a value;
-            // the handle keeps the bytes in place and unchanged for as long as it lives.
-            Place::Shared(bytes, _) => unsafe {
-                std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>())
-            },
+        // SAFETY: the bytes are whole elements, aligned for T: `read_any` has checked it, and a Memory is so; T is Plain, so
+        // every bit pattern is a value; the handle keeps the bytes in place and unchanged for as long as it lives.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.bytes.as_ptr().cast(),
+                self.bytes.len() / size_of::<T>(),
+            )
         }
     }
 }
@@ -120,8 +128,8 @@ mod tests {
     struct Arrays(Vec<Bytes>);
 
     impl PackWriter for Arrays {
-        fn array(&mut self, bytes: &[u8]) -> io::Result<()> {
-            self.0.insert(0, Bytes::copy_from_slice(bytes));
+        fn array(&mut self, bytes: Bytes) -> io::Result<()> {
+            self.0.insert(0, bytes);
             Ok(())
         }
     }

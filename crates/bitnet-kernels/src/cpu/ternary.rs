@@ -3,6 +3,7 @@
 use std::io;
 
 use bitnet_quantization::{ScaleLayout, TernaryRows};
+use bytes::Bytes;
 
 use super::i2s::columns::{BLOCK_ROWS, ColumnTernary};
 use super::i2s::rows::{RowTernary, VECTOR_COLS};
@@ -91,7 +92,7 @@ impl Ternary {
             block_len,
             scale,
         };
-        writer.array(&descriptor.to_bytes())?;
+        writer.array(Bytes::copy_from_slice(&descriptor.to_bytes()))?;
         tiles.write(writer)?;
         match self {
             Ternary::Tiles(_) => Ok(()),

@@ -226,8 +226,13 @@ settings! {
         restart cache_size: [ByteSize] = ByteSize(0), Any;
         /// Time for which a model that was loaded does not make room for others.
         restart min_residency: [Duration] = seconds(10), Within(seconds(0)..=DAY);
-        /// Use files where they lie instead of copying embeddings and heads: less memory, but a file that is cut short
-        /// under a running model ends the process.
+        /// Pack weights into files of a cache folder and use them from there, with copies of the models' files: another
+        /// model, or a new version of one, then takes next to no memory of the process's own.
+        restart packed_cache: [bool] = true, Any;
+        /// The folder, which nobody else may write. Without it, that of the user.
+        restart cache_folder: [Option<PathBuf>] = None, Any;
+        /// Use files where they lie, without cache and copies: less memory, but a file that is cut short under a running
+        /// model ends the process.
         restart map_files: [bool] = false, Any;
         /// Time that a request waits for its model to be loaded.
         restart load_wait: [Duration] = seconds(60), Within(seconds(0)..=DAY);

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bitnet_inference::{Engine, GenerateOptions, LoadOptions, LoadProgress};
+use bitnet_inference::{
+    Engine, GenerateOptions, LoadOptions, LoadProgress, ModelConfig, Reference,
+    give_back_free_memory,
+};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::incompatible::{load_error, other_model, without_folder};
@@ -59,8 +62,7 @@ impl Likeness {
         }
     }
 
-    fn check(&self, engine: &Engine) -> Result<(), ApiError> {
-        let config = engine.config();
+    fn check(&self, config: &ModelConfig) -> Result<(), ApiError> {
         if config.family.name != self.family {
             return Err(other_model("family", self.family, config.family.name));
         }
@@ -172,7 +174,7 @@ fn make(
         ..LoadMemory::default()
     };
     let (watching, stop) = std::sync::mpsc::channel::<()>();
-    let made = thread::scope(|scope| {
+    let mut made = thread::scope(|scope| {
         let watcher = scope.spawn(move || {
             let mut peak = None;
             loop {
@@ -198,9 +200,11 @@ fn make(
         memory.peak_bytes = watcher.join().unwrap_or_default();
         made
     })?;
+    give_back_free_memory(); // of headers, vocabularies and buffers that the load alone had
     memory.after_bytes = private_bytes();
     let seen = [memory.before_bytes, memory.after_bytes];
     memory.peak_bytes = seen.into_iter().fold(memory.peak_bytes, Option::max);
+    made.load_memory = Some(memory);
     Ok((made, memory))
 }
 
@@ -212,8 +216,8 @@ struct Built {
 
 fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError> {
     let ModelOrigin { source, options } = &order.origin;
-    let check = |engine: &Engine| match &order.like {
-        Some(like) => like.check(engine),
+    let check = |config: &ModelConfig| match &order.like {
+        Some(like) => like.check(config),
         None => Ok(()),
     };
     room_for(source)?;
@@ -223,15 +227,23 @@ fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError>
     if let Some(plan) = &order.plan {
         // Shapes first: they are wrong in a moment, the reference takes its time.
         let started = Instant::now();
-        let small = policy::reference(options, validate::context_of(usize::MAX));
-        let reference = open(source, &small, job)?;
-        check(&reference)?;
+        let reference = open_reference(source, options)?;
+        check(reference.config())?;
         job.enter(LoadStage::Validating);
         let validating = Instant::now();
-        let expected = validate::run(&reference, plan.samples, job)?;
-        drop(reference);
+        let longest = options.context.unwrap_or(usize::MAX);
+        let mut prompts = validate::prompts(&reference, plan.samples, longest);
+        let mut expected = validate::run_reference(&reference, &prompts, job)?;
+        let tokenizer = reference.into_tokenizer();
         let engine = open(source, options, job)?;
-        let found = validate::run(&engine, plan.samples, job)?;
+        drop(tokenizer);
+        // Memory had no room for a context of as many positions.
+        if prompts.iter().any(|prompt| prompt.len() > engine.context()) {
+            let reference = open_reference(source, options)?;
+            prompts = validate::prompts(&reference, plan.samples, engine.context());
+            expected = validate::run_reference(&reference, &prompts, job)?;
+        }
+        let found = validate::run(&engine, &prompts, job)?;
         let validation = validate::compare(&expected, &found, started);
         // Who waits on a clock may be late where processors are scarce.
         if validating.elapsed() >= plan.timeout {
@@ -244,11 +256,19 @@ fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError>
         });
     }
     let engine = open(source, options, job)?;
-    check(&engine)?;
+    check(engine.config())?;
     Ok(Built {
         engine,
         validation: None,
     })
+}
+
+fn open_reference(source: &OriginSource, options: &LoadOptions) -> Result<Reference, ApiError> {
+    let opened = match source {
+        OriginSource::Path(path) => Reference::open(path, options),
+        OriginSource::Bytes { name, bytes } => Reference::from_bytes(name, bytes.clone(), options),
+    };
+    opened.map_err(|error| load_error(source, &error))
 }
 
 fn open(source: &OriginSource, options: &LoadOptions, job: &LoadJob) -> Result<Engine, ApiError> {
@@ -286,6 +306,9 @@ fn finish(
     if let Some(like) = &order.like {
         like.check_texts(&built.engine)?;
     }
+    for warning in &built.engine.info().warnings {
+        tracing::warn!(model = order.id, "{}", without_folder(source, warning));
+    }
     let engine = Arc::new(built.engine);
     let mut model =
         LoadedModel::start(&*order.id, engine, Some(&version), app).map_err(|error| {
@@ -297,6 +320,8 @@ fn finish(
     model.validation = built.validation;
     let model = model.loaded_from(&order.origin);
     draw_one(&model)?;
+    // What the prompts of the validation have left in its cache.
+    model.engine.forget_idle();
     Ok(model)
 }
 

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bitnet_inference::Access;
-use bitnet_inference::{CheckpointOptions, HeadMode, KvPool, LoadOptions, SERVING_PREFILL_BESIDE};
+use bitnet_inference::{
+    Access, CachePurpose, CheckpointOptions, KvPool, LoadOptions, PackedCache,
+    SERVING_PREFILL_BESIDE,
+};
 use bytes::Bytes;
 
 use super::paths;
@@ -207,6 +209,7 @@ pub fn serving(config: &ServerConfig, options: LoadOptions) -> LoadOptions {
         prefix_cache: config.performance.prefix_cache,
         // A long prompt must not hold up those who read their answers.
         prefill_beside: SERVING_PREFILL_BESIDE,
+        packed_cache: packed_cache(config, options.packed_cache),
         checkpoint: CheckpointOptions {
             access: match config.models.map_files {
                 true => Access::Map,
@@ -219,22 +222,20 @@ pub fn serving(config: &ServerConfig, options: LoadOptions) -> LoadOptions {
     }
 }
 
-/// The options that a model is validated against: plain kernels, every logit, nothing left out, numbers kept in f32.
-pub fn reference(options: &LoadOptions, context: usize) -> LoadOptions {
-    LoadOptions {
-        kernel: Some(REFERENCE_KERNEL.into()),
-        dense: true,
-        head: HeadMode::Full,
-        kv_type: bitnet_inference::KvType::F32,
-        max_sequences: 1,
-        context: Some(context),
-        prefix_cache: false,
-        ..options.clone()
+/// The cache that models are served from, in the configured folder or in that of `usual`.
+fn packed_cache(config: &ServerConfig, usual: Option<PackedCache>) -> Option<PackedCache> {
+    let models = &config.models;
+    if !models.packed_cache || models.map_files {
+        return None;
+    }
+    match (&models.cache_folder, usual) {
+        (Some(folder), _) => Some(PackedCache::for_serving(folder)),
+        (None, Some(usual)) if usual.purpose == CachePurpose::NextStart => {
+            Some(PackedCache::for_serving(usual.folder))
+        }
+        (None, usual) => usual,
     }
 }
-
-/// The kernel that is written for reading: no vector instructions, one weight after the other.
-pub const REFERENCE_KERNEL: &str = "scalar-i2s";
 
 #[cfg(test)]
 mod tests {

@@ -9,11 +9,11 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::entry::{EntryState, Rollback};
 use super::job::LoadJob;
 use super::job_place::JobPlace;
 use super::load::{LoadOrder, load};
 use super::policy::ModelOrigin;
-use super::registry::{EntryState, Rollback};
 use super::swap::restore;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};

@@ -5,16 +5,14 @@
 //! both.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde::Serialize;
-
+use super::entry::{Entry, EntryState, ModelState, Previous, Rollback};
 use super::job::LoadJob;
 use super::policy::ModelOrigin;
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{DEFAULT_ALIAS, LoadedModel, unix_seconds};
+use crate::model::{DEFAULT_ALIAS, LoadedModel};
 
 /// The models of a server.
 #[derive(Default)]
@@ -26,104 +24,6 @@ pub struct ModelRegistry {
 pub(super) struct Table {
     pub entries: BTreeMap<String, Entry>,
     pub default: Option<String>,
-}
-
-/// A model that the server knows, loaded or not.
-#[derive(Default)]
-pub(super) struct Entry {
-    /// What to load when it is asked for; `None` for one that was put here loaded, and for one that has never been loaded
-    /// and that nobody has configured.
-    pub origin: Option<ModelOrigin>,
-    /// Whether it is in memory, and what is being done about it.
-    pub state: EntryState,
-    /// What answers some requests during a rolling swap.
-    pub canary: Option<Canary>,
-    /// What answered before the last swap.
-    pub previous: Option<Previous>,
-    /// The last time that a new version failed and gave its place back.
-    pub rollback: Option<Rollback>,
-    last_used: AtomicU64,
-    n_found: AtomicU64,
-}
-
-/// Whether a model is in memory. Only one thing at a time is done about it: whoever wants to do another one finds it in a
-/// state that excludes this.
-#[derive(Default)]
-pub(super) enum EntryState {
-    /// It is not.
-    #[default]
-    Unloaded,
-    /// It is on its way into memory, where there is none of its name.
-    Loading(Arc<LoadJob>),
-    /// It answers.
-    Loaded {
-        /// What answers.
-        model: Arc<LoadedModel>,
-        /// The loading of what is to take its place, if something is.
-        swap: Option<Arc<LoadJob>>,
-    },
-    /// It takes no requests any more and leaves memory when the last one ends.
-    Unloading(Arc<LoadedModel>),
-    /// It could not be loaded.
-    Failed {
-        /// When.
-        at: Instant,
-        /// Why.
-        error: ApiError,
-    },
-}
-
-/// Whether a model is in memory, as its status tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ModelState {
-    /// It is not; who asks for it has it loaded.
-    Unloaded,
-    /// It is on its way.
-    Loading,
-    /// It answers.
-    Loaded,
-    /// It takes no requests any more and leaves when the last one ends.
-    Unloading,
-    /// It could not be loaded, or its engine has failed.
-    Failed,
-}
-
-/// A version that is given a share of new requests.
-pub(super) struct Canary {
-    pub model: Arc<LoadedModel>,
-    /// Of a hundred requests.
-    pub percent: u64,
-}
-
-/// What answered before a swap.
-pub(super) struct Previous {
-    pub origin: Option<ModelOrigin>,
-    pub version: Option<String>,
-    /// Still in memory: a rollback takes no time.
-    pub kept: Option<Arc<LoadedModel>>,
-}
-
-/// A version that failed after requests had been sent to it, and gave its place back.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Rollback {
-    /// The version that failed.
-    pub failed_version: Option<String>,
-    /// What went wrong.
-    pub reason: String,
-    /// When it was noticed, in seconds since 1970.
-    pub at: u64,
-}
-
-impl Rollback {
-    /// That of `model`, which has just been seen to fail.
-    pub(super) fn of(model: &LoadedModel, reason: String) -> Rollback {
-        Rollback {
-            failed_version: model.version.clone(),
-            reason,
-            at: unix_seconds(),
-        }
-    }
 }
 
 /// What a name stands for.
@@ -177,9 +77,6 @@ impl Seen {
     }
 }
 
-/// Orders uses of models: the clock of "longest ago".
-static USES: AtomicU64 = AtomicU64::new(1);
-
 /// Time for which a model that could not be loaded is not tried again by ordinary requests: reading a broken file takes
 /// seconds of disk and processor, and who asks may ask without a pause.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
@@ -213,6 +110,7 @@ impl ModelRegistry {
         entry.used();
         entry.canary = None;
         model.announce();
+        model.handle.retire(false);
         let (old, swap) = match std::mem::take(&mut entry.state) {
             EntryState::Loaded { model, swap } => (Some(model), swap),
             EntryState::Unloading(model) => (Some(model), None),
@@ -221,6 +119,8 @@ impl ModelRegistry {
         entry.state = EntryState::Loaded { model, swap };
         let old_origin = std::mem::replace(&mut entry.origin, origin);
         if let Some(old) = old {
+            // The new version needs its memory, and nobody will find the beginning of a prompt there again.
+            old.handle.retire(true);
             entry.previous = Some(Previous {
                 origin: old_origin,
                 version: old.version.clone(),
@@ -459,85 +359,6 @@ impl Table {
             EntryState::Failed { at, .. } => entry.is_known() || at.elapsed() < FAILURE_TOLD,
             _ => true,
         });
-    }
-}
-
-impl EntryState {
-    /// What the status tells of it.
-    fn told(&self) -> ModelState {
-        match self {
-            EntryState::Unloaded => ModelState::Unloaded,
-            EntryState::Loading(_) => ModelState::Loading,
-            EntryState::Loaded { .. } => ModelState::Loaded,
-            EntryState::Unloading(_) => ModelState::Unloading,
-            EntryState::Failed { .. } => ModelState::Failed,
-        }
-    }
-}
-
-impl Entry {
-    /// What answers.
-    pub fn current(&self) -> Option<&Arc<LoadedModel>> {
-        match &self.state {
-            EntryState::Loaded { model, .. } => Some(model),
-            _ => None,
-        }
-    }
-
-    /// What answers, or did until now and is leaving.
-    pub fn in_memory(&self) -> Option<&Arc<LoadedModel>> {
-        match &self.state {
-            EntryState::Loaded { model, .. } | EntryState::Unloading(model) => Some(model),
-            _ => None,
-        }
-    }
-
-    /// Loading under way.
-    pub fn job(&self) -> Option<&Arc<LoadJob>> {
-        match &self.state {
-            EntryState::Loading(job) => Some(job),
-            EntryState::Loaded { swap, .. } => swap.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// Whether requests may name it: not if it is only remembered for the failure of its first load.
-    fn is_known(&self) -> bool {
-        let has_failed = matches!(self.state, EntryState::Failed { .. } | EntryState::Unloaded);
-        self.origin.is_some() || !has_failed
-    }
-
-    /// What answers the next request, `current` being loaded.
-    fn pick(&self, current: &Arc<LoadedModel>) -> Arc<LoadedModel> {
-        if let Some(canary) = &self.canary {
-            // 37 and 100 have no common divisor: of a hundred requests in a row each share gets its part, well mixed.
-            let turn = self.n_found.fetch_add(1, Ordering::Relaxed);
-            if turn.wrapping_mul(37) % 100 < canary.percent {
-                return canary.model.clone();
-            }
-        }
-        current.clone()
-    }
-
-    /// Somebody asked for it.
-    fn used(&self) {
-        let now = USES.fetch_add(1, Ordering::Relaxed);
-        self.last_used.store(now, Ordering::Relaxed);
-    }
-
-    /// When somebody last asked for it; larger is later.
-    pub fn last_used(&self) -> u64 {
-        self.last_used.load(Ordering::Relaxed)
-    }
-
-    /// Whether it is loaded and no request holds it: nobody can take it while the table is locked for writing.
-    pub fn is_idle(&self) -> bool {
-        match &self.state {
-            EntryState::Loaded { model, swap: None } => {
-                self.canary.is_none() && Arc::strong_count(model) == 1
-            }
-            _ => false,
-        }
     }
 }
 

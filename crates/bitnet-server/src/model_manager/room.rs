@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::entry::Entry;
 use super::load::{LoadOrder, bytes_of};
 use super::policy::{ModelOrigin, OriginSource};
-use super::registry::{Entry, Table};
+use super::registry::Table;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{LoadedModel, weight_bytes};

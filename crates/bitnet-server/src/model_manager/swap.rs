@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::entry::{Canary, EntryState, Rollback};
 use super::job::{LoadJob, LoadStage};
 use super::job_place::JobPlace;
 use super::load::{Likeness, LoadMemory, LoadOrder, load};
 use super::policy::ModelOrigin;
 use super::probation::{self, Probation};
-use super::registry::{Canary, EntryState, Rollback};
 use super::validate::{Validation, ValidationPlan};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::registry::{Entry, EntryState};
+use super::entry::{Entry, EntryState};
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;

@@ -1,17 +1,17 @@
 //! Whether a model that was loaded says what its file says: its fast path held against the reference path.
 //!
 //! Both run the same prompts, and of each the logits after its last token are compared: is the likeliest token the same,
-//! and what is the cosine of the two rows. The reference ([`reference`](super::policy::reference)) has plain kernels,
-//! every logit and numbers kept in f32. It finds kernels that are wrong on this machine, weights that were damaged on the
-//! way into memory, caches that are too coarse, and models whose numbers run away; of a file that is well made with
-//! other weights it knows nothing: that is what the version tells.
+//! and what is the cosine of the two rows. The [`Reference`] has plain kernels, every logit and numbers kept in f32. It
+//! finds kernels that are wrong on this machine, weights that were damaged on the way into memory, caches that are too
+//! coarse, and models whose numbers run away; of a file that is well made with other weights it knows nothing: that is what
+//! the version tells.
 //!
-//! The reference runs first and is gone before the model itself is loaded, so validating takes no more memory than
-//! loading.
+//! The reference runs first, a layer in memory at a time, and is gone before the model itself is loaded, so validating takes
+//! no more memory than loading.
 
 use std::time::{Duration, Instant};
 
-use bitnet_inference::{Engine, LogitRows, Prompt};
+use bitnet_inference::{Engine, LogitRows, Reference};
 use serde::Serialize;
 use serde_json::json;
 
@@ -73,34 +73,48 @@ pub struct Validation {
     pub seconds: f64,
 }
 
-/// Positions that a prompt needs.
-pub fn context_of(model_context: usize) -> usize {
-    model_context.clamp(1, PROMPT_TOKENS)
-}
-
 /// The logits after each of the prompts, `[samples][vocab_size]`.
 ///
 /// # Errors
 /// What the engine reports, and when nobody wants to know any more.
-pub fn run(engine: &Engine, samples: usize, job: &LoadJob) -> Result<Vec<Vec<f32>>, ApiError> {
-    let prompts = prompts(engine, samples);
+pub fn run(
+    engine: &Engine,
+    prompts: &[Vec<u32>],
+    job: &LoadJob,
+) -> Result<Vec<Vec<f32>>, ApiError> {
     let mut rows = Vec::with_capacity(prompts.len());
     for ids in prompts {
         job.check()?;
-        rows.push(engine.logits(&ids, LogitRows::Last)?);
+        rows.push(engine.logits(ids, LogitRows::Last)?);
     }
     job.check()?;
     Ok(rows)
 }
 
-/// Prompts of a model's own vocabulary, the same for every load of it.
-fn prompts(engine: &Engine, samples: usize) -> Vec<Vec<u32>> {
-    let vocab_size = engine.config().vocab_size;
-    let len = context_of(engine.context());
-    let text = engine.encode_prompt(&Prompt::Text(TEXT.into()));
+/// The same by the plain way.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_reference(
+    reference: &Reference,
+    prompts: &[Vec<u32>],
+    job: &LoadJob,
+) -> Result<Vec<Vec<f32>>, ApiError> {
+    let mut wanted = || job.check().is_ok();
+    let rows = reference.logits(prompts, &mut wanted)?;
+    job.check()?;
+    // It stops for no other reason than a job that is not wanted, and then the line above has told.
+    rows.ok_or_else(|| ApiError::new(ErrorCode::InternalError, "the reference stopped"))
+}
+
+/// Prompts of a model's own vocabulary, the same for every load of it, of at most `longest` tokens.
+pub fn prompts(reference: &Reference, samples: usize, longest: usize) -> Vec<Vec<u32>> {
+    let config = reference.config();
+    let vocab_size = config.vocab_size;
+    let len = config.context_length.min(longest).clamp(1, PROMPT_TOKENS);
     // Without a tokenizer any ids will do: multiples of a prime reach all of a vocabulary.
-    let ids = match text {
-        Ok(ids) if !ids.is_empty() => ids,
+    let ids = match reference.encode(TEXT) {
+        Some(ids) if !ids.is_empty() => ids,
         _ => (1..200u64)
             .map(|i| (i * 7919 % vocab_size as u64) as u32)
             .collect(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use bitnet_inference::WeightsPlace;
 use serde::Serialize;
 
 use crate::app::App;
@@ -12,7 +13,8 @@ use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::metrics::rolling::RollingFigures;
 use crate::model::{layout, weight_bytes};
-use crate::model_manager::registry::{ModelState, Seen};
+use crate::model_manager::entry::ModelState;
+use crate::model_manager::registry::Seen;
 
 /// Lists the models.
 pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList> {
@@ -91,6 +93,7 @@ pub struct ModelStatus {
     kernel: String,
     context: usize,
     weight_bytes: usize,
+    weights_in: WeightsPlace,
     kv_cache_bytes: usize,
     /// `null` when nothing was done in the last five minutes.
     performance_metrics: Option<RollingFigures>,
@@ -112,6 +115,7 @@ impl ModelStatus {
             kernel: info.kernel.clone(),
             context: info.context,
             weight_bytes: weight_bytes(info),
+            weights_in: info.weights_in,
             kv_cache_bytes: info.kv_cache_bytes,
             performance_metrics: model.rolling(),
         })

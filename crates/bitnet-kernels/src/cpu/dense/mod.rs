@@ -95,6 +95,19 @@ impl Matrix {
         })
     }
 
+    /// `n` rows from `first` on, where they lie.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn part(&self, first: usize, n: usize) -> Matrix {
+        let bytes = first * self.row_bytes..(first + n) * self.row_bytes;
+        Matrix {
+            rows: n,
+            bytes: self.bytes.slice(bytes),
+            ..self.clone()
+        }
+    }
+
     /// Output features (vocabulary entries).
     pub fn rows(&self) -> usize {
         self.rows

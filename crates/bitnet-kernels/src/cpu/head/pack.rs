@@ -9,6 +9,7 @@ use crate::cpu::dense::{codec::Codec, widen};
 use crate::cpu::isa::{Isa, Kernel, Op};
 use crate::cpu::memory::{Disjoint, Memory};
 use crate::cpu::threads::Pool;
+use crate::packed::PieceWriter;
 
 /// Relative error of a length computed in f32, generously: 128 terms in 16 lanes and a square root are below 2e-6.
 const SUM_SLACK: f64 = 1e-5;
@@ -87,6 +88,47 @@ impl HeadCopy {
         })
     }
 }
+
+impl HeadCopy {
+    /// Writes the same arrays as [`HeadCopy::write`] without ever having more than a part of them in memory.
+    ///
+    /// # Errors
+    /// The writer's; [`KernelError::OutOfMemory`] as [`io::ErrorKind::Other`].
+    pub fn write_new(
+        kernel: Kernel,
+        pool: &Pool,
+        w: &Matrix,
+        writer: &mut dyn PieceWriter,
+    ) -> io::Result<()> {
+        let (n_strips, n_blocks) = (w.rows().div_ceil(LANES), w.cols().div_ceil(BLOCK));
+        let n_scales = w.rows() * n_blocks.div_ceil(BLOCKS_AT_ONCE);
+        writer.begin_arrays(&[
+            n_strips * n_blocks * size_of::<CodeBlock>(),
+            n_strips * n_blocks * size_of::<[u8; 32]>(),
+            n_strips * size_of::<[[f32; 16]; 2]>(),
+            w.rows() * n_blocks * size_of::<Crumbs>(),
+            n_scales * size_of::<[u8; 32]>(),
+            w.rows() * size_of::<[f32; 2]>(),
+        ])?;
+        let mut wild = Vec::new();
+        for first in (0..w.rows()).step_by(ROWS_AT_ONCE) {
+            let rows = w.part(first, ROWS_AT_ONCE.min(w.rows() - first));
+            let part = HeadCopy::new(kernel, pool, &rows).map_err(io::Error::other)?;
+            wild.extend(part.wild.iter().map(|row| row + first as u32));
+            writer.piece(0, part.codes.bytes())?;
+            writer.piece(1, part.scales.bytes())?;
+            writer.piece(2, part.bounds.bytes())?;
+            writer.piece(3, part.crumbs.bytes())?;
+            writer.piece(4, part.row_scales.bytes())?;
+            writer.piece(5, part.row_bounds.bytes())?;
+        }
+        let wild: Vec<u8> = wild.into_iter().flat_map(u32::to_le_bytes).collect();
+        writer.array(wild.into())
+    }
+}
+
+/// Rows that [`HeadCopy::write_new`] has in memory: whole strips, ten megabytes at 2560 columns.
+const ROWS_AT_ONCE: usize = 4096;
 
 /// Packs 16 rows.
 struct PackStrip<'a, C> {
@@ -331,4 +373,78 @@ fn bf16_above(x: f32) -> f32 {
 /// An f32 that is not below a number that is not negative.
 pub(super) fn above(x: f64) -> f32 {
     (x as f32).next_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::MatrixData;
+    use bitnet_quantization::TensorType;
+    use bytes::Bytes;
+
+    /// Arrays in memory, whole or in pieces.
+    #[derive(Default)]
+    struct Arrays {
+        whole: Vec<Vec<u8>>,
+        begun: usize,
+        lens: Vec<usize>,
+    }
+
+    impl PackWriter for Arrays {
+        fn array(&mut self, bytes: Bytes) -> io::Result<()> {
+            self.whole.push(bytes.to_vec());
+            Ok(())
+        }
+    }
+
+    impl PieceWriter for Arrays {
+        fn begin_arrays(&mut self, lens: &[usize]) -> io::Result<()> {
+            self.begun = self.whole.len();
+            self.lens = lens.to_vec();
+            self.whole.extend(lens.iter().map(|_| Vec::new()));
+            Ok(())
+        }
+
+        fn piece(&mut self, array: usize, bytes: &[u8]) -> io::Result<()> {
+            self.whole[self.begun + array].extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_written_in_parts_is_the_same_bytes() {
+        let pool = Pool::new(2).unwrap();
+        let kernel = Kernel::choose(None).unwrap();
+        for rows in [1, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 17] {
+            let cols = 160;
+            let value = |i: usize| match i {
+                // A row that is always multiplied exactly, in the last part.
+                i if i / cols == rows - 1 => f32::INFINITY,
+                i => ((i * 7919) % 1009) as f32 / 500.0 - 1.0,
+            };
+            let bytes: Vec<u8> = (0..rows * cols)
+                .flat_map(|i| value(i).to_le_bytes())
+                .collect();
+            let w = Matrix::new(MatrixData {
+                ty: TensorType::F32,
+                rows,
+                cols,
+                bytes: bytes.into(),
+            })
+            .unwrap();
+            let (mut whole, mut parts) = (Arrays::default(), Arrays::default());
+            HeadCopy::new(kernel, &pool, &w)
+                .unwrap()
+                .write(&mut whole)
+                .unwrap();
+            HeadCopy::write_new(kernel, &pool, &w, &mut parts).unwrap();
+            assert!(whole.whole == parts.whole, "{rows} rows");
+            assert_eq!(
+                whole.whole.last().unwrap()[..],
+                (rows as u32 - 1).to_le_bytes()
+            );
+            let begun: Vec<usize> = parts.whole[..6].iter().map(Vec::len).collect();
+            assert_eq!(begun, parts.lens);
+        }
+    }
 }

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! key or value of one position and head:   scale = absmax / 127 (at least 1e-5 / 127)      byte = round(x / scale)
-//! [layer][physical block][kv head]:   keys   [dims / 4][16 positions][4 dims]
+//! [physical block][layer][kv head]:   keys   [dims / 4][16 positions][4 dims]
 //!                                     values [dims / 16][4][16 dims][4 positions]          dims rounded up to 16
 //!                                     scales [2][16 positions], in memory of their own
 //! ```
+
+use std::ops::Range;
 
 use super::super::isa::{Isa, LANES, Op};
 use super::super::memory::{Disjoint, Memory};
@@ -19,15 +21,15 @@ pub type Bytes = [i8; 4 * LANES];
 
 /// Bytes and scales of a cache.
 pub struct Int8Blocks {
-    bytes: Memory<Bytes>,         // [n_layers, n_blocks, n_kv_heads, 2 * vectors]
-    scales: Memory<[f32; LANES]>, // [n_layers, n_blocks, n_kv_heads, 2]
+    bytes: Memory<Bytes>,         // [n_blocks, n_layers, n_kv_heads, 2 * vectors]
+    scales: Memory<[f32; LANES]>, // [n_blocks, n_layers, n_kv_heads, 2]
     layout: Int8Layout,
 }
 
 /// Where heads lie.
 #[derive(Debug, Clone, Copy)]
 struct Int8Layout {
-    n_blocks: usize,
+    n_layers: usize,
     n_kv_heads: usize,
     vectors: usize,
 }
@@ -35,7 +37,7 @@ struct Int8Layout {
 impl Int8Layout {
     #[inline(always)]
     fn head(self, layer: usize, block: u32, head: usize) -> usize {
-        (layer * self.n_blocks + block as usize) * self.n_kv_heads + head
+        (block as usize * self.n_layers + layer) * self.n_kv_heads + head
     }
 }
 
@@ -63,7 +65,7 @@ impl Int8Blocks {
             bytes: Memory::zeroed(what, heads * 2 * vectors)?,
             scales: Memory::zeroed(what, heads * 2)?,
             layout: Int8Layout {
-                n_blocks: shape.n_blocks,
+                n_layers: shape.n_layers,
                 n_kv_heads: shape.n_kv_heads,
                 vectors,
             },
@@ -73,6 +75,14 @@ impl Int8Blocks {
     /// Bytes of keys, values and scales.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.bytes[..]) + size_of_val(&self.scales[..])
+    }
+
+    /// Gives the memory of heads back to the system.
+    pub(super) fn forget(&mut self, heads: Range<usize>) {
+        let vectors = 2 * self.layout.vectors;
+        self.bytes
+            .forget(heads.start * vectors..heads.end * vectors);
+        self.scales.forget(2 * heads.start..2 * heads.end);
     }
 
     /// One head of one block.

@@ -1,12 +1,13 @@
 //! Keys and values of all layers, in blocks of 16 positions that sequences own through their block tables.
 //!
 //! ```text
-//! [layer][physical block][kv head]: key   [head_dim][16 positions]   transposed: one vector is one dimension of 16 keys,
+//! [physical block][layer][kv head]: key   [head_dim][16 positions]   transposed: one vector is one dimension of 16 keys,
 //!                                                                     so scores need no sum across lanes
 //!                                   value [16 positions][head_dim rounded up to 16]
 //! ```
 //!
-//! Or as bytes with scales, see [`int8`]. Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
+//! Or as bytes with scales, see [`int8`]. A block's layers lie together, so that a cache takes memory for the blocks that are in
+//! use, and gives it back block by block. Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
 
 pub mod int8;
 
@@ -80,6 +81,7 @@ impl Stored for [u8; 2] {
 /// Where one head of one block lies.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadLayout {
+    n_layers: usize,
     n_blocks: usize,
     n_kv_heads: usize,
     head_dim: usize,
@@ -101,7 +103,7 @@ impl HeadLayout {
     #[inline(always)]
     pub fn head(self, layer: usize, block: u32, head: usize) -> Range<usize> {
         let start =
-            ((layer * self.n_blocks + block as usize) * self.n_kv_heads + head) * self.head_len();
+            ((block as usize * self.n_layers + layer) * self.n_kv_heads + head) * self.head_len();
         start..start + self.head_len()
     }
 
@@ -167,6 +169,29 @@ impl KvBlocks {
         }
     }
 
+    /// Gives the memory of blocks back to the system until they are written again. What they held is lost.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn forget(&mut self, blocks: Range<u32>) {
+        let KvShape {
+            n_layers,
+            n_blocks,
+            n_kv_heads,
+            ..
+        } = self.shape;
+        let blocks = blocks.start as usize..blocks.end as usize;
+        assert!(blocks.end <= n_blocks, "KV blocks {blocks:?} of {n_blocks}");
+        let heads = n_layers * n_kv_heads;
+        let head_len = self.layout().head_len();
+        let of = |len: usize| blocks.start * heads * len..blocks.end * heads * len;
+        match &mut self.numbers {
+            Numbers::F32(numbers) => numbers.forget(of(head_len)),
+            Numbers::F16(numbers) => numbers.forget(of(head_len)),
+            Numbers::I8(int8) => int8.forget(of(1)),
+        }
+    }
+
     /// The stored numbers.
     pub(super) fn numbers(&self) -> &Numbers {
         &self.numbers
@@ -175,12 +200,14 @@ impl KvBlocks {
     /// Where heads lie.
     pub(super) fn layout(&self) -> HeadLayout {
         let KvShape {
+            n_layers,
             n_blocks,
             n_kv_heads,
             head_dim,
             ..
         } = self.shape;
         HeadLayout {
+            n_layers,
             n_blocks,
             n_kv_heads,
             head_dim,

@@ -1,0 +1,209 @@
+//! A copy of a model's files that nobody else writes, beside its packed weights.
+//!
+//! Embeddings, heads and vocabularies are used where they lie in the model's files. A server must not map those: whoever
+//! may write them could cut them short and so end the process. Reading them into memory costs as much again with every
+//! model that is loaded beside another. So they are copied once, into the folder of packed weights, and the copy is mapped:
+//! its pages are clean, shared between processes, and go when the system wants them to.
+//!
+//! ```text
+//! STEM.KEY.files/model.gguf       the files, under their own names (of a directory, in a directory of its name)
+//! STEM.KEY.files/sums             "CRC-32 bytes name", a line for each
+//! ```
+//!
+//! A copy is written under another name and renamed when it is whole, and is verified when a process first opens it. Copies
+//! of what a model was before go when a new one is made.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use bitnet_models::own_files::{self, Checked};
+
+use crate::packed_cache::{CacheEntry, files_of, with_ending};
+
+/// Ends the names of the folders.
+const EXTENSION: &str = "files";
+
+/// The file that says what is there.
+const SUMS: &str = "sums";
+
+/// Bytes copied at once.
+const CHUNK: usize = 1 << 20;
+
+/// Extensions of the files of a model directory that loading may read.
+const OF_DIRECTORY: [&str; 5] = ["safetensors", "json", "jinja", "model", "txt"];
+
+/// The copy of the model at `path`, made if there is none; `None` for a model whose files take less than `least_bytes`.
+///
+/// # Errors
+/// A folder that others may write, files that cannot be read or change meanwhile, disks that are full.
+pub(crate) fn of(
+    entry: &CacheEntry,
+    path: &Path,
+    least_bytes: usize,
+) -> io::Result<Option<PathBuf>> {
+    let path = path.canonicalize()?;
+    let files = files_to_copy(&path)?;
+    let mut bytes = 0;
+    for file in &files {
+        bytes += fs::metadata(file)?.len();
+    }
+    if bytes < least_bytes as u64 {
+        return Ok(None);
+    }
+    let folder = entry.stem.parent().unwrap_or(Path::new("."));
+    own_files::make_folder(folder)?;
+    own_files::check_folder(folder)?;
+    let kept = folder_of(entry);
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    if kept.exists() {
+        match verify(&kept) {
+            Ok(()) => return Ok(Some(kept.join(name))),
+            Err(error) => {
+                tracing::warn!("a copy of {} is of no use: {error}", name.display());
+                remove(entry)?;
+            }
+        }
+    }
+    own_files::remove_left_over(folder);
+    let unfinished = own_files::unfinished_name(&kept);
+    let made = copy(&path, &files, &unfinished).and_then(|()| fs::rename(&unfinished, &kept));
+    if let Err(error) = made {
+        // Nothing more can be done about a folder that cannot be removed.
+        let _ = fs::remove_dir_all(&unfinished);
+        // Another process may have made the same copy meanwhile.
+        verify(&kept).map_err(|_| error)?;
+    }
+    remove_others(entry, &kept);
+    Ok(Some(kept.join(name)))
+}
+
+/// Removes the copy of a model, such as one of files that are no model.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn remove(entry: &CacheEntry) -> io::Result<()> {
+    fs::remove_dir_all(folder_of(entry))
+}
+
+fn folder_of(entry: &CacheEntry) -> PathBuf {
+    let key = crc32fast::hash(entry.key.as_bytes());
+    with_ending(&entry.stem, &format!("{key:08x}.{EXTENSION}"))
+}
+
+/// All files that loading the model at `path` reads.
+fn files_to_copy(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return files_of(path);
+    }
+    let mut files = Vec::new();
+    for file in files_of(path)? {
+        let extension = file.extension().and_then(|extension| extension.to_str());
+        if extension.is_some_and(|extension| OF_DIRECTORY.contains(&extension)) {
+            files.push(file);
+        }
+    }
+    // Those of sentence transformers have the configurations of their parts in folders.
+    for entry in fs::read_dir(path)? {
+        let part = entry?.path().join("config.json");
+        if part.is_file() {
+            files.push(part);
+        }
+    }
+    Ok(files)
+}
+
+/// Copies `files` of the model at `path` to the new folder `to`, onto the disk.
+fn copy(path: &Path, files: &[PathBuf], to: &Path) -> io::Result<()> {
+    let base = path.parent().unwrap_or(Path::new("/"));
+    own_files::make_folder(to)?;
+    let mut sums = String::new();
+    for file in files {
+        let name = file.strip_prefix(base).map_err(io::Error::other)?;
+        let text = name.to_str().filter(|name| !name.contains('\n'));
+        let text = text.ok_or_else(|| io::Error::other("a file's name is no line of text"))?;
+        let target = to.join(name);
+        if let Some(folder) = target.parent() {
+            own_files::make_folder(folder)?;
+        }
+        let (mut source, mut copied) = (File::open(file)?, own_files::create(&target)?);
+        let before = Checked::of(&source.metadata()?);
+        let (mut sum, mut len) = (crc32fast::Hasher::new(), 0);
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let n = source.read(&mut chunk)?;
+            if n == 0 {
+                break;
+            }
+            sum.update(&chunk[..n]);
+            len += n as u64;
+            copied.write_all(&chunk[..n])?;
+        }
+        if Checked::of(&fs::metadata(file)?) != before {
+            return Err(io::Error::other(format!(
+                "{text} changed while it was copied"
+            )));
+        }
+        // Pages that are mapped before they are on the disk count as this process's own.
+        copied.sync_data()?;
+        sums.push_str(&format!("{:08x} {len} {text}\n", sum.finalize()));
+    }
+    let mut file = own_files::create(&to.join(SUMS))?;
+    file.write_all(sums.as_bytes())?;
+    file.sync_data()
+}
+
+/// Makes sure that a copy is what was written, and that nobody else may write it.
+fn verify(kept: &Path) -> io::Result<()> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
+    own_files::check_folder(kept)?;
+    let sums = fs::read_to_string(kept.join(SUMS))?;
+    for line in sums.lines() {
+        let mut parts = line.splitn(3, ' ');
+        let mut part = || parts.next().ok_or_else(damaged);
+        let expected = u32::from_str_radix(part()?, 16).map_err(|_| damaged())?;
+        let len: u64 = part()?.parse().map_err(|_| damaged())?;
+        let path = kept.join(part()?);
+        if let Some(folder) = path.parent() {
+            own_files::check_folder(folder)?;
+        }
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        own_files::check_file(&metadata)?;
+        let checked = Checked::of(&metadata);
+        if metadata.len() != len {
+            return Err(damaged());
+        }
+        if checked.is_known() {
+            continue;
+        }
+        let mut sum = crc32fast::Hasher::new();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match file.read(&mut chunk)? {
+                0 => break,
+                n => sum.update(&chunk[..n]),
+            }
+        }
+        if sum.finalize() != expected {
+            return Err(damaged());
+        }
+        checked.remember();
+    }
+    Ok(())
+}
+
+/// Removes the copies of what this model was before. Whoever has them mapped keeps them.
+fn remove_others(entry: &CacheEntry, kept: &Path) {
+    let Some((folder, stem)) = entry.stem.parent().zip(entry.stem.file_name()) else {
+        return;
+    };
+    let ours = format!("{}.", stem.to_string_lossy());
+    for other in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = other.file_name().to_string_lossy().into_owned();
+        let is_copy = name.starts_with(&ours) && name.ends_with(&format!(".{EXTENSION}"));
+        if is_copy && other.path() != *kept {
+            let _ = fs::remove_dir_all(other.path()); // it only costs room
+        }
+    }
+}

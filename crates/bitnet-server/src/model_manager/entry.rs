@@ -1,0 +1,192 @@
+//! What is known of one model: whether it is in memory, what is being done about it, and what is kept beside it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::job::LoadJob;
+use super::policy::ModelOrigin;
+use crate::error::ApiError;
+use crate::model::{LoadedModel, unix_seconds};
+
+/// A model that the server knows, loaded or not.
+#[derive(Default)]
+pub(super) struct Entry {
+    /// What to load when it is asked for; `None` for one that was put here loaded, and for one that has never been loaded
+    /// and that nobody has configured.
+    pub origin: Option<ModelOrigin>,
+    /// Whether it is in memory, and what is being done about it.
+    pub state: EntryState,
+    /// What answers some requests during a rolling swap.
+    pub canary: Option<Canary>,
+    /// What answered before the last swap.
+    pub previous: Option<Previous>,
+    /// The last time that a new version failed and gave its place back.
+    pub rollback: Option<Rollback>,
+    last_used: AtomicU64,
+    n_found: AtomicU64,
+}
+
+/// Whether a model is in memory. Only one thing at a time is done about it: whoever wants to do another one finds it in a
+/// state that excludes this.
+#[derive(Default)]
+pub(super) enum EntryState {
+    /// It is not.
+    #[default]
+    Unloaded,
+    /// It is on its way into memory, where there is none of its name.
+    Loading(Arc<LoadJob>),
+    /// It answers.
+    Loaded {
+        /// What answers.
+        model: Arc<LoadedModel>,
+        /// The loading of what is to take its place, if something is.
+        swap: Option<Arc<LoadJob>>,
+    },
+    /// It takes no requests any more and leaves memory when the last one ends.
+    Unloading(Arc<LoadedModel>),
+    /// It could not be loaded.
+    Failed {
+        /// When.
+        at: Instant,
+        /// Why.
+        error: ApiError,
+    },
+}
+
+/// Whether a model is in memory, as its status tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelState {
+    /// It is not; who asks for it has it loaded.
+    Unloaded,
+    /// It is on its way.
+    Loading,
+    /// It answers.
+    Loaded,
+    /// It takes no requests any more and leaves when the last one ends.
+    Unloading,
+    /// It could not be loaded, or its engine has failed.
+    Failed,
+}
+
+/// A version that is given a share of new requests.
+pub(super) struct Canary {
+    pub model: Arc<LoadedModel>,
+    /// Of a hundred requests.
+    pub percent: u64,
+}
+
+/// What answered before a swap.
+pub(super) struct Previous {
+    pub origin: Option<ModelOrigin>,
+    pub version: Option<String>,
+    /// Still in memory: a rollback takes no time.
+    pub kept: Option<Arc<LoadedModel>>,
+}
+
+/// A version that failed after requests had been sent to it, and gave its place back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rollback {
+    /// The version that failed.
+    pub failed_version: Option<String>,
+    /// What went wrong.
+    pub reason: String,
+    /// When it was noticed, in seconds since 1970.
+    pub at: u64,
+}
+
+impl Rollback {
+    /// That of `model`, which has just been seen to fail.
+    pub(super) fn of(model: &LoadedModel, reason: String) -> Rollback {
+        Rollback {
+            failed_version: model.version.clone(),
+            reason,
+            at: unix_seconds(),
+        }
+    }
+}
+
+/// Orders uses of models: the clock of "longest ago".
+static USES: AtomicU64 = AtomicU64::new(1);
+
+impl EntryState {
+    /// What the status tells of it.
+    pub fn told(&self) -> ModelState {
+        match self {
+            EntryState::Unloaded => ModelState::Unloaded,
+            EntryState::Loading(_) => ModelState::Loading,
+            EntryState::Loaded { .. } => ModelState::Loaded,
+            EntryState::Unloading(_) => ModelState::Unloading,
+            EntryState::Failed { .. } => ModelState::Failed,
+        }
+    }
+}
+
+impl Entry {
+    /// What answers.
+    pub fn current(&self) -> Option<&Arc<LoadedModel>> {
+        match &self.state {
+            EntryState::Loaded { model, .. } => Some(model),
+            _ => None,
+        }
+    }
+
+    /// What answers, or did until now and is leaving.
+    pub fn in_memory(&self) -> Option<&Arc<LoadedModel>> {
+        match &self.state {
+            EntryState::Loaded { model, .. } | EntryState::Unloading(model) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// Loading under way.
+    pub fn job(&self) -> Option<&Arc<LoadJob>> {
+        match &self.state {
+            EntryState::Loading(job) => Some(job),
+            EntryState::Loaded { swap, .. } => swap.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether requests may name it: not if it is only remembered for the failure of its first load.
+    pub fn is_known(&self) -> bool {
+        let has_failed = matches!(self.state, EntryState::Failed { .. } | EntryState::Unloaded);
+        self.origin.is_some() || !has_failed
+    }
+
+    /// What answers the next request, `current` being loaded.
+    pub fn pick(&self, current: &Arc<LoadedModel>) -> Arc<LoadedModel> {
+        if let Some(canary) = &self.canary {
+            // 37 and 100 have no common divisor: of a hundred requests in a row each share gets its part, well mixed.
+            let turn = self.n_found.fetch_add(1, Ordering::Relaxed);
+            if turn.wrapping_mul(37) % 100 < canary.percent {
+                return canary.model.clone();
+            }
+        }
+        current.clone()
+    }
+
+    /// Somebody asked for it.
+    pub fn used(&self) {
+        let now = USES.fetch_add(1, Ordering::Relaxed);
+        self.last_used.store(now, Ordering::Relaxed);
+    }
+
+    /// When somebody last asked for it; larger is later.
+    pub fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is loaded and no request holds it: nobody can take it while the table is locked for writing.
+    pub fn is_idle(&self) -> bool {
+        match &self.state {
+            EntryState::Loaded { model, swap: None } => {
+                self.canary.is_none() && Arc::strong_count(model) == 1
+            }
+            _ => false,
+        }
+    }
+}
