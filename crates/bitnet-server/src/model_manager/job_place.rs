@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::job::LoadJob;
-use super::registry::EntryState;
+use super::entry::EntryState;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 
