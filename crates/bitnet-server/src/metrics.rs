@@ -387,7 +387,15 @@ impl Metrics {
         self.registry.set(Id::SwapMemory, &[], bytes as f64);
     }
 
-    /// A model was taken out of memory: by a `request`, or to make `room`.
+    /// A model fell asleep, or sleeps no more.
+    pub fn sleeping(&self, model: &str, asleep: bool) {
+        match asleep {
+            true => self.registry.set(Id::Sleeping, &[model], 1.0),
+            false => self.registry.forget(Id::Sleeping, model),
+        }
+    }
+
+    /// A model was taken out of memory: by a `request`, to make `room`, or because it was `idle`.
     pub fn unloaded(&self, reason: &str) {
         self.registry.add(Id::Unloads, &[reason], 1.0);
     }

@@ -7,7 +7,7 @@
 //! - [`job`] and [`load`]: from a file to a model; [`validate`]: whether it says what its file says;
 //!   [`incompatible`]: why a file is none; `job_place`: where one thing at a time is done
 //! - [`swap`]: new versions and back, [`probation`]: by themselves; [`unload`]: out of memory; [`room`]: who leaves for
-//!   others
+//!   others, [`sleep`]: because nobody asks
 
 pub mod entry;
 pub mod incompatible;
@@ -19,6 +19,7 @@ pub mod policy;
 pub mod probation;
 pub mod registry;
 pub mod room;
+pub mod sleep;
 pub mod swap;
 pub mod unload;
 pub mod validate;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::entry::EntryState;
+use self::entry::{Asleep, EntryState};
 use self::job::LoadJob;
 use self::job_place::JobPlace;
 use self::load::LoadOrder;
@@ -76,12 +77,12 @@ pub fn start_load(
     origin: ModelOrigin,
     plan: Option<ValidationPlan>,
 ) -> Result<Arc<LoadJob>, ApiError> {
-    let job = {
+    let (job, asleep) = {
         let mut table = app.models.write();
         table.forget_failures();
         let entry = table.entries.entry(id.to_owned()).or_default();
         let why_not = match &entry.state {
-            EntryState::Unloaded | EntryState::Failed { .. } => None,
+            EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => None,
             EntryState::Loading(_) => Some("being loaded"),
             EntryState::Loaded { .. } => Some("loaded"),
             EntryState::Unloading(_) => Some("being unloaded"),
@@ -92,13 +93,18 @@ pub fn start_load(
                 .with_hint("POST /v1/models/swap puts another one in its place"));
         }
         let job = Arc::new(LoadJob::new(app.new_id("job-"), false));
-        entry.state = EntryState::Loading(job.clone());
-        job
+        let loading = EntryState::Loading(job.clone());
+        let asleep = match std::mem::replace(&mut entry.state, loading) {
+            EntryState::Sleeping(asleep) => Some(asleep),
+            _ => None,
+        };
+        app.metrics.sleeping(id, false);
+        (job, asleep)
     };
     let place = JobPlace::of(app, id, job.clone());
     let (app, id) = (app.clone(), id.to_owned());
     tokio::spawn(async move {
-        let outcome = run_load(&app, &place.job, &id, origin, plan).await;
+        let outcome = run_load(&app, &place.job, &id, origin, plan, asleep).await;
         if let Err(error) = &outcome {
             tracing::warn!(
                 model = id,
@@ -117,6 +123,7 @@ async fn run_load(
     id: &str,
     origin: ModelOrigin,
     plan: Option<ValidationPlan>,
+    asleep: Option<Asleep>,
 ) -> Result<(), ApiError> {
     let turn = app.manager.turn().await;
     let order = LoadOrder {
@@ -127,7 +134,10 @@ async fn run_load(
         version: None,
         keeps_old: false,
     };
-    let (model, _) = load::load(app, job, order, turn).await?;
+    let (mut model, _) = load::load(app, job, order, turn).await?;
+    if let Some(asleep) = asleep.filter(|asleep| asleep.version == model.version) {
+        model.validation = model.validation.or(asleep.validation);
+    }
     app.models.publish(model, Some(origin), false);
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::hand_over;
 use crate::health_listener;
 use crate::listener::{self, Listener};
 use crate::log::{LIFE, LogFilter};
+use crate::model_manager::sleep;
 use crate::routes;
 use crate::server::{Ending, Server, Stopped};
 #[cfg(target_os = "linux")]
@@ -194,6 +195,7 @@ impl Process {
             let mut offer = offer(prepared, &listener)?;
             let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
             let address = server.address().map_err(ProcessError::Setup)?;
+            tokio::spawn(sleep::watch(app.clone()));
             tokio::spawn(measure(app.clone(), config.monitoring.metrics_interval));
             tokio::spawn(follow_keys(guard.clone(), config.auth.keys_poll_interval));
             if let Some(tls) = tls.clone() {

@@ -222,6 +222,9 @@ settings! {
         restart configured: [Vec<String>] = Vec::new(), Any;
         /// Ids of models that are never unloaded to make room.
         restart pinned: [Vec<String>] = Vec::new(), Any;
+        /// Time without a request after which a model sleeps: it leaves memory, and the next request for it wakes it. Pinned
+        /// models never do. Without it, none does.
+        restart keep_alive: [Option<Duration>] = None, Any;
         /// Bytes of weights kept loaded; past them, idle models that were used longest ago make room. 0 is no limit.
         restart cache_size: [ByteSize] = ByteSize(0), Any;
         /// Time for which a model that was loaded does not make room for others.

@@ -174,7 +174,9 @@ metrics! {
     SwapMemory: Gauge, "bitnet_swap_temporary_bytes", [],
         "Memory that the last swap took beyond what the process had before; absent where the system does not tell.";
     Unloads: Counter, "bitnet_model_unloads_total", ["reason"],
-        "Models taken out of memory: by a request, or to make room.";
+        "Models taken out of memory: by a request, to make room, or because nobody asked for them (idle).";
+    Sleeping: Gauge, "bitnet_model_sleeping", ["model"],
+        "1 for a model that nobody asks for and that has left memory until somebody does; absent for others.";
     Memory: Gauge, "bitnet_memory_bytes", ["model", "kind"],
         "Memory of a loaded model: weights, and kv_cache, which the system hands out as it fills.";
     Bandwidth: Gauge, "bitnet_achieved_bandwidth_bytes_per_second", ["model"],

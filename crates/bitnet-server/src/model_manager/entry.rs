@@ -1,13 +1,14 @@
 //! What is known of one model: whether it is in memory, what is being done about it, and what is kept beside it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::job::LoadJob;
 use super::policy::ModelOrigin;
+use super::validate::Validation;
 use crate::error::ApiError;
 use crate::model::{LoadedModel, unix_seconds};
 
@@ -26,6 +27,7 @@ pub(super) struct Entry {
     /// The last time that a new version failed and gave its place back.
     pub rollback: Option<Rollback>,
     last_used: AtomicU64,
+    used_at: AtomicU64, // milliseconds since START
     n_found: AtomicU64,
 }
 
@@ -36,6 +38,8 @@ pub(super) enum EntryState {
     /// It is not.
     #[default]
     Unloaded,
+    /// It is not because nobody has asked for it for long; who asks wakes it.
+    Sleeping(Asleep),
     /// It is on its way into memory, where there is none of its name.
     Loading(Arc<LoadJob>),
     /// It answers.
@@ -62,6 +66,8 @@ pub(super) enum EntryState {
 pub enum ModelState {
     /// It is not; who asks for it has it loaded.
     Unloaded,
+    /// It is not because nobody has asked for it for long; who asks wakes it.
+    Sleeping,
     /// It is on its way.
     Loading,
     /// It answers.
@@ -70,6 +76,17 @@ pub enum ModelState {
     Unloading,
     /// It could not be loaded, or its engine has failed.
     Failed,
+}
+
+/// A model that has left memory until somebody asks for it.
+#[derive(Debug, Clone)]
+pub struct Asleep {
+    /// Its version then.
+    pub version: Option<String>,
+    /// What its validation had found.
+    pub validation: Option<Validation>,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
 }
 
 /// A version that is given a share of new requests.
@@ -112,11 +129,15 @@ impl Rollback {
 /// Orders uses of models: the clock of "longest ago".
 static USES: AtomicU64 = AtomicU64::new(1);
 
+/// What times of use are counted from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 impl EntryState {
     /// What the status tells of it.
     pub fn told(&self) -> ModelState {
         match self {
             EntryState::Unloaded => ModelState::Unloaded,
+            EntryState::Sleeping(_) => ModelState::Sleeping,
             EntryState::Loading(_) => ModelState::Loading,
             EntryState::Loaded { .. } => ModelState::Loaded,
             EntryState::Unloading(_) => ModelState::Unloading,
@@ -173,6 +194,19 @@ impl Entry {
     pub fn used(&self) {
         let now = USES.fetch_add(1, Ordering::Relaxed);
         self.last_used.store(now, Ordering::Relaxed);
+        self.in_use();
+    }
+
+    /// Somebody uses it now.
+    pub fn in_use(&self) {
+        let now = START.elapsed().as_millis() as u64;
+        self.used_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Time since somebody asked for it, or was seen to use it.
+    pub fn unused_for(&self) -> Duration {
+        let used_at = Duration::from_millis(self.used_at.load(Ordering::Relaxed));
+        START.elapsed().saturating_sub(used_at)
     }
 
     /// When somebody last asked for it; larger is later.

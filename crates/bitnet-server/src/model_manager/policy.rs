@@ -72,6 +72,8 @@ pub struct ModelPolicy {
     pub configured: Vec<(String, PathBuf)>,
     /// Models that are never unloaded to make room.
     pub pinned: Vec<String>,
+    /// Time without a request after which a model sleeps; `None`: none does.
+    pub keep_alive: Option<Duration>,
     /// Bytes of weights that are kept loaded; 0 is no limit.
     pub cache_bytes: u64,
     /// Time for which a model that was loaded makes no room for others.
@@ -144,6 +146,7 @@ impl ModelPolicy {
                 .collect::<Result<_, _>>()?,
             configured,
             pinned: models.pinned.clone(),
+            keep_alive: models.keep_alive,
             cache_bytes: models.cache_size.0,
             min_residency: models.min_residency,
             unload_timeout: models.unload_timeout,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use super::entry::{Entry, EntryState, ModelState, Previous, Rollback};
+use super::entry::{Asleep, Entry, EntryState, ModelState, Previous, Rollback};
 use super::job::LoadJob;
 use super::policy::ModelOrigin;
 use crate::error::{ApiError, ErrorCode};
@@ -58,6 +58,10 @@ pub struct Seen {
     pub job: Option<Arc<LoadJob>>,
     /// Why it could not be loaded.
     pub failure: Option<ApiError>,
+    /// What it was before it fell asleep, if it sleeps.
+    pub asleep: Option<Asleep>,
+    /// Time since somebody asked for it, or was seen to use it.
+    pub unused_for: Duration,
     /// What answered before the last swap.
     pub previous_version: Option<String>,
     /// The share of new requests that a new version gets, of a hundred, during a rolling swap.
@@ -173,7 +177,7 @@ impl ModelRegistry {
             EntryState::Failed { at, error } if at.elapsed() < AFTER_FAILURE => {
                 return Err(error.clone());
             }
-            EntryState::Unloaded | EntryState::Failed { .. } => {}
+            EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => {}
         }
         match &entry.origin {
             Some(origin) => Ok(Found::Unloaded {
@@ -216,12 +220,18 @@ impl ModelRegistry {
             EntryState::Failed { error, .. } => Some(error.clone()),
             _ => None,
         };
+        let asleep = match &entry.state {
+            EntryState::Sleeping(asleep) => Some(asleep.clone()),
+            _ => None,
+        };
         Ok(Seen {
             id: id.to_owned(),
             state: entry.state.told(),
             current: entry.in_memory().cloned(),
             job: entry.job().cloned(),
             failure,
+            asleep,
+            unused_for: entry.unused_for(),
             previous_version: entry
                 .previous
                 .as_ref()
@@ -266,10 +276,18 @@ impl ModelRegistry {
         let table = self.read();
         let can_be = |entry: &Entry| match &entry.state {
             EntryState::Unloaded => entry.origin.is_some(),
-            EntryState::Loading(_) => true,
+            EntryState::Sleeping(_) | EntryState::Loading(_) => true,
             _ => false,
         };
         table.entries.values().any(can_be)
+    }
+
+    /// Ids of the models that sleep.
+    pub fn sleeping(&self) -> Vec<String> {
+        let table = self.read();
+        let sleeps = |entry: &Entry| matches!(entry.state, EntryState::Sleeping(_));
+        let entries = table.entries.iter().filter(|(_, entry)| sleeps(entry));
+        entries.map(|(id, _)| id.clone()).collect()
     }
 
     /// Ids of all models that are known.

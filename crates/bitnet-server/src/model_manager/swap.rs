@@ -343,6 +343,8 @@ fn begin(app: &Arc<App>, id: &str) -> Result<JobPlace, ApiError> {
         }
         EntryState::Loading(_) => busy("being loaded"),
         EntryState::Unloading(_) => busy("being unloaded"),
-        EntryState::Unloaded | EntryState::Failed { .. } => busy("not loaded"),
+        EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => {
+            busy("not loaded")
+        }
     }
 }

@@ -77,7 +77,8 @@ fn take_no_more(
             entry.state = EntryState::Unloading(model.clone());
             return Ok(Some(model));
         }
-        EntryState::Unloaded | EntryState::Failed { .. } => {
+        EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => {
+            app.metrics.sleeping(id, false);
             table.leave(id, order.forget);
             return Ok(None);
         }

@@ -38,7 +38,8 @@ pub async fn startup(State(app): State<Arc<App>>) -> Response {
         app.models
             .all()
             .is_empty()
-            .then(|| "no model is loaded".into()),
+            .then(|| "no model is loaded".to_owned())
+            .filter(|_| app.models.sleeping().is_empty()),
     )
 }
 
@@ -56,6 +57,12 @@ pub async fn detail(State(app): State<Arc<App>>) -> Response {
     let components: serde_json::Map<String, Value> = models
         .iter()
         .map(|model| (model.id.clone(), component(&app, model)))
+        .chain(
+            app.models
+                .sleeping()
+                .into_iter()
+                .map(|id| (id, json!({ "status": "sleeping" }))),
+        )
         .collect();
     let body = json!({
         "status": status,

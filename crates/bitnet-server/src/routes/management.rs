@@ -209,6 +209,10 @@ fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
     let failure = seen.failure.as_ref();
     let error = failure.map(|error| error.body()["error"].clone());
     let path = model.and_then(|model| model.path.as_ref());
+    let policy = &app.manager.policy;
+    let keep_alive = policy
+        .keep_alive
+        .filter(|_| !policy.pinned.contains(&seen.id));
     let mut body = json!({
         "id": seen.id,
         "status": seen.state_now(),
@@ -217,7 +221,13 @@ fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
         "previous_version": seen.previous_version,
         "rolling_percent": seen.rolling_percent,
         "last_rollback": seen.rollback,
+        "keep_alive_seconds": keep_alive.map(|time| time.as_secs_f64()),
+        "unused_seconds": seen.unused_for.as_secs_f64(),
+        "asleep_since": seen.asleep.as_ref().map(|asleep| asleep.since),
     });
+    if let Some(asleep) = &seen.asleep {
+        body["version"] = json!(asleep.version);
+    }
     if let Some(about) = model.map(about) {
         for (key, value) in about.as_object().into_iter().flatten() {
             body[key] = value.clone();

@@ -30,6 +30,7 @@ mod rerank;
 mod rollback;
 mod room;
 mod runner_faults;
+mod sleeping;
 mod stats;
 mod storm;
 #[cfg(feature = "opentelemetry")]
