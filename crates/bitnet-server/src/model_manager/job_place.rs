@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::job::LoadJob;
 use super::entry::EntryState;
+use super::job::LoadJob;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 

@@ -107,6 +107,10 @@ pub struct LoadMemory {
 /// Time between two looks at the process's memory.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(50);
 
+/// A look at it takes a millisecond for each hundred megabytes that are mapped, and longer where processors are scarce: at
+/// most one part in so many of the time is spent on it.
+const MEMORY_SHARE: u32 = 20;
+
 /// Time for the first token of a model: a model of that size answers nobody.
 const FIRST_TOKEN_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -178,8 +182,9 @@ fn make(
         let watcher = scope.spawn(move || {
             let mut peak = None;
             loop {
+                let began = Instant::now();
                 peak = peak.max(private_bytes());
-                if stop.recv_timeout(MEMORY_INTERVAL)
+                if stop.recv_timeout(MEMORY_INTERVAL.max(began.elapsed() * MEMORY_SHARE))
                     != Err(std::sync::mpsc::RecvTimeoutError::Timeout)
                 {
                     return peak;
