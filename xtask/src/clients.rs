@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::load::server::LoadSubject;
 use crate::process::{cargo, find, output, run as run_shown, target_folder};
+use crate::served::Served;
 use environment::{ClientEnvironment, Packages};
 
 /// The command line.
@@ -207,7 +207,7 @@ impl Job<'_> {
             "--pooling",
             "last",
         ]);
-        let server = LoadSubject::spawn(serve)?;
+        let server = Served::spawn(serve, |line| eprintln!("{line}"))?;
         let url = format!("http://{}", server.address);
         if client.name == "ab" {
             return self.bench(&url);

@@ -11,14 +11,16 @@
 //! - [`answer`]: HTTP and event streams, read as they come
 //! - [`watch`]: memory, processor time and health of the server
 //! - [`latency`]: percentiles of times
+//! - [`overhead`]: what serving costs, judged
 //! - [`report`]: the table and the JSON document
 
 pub mod answer;
 mod drive;
 mod latency;
 mod options;
+mod overhead;
 mod report;
-pub mod server;
+mod server;
 mod vocabulary;
 mod watch;
 
@@ -37,8 +39,11 @@ pub use options::USAGE;
 /// Measures a server.
 ///
 /// # Errors
-/// Wrong arguments, a server that does not start.
+/// Wrong arguments, a server that does not start; after `--overhead`, a verdict that it failed.
 pub fn run(root: &Path, args: &[&str]) -> Result<()> {
+    if let Some(rest) = args.strip_prefix(&["--overhead"]) {
+        return overhead::run(root, rest);
+    }
     let plan = LoadPlan::parse(args)?;
     let rounds = measure(root, &plan)?;
     report::print(&plan, &rounds)

@@ -18,10 +18,12 @@
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
 //! - [`admin_page`]: the page `/admin` in a real browser
 //! - [`served`]: a server of this tree
+//! - [`arguments`]: values that several commands take
 //! - [`cross`]: a standard library for a target that the toolchain does not carry
 //! - [`process`]: running a tool and failing with its name
 
 mod admin_page;
+mod arguments;
 mod clients;
 mod cross;
 mod documents;

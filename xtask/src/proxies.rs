@@ -20,10 +20,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::load::server::LoadSubject;
 use crate::monitoring::http::get;
 use crate::process::{find, target_folder};
-use crate::served::{Owned, binary};
+use crate::served::{Owned, Served, binary};
 use client::{ProxyClient, completion};
 
 /// The command line.
@@ -109,7 +108,7 @@ pub fn run(root: &Path) -> Result<()> {
 
 /// A server behind a proxy.
 struct Check {
-    server: LoadSubject,
+    server: Served,
     proxy: SocketAddr,
     _process: Owned,
 }
@@ -124,7 +123,7 @@ impl Check {
     ) -> Result<Check> {
         let mut serve = Command::new(bitnet);
         serve.args(["serve", "--port", "0", "--threads", "1"]);
-        let server = LoadSubject::spawn(serve)?;
+        let server = Served::spawn(serve, |line| eprintln!("{line}"))?;
         let address = free_address()?;
         let shipped = std::fs::read_to_string(root.join(proxy.file))?;
         let (listens, there) = proxy.listens;

@@ -1,9 +1,9 @@
-//! A `bitnet serve` of this tree, for checks from outside.
+//! Servers of this tree, for checks and measurements from outside.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -21,11 +21,11 @@ impl Drop for Owned {
     }
 }
 
-/// A server on the embedded model.
+/// A server that was started here.
 pub struct Served {
     /// Where it listens.
     pub address: SocketAddr,
-    _process: Owned,
+    process: Owned,
 }
 
 impl Served {
@@ -34,37 +34,61 @@ impl Served {
     /// # Errors
     /// When it does not build or does not start.
     pub fn start(root: &Path, flags: &[&str]) -> Result<Served> {
-        let mut child = Command::new(binary(root)?)
-            .args(["serve", "--port", "0"])
-            .args(flags)
+        let mut command = Command::new(binary(root)?);
+        command.args(["serve", "--port", "0"]).args(flags);
+        // What it says later is about the checks' own requests.
+        Served::spawn(command, drop)
+    }
+
+    /// Starts a server by `command` and waits until it says where it listens. Every line that it says after that is given
+    /// to `later`.
+    ///
+    /// # Errors
+    /// When it ends before that, with what it said.
+    pub fn spawn(mut command: Command, later: fn(String)) -> Result<Served> {
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .context("could not start bitnet serve")?;
-        let stderr = child.stderr.take().context("no standard error")?;
-        let process = Owned(child);
+            .with_context(|| format!("could not start {:?}", command.get_program()))?;
+        let mut process = Owned(child);
+        let stderr = process.0.stderr.take().context("it has a stderr")?;
         let mut lines = BufReader::new(stderr).lines();
-        let mut said = String::new();
+        let mut said = Vec::new();
         for line in lines.by_ref() {
             let line = line?;
-            let address = line
-                .split("http://")
-                .nth(1)
-                .and_then(|rest| rest.split(": ").next()?.parse().ok());
-            if let Some(address) = address {
-                // What it says later must not fill the pipe.
-                thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-                return Ok(Served {
-                    address,
-                    _process: process,
-                });
+            if let Some(address) = address_in(&line) {
+                // Somebody has to read what it says further, or it would wait for that.
+                thread::spawn(move || lines.map_while(Result::ok).for_each(later));
+                return Ok(Served { address, process });
             }
-            said.push_str(&line);
-            said.push('\n');
+            said.push(line);
         }
-        bail!("bitnet serve ended without telling an address:\n{said}")
+        let status = process.0.wait()?;
+        bail!("the server ended ({status}): {}", said.join("\n"));
     }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    /// Tells it to answer what it has and to end (SIGTERM), and waits for that.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn drain(&mut self) -> Result<ExitStatus> {
+        run(Command::new("kill").args(["-TERM", &self.pid().to_string()]))?;
+        Ok(self.process.0.wait()?)
+    }
+}
+
+/// The address in `serving NAME on http://127.0.0.1:40000: ...`.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("http://")?;
+    let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+    rest[..end].trim_end_matches(':').parse().ok()
 }
 
 /// The command, freshly built.
@@ -77,4 +101,20 @@ pub fn binary(root: &Path) -> Result<PathBuf> {
         .args(["build", "-q", "--locked", "-p", "bitnet-cli"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     Ok(target.join("debug/bitnet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_found_in_what_a_server_says() {
+        let line = "note: serving stories on http://127.0.0.1:40123: weights 3 MiB";
+        assert_eq!(address_in(line), Some(([127, 0, 0, 1], 40123).into()));
+        assert_eq!(
+            address_in("serving x on http://[::1]:8"),
+            "[::1]:8".parse().ok()
+        );
+        assert_eq!(address_in("loading"), None);
+    }
 }

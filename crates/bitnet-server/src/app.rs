@@ -165,6 +165,9 @@ impl App {
         fields: &mut Fields,
     ) -> Result<Arc<LoadedModel>, ApiError> {
         let name = fields.text("model")?;
+        if let (Some(name), Some(trace)) = (&name, &request_id::current().trace) {
+            trace.asks_for(name);
+        }
         let found = self.model(name.as_deref());
         with_room(&self.held_bodies, fields.body_len, found).await?
     }

@@ -108,7 +108,7 @@ impl ApiError {
 
     /// The status that it is answered with.
     pub fn status(&self) -> StatusCode {
-        self.code.row().0
+        self.code.info().status
     }
 
     /// The body.

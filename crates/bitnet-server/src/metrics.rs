@@ -233,6 +233,8 @@ pub struct Finished<'a> {
     pub model: &'a str,
     /// How it ended.
     pub ended: RequestEnd,
+    /// Of one that was aborted, the code of its error; `client_closed` of one whose client left.
+    pub failure: Option<&'static str>,
     /// From its arrival to its end.
     pub latency: Duration,
     /// From its arrival to its first token, if it had one.

@@ -108,7 +108,7 @@ pub fn start_load(
         if let Err(error) = &outcome {
             tracing::warn!(
                 model = id,
-                code = error.code.row().2,
+                code = error.code.name(),
                 "a model could not be loaded: {error}"
             );
         }

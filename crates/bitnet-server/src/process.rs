@@ -281,6 +281,10 @@ impl Process {
         // Requests that were cut off do not hold the process for long, nor do logs that nobody reads.
         runtime.shutdown_timeout(LAST_WORDS);
         served.log.close(LAST_WORDS);
+        // After the runtime: spans end with the requests that have them.
+        if let Some(telemetry) = &served.telemetry {
+            telemetry.close();
+        }
         stopped
     }
 }

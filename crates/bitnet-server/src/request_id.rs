@@ -18,6 +18,7 @@ use crate::auth::rate::Permit;
 use crate::cancellation::{Hold, Listed, RequestsUnderWay};
 use crate::error::{ApiError, ErrorCode};
 use crate::request_log::{AccessLine, AuditLine, RequestNotes};
+use crate::running::CLIENT_CLOSED;
 use crate::telemetry::RequestTrace;
 
 /// The header that carries it: the client's own name, or ours.
@@ -103,7 +104,7 @@ pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next
     }
     let error = response.extensions().get::<ApiError>();
     if let Some(error) = error {
-        let (_, _, code) = error.code.row();
+        let code = error.code.name();
         app.metrics.request_failed(code);
         if let Some(trace) = &context.trace {
             trace.refused(code);
@@ -124,7 +125,7 @@ pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next
         %method,
         route = route.as_ref().map_or("none", MatchedPath::as_str),
         status = response.status().as_u16(),
-        code = error.map(|error| error.code.row().2),
+        code = error.map(|error| error.code.name()),
         milliseconds = started.elapsed().as_millis() as u64,
         "answered"
     );
@@ -170,8 +171,8 @@ struct Entry {
     line: AccessLine,
 }
 
-/// What the log has for a client that left before there was an answer, as nginx has it.
-const CLIENT_CLOSED: (u16, &str) = (499, "client_closed");
+/// The status that the log has for a client that left before there was an answer, as nginx has it.
+const CLIENT_CLOSED_STATUS: u16 = 499;
 
 impl Entry {
     fn new(app: &Arc<App>, request: &Request, id: &str) -> Entry {
@@ -189,8 +190,8 @@ impl Entry {
                 who: None,
                 method: request.method().to_string(),
                 route: route.map(|route| route.as_str().to_owned()),
-                status: CLIENT_CLOSED.0,
-                code: Some(CLIENT_CLOSED.1),
+                status: CLIENT_CLOSED_STATUS,
+                code: Some(CLIENT_CLOSED),
                 milliseconds: 0,
                 bytes: 0,
                 complete: false,
@@ -201,7 +202,7 @@ impl Entry {
     fn answered(&mut self, response: &Response) {
         self.stream = response.extensions().get::<StreamName>().cloned();
         let error = response.extensions().get::<ApiError>();
-        let code = error.map(|error| error.code.info().name);
+        let code = error.map(|error| error.code.name());
         (self.line.status, self.line.code) = (response.status().as_u16(), code);
         let outcome = match response.status() {
             StatusCode::ACCEPTED => "begun",
@@ -238,7 +239,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         // Only an answer that never was leaves something to say: a load or a swap goes on without its client.
-        self.audit(CLIENT_CLOSED.1);
+        self.audit(CLIENT_CLOSED);
         // The status had been sent by then; the code and an answer that is not complete say what became of it.
         let failure = (self.stream.as_ref()).and_then(|stream| stream.0.failure.get());
         if let Some(&code) = failure {

@@ -61,7 +61,7 @@ pub struct Running {
     updates: mpsc::Receiver<Update>,
     n_open: usize,
     draws_nothing: bool,
-    failed: bool,
+    failure: Option<ErrorCode>,
     cancelled: bool,
     place: Option<Admitted>, // a check of more prompts has it meanwhile
     terms: Terms,
@@ -187,7 +187,7 @@ impl Running {
             model,
             n_open: 0,
             draws_nothing,
-            failed: false,
+            failure: None,
             cancelled: false,
             place: Some(place),
             terms,
@@ -275,9 +275,10 @@ impl Running {
             return Poll::Ready(None);
         }
         let Some(update) = std::task::ready!(self.updates.poll_recv(cx)) else {
-            self.give_up();
             self.cancelled = self.account.context.hold.is_cancelled();
-            return Poll::Ready(Some(Err(self.given_up())));
+            let error = self.given_up();
+            self.give_up(&error);
+            return Poll::Ready(Some(Err(error)));
         };
         let choice = &mut self.choices[update.choice];
         choice.timings = update.timings;
@@ -318,8 +319,9 @@ impl Running {
                 self.n_open -= usize::from(choice.finish.is_some());
                 // In the step in which it ended: whoever was told that it is cancelled is not contradicted.
                 if self.n_open == 0 && self.account.context.hold.is_cancelled() {
-                    (self.failed, self.cancelled) = (true, true);
-                    return Poll::Ready(Some(Err(cancelled())));
+                    let error = cancelled();
+                    (self.failure, self.cancelled) = (Some(error.code), true);
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Ok(Piece {
                     choice: update.choice,
@@ -330,8 +332,8 @@ impl Running {
                 })
             }
             Err(error) => {
-                self.give_up();
                 let error = ApiError::from(error);
+                self.give_up(&error);
                 Err(match error.code {
                     ErrorCode::Overloaded => error.retry_after(self.model.admission.wait()),
                     _ => error,
@@ -350,16 +352,16 @@ impl Running {
 
     /// Ends it by an error that a stream tells after its headers, and counts that.
     pub fn fail(&mut self, error: &ApiError) {
-        self.give_up();
-        let (_, _, code) = error.code.row();
+        self.give_up(error);
+        let code = error.code.name();
         self.account.metrics.request_failed(code);
         let _entered = self.account.span.enter();
         tracing::warn!(code, model = self.model.id, "a stream failed");
     }
 
-    /// Ends it before its time, which is not its client's doing.
-    pub fn give_up(&mut self) {
-        (self.n_open, self.failed) = (0, true);
+    /// Ends it before its time by `error`: its client did not leave.
+    pub fn give_up(&mut self, error: &ApiError) {
+        (self.n_open, self.failure) = (0, Some(error.code));
     }
 
     /// Whether all of its choices have ended.
@@ -454,10 +456,17 @@ impl Drop for Running {
             )
         };
         let latency = match self.last_update {
-            Some(last) if !left && !self.failed => last.saturating_duration_since(self.started),
+            Some(last) if !left && self.failure.is_none() => {
+                last.saturating_duration_since(self.started)
+            }
             _ => self.started.elapsed(),
         };
-        let ended = if left || self.failed {
+        let failure = match self.failure {
+            None if self.cancelled => Some(ErrorCode::RequestCancelled.name()),
+            None if left => Some(CLIENT_CLOSED),
+            failure => failure.map(ErrorCode::name),
+        };
+        let ended = if failure.is_some() {
             RequestEnd::Abort
         } else if self.account.embeds {
             RequestEnd::Stop // a vector is whole
@@ -479,6 +488,7 @@ impl Drop for Running {
             request_id: &self.account.context.id,
             model: &self.model.id,
             ended,
+            failure,
             latency,
             first_token: self.first_token,
             queue: match self.first_token {
@@ -523,6 +533,9 @@ pub fn engine_failed() -> ApiError {
         "the engine has failed and the server must be restarted",
     )
 }
+
+/// What logs and traces have in the place of an error's code for a client that left before its answer was complete.
+pub const CLIENT_CLOSED: &str = "client_closed";
 
 /// Drawn tokens of a request that are counted in one go: a counter is worth a tenth of what writing a token costs.
 const TOLD_AT_ONCE: usize = 16;

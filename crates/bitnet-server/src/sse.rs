@@ -143,7 +143,7 @@ impl<W: Wire> Stream for EventStream<W> {
             };
             if let Err(mut error) = written {
                 running.fail(&error);
-                this.name.fails(error.code.info().name);
+                this.name.fails(error.code.name());
                 error.request_id = this.name.get().map(Box::from);
                 this.wire.fail(&error, &mut this.events);
                 this.state = State::Over;

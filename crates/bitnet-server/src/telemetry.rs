@@ -3,22 +3,28 @@
 //!
 //! Exporting is behind the feature `opentelemetry`, because most servers have nobody to send traces to. Spans are queued
 //! without waiting and sent by a thread of the SDK's; a collector that is slow or gone loses spans and holds up no
-//! request. Sources: OpenTelemetry's OTLP/HTTP specification, W3C's Trace Context, and the GenAI conventions, which are
+//! request. What is queued when the process ends is sent then. Sources: OpenTelemetry's OTLP specification, W3C's Trace Context, and the GenAI conventions, which are
 //! in development and therefore asked for by `OTEL_SEMCONV_STABILITY_OPT_IN`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 
 use crate::config::settings::MonitoringSettings;
+use crate::config::value::OtlpProtocol;
 use crate::metrics::Finished;
 
 #[cfg(not(feature = "opentelemetry"))]
 mod absent;
 #[cfg(feature = "opentelemetry")]
+mod collector;
+#[cfg(feature = "opentelemetry")]
 mod durations;
 #[cfg(feature = "opentelemetry")]
 mod http_sender;
+#[cfg(feature = "opentelemetry")]
+mod operation;
 #[cfg(feature = "opentelemetry")]
 mod spans;
 
@@ -27,8 +33,8 @@ use absent as built;
 #[cfg(feature = "opentelemetry")]
 use spans as built;
 
-/// Where a collector on the same machine listens.
-const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:4318";
+/// The variable by which OpenTelemetry's users name the authorities that a collector's certificate is held against.
+const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 /// The variable by which OpenTelemetry's users ask for conventions that may still change, and what it has for ours.
 const OPT_IN: (&str, &str) = (
     "OTEL_SEMCONV_STABILITY_OPT_IN",
@@ -40,6 +46,11 @@ const OPT_IN: (&str, &str) = (
 pub struct TelemetryOptions {
     /// The collector's address, without the path.
     pub endpoint: String,
+    /// How it is spoken to.
+    pub protocol: OtlpProtocol,
+    /// A file with the certificates that its one is held against, of an address with https; `None` is those that the
+    /// system trusts.
+    pub authorities: Option<PathBuf>,
     /// Of how many in a hundred requests whose senders trace nothing.
     pub sampling_percent: u32,
     /// Whether spans and metrics have the attributes of the GenAI conventions.
@@ -59,10 +70,19 @@ pub enum TelemetryError {
     NotBuilt,
     /// The address of the collector is none that can be sent to.
     #[error(
-        "monitoring.opentelemetry_endpoint must be http://HOST:PORT, and is '{0}'; a collector on this machine passes \
-         traces on by TLS"
+        "monitoring.opentelemetry_endpoint must be http://HOST:PORT or https://HOST:PORT, and is '{0}'"
     )]
     Endpoint(String),
+    /// Nobody is trusted to be the collector.
+    #[error(
+        "the certificates of {from}, which the collector's is held against, cannot be used: {reason}"
+    )]
+    Authorities {
+        /// Where they are.
+        from: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The exporter refused to start.
     #[error("an exporter cannot start: {0}")]
     Exporter(String),
@@ -82,8 +102,11 @@ impl TelemetryOptions {
         let (variable, ours) = OPT_IN;
         let opted_in = std::env::var(variable).unwrap_or_default();
         let endpoint = settings.opentelemetry_endpoint.as_deref();
+        let protocol = settings.opentelemetry_protocol;
         TelemetryOptions {
-            endpoint: endpoint.unwrap_or(DEFAULT_ENDPOINT).to_owned(),
+            endpoint: endpoint.map_or_else(|| on_this_machine(protocol), str::to_owned),
+            protocol,
+            authorities: std::env::var_os(CERTIFICATE).map(PathBuf::from),
             sampling_percent: settings.opentelemetry_sampling_percent,
             gen_ai: opted_in.split(',').any(|word| word.trim() == ours),
             metrics_interval: settings.metrics_interval,
@@ -100,6 +123,12 @@ impl Telemetry {
         built::Exporter::start(options).map(Telemetry)
     }
 
+    /// Sends what is queued and ends, or gives that up after a few seconds. Whoever is told of something afterwards tells
+    /// nobody.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
     /// A request has arrived at `route`; its headers may name the trace that it is a part of.
     pub fn request(&self, route: &str, headers: &HeaderMap, id: &str) -> RequestTrace {
         RequestTrace(self.0.request(route, headers, id))
@@ -107,6 +136,11 @@ impl Telemetry {
 }
 
 impl RequestTrace {
+    /// It is for the model that it calls `model`.
+    pub fn asks_for(&self, model: &str) {
+        self.0.asks_for(model);
+    }
+
     /// What the answer's header `traceparent` tells.
     pub fn traceparent(&self) -> String {
         self.0.traceparent()
@@ -121,4 +155,13 @@ impl RequestTrace {
     pub fn finished(&self, request: &Finished<'_>) {
         self.0.finished(request);
     }
+}
+
+/// Where a collector on the same machine listens: OpenTelemetry's two ports.
+fn on_this_machine(protocol: OtlpProtocol) -> String {
+    let port = match protocol {
+        OtlpProtocol::Http => 4318,
+        OtlpProtocol::Grpc => 4317,
+    };
+    format!("http://127.0.0.1:{port}")
 }

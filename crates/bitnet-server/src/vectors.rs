@@ -114,7 +114,7 @@ impl VectorRequest {
                 return Ok(running);
             }
             if let Err(error) = running.embed_more(more, wish).await {
-                running.give_up();
+                running.give_up(&error);
                 return Err(error);
             }
         }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::arguments::{self, is_json};
+
 /// What `xtask --help` says of it.
 pub const USAGE: &str = "\
   load   send requests to a server and measure it, from outside
@@ -28,6 +30,7 @@ pub const USAGE: &str = "\
          --key KEY           API key
          --format FORMAT     text or json [default: text]
          --out FILE          write the JSON document there, whatever the format
+         --overhead          first of all: the three measurements of serving alone, held against their limits
   soak   the same for a long time, with judgement: no error, flat memory, even streams, prompt health
          --streams N         clients that stream all the time [default: 128]
          --clients N         instead: that many come at once, for --queue N places; 429 is an answer
@@ -219,13 +222,7 @@ impl LoadPlan {
             "--slow" => workload.slow = share(value)?,
             "--key" => self.key = Some(value.into()),
             "--out" => self.out = Some(value.into()),
-            "--format" => {
-                ensure!(
-                    ["text", "json"].contains(&value),
-                    "{value}: expected text or json"
-                );
-                self.json = value == "json";
-            }
+            "--format" => self.json = is_json(value)?,
             _ => bail!("unknown option {arg}"),
         }
         Ok(())
@@ -275,10 +272,7 @@ impl LoadPlan {
 }
 
 fn number(text: &str) -> Result<usize> {
-    match text.parse() {
-        Ok(n) if n > 0 => Ok(n),
-        _ => bail!("{text}: expected a number, 1 or more"),
-    }
+    arguments::number(text, 1)
 }
 
 fn positive(text: &str) -> Result<f64> {

@@ -1,7 +1,9 @@
 //! The command line of `peers`.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
+
+use crate::arguments::{self, is_json};
 
 /// How it is called.
 pub const USAGE: &str = "\
@@ -103,13 +105,7 @@ impl PeersOptions {
                 "--models" => options.models = Some(value.into()),
                 "--bitnet-cpp" => options.bitnet_cpp = Some(value.into()),
                 "--out" => options.out = Some(value.into()),
-                "--format" => {
-                    ensure!(
-                        ["text", "json"].contains(&value),
-                        "{value}: expected text or json"
-                    );
-                    options.json = value == "json";
-                }
+                "--format" => options.json = is_json(value)?,
                 _ => bail!("unknown option {arg}"),
             }
         }
@@ -123,10 +119,7 @@ fn list<T>(text: &str, item: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
 }
 
 fn number(text: &str) -> Result<usize> {
-    match text.parse() {
-        Ok(n) if n > 0 => Ok(n),
-        _ => bail!("{text}: expected a number, 1 or more"),
-    }
+    arguments::number(text, 1)
 }
 
 fn shape(text: &str) -> Result<ModelShape> {

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 
+use crate::arguments::{is_json, number};
+
 /// How they are called.
 pub const USAGE: &str = "\
   crossval       our logits against llama.cpp's on the first chunks of a text; needs cmake, a C++ compiler, libclang
@@ -126,13 +128,7 @@ impl ProofOptions {
                 "--bitnet" => options.bitnet = Some(value.into()),
                 "--threads" => options.threads = number(value, 1)?,
                 "--out" => options.out = Some(value.into()),
-                "--format" => {
-                    ensure!(
-                        ["text", "json"].contains(&value),
-                        "{value}: expected text or json"
-                    );
-                    options.json = value == "json";
-                }
+                "--format" => options.json = is_json(value)?,
                 _ => bail!("unknown option {arg}"),
             }
         }
@@ -146,13 +142,6 @@ impl ProofOptions {
             "--golden is about one --model"
         );
         Ok(options)
-    }
-}
-
-fn number(text: &str, least: usize) -> Result<usize> {
-    match text.parse() {
-        Ok(n) if n >= least => Ok(n),
-        _ => bail!("{text}: expected a number, {least} or more"),
     }
 }
 

@@ -11,7 +11,7 @@ use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
     AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LogFormat,
-    LoopbackInference, PoolingChoice, SettingValue,
+    LoopbackInference, OtlpProtocol, PoolingChoice, SettingValue,
 };
 
 /// When a changed setting takes effect.
@@ -290,8 +290,11 @@ settings! {
         restart admin_page: [bool] = true, Any;
         /// Whether traces and metrics are exported. It needs a build with `--features opentelemetry`; another one does not start.
         restart opentelemetry_enabled: [bool] = false, Any;
-        /// Where a collector takes them by OTLP over HTTP: `http://HOST:PORT`. Without it, port 4318 of this machine.
+        /// Where a collector takes them by OTLP: `http://HOST:PORT` or `https://HOST:PORT`. Without it, port 4318 of this
+        /// machine, or 4317 by gRPC.
         restart opentelemetry_endpoint: [Option<String>] = None, Any;
+        /// How they travel to it: `http` (protobuf) or `grpc`.
+        restart opentelemetry_protocol: [OtlpProtocol] = OtlpProtocol::Http, Any;
         /// Traces of how many in a hundred requests; one whose sender traces it is traced too.
         restart opentelemetry_sampling_percent: [u32] = 1, Within(0..=100);
         /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none.

@@ -386,6 +386,16 @@ words! {
 }
 
 words! {
+    /// How traces and metrics travel to a collector.
+    OtlpProtocol {
+        /// Protobuf over HTTP, port 4318.
+        Http = "http",
+        /// gRPC, port 4317.
+        Grpc = "grpc",
+    }
+}
+
+words! {
     /// How `/v1/embeddings` makes a vector of a text.
     PoolingChoice {
         /// As the model's files say; models whose files say nothing have no embeddings.

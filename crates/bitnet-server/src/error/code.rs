@@ -190,10 +190,9 @@ impl ErrorCode {
         row
     }
 
-    /// Status, `type` and `code` of the body.
-    pub fn row(self) -> (StatusCode, &'static str, &'static str) {
-        let row = self.info();
-        (row.status, row.kind, row.name)
+    /// `code` of the body, and of metrics and logs.
+    pub fn name(self) -> &'static str {
+        self.info().name
     }
 
     /// Whether the same request may succeed later.

@@ -14,6 +14,7 @@ fn finished() -> Finished<'static> {
         request_id: "req-1",
         model: MODEL,
         ended: RequestEnd::Length,
+        failure: None,
         latency: Duration::from_millis(1100),
         first_token: Some(Duration::from_millis(100)),
         queue: Duration::from_millis(20),

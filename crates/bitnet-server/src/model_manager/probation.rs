@@ -137,7 +137,7 @@ async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: St
         }
         Err(error) => {
             tracing::error!(target: LIFE, model = id, "the version before it does not come back: {error}");
-            app.metrics.swapped(error.code.row().2);
+            app.metrics.swapped(error.code.name());
         }
     }
     true

@@ -151,7 +151,7 @@ impl Swapping {
     ) -> Result<SwapReport, ApiError> {
         let (outcome, counted) = match loaded {
             Err(error) => {
-                let code = error.code.row().2;
+                let code = error.code.name();
                 (Err(error), code)
             }
             Ok((model, memory)) => match self.publish(model, memory).await {
@@ -161,7 +161,7 @@ impl Swapping {
                     (Err(error), "rolled_back")
                 }
                 Err(error) => {
-                    let code = error.code.row().2;
+                    let code = error.code.name();
                     (Err(error), code)
                 }
             },

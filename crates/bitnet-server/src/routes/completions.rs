@@ -335,7 +335,7 @@ impl Writer {
             let to = &mut choices[piece.choice];
             let is_long = piece.prompt.as_ref().is_some_and(|p| p.len() > LONG_PROMPT);
             if let Err(error) = aside_if(is_long, || self.add(piece, &running, to)) {
-                running.give_up();
+                running.give_up(&error);
                 return Err(error);
             }
         }

@@ -196,7 +196,7 @@ impl Wire for InferenceWire {
     }
 
     fn fail(&mut self, error: &ApiError, events: &mut Events) {
-        let (_, _, code) = error.code.row();
+        let code = error.code.name();
         events.named(
             "error",
             &json!({ "code": code, "message": error.message, "request_id": error.request_id }),

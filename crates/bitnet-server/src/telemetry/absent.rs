@@ -16,12 +16,20 @@ impl Exporter {
         Err(TelemetryError::NotBuilt)
     }
 
+    pub(super) fn close(&self) {
+        match *self {}
+    }
+
     pub(super) fn request(&self, _route: &str, _headers: &HeaderMap, _id: &str) -> Trace {
         match *self {}
     }
 }
 
 impl Trace {
+    pub(super) fn asks_for(&self, _model: &str) {
+        match *self {}
+    }
+
     pub(super) fn traceparent(&self) -> String {
         match *self {}
     }

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Histogram, Meter, MeterProvider};
-use opentelemetry_otlp::{MetricExporter, Protocol, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 
-use super::http_sender::HttpSender;
-use super::{TelemetryError, TelemetryOptions};
-use crate::metrics::{Finished, RequestEnd};
+use super::TelemetryOptions;
+use crate::metrics::Finished;
 
 /// Who runs the model, as the conventions ask for it.
 pub(super) const PROVIDER: &str = "bitnet";
@@ -40,21 +39,12 @@ pub(super) struct RequestDurations {
 }
 
 impl RequestDurations {
-    /// Starts the thread that sends them to `sender`, which leads to `endpoint`.
+    /// Starts the thread that sends them by `exporter`.
     pub(super) fn start(
         options: &TelemetryOptions,
-        endpoint: &str,
-        sender: HttpSender,
+        exporter: MetricExporter,
         resource: Resource,
-    ) -> Result<RequestDurations, TelemetryError> {
-        let exporter = MetricExporter::builder()
-            .with_http()
-            .with_timeout(sender.timeout())
-            .with_http_client(sender)
-            .with_endpoint(format!("{endpoint}/v1/metrics"))
-            .with_protocol(Protocol::HttpBinary)
-            .build()
-            .map_err(|e| TelemetryError::Exporter(e.to_string()))?;
+    ) -> RequestDurations {
         let reader = PeriodicReader::builder(exporter)
             .with_interval(options.metrics_interval)
             .build();
@@ -63,7 +53,7 @@ impl RequestDurations {
             .with_resource(resource)
             .build();
         let meter = provider.meter("bitnet-server");
-        Ok(RequestDurations {
+        RequestDurations {
             request: histogram(
                 &meter,
                 "gen_ai.server.request.duration",
@@ -84,13 +74,18 @@ impl RequestDurations {
             ),
             provider,
             gen_ai: options.gen_ai,
-        })
+        }
     }
 
-    /// A request has run and ended.
-    pub(super) fn finished(&self, operation: &'static str, request: &Finished<'_>) {
-        let error = (request.ended == RequestEnd::Abort).then_some(RequestEnd::Abort.name());
-        let attributes = self.attributes(operation, Some(request.model), error);
+    /// A request has run and ended. `asked` is what it called its model.
+    pub(super) fn finished(
+        &self,
+        operation: &'static str,
+        asked: Option<&str>,
+        request: &Finished<'_>,
+    ) {
+        let answered = Some(request.model);
+        let attributes = self.attributes(operation, asked, answered, request.failure);
         self.request
             .record(request.latency.as_secs_f64(), &attributes);
         let Some(first) = request.first_token else {
@@ -106,38 +101,36 @@ impl RequestDurations {
 
     /// A request was answered with an error before anything ran.
     pub(super) fn refused(&self, operation: &'static str, code: &str, time: Duration) {
-        let attributes = self.attributes(operation, None, Some(code));
+        // Clients choose what they call a model: no series for each such name.
+        let attributes = self.attributes(operation, None, None, Some(code));
         self.request.record(time.as_secs_f64(), &attributes);
     }
 
-    /// Sends what is left and ends the thread.
-    pub(super) fn shutdown(&self, timeout: Duration) {
+    /// Sends what is left and ends the thread, however long that takes.
+    pub(super) fn shutdown(&self) {
         // A collector that is gone has been told of by the SDK; the process ends all the same.
-        let _ = self.provider.shutdown_with_timeout(timeout);
+        let _ = self.provider.shutdown();
     }
 
     fn attributes(
         &self,
         operation: &'static str,
-        model: Option<&str>,
+        asked: Option<&str>,
+        answered: Option<&str>,
         error: Option<&str>,
     ) -> Vec<KeyValue> {
+        let text = |name: &'static str, text: &str| KeyValue::new(name, text.to_owned());
         let mut attributes = Vec::new();
         if self.gen_ai {
             attributes.push(KeyValue::new("gen_ai.operation.name", operation));
             attributes.push(KeyValue::new("gen_ai.provider.name", PROVIDER));
+            attributes.extend(asked.map(|model| text("gen_ai.request.model", model)));
+            attributes.extend(answered.map(|model| text("gen_ai.response.model", model)));
         } else {
             attributes.push(KeyValue::new("bitnet.operation", operation));
+            attributes.extend(answered.map(|model| text("bitnet.model", model)));
         }
-        if let Some(model) = model {
-            let names: &[&'static str] = match self.gen_ai {
-                true => &["gen_ai.request.model", "gen_ai.response.model"],
-                false => &["bitnet.model"],
-            };
-            let named = |name: &&'static str| KeyValue::new(*name, model.to_owned());
-            attributes.extend(names.iter().map(named));
-        }
-        attributes.extend(error.map(|error| KeyValue::new("error.type", error.to_owned())));
+        attributes.extend(error.map(|error| text("error.type", error)));
         attributes
     }
 }

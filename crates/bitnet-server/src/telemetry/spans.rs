@@ -1,5 +1,6 @@
 //! Spans by OpenTelemetry's SDK.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,27 +11,28 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_http::HeaderExtractor;
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
 };
 
+use super::collector::Collector;
 use super::durations::{PROVIDER, RequestDurations};
-use super::http_sender::HttpSender;
+use super::operation::operation;
 use super::{TelemetryError, TelemetryOptions};
-use crate::metrics::{Finished, RequestEnd};
+use crate::metrics::Finished;
 
 /// Spans that wait to be sent, four to a request; more are dropped.
 const QUEUE: usize = 4096;
 /// How often they are sent.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long one sending may take, and the last one at the end of the process.
-const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the last sending may take, at the end of the process.
+const CLOSING: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Exporter {
+    _collector: Collector, // what the exporters send by
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     durations: RequestDurations,
@@ -42,25 +44,17 @@ pub(super) struct Trace {
     context: Context, // with the request's span
     tracer: SdkTracer,
     durations: RequestDurations,
-    operation: &'static str,
+    operation: Option<&'static str>, // None where no model is run
+    asked: OnceLock<String>,
     started: Instant,
-    is_measured: AtomicBool, // once, or from the start where no model is run
+    is_measured: AtomicBool,
     gen_ai: bool,
 }
 
 impl Exporter {
     pub(super) fn start(options: &TelemetryOptions) -> Result<Exporter, TelemetryError> {
-        let endpoint = options.endpoint.trim_end_matches('/');
-        let sender = HttpSender::to(endpoint, SEND_TIMEOUT)
-            .ok_or_else(|| TelemetryError::Endpoint(options.endpoint.clone()))?;
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_http_client(sender.clone())
-            .with_endpoint(format!("{endpoint}/v1/traces"))
-            .with_protocol(Protocol::HttpBinary)
-            .with_timeout(SEND_TIMEOUT)
-            .build()
-            .map_err(|e| TelemetryError::Exporter(e.to_string()))?;
+        let collector = Collector::new(options)?;
+        let exporter = collector.span_exporter()?;
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(QUEUE)
             .with_scheduled_delay(INTERVAL)
@@ -77,7 +71,8 @@ impl Exporter {
             None => resource.with_service_name("bitnet"),
         };
         let resource = resource.build();
-        let durations = RequestDurations::start(options, endpoint, sender, resource.clone())?;
+        let metrics = collector.metric_exporter()?;
+        let durations = RequestDurations::start(options, metrics, resource.clone());
         let provider = SdkTracerProvider::builder()
             .with_span_processor(processor)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
@@ -90,7 +85,23 @@ impl Exporter {
             provider,
             durations,
             gen_ai: options.gen_ai,
+            _collector: collector,
         })
+    }
+
+    /// Sends what is queued, or gives that up: the SDK waits for a metric reader for ever, so a thread does it.
+    pub(super) fn close(&self) {
+        let (provider, durations) = (self.provider.clone(), self.durations.clone());
+        let (sender, closed) = std::sync::mpsc::channel();
+        let closing = std::thread::Builder::new().spawn(move || {
+            // A collector that is gone has been told of by the SDK; the process ends all the same.
+            let _ = provider.shutdown_with_timeout(CLOSING);
+            durations.shutdown();
+            let _ = sender.send(()); // nobody waits any more
+        });
+        if closing.is_ok() && closed.recv_timeout(CLOSING).is_err() {
+            tracing::warn!("the collector does not take the last traces: they are lost");
+        }
     }
 
     pub(super) fn request(&self, route: &str, headers: &HeaderMap, id: &str) -> Trace {
@@ -110,8 +121,9 @@ impl Exporter {
             tracer: self.tracer.clone(),
             durations: self.durations.clone(),
             operation: operation(route),
+            asked: OnceLock::new(),
             started: Instant::now(),
-            is_measured: AtomicBool::new(!MODEL_ROUTES.contains(&route)),
+            is_measured: AtomicBool::new(false),
             gen_ai: self.gen_ai,
         }
     }
@@ -119,27 +131,7 @@ impl Exporter {
 
 impl Drop for Exporter {
     fn drop(&mut self) {
-        // A collector that is gone has been told of by the SDK; the process ends all the same.
-        let _ = self.provider.shutdown_with_timeout(SEND_TIMEOUT);
-        self.durations.shutdown(SEND_TIMEOUT);
-    }
-}
-
-/// Routes that run a model: what others take is none of the metrics' business.
-const MODEL_ROUTES: [&str; 5] = [
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/inference",
-    "/v1/inference/stream",
-];
-
-/// The name that the GenAI conventions have for what a route does.
-fn operation(route: &str) -> &'static str {
-    match route {
-        "/v1/chat/completions" => "chat",
-        "/v1/embeddings" => "embeddings",
-        _ => "text_completion",
+        self.close(); // at once if it was closed
     }
 }
 
@@ -154,32 +146,47 @@ impl Trace {
         )
     }
 
-    /// Whether the request is to be measured now: it ends once, though its end may be told twice.
-    fn is_to_be_measured(&self) -> bool {
-        !self.is_measured.swap(true, Ordering::Relaxed)
+    /// What the request does, if it is to be measured now: it ends once, though its end may be told twice.
+    fn to_be_measured(&self) -> Option<&'static str> {
+        let operation = self.operation?;
+        (!self.is_measured.swap(true, Ordering::Relaxed)).then_some(operation)
+    }
+
+    pub(super) fn asks_for(&self, model: &str) {
+        // A request names one model.
+        let _ = self.asked.set(model.to_owned());
+    }
+
+    /// What it called its model.
+    fn asked(&self) -> Option<&str> {
+        self.asked.get().map(String::as_str)
     }
 
     pub(super) fn refused(&self, code: &str) {
-        if self.is_to_be_measured() {
+        if let Some(operation) = self.to_be_measured() {
             self.durations
-                .refused(self.operation, code, self.started.elapsed());
+                .refused(operation, code, self.started.elapsed());
         }
         let span = self.context.span();
+        if self.gen_ai {
+            span.set_attributes(self.gen_ai_attributes());
+        }
         span.set_attribute(KeyValue::new("error.type", code.to_owned()));
         span.set_status(Status::error(code.to_owned()));
     }
 
     pub(super) fn finished(&self, request: &Finished<'_>) {
-        if self.is_to_be_measured() {
-            self.durations.finished(self.operation, request);
+        if let Some(operation) = self.to_be_measured() {
+            self.durations.finished(operation, self.asked(), request);
         }
         let span = self.context.span();
         if !span.is_recording() {
             return;
         }
         span.set_attributes(self.attributes(request));
-        if request.ended == RequestEnd::Abort {
-            span.set_status(Status::error("abort"));
+        if let Some(code) = request.failure {
+            span.set_attribute(KeyValue::new("error.type", code));
+            span.set_status(Status::error(code));
         }
         let end = SystemTime::now();
         let at = |since: Duration| end - request.latency.saturating_sub(since);
@@ -233,14 +240,27 @@ impl Trace {
             ];
         }
         let reasons = Value::Array(Array::String(vec![StringValue::from(ended)]));
-        vec![
-            KeyValue::new("gen_ai.operation.name", self.operation),
-            KeyValue::new("gen_ai.provider.name", PROVIDER),
-            KeyValue::new("gen_ai.request.model", model.clone()),
+        let mut attributes = self.gen_ai_attributes();
+        attributes.extend([
             KeyValue::new("gen_ai.response.model", model),
             KeyValue::new("gen_ai.usage.input_tokens", prompt),
             KeyValue::new("gen_ai.usage.output_tokens", drawn),
             KeyValue::new("gen_ai.response.finish_reasons", reasons),
-        ]
+        ]);
+        attributes
+    }
+
+    /// What the conventions have for a request before it is answered; nothing for one that runs no model.
+    fn gen_ai_attributes(&self) -> Vec<KeyValue> {
+        let Some(operation) = self.operation else {
+            return Vec::new();
+        };
+        let mut attributes = vec![
+            KeyValue::new("gen_ai.operation.name", operation),
+            KeyValue::new("gen_ai.provider.name", PROVIDER),
+        ];
+        let asked = self.asked().map(str::to_owned);
+        attributes.extend(asked.map(|model| KeyValue::new("gen_ai.request.model", model)));
+        attributes
     }
 }

@@ -7,6 +7,8 @@ mod attacks;
 mod cancellation;
 mod chat;
 mod client;
+#[cfg(feature = "opentelemetry")]
+mod collector;
 mod completions;
 mod determinism;
 mod device;

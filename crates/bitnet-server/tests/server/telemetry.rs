@@ -1,249 +1,57 @@
-//! Traces and metrics, as a collector receives them: a small one on loopback reads what is sent.
+//! Traces and metrics, as a collector receives them.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bitnet_server::config::value::OtlpProtocol;
 use bitnet_server::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
+use bitnet_server::tls::provider;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
 
 use crate::client::{Answer, Connection};
-use crate::fixture::{TestServer, until};
+use crate::collector::{Collector, Point};
+use crate::fixture::{MODEL, TestServer, until};
 
-/// A span as it was sent.
-#[derive(Debug, Clone, Default)]
-struct Received {
-    trace: String,
-    id: String,
-    parent: String,
-    name: String,
-    nanoseconds: (u64, u64),
-    attributes: BTreeMap<String, String>,
-}
-
-/// A collector that keeps what it is sent.
-struct Collector {
-    address: SocketAddr,
-    spans: Arc<Mutex<Vec<Received>>>,
-    histograms: Arc<Mutex<Vec<Point>>>,
-}
-
-/// A histogram with one set of attributes, as it was sent last.
-#[derive(Debug, Clone, PartialEq)]
-struct Point {
-    name: String,
-    unit: String,
-    attributes: BTreeMap<String, String>,
-    count: u64,
-    sum: f64,
-    bounds: Vec<f64>,
-    buckets: Vec<u64>,
-}
-
-impl Collector {
-    fn start() -> Collector {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let spans: Arc<Mutex<Vec<Received>>> = Arc::default();
-        let histograms: Arc<Mutex<Vec<Point>>> = Arc::default();
-        let (kept, kept_points) = (spans.clone(), histograms.clone());
-        // It ends with the process: nobody connects after the test.
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut bytes = Vec::new();
-                let mut buffer = [0; 4096];
-                let (path, body) = loop {
-                    let n = stream.read(&mut buffer).unwrap();
-                    bytes.extend_from_slice(&buffer[..n]);
-                    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n")
-                    else {
-                        continue;
-                    };
-                    let head = std::str::from_utf8(&bytes[..end]).unwrap();
-                    let path = head.split(' ').nth(1).unwrap().to_owned();
-                    assert!(
-                        head.starts_with(&format!("POST {path} HTTP/1.0\r\n")),
-                        "{head}"
-                    );
-                    assert!(
-                        head.to_lowercase()
-                            .contains("content-type: application/x-protobuf")
-                    );
-                    let length = head
-                        .lines()
-                        .find_map(|line| line.strip_prefix("Content-Length: "));
-                    let length: usize = length.unwrap().parse().unwrap();
-                    if bytes.len() == end + 4 + length {
-                        break (path, bytes[end + 4..].to_vec());
-                    }
-                };
-                match path.as_str() {
-                    "/v1/traces" => kept.lock().unwrap().extend(spans_of(&body)),
-                    // Sums since the start: the last ones have everything.
-                    "/v1/metrics" => *kept_points.lock().unwrap() = points_of(&body),
-                    other => panic!("nobody collects {other}"),
-                }
-                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
-            }
-        });
-        Collector {
-            address,
-            spans,
-            histograms,
-        }
-    }
-
-    fn spans(&self, n: usize) -> Vec<Received> {
-        until("the spans have come", || {
-            self.spans.lock().unwrap().len() >= n
-        });
-        self.spans.lock().unwrap().clone()
+/// To `collector` by plain HTTP, with everything traced.
+fn options(collector: SocketAddr) -> TelemetryOptions {
+    TelemetryOptions {
+        endpoint: format!("http://{collector}"),
+        protocol: OtlpProtocol::Http,
+        authorities: None,
+        sampling_percent: 100,
+        gen_ai: true,
+        metrics_interval: Duration::from_millis(100),
     }
 }
 
-/// Fields of a protobuf message: number, and bytes or number.
-fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>, u64)> {
-    fn varint(bytes: &mut &[u8]) -> u64 {
-        let mut value = 0;
-        for shift in (0..).step_by(7) {
-            let (first, rest) = bytes.split_first().unwrap();
-            *bytes = rest;
-            value |= u64::from(first & 0x7f) << shift;
-            if first & 0x80 == 0 {
-                break;
-            }
-        }
-        value
-    }
-    let mut found = Vec::new();
-    while !bytes.is_empty() {
-        let tag = varint(&mut bytes);
-        let (value, number) = match tag & 7 {
-            0 => (Vec::new(), varint(&mut bytes)),
-            1 | 5 => {
-                let (value, rest) = bytes.split_at(if tag & 7 == 1 { 8 } else { 4 });
-                bytes = rest;
-                let number = value
-                    .iter()
-                    .rev()
-                    .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-                (Vec::new(), number)
-            }
-            2 => {
-                let length = varint(&mut bytes) as usize;
-                let (value, rest) = bytes.split_at(length);
-                bytes = rest;
-                (value.to_vec(), 0)
-            }
-            kind => panic!("wire type {kind}"),
-        };
-        found.push((tag >> 3, value, number));
-    }
-    found
-}
-
-fn inside(bytes: &[u8], number: u64) -> Vec<Vec<u8>> {
-    let found = fields(bytes).into_iter();
-    found
-        .filter(|field| field.0 == number)
-        .map(|field| field.1)
-        .collect()
-}
-
-/// `ExportTraceServiceRequest` > `ResourceSpans` > `ScopeSpans` > `Span`, opentelemetry-proto's `trace.proto`.
-fn spans_of(request: &[u8]) -> Vec<Received> {
-    let scopes = inside(request, 1)
-        .into_iter()
-        .flat_map(|resource| inside(&resource, 2));
-    let spans = scopes.flat_map(|scope| inside(&scope, 2));
-    let hexadecimal =
-        |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
-    spans
-        .map(|span| {
-            let mut received = Received::default();
-            for (number, bytes, value) in fields(&span) {
-                match number {
-                    1 => received.trace = hexadecimal(&bytes),
-                    2 => received.id = hexadecimal(&bytes),
-                    4 => received.parent = hexadecimal(&bytes),
-                    5 => received.name = String::from_utf8(bytes).unwrap(),
-                    7 => received.nanoseconds.0 = value,
-                    8 => received.nanoseconds.1 = value,
-                    9 => received.attributes.extend(attributes_of(vec![bytes])),
-                    _ => {}
-                }
-            }
-            received
-        })
-        .collect()
-}
-
-/// Keys and texts or whole numbers of `KeyValue` messages.
-fn attributes_of(attributes: Vec<Vec<u8>>) -> BTreeMap<String, String> {
-    let attributes = attributes.iter().map(|bytes| {
-        let key = String::from_utf8(inside(bytes, 1).remove(0)).unwrap();
-        let value = fields(&inside(bytes, 2).remove(0)).remove(0);
-        let text = match value.0 {
-            1 => String::from_utf8(value.1).unwrap(),
-            3 => (value.2 as i64).to_string(),
-            _ => String::new(),
-        };
-        (key, text)
-    });
-    attributes.collect()
-}
-
-/// `ExportMetricsServiceRequest` > `ResourceMetrics` > `ScopeMetrics` > `Metric` > `Histogram` > `HistogramDataPoint`,
-/// opentelemetry-proto's `metrics.proto`.
-fn points_of(request: &[u8]) -> Vec<Point> {
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let numbers = |bytes: &[u8]| -> Vec<u64> {
-        let eight = bytes.chunks_exact(8);
-        eight
-            .map(|eight| u64::from_le_bytes(eight.try_into().unwrap()))
-            .collect()
-    };
-    let scopes = inside(request, 1)
-        .into_iter()
-        .flat_map(|resource| inside(&resource, 2));
-    let mut points = Vec::new();
-    for metric in scopes.flat_map(|scope| inside(&scope, 2)) {
-        let of_metric = |number| text(inside(&metric, number).remove(0));
-        for point in inside(&inside(&metric, 9).remove(0), 1) {
-            let number = |number| fields(&point).into_iter().find(|field| field.0 == number);
-            points.push(Point {
-                name: of_metric(1),
-                unit: of_metric(3),
-                attributes: attributes_of(inside(&point, 9)),
-                count: number(4).unwrap().2,
-                sum: f64::from_bits(number(5).unwrap().2),
-                buckets: numbers(&inside(&point, 6).concat()),
-                bounds: numbers(&inside(&point, 7).concat())
-                    .into_iter()
-                    .map(f64::from_bits)
-                    .collect(),
-            });
-        }
-    }
-    points
+fn server(options: &TelemetryOptions) -> TestServer {
+    TestServer::with_telemetry(Telemetry::start(options).unwrap())
 }
 
 fn traced(collector: SocketAddr, sampling_percent: u32, gen_ai: bool) -> TestServer {
-    let options = TelemetryOptions {
-        endpoint: format!("http://{collector}"),
+    server(&TelemetryOptions {
         sampling_percent,
         gen_ai,
-        metrics_interval: Duration::from_millis(100),
-    };
-    TestServer::with_telemetry(Telemetry::start(&options).unwrap())
+        ..options(collector)
+    })
 }
 
 fn complete(server: &TestServer, headers: &str) -> Answer {
-    let mut connection = Connection::open(server.address);
-    let body = json!({"prompt": "Once upon a secret time", "max_tokens": 5, "ignore_eos": true});
+    complete_at(server.address, headers)
+}
+
+fn complete_at(address: SocketAddr, headers: &str) -> Answer {
+    let mut connection = Connection::open(address);
+    let body = json!({
+        "model": "default", "prompt": "Once upon a secret time", "max_tokens": 5, "ignore_eos": true,
+    });
     let headers = format!("Content-Type: application/json\r\n{headers}");
     connection.send("POST", "/v1/completions", &headers, &body.to_string());
     connection.answer()
@@ -268,7 +76,8 @@ fn a_request_is_a_span_with_its_phases_in_the_trace_of_its_sender() {
     assert_eq!(told, format!("00-{TRACE}-{}-01", root.id));
     for (key, value) in [
         ("gen_ai.operation.name", "text_completion"),
-        ("gen_ai.request.model", "stories"),
+        ("gen_ai.request.model", "default"),
+        ("gen_ai.response.model", "stories"),
         ("gen_ai.usage.output_tokens", "5"),
         ("http.route", "/v1/completions"),
         ("bitnet.request_id", "seven"),
@@ -311,7 +120,7 @@ fn what_is_not_sampled_is_not_sent_and_looking_is_not_traced() {
     assert!(answer.header("traceparent").unwrap().ends_with("-00"));
     assert_eq!(server.get("/health").header("traceparent"), None);
     drop(server); // which sends what there is
-    assert!(collector.spans.lock().unwrap().is_empty());
+    assert!(collector.spans_so_far().is_empty());
 }
 
 #[test]
@@ -334,18 +143,211 @@ fn a_collector_that_is_gone_or_silent_holds_nobody_up() {
 
 #[test]
 fn an_address_that_cannot_be_sent_to_is_refused_at_the_start() {
-    for endpoint in ["https://collector:4318", "collector", "http://a@b:1", ""] {
-        let refused = Telemetry::start(&TelemetryOptions {
-            endpoint: endpoint.into(),
-            sampling_percent: 1,
-            gen_ai: false,
-            metrics_interval: Duration::from_secs(10),
-        });
-        assert!(
-            matches!(refused, Err(TelemetryError::Endpoint(_))),
-            "{endpoint}"
-        );
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    for endpoint in ["ftp://collector:4318", "collector", "http://a@b:1", ""] {
+        for protocol in [OtlpProtocol::Http, OtlpProtocol::Grpc] {
+            let refused = Telemetry::start(&TelemetryOptions {
+                endpoint: endpoint.into(),
+                protocol,
+                ..options(nobody)
+            });
+            assert!(
+                matches!(refused, Err(TelemetryError::Endpoint(_))),
+                "{endpoint}"
+            );
+        }
     }
+}
+
+/// A collector's certificate, the server configuration that has it, and the file that says so.
+struct Identity {
+    config: Arc<ServerConfig>,
+    certificate: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Identity {
+    fn new(protocol: OtlpProtocol) -> Identity {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = folder.path().join("collector.pem");
+        std::fs::write(&certificate, own.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        if protocol == OtlpProtocol::Grpc {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
+        Identity {
+            config: Arc::new(config),
+            certificate,
+            _folder: folder,
+        }
+    }
+}
+
+fn collector(protocol: OtlpProtocol, tls: Option<&Identity>) -> Collector {
+    let tls = tls.map(|identity| identity.config.clone());
+    match protocol {
+        OtlpProtocol::Http => Collector::with_http(tls),
+        OtlpProtocol::Grpc => Collector::with_grpc(tls),
+    }
+}
+
+#[test]
+fn both_protocols_carry_the_same_with_tls_and_without() {
+    for protocol in [OtlpProtocol::Http, OtlpProtocol::Grpc] {
+        for identity in [None, Some(Identity::new(protocol))] {
+            let collector = collector(protocol, identity.as_ref());
+            let scheme = if identity.is_some() { "https" } else { "http" };
+            let server = server(&TelemetryOptions {
+                endpoint: format!("{scheme}://{}", collector.address),
+                protocol,
+                authorities: identity.as_ref().map(|own| own.certificate.clone()),
+                ..options(collector.address)
+            });
+            assert_eq!(complete(&server, "").status, 200);
+            let mut names: Vec<String> = (collector.spans(4).into_iter())
+                .map(|span| span.name)
+                .collect();
+            names.sort();
+            let expected = ["POST /v1/completions", "decode", "prefill", "queue"];
+            assert_eq!(names, expected, "{protocol:?} {scheme}");
+            drop(server);
+            assert_eq!(collector.histograms().len(), 3, "{protocol:?} {scheme}");
+        }
+    }
+}
+
+#[test]
+fn whom_nobody_trusts_is_sent_nothing() {
+    for protocol in [OtlpProtocol::Http, OtlpProtocol::Grpc] {
+        let (own, other) = (Identity::new(protocol), Identity::new(protocol));
+        let collector = collector(protocol, Some(&own));
+        let server = server(&TelemetryOptions {
+            endpoint: format!("https://{}", collector.address),
+            protocol,
+            authorities: Some(other.certificate.clone()),
+            ..options(collector.address)
+        });
+        assert_eq!(complete(&server, "").status, 200);
+        drop(server); // which tries
+        assert_eq!(collector.spans_so_far().len(), 0, "{protocol:?}");
+    }
+}
+
+#[test]
+fn authorities_that_are_none_are_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "no certificate").unwrap();
+    for authorities in [empty, folder.path().join("absent.pem")] {
+        for protocol in [OtlpProtocol::Http, OtlpProtocol::Grpc] {
+            let refused = Telemetry::start(&TelemetryOptions {
+                endpoint: "https://127.0.0.1:1".into(),
+                protocol,
+                authorities: Some(authorities.clone()),
+                ..options("127.0.0.1:1".parse().unwrap())
+            });
+            let Err(TelemetryError::Authorities { from, .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(from, authorities.display().to_string());
+        }
+    }
+}
+
+#[test]
+fn closing_sends_what_is_queued_and_waits_for_nobody_for_long() {
+    let collector = Collector::start();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (address, hears) in [
+        (collector.address, true),
+        (silent.local_addr().unwrap(), false),
+    ] {
+        let server = server(&TelemetryOptions {
+            metrics_interval: Duration::from_secs(3600),
+            ..options(address)
+        });
+        assert_eq!(complete(&server, "").status, 200);
+        // The answer's last byte goes out before the request is told of.
+        until("the request is over", || {
+            server.model().admission.waiting() == (0, 0)
+        });
+        let start = Instant::now();
+        server.app.telemetry.as_ref().unwrap().close();
+        assert!(start.elapsed() < Duration::from_secs(20));
+        if hears {
+            assert_eq!(collector.histograms().len(), 3);
+            assert_eq!(collector.spans_so_far().len(), 4);
+        }
+    }
+}
+
+/// A server that ends with its test.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_is_told_to_end_sends_its_last_spans_first() {
+    let collector = Collector::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-server"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BITNET_") {
+            command.env_remove(name);
+        }
+    }
+    let endpoint = format!("http://{}", collector.address);
+    command.args([
+        "--default-model",
+        MODEL,
+        "--port",
+        "0",
+        "--opentelemetry-enabled",
+    ]);
+    command.args(["--opentelemetry-endpoint", &endpoint]);
+    command.args(["--opentelemetry-sampling-percent", "100"]);
+    // Nothing of the metrics goes out before the end.
+    command.args(["--metrics-interval", "1h"]);
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut served = Served(command.spawn().unwrap());
+    let mut stderr = BufReader::new(served.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("serving ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let (_, rest) = line.split_once("://").unwrap();
+    let address = rest.split(": ").next().unwrap().parse().unwrap();
+    assert_eq!(complete_at(address, "").status, 200);
+    let pid = served.0.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    assert!(served.0.wait().unwrap().success());
+    assert_eq!(collector.spans_so_far().len(), 4);
+    assert_eq!(collector.histograms().len(), 3);
+}
+
+#[test]
+fn a_request_that_fails_has_the_code_of_its_error() {
+    let collector = Collector::start();
+    let server = traced(collector.address, 100, true);
+    assert_eq!(complete(&server, "X-Request-Timeout: 0\r\n").status, 504);
+    // The request's own span, and that of its time in the queue.
+    let spans = collector.spans(2);
+    let root = spans.iter().find(|span| span.parent.is_empty()).unwrap();
+    assert_eq!(root.attributes["error.type"], "deadline_exceeded");
+    assert_eq!(root.attributes["gen_ai.usage.output_tokens"], "0");
 }
 
 /// Two requests that run, and one that is refused, none of them traced: what the metrics have of it in the end.
@@ -357,16 +359,14 @@ fn measured(gen_ai: bool) -> Vec<Point> {
     }
     let refused = server.post(
         "/v1/completions",
-        &json!({"prompt": "Once", "temperature": 9}),
+        &json!({"model": "stories", "prompt": "Once", "temperature": 9}),
     );
     assert_eq!(refused.status, 400);
     assert_eq!(server.post("/tokenize", &json!({"content": 7})).status, 400);
     // Sums are sent while the server runs too.
-    until("some have come", || {
-        !collector.histograms.lock().unwrap().is_empty()
-    });
+    until("some have come", || !collector.histograms().is_empty());
     drop(server);
-    collector.histograms.lock().unwrap().clone()
+    collector.histograms()
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn every_request_counts_in_the_histograms_of_the_conventions() {
         [
             ("gen_ai.operation.name", "text_completion"),
             ("gen_ai.provider.name", "bitnet"),
-            ("gen_ai.request.model", "stories"),
+            ("gen_ai.request.model", "default"),
             ("gen_ai.response.model", "stories"),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned())),
