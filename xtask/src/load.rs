@@ -12,8 +12,10 @@
 //! - [`watch`]: memory, processor time and health of the server
 //! - [`latency`]: percentiles of times
 //! - [`overhead`]: what serving costs, judged
+//! - [`against_bench`]: a crowd's answers, held against what `bitnet bench` foresees
 //! - [`report`]: the table and the JSON document
 
+mod against_bench;
 pub mod answer;
 mod drive;
 mod latency;
@@ -39,10 +41,13 @@ pub use options::USAGE;
 /// Measures a server.
 ///
 /// # Errors
-/// Wrong arguments, a server that does not start; after `--overhead`, a verdict that it failed.
+/// Wrong arguments, a server that does not start; after `--overhead` and `--against-bench`, a verdict that it failed.
 pub fn run(root: &Path, args: &[&str]) -> Result<()> {
     if let Some(rest) = args.strip_prefix(&["--overhead"]) {
         return overhead::run(root, rest);
+    }
+    if let ["--against-bench", model, rest @ ..] = args {
+        return against_bench::run(root, model, rest);
     }
     let plan = LoadPlan::parse(args)?;
     let rounds = measure(root, &plan)?;
@@ -97,6 +102,13 @@ const EVEN: f64 = 5.0;
 /// Milliseconds in which the health route answers.
 const PROMPT: f64 = 50.0;
 
+/// Megabytes that a server of the embedded model may take under a crowd: bounded, and far below what 2,000 requests that
+/// were all let in would take.
+const CROWD_MEMORY: f64 = 256.0;
+
+/// Milliseconds in which half of a crowd's refusals come; the client's own way and the full machine are in them.
+const REFUSAL: f64 = 5.0;
+
 /// What a trial found wrong.
 fn judge(trial: Trial, round: &Round) -> Vec<String> {
     let mut faults = Vec::new();
@@ -114,6 +126,8 @@ fn judge(trial: Trial, round: &Round) -> Vec<String> {
             at_most("gap_ratio_worst", EVEN);
         }
         Trial::Crowd { .. } => {
+            at_most("memory_largest_mb", CROWD_MEMORY);
+            at_most("refusal_p50_ms", REFUSAL);
             let tally = &round.tally;
             let others = tally
                 .troubles

@@ -30,6 +30,7 @@ pub const USAGE: &str = "\
          --key KEY           API key
          --format FORMAT     text or json [default: text]
          --out FILE          write the JSON document there, whatever the format
+         --against-bench M   first of all: 16 clients of model M, held against what `bitnet bench` foresees
          --overhead          first of all: the three measurements of serving alone, held against their limits
   soak   the same for a long time, with judgement: no error, flat memory, even streams, prompt health
          --streams N         clients that stream all the time [default: 128]

@@ -101,6 +101,11 @@ impl Round {
         );
         add("gap_ratio_worst", "the same, worst stream", share(1.0));
         add(
+            "refusal_p50_ms",
+            "refusal (429) p50, ms",
+            milliseconds(tally.refusal.percentile(0.5)),
+        );
+        add(
             "refusal_p99_ms",
             "refusal (429) p99, ms",
             milliseconds(tally.refusal.percentile(0.99)),

@@ -37,9 +37,7 @@ impl LoadSubject {
                 });
             }
             Target::Serve(model) => {
-                let args = ["build", "--release", "--locked", "-p", "bitnet-cli"];
-                run(cargo().current_dir(root).args(args))?;
-                let mut command = Command::new(release_folder(root)?.join("bitnet"));
+                let mut command = Command::new(release_program(root)?);
                 command.arg("serve");
                 command.args(
                     model
@@ -69,6 +67,16 @@ impl LoadSubject {
             _served: Some(served),
         })
     }
+}
+
+/// The program `bitnet`, built in release.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn release_program(root: &Path) -> Result<PathBuf> {
+    let args = ["build", "--release", "--locked", "-p", "bitnet-cli"];
+    run(cargo().current_dir(root).args(args))?;
+    Ok(release_folder(root)?.join("bitnet"))
 }
 
 fn release_folder(root: &Path) -> Result<PathBuf> {
