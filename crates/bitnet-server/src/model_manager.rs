@@ -26,6 +26,7 @@ pub mod validate;
 pub mod version;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -157,15 +158,25 @@ impl App {
     /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::ModelLoading`] when loading takes longer than requests wait for it;
     /// why it cannot be loaded.
     pub async fn model(self: &Arc<App>, name: Option<&str>) -> Result<Arc<LoadedModel>, ApiError> {
-        let (id, job) = match self.on_demand(name)? {
-            OnDemand::Loaded(model) => return Ok(model),
-            OnDemand::Loading { id, job } => (id, job),
-        };
-        match tokio::time::timeout(self.manager.policy.load_wait, job.ended()).await {
-            Ok(ended) => ended?,
-            Err(_) => return Err(not_loaded(&id)),
+        let end = Instant::now() + self.manager.policy.load_wait;
+        // Again for one that left memory, or fell asleep, before this request came to take it.
+        loop {
+            let (id, job) = match self.on_demand(name)? {
+                OnDemand::Loaded(model) => return Ok(model),
+                OnDemand::Loading { id, job } => (id, job),
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, job.ended()).await {
+                Ok(ended) => ended?,
+                Err(_) => return Err(not_loaded(&id)),
+            }
+            if let Found::Loaded(model) = self.models.find(Some(&id))? {
+                return Ok(model);
+            }
+            if Instant::now() >= end {
+                return Err(not_loaded(&id));
+            }
         }
-        self.models.get(Some(&id)) // unless it was unloaded again at once
     }
 
     /// The model of this name, or its loading, which begins if it has not.
