@@ -7,6 +7,7 @@
 //! # Layout
 //! - [`tidy`]: the rules of the house (crate edges, file sizes, rooms of `unsafe`, documented commands)
 //! - [`documents`]: the commands that the documents show
+//! - [`check_features`]: the program with every feature alone
 //! - [`neon`]: the kernels' tests on emulated ARM processors
 //! - [`wasm`]: the engine for wasm32, built and run
 //! - [`load`]: a server under load
@@ -24,6 +25,7 @@
 
 mod admin_page;
 mod arguments;
+mod check_features;
 mod clients;
 mod cross;
 mod documents;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(&root()),
         ["neon"] => neon::run(&root()),
         ["wasm"] => wasm::run(&root()),
+        ["check-features"] => check_features::run(&root()),
         ["load", options @ ..] => load::run(&root(), options),
         ["soak", options @ ..] => load::soak(&root(), options),
         ["monitoring"] => monitoring::run(&root()),
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
 fn usage() -> String {
     let parts = [
         USAGE,
+        check_features::USAGE,
         monitoring::USAGE,
         admin_page::USAGE,
         load::USAGE,

@@ -304,7 +304,7 @@ settings! {
         /// How often the process's own figures (memory, processor) are measured, and metrics exported.
         restart metrics_interval: [Duration] = seconds(10), Within(seconds(1)..=seconds(3600));
         /// Whether `/health` answers 200 while the server is degraded (full, draining, without a model), and not 503.
-        restart degraded_ok: [bool] = false, Any;
+        restart degraded_ok: [bool] = cfg!(feature = "degraded-ok"), Any;
         /// Time that one step of the engine may take before the server calls itself hung.
         restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
         /// Time that one step of the engine may take before the process is aborted, at least 1 s, so that whoever watches
