@@ -363,6 +363,28 @@ fn the_plain_way_to_logits_gives_what_a_model_of_plain_kernels_gives() {
 }
 
 #[test]
+fn models_of_one_vocabulary_share_a_tokenizer_for_as_long_as_one_of_them_lives() {
+    let with = |chat_template: Option<&str>| {
+        let options = LoadOptions {
+            chat_template: chat_template.map(str::to_owned),
+            ..LoadOptions::default()
+        };
+        Engine::load(stories_path(), &options).unwrap()
+    };
+    // A template of this test's own, so that nobody else's engine has its tokenizer.
+    let template = Some("{{ messages[0].content }} to share");
+    let (first, second) = (with(template), with(template));
+    let (own, other) = (with(Some("{{ messages[0].content }}")), with(None));
+    let tokenizer = |engine: &Engine| std::ptr::from_ref(engine.tokenizer().unwrap());
+    assert_eq!(tokenizer(&first), tokenizer(&second));
+    assert_ne!(tokenizer(&first), tokenizer(&own));
+    assert_ne!(tokenizer(&first), tokenizer(&other));
+    let expected = story(&first);
+    drop(first);
+    assert_eq!(story(&second), expected);
+}
+
+#[test]
 fn memory_that_is_given_back_changes_no_answer() {
     let options = LoadOptions {
         prefix_cache: true,
