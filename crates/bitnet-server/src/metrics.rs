@@ -7,9 +7,10 @@
 //! - [`table`]: every metric
 //! - [`registry`]: values and their text
 //! - [`stats`]: the same values for people
-//! - [`recent`]: single requests; [`rolling`]: the last five minutes
+//! - [`latencies`]: how long things took; [`rolling`]: that and more in the last five minutes; [`recent`]: single requests
 //! - [`process`]: memory, processor time and files of this process
 
+pub mod latencies;
 pub mod process;
 pub mod recent;
 pub mod registry;
