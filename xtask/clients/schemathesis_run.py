@@ -17,7 +17,9 @@ def key(role):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
 
 
-# The description of a server does not know its model: see the hooks. Nothing else is switched off or widened.
+# The description of a server does not know its model: the hooks put that in, and lengths that its context has room for.
+# Switched off are the stateful phase, whose links the description does not have, and for the administrator everything
+# that takes the model away (see below). 25 examples of each operation, the same each time, keep the gate short.
 (folder / "schemathesis.toml").write_text(
     """[generation]
 deterministic = true

@@ -62,6 +62,8 @@ pub struct Timings {
     pub n_prompt: usize,
     /// Prompt tokens that did not have to run: their keys and values were in the prefix cache.
     pub n_cached: usize,
+    /// Prompt tokens that were written to the prefix cache for others to find: whole blocks of those that ran.
+    pub n_cache_written: usize,
     /// Tokens drawn so far, the one that ended the text included.
     pub n_generated: usize,
     /// Forward passes that `decode` is made of.

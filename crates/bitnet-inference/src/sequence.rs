@@ -116,8 +116,9 @@ pub struct Sequence {
     n_cached: usize,   // leading tokens whose keys and values are in the cache
     n_computed: usize, // the most that ever were
     block_table: Vec<u32>,
-    n_kept: usize,  // leading blocks that others can find
-    prefix: Prefix, // of those
+    n_kept: usize,      // leading blocks that others can find
+    n_kept_most: usize, // the most that it ever put there itself, or had found before them
+    prefix: Prefix,     // of those
     prompt_logprobs: Option<Vec<Option<TokenLogprobs>>>, // [<= n_prompt], while they are collected
     arrived: Duration,
     waits_since: Duration,
@@ -149,6 +150,7 @@ impl Sequence {
             // Nothing comes before the first token.
             prompt_logprobs: parts.logprobs.prompt.then(|| vec![None]),
             n_kept: 0,
+            n_kept_most: 0,
             prefix: Prefix::Start(parts.terms.cache_salt),
             arrived: Duration::ZERO,
             waits_since: Duration::ZERO,

@@ -305,12 +305,14 @@ impl Step {
                 }
             }
             sequence.finish_draft();
-            for event in &mut events[first_event..] {
-                event.timings = sequence.timings();
-            }
             self.work.generated_tokens += n_drawn as u64;
             self.scheduler
                 .settle(chunk.index, done, n_drawn, &mut self.blocks);
+            // With what it has just kept for others.
+            let timings = self.scheduler.running()[chunk.index].timings();
+            for event in &mut events[first_event..] {
+                event.timings = timings;
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::model_manager::registry::ModelRegistry;
 use crate::request_id;
 use crate::request_log::RequestLog;
 use crate::running::{Job, Running};
+use crate::service_tier::{self, ServiceTier};
 use crate::telemetry::Telemetry;
 
 /// The state that routes share.
@@ -175,20 +176,35 @@ impl App {
     /// On which terms a request waits and runs.
     ///
     /// # Errors
-    /// A bad `priority` or one that the caller may not ask for, or a bad [`TIMEOUT_HEADER`].
-    pub fn terms(&self, fields: &mut Fields, caller: &Caller) -> Result<Terms, ApiError> {
-        let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
-        let is_urgent = priority.is_some_and(|priority| priority < 0);
-        if is_urgent && !caller.is_admin && !self.limits.allow_urgent {
+    /// A bad `priority` or one that the caller may not ask for, be it by `tier`, or a bad [`TIMEOUT_HEADER`].
+    pub fn terms(
+        &self,
+        fields: &mut Fields,
+        caller: &Caller,
+        tier: Option<ServiceTier>,
+    ) -> Result<Terms, ApiError> {
+        let number = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
+        let (field, priority) = match (number, tier) {
+            (Some(_), Some(_)) => {
+                let message =
+                    "service_tier names a priority, and priority is one: give one of them";
+                let code = ErrorCode::InvalidValue;
+                return Err(ApiError::about(service_tier::FIELD, code, message));
+            }
+            (None, Some(tier)) => (service_tier::FIELD, tier.priority()),
+            (number, None) => {
+                let number = i32::try_from(number.unwrap_or(0)).expect("the range was checked");
+                ("priority", number)
+            }
+        };
+        if priority < 0 && !caller.is_admin && !self.limits.allow_urgent {
             // It would go before everybody else's, whoever they are, and take places from those that run.
             let message = "a priority below 0 is for administrators";
-            return Err(
-                ApiError::about("priority", ErrorCode::InsufficientRole, message)
-                    .with_hint("performance.allow_urgent gives it to everybody"),
-            );
+            return Err(ApiError::about(field, ErrorCode::InsufficientRole, message)
+                .with_hint("performance.allow_urgent gives it to everybody"));
         }
         Ok(Terms {
-            priority: i32::try_from(priority.unwrap_or(0)).expect("the range was checked"),
+            priority,
             deadline: self.deadline(caller)?,
             queue_timeout: self.limits.queue_timeout,
             tenant: caller.tenant,

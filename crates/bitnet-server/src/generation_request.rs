@@ -17,6 +17,7 @@ use crate::fields::Fields;
 use crate::model::LoadedModel;
 use crate::running::{Job, Running};
 use crate::sampling;
+use crate::service_tier::ServiceTier;
 use crate::unsupported::{self, RefusedField};
 
 /// A request for text, without its prompts.
@@ -62,6 +63,8 @@ pub struct Shown {
     pub prompt_logprobs: Option<usize>,
     /// Ids of the prompt and of drawn tokens (vLLM's `return_token_ids`).
     pub token_ids: bool,
+    /// The tier that the request named.
+    pub tier: Option<ServiceTier>,
 }
 
 impl GenerationRequest {
@@ -86,6 +89,7 @@ impl GenerationRequest {
             logprobs: None,
             prompt_logprobs: fields.count("prompt_logprobs", 0..=MAX_TOP_LOGPROBS)?,
             token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
+            tier: ServiceTier::read(fields)?,
         };
         if stream && shown.prompt_logprobs.is_some() {
             let why = "a stream has no place for it; ask without stream";
@@ -99,7 +103,7 @@ impl GenerationRequest {
             default_max_tokens: None,
             shown,
             truncate: truncate(fields, model.engine.context())?,
-            terms: app.terms(fields, caller)?,
+            terms: app.terms(fields, caller, shown.tier)?,
             permit: caller.permit.clone(),
             model,
         })

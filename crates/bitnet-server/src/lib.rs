@@ -59,6 +59,7 @@ pub mod seats;
 pub mod server;
 #[cfg(target_os = "linux")]
 pub mod service_manager;
+pub mod service_tier;
 pub mod sse;
 pub mod startup;
 pub mod tally;

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
@@ -20,6 +20,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::request_log::{AccessLine, AuditLine, RequestNotes};
 use crate::running::CLIENT_CLOSED;
 use crate::telemetry::RequestTrace;
+use crate::usage;
 
 /// The header that carries it: the client's own name, or ours.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,6 +34,9 @@ const MAX_LENGTH: usize = 128;
 /// Milliseconds from the request's headers to its answer's, as OpenAI's clients log them.
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 
+/// W3C's header that tells where the time went, which browsers show and proxies log.
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
 /// What the parts of a request are told by.
 #[derive(Debug)]
 pub struct RequestContext {
@@ -44,7 +48,29 @@ pub struct RequestContext {
     pub hold: Arc<Hold>,
     /// When its head had arrived.
     pub arrived: Instant,
+    timing: OnceLock<PhaseTimes>,
     listed: OnceLock<Listed>,
+}
+
+/// Where the time of a request went that a model ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PhaseTimes {
+    /// Waiting for a place.
+    pub queue: Duration,
+    /// Forward passes over its prompt.
+    pub prefill: Duration,
+    /// Forward passes over what it drew.
+    pub decode: Duration,
+}
+
+impl PhaseTimes {
+    /// The header, in milliseconds.
+    fn header(&self) -> HeaderValue {
+        let [queue, prefill, decode] =
+            [self.queue, self.prefill, self.decode].map(usage::milliseconds);
+        let text = format!("queue;dur={queue}, prefill;dur={prefill}, decode;dur={decode}");
+        HeaderValue::try_from(text).expect("words and numbers are a header")
+    }
 }
 
 impl RequestContext {
@@ -54,8 +80,15 @@ impl RequestContext {
             trace,
             hold: Arc::default(),
             arrived,
+            timing: OnceLock::new(),
             listed: OnceLock::new(),
         }
+    }
+
+    /// What it ran has ended, and its time went there.
+    pub fn timed(&self, times: PhaseTimes) {
+        // Nothing runs for it twice.
+        let _ = self.timing.set(times);
     }
 
     /// Puts it in the list of those that can be cancelled, until it is dropped; one without a name, which came by no
@@ -137,6 +170,10 @@ pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next
     headers.insert(REQUEST_ID, id);
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert(PROCESSING, HeaderValue::from(milliseconds));
+    // A stream's head goes out before there is anything to tell: its last event has `timings`.
+    if let Some(times) = context.timing.get() {
+        headers.insert(SERVER_TIMING, times.header());
+    }
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),

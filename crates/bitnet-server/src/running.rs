@@ -22,7 +22,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::metrics::recent::WaitingRequest;
 use crate::metrics::{CancelPhase, Finished, Metrics, RequestEnd};
 use crate::model::LoadedModel;
-use crate::request_id::{self, RequestContext};
+use crate::request_id::{self, PhaseTimes, RequestContext};
 use crate::usage::{Usage, milliseconds};
 use crate::vectors::VectorWish;
 
@@ -507,6 +507,11 @@ impl Drop for Running {
             n_accepted: total(|timings| timings.n_accepted),
         };
         metrics.request_finished(&finished);
+        self.account.context.timed(PhaseTimes {
+            queue: finished.queue,
+            prefill: finished.prefill,
+            decode: finished.decode,
+        });
         if let Some(trace) = &self.account.context.trace {
             trace.finished(&finished);
         }

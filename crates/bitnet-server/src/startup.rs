@@ -84,6 +84,13 @@ pub fn prepare<E: From<StartupError>>(
         .then(|| Telemetry::start(&TelemetryOptions::of_process(&config.monitoring)))
         .transpose()
         .map_err(StartupError::from)?;
+    let batch_timeout = config.performance.batch_timeout_ms;
+    if batch_timeout > 0 {
+        tracing::warn!(
+            "performance.batch_timeout_ms is {batch_timeout} and without effect: requests join the batch at every step, \
+             and none waits for others"
+        );
+    }
     let policy = ModelPolicy::new(config, first.others).map_err(StartupError::from)?;
     let name = config.models.served_model_name.clone();
     let name = name.unwrap_or_else(|| short_name(&first.source));

@@ -87,9 +87,6 @@ pub const GENERATION: &[RefusedField] = &[
         "the server keeps the caches of its keys apart by salts of its own",
         never,
     ),
-    row("service_tier", "there is one tier", |v| {
-        v == "auto" || v == "default"
-    }),
 ];
 
 /// Refused in conversations.

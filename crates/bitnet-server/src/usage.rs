@@ -27,6 +27,8 @@ pub struct Usage {
 pub struct PromptDetails {
     /// Those that did not have to run.
     pub cached_tokens: usize,
+    /// Those that ran and that the prefix cache has now: whole blocks of them.
+    pub cache_write_tokens: usize,
 }
 
 /// Parts of the answers' tokens: this server has no hidden reasoning and takes no predictions.
@@ -45,13 +47,19 @@ impl Usage {
     pub fn of(running: &Running) -> Usage {
         let (prompt, drawn) = (running.n_prompt(), running.n_drawn());
         let n = running.choices.len() / running.prompts.len().max(1);
-        let first_choices = running.choices.iter().step_by(n.max(1));
+        let first_choices = || running.choices.iter().step_by(n.max(1));
+        let written = running
+            .choices
+            .iter()
+            .map(|choice| choice.timings.n_cache_written);
         Usage {
             prompt_tokens: prompt,
             completion_tokens: drawn,
             total_tokens: prompt + drawn,
             prompt_tokens_details: PromptDetails {
-                cached_tokens: first_choices.map(|choice| choice.timings.n_cached).sum(),
+                cached_tokens: first_choices().map(|choice| choice.timings.n_cached).sum(),
+                // By whichever choice of a prompt came first: the others find it.
+                cache_write_tokens: written.sum(),
             },
             completion_tokens_details: CompletionDetails::default(),
         }

@@ -16,6 +16,7 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::model::LoadedModel;
 use crate::running::{Job, Running};
+use crate::service_tier::ServiceTier;
 
 /// Texts that are in the queue at once: enough for a few full batches, and others get their turns between.
 const AT_ONCE: usize = 64;
@@ -58,7 +59,10 @@ impl VectorRequest {
             ApiError::unsupported("model", why)
         })?;
         Ok(VectorRequest {
-            terms: app.terms(fields, caller)?,
+            terms: {
+                let tier = ServiceTier::read(fields)?;
+                app.terms(fields, caller, tier)?
+            },
             permit: caller.permit.clone(),
             pooling,
             model,

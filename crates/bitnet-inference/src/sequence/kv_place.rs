@@ -60,8 +60,15 @@ impl Sequence {
         while (self.n_kept + 1) * KV_BLOCK <= self.n_cached {
             let tokens = block_of(&self.tokens, self.n_kept);
             let block = &mut self.block_table[self.n_kept];
+            let own = *block;
             self.prefix = blocks.keep(self.prefix, tokens, block);
+            // Where the cache had the same already, that takes its place; after a pre-emption it is written again.
+            let is_new = *block == own && self.n_kept >= self.n_kept_most;
             self.n_kept += 1;
+            self.n_kept_most = self.n_kept_most.max(self.n_kept);
+            if is_new && self.n_kept * KV_BLOCK <= self.n_prompt {
+                self.parts.timings.n_cache_written += KV_BLOCK;
+            }
         }
     }
 

@@ -167,8 +167,8 @@ function show(stats) {
 
   const names = { total: "whole request", first_token: "first token", inter_token: "between tokens", queue: "queue", prefill_step: "prefill step", decode_step: "decode step" };
   rows("latency", models.flatMap((model) =>
-    Object.entries(names).filter(([name]) => model.latency[name]).map(([name, words]) => {
-      const it = model.latency[name];
+    Object.entries(names).filter(([name]) => model.recent?.latency[name]).map(([name, words]) => {
+      const it = model.recent.latency[name];
       return [model.id, words, count(it.count), seconds(it.p50), seconds(it.p90), seconds(it.p95), seconds(it.p99)];
     })), [0, 1]);
 

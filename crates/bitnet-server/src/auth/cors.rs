@@ -18,7 +18,7 @@ use super::Guard;
 /// here, and a list would be too short with the library's next version.
 const METHODS: &str = "GET, POST, DELETE";
 /// What a page may read of an answer's headers, beyond the harmless ones.
-const EXPOSED: &str = "x-request-id, retry-after, openai-processing-ms, x-ratelimit-limit-requests, \
+const EXPOSED: &str = "x-request-id, retry-after, openai-processing-ms, server-timing, x-ratelimit-limit-requests, \
     x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
     x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 /// Seconds for which a browser need not ask again.

@@ -10,8 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::table::{Id, Kind, METRICS};
 
-/// Most sets of label values of one metric; beyond them values are counted under [`OTHER`].
+/// Most sets of label values of one metric; beyond them values are counted under [`OTHER`], and gauges, of which several
+/// have no sum and which are to be forgotten one by one, are not told.
 const MAX_SERIES: usize = 64;
+/// First labels that name a model: ours, and vLLM's.
+const MODEL_LABELS: [&str; 2] = ["model", "model_name"];
 /// Stands for label values that are too many.
 const OTHER: &str = "other";
 
@@ -98,7 +101,14 @@ impl Registry {
 
     /// Sets a gauge.
     pub fn set(&self, id: Id, labels: &[&str], value: f64) {
-        self.value(id, labels, |old| *old = value);
+        let family = &self.families[id as usize];
+        let mut all = family.lock();
+        let index = match place(&all, labels) {
+            Ok(index) => index,
+            Err(index) if all.len() < MAX_SERIES => family.insert(&mut all, index, labels),
+            Err(_) => return,
+        };
+        all[index].1 = Series::Value(value);
     }
 
     /// Adds to a counter.
@@ -125,9 +135,18 @@ impl Registry {
 
     /// Forgets all series of a gauge whose first label has this value: those of a model that is gone.
     pub fn forget(&self, id: Id, first: &str) {
-        self.families[id as usize]
-            .lock()
-            .retain(|(labels, _)| labels.first().is_none_or(|label| label != first));
+        self.families[id as usize].forget(first);
+    }
+
+    /// Forgets all gauges of a model that is gone.
+    pub fn forget_gauges_of(&self, model: &str) {
+        for (id, metric) in METRICS.iter().enumerate() {
+            let is_gauge = matches!(metric.kind, Kind::Gauge);
+            let first = metric.labels.first();
+            if is_gauge && first.is_some_and(|label| MODEL_LABELS.contains(label)) {
+                self.families[id].forget(model);
+            }
+        }
     }
 
     /// The value of a counter or gauge, if it was set.
@@ -229,6 +248,11 @@ impl Registry {
 impl Family {
     fn lock(&self) -> MutexGuard<'_, AllSeries> {
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, first: &str) {
+        let is_other = |labels: &[String]| labels.first().is_none_or(|label| label != first);
+        self.lock().retain(|(labels, _)| is_other(labels));
     }
 
     fn find(&self, labels: &[&str]) -> Option<Series> {

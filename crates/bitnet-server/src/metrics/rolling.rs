@@ -1,4 +1,4 @@
-//! What a model did in the last five minutes, for `performance_metrics` of `/v1/models`.
+//! What a model did in the last five minutes, for `performance_metrics` of `/v1/models` and `recent` of `/v1/stats`.
 //!
 //! Nothing is counted for it: now and then the counters that `/metrics` prints are written down, and the figures are
 //! differences between now and then. A model that was just loaded, also by a swap, begins anew.
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Metrics;
-use super::registry::{Observed, Registry};
+use super::latencies::Latencies;
+use super::registry::Registry;
+use super::stats::RecentStats;
 use super::table::Id;
 
 /// How far back is looked.
 pub const WINDOW: Duration = Duration::from_secs(300);
 
-/// Least time between two notes: the window is right to this, and a model's notes take some ten kilobytes.
+/// Least time between two notes: the window is right to this, and a model's notes take some hundred kilobytes.
 const SPACING: Duration = Duration::from_secs(5);
 
 /// What a model did lately.
@@ -44,9 +46,8 @@ struct Note {
 
 #[derive(Debug)]
 struct Counters {
-    requests: f64,
     tokens: f64,
-    first_token: Option<Observed>,
+    times: Latencies,
 }
 
 /// The notes of each model, oldest first.
@@ -55,11 +56,9 @@ pub(super) struct Notes(Mutex<BTreeMap<String, VecDeque<Note>>>);
 
 impl Counters {
     fn of(registry: &Registry, model: &str) -> Counters {
-        let all = registry.observed(Id::InferenceDuration, &[model]);
         Counters {
-            requests: all.map_or(0.0, |all| all.count() as f64),
             tokens: registry.get(Id::GeneratedTokens, &[model]).unwrap_or(0.0),
-            first_token: registry.observed(Id::FirstTokenTime, &[model]),
+            times: Latencies::of(registry, model),
         }
     }
 }
@@ -110,6 +109,31 @@ impl Notes {
 impl Metrics {
     /// What a model did in the last five minutes; `None` when that is nothing.
     pub fn rolling(&self, model: &str, now: Instant) -> Option<RollingFigures> {
+        let (window, counters) = self.lately(model, now)?;
+        let requests = counters.times.n_requests() as f64;
+        if requests == 0.0 && counters.tokens == 0.0 {
+            return None;
+        }
+        Some(RollingFigures {
+            window_seconds: window,
+            requests,
+            tokens_per_second: counters.tokens / window,
+            first_token_p50_seconds: counters.times.first_token(0.5),
+            first_token_p95_seconds: counters.times.first_token(0.95),
+        })
+    }
+
+    /// How long things took in the last five minutes; `None` for a model that was loaded this moment.
+    pub fn recent_stats(&self, model: &str, now: Instant) -> Option<RecentStats> {
+        let (window_seconds, counters) = self.lately(model, now)?;
+        Some(RecentStats {
+            window_seconds,
+            latency: counters.times.stats(),
+        })
+    }
+
+    /// What was counted in the last five minutes, and how many seconds that was.
+    fn lately(&self, model: &str, now: Instant) -> Option<(f64, Counters)> {
         let counters = Counters::of(&self.registry, model);
         let all = self.notes.lock();
         let notes = all.get(model)?;
@@ -118,22 +142,10 @@ impl Metrics {
             .find(|note| now.saturating_duration_since(note.at) >= WINDOW)
             .or(notes.front())?;
         let window = now.saturating_duration_since(then.at).as_secs_f64();
-        let requests = counters.requests - then.counters.requests;
-        let tokens = counters.tokens - then.counters.tokens;
-        if window == 0.0 || (requests == 0.0 && tokens == 0.0) {
-            return None;
-        }
-        let first_token = match (counters.first_token, &then.counters.first_token) {
-            (Some(now), Some(then)) => Some(now.since(then)),
-            (now, _) => now,
+        let since = Counters {
+            tokens: counters.tokens - then.counters.tokens,
+            times: counters.times.since(&then.counters.times),
         };
-        let quantile = |q| first_token.as_ref().and_then(|times| times.quantile(q));
-        Some(RollingFigures {
-            window_seconds: window,
-            requests,
-            tokens_per_second: tokens / window,
-            first_token_p50_seconds: quantile(0.5),
-            first_token_p95_seconds: quantile(0.95),
-        })
+        (window > 0.0).then_some((window, since))
     }
 }

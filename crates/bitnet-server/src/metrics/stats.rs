@@ -4,10 +4,12 @@
 //! values alone. What was not measured is `null`, which counters that never counted are not: they are 0.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::Serialize;
 
-use super::registry::{Observed, Registry};
+use super::latencies::{Latencies, LatencyStats};
+use super::registry::Registry;
 use super::table::Id;
 use super::{ENGINE, Metrics, RequestRecord, unix_time};
 
@@ -85,8 +87,10 @@ pub struct ModelStats {
     pub prefix_cache: PrefixStats,
     /// Forward passes.
     pub engine: StepStats,
-    /// Distributions of times, in seconds.
+    /// Distributions of times since the server started, in seconds.
     pub latency: LatencyStats,
+    /// The last five minutes; `null` of a model that was loaded this moment.
+    pub recent: Option<RecentStats>,
 }
 
 /// Tokens of a model.
@@ -158,40 +162,13 @@ pub struct StepStats {
     pub bandwidth_bytes_per_second: Option<f64>,
 }
 
-/// Distributions of times.
+/// What a model did in the last five minutes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct LatencyStats {
-    /// From a request's arrival to its end.
-    pub total: Option<Distribution>,
-    /// From a request's arrival to its first token.
-    pub first_token: Option<Distribution>,
-    /// Between two tokens of a request.
-    pub inter_token: Option<Distribution>,
-    /// Waiting for a place.
-    pub queue: Option<Distribution>,
-    /// A forward pass with prompt tokens.
-    pub prefill_step: Option<Distribution>,
-    /// A forward pass without.
-    pub decode_step: Option<Distribution>,
-}
-
-/// What a histogram says: percentiles are as exact as its buckets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Distribution {
-    /// How many were measured.
-    pub count: u64,
-    /// Their sum.
-    pub sum: f64,
-    /// Their mean.
-    pub mean: f64,
-    /// Half of them took no longer.
-    pub p50: f64,
-    /// 90 of 100.
-    pub p90: f64,
-    /// 95 of 100.
-    pub p95: f64,
-    /// 99 of 100.
-    pub p99: f64,
+pub struct RecentStats {
+    /// How far back was looked: five minutes and up to the time between two looks, less after the model was loaded.
+    pub window_seconds: f64,
+    /// Distributions of times, in seconds; `null` of what nobody did.
+    pub latency: LatencyStats,
 }
 
 impl Metrics {
@@ -221,7 +198,7 @@ impl Metrics {
             models: registry
                 .values(Id::ModelInfo)
                 .into_iter()
-                .filter_map(|(labels, _)| model(registry, labels))
+                .filter_map(|(labels, _)| model(self, labels, Instant::now()))
                 .collect(),
             slowest_requests: None,
         }
@@ -229,13 +206,12 @@ impl Metrics {
 }
 
 /// A model by the labels of its `bitnet_model_info`.
-fn model(registry: &Registry, labels: Vec<String>) -> Option<ModelStats> {
+fn model(metrics: &Metrics, labels: Vec<String>, now: Instant) -> Option<ModelStats> {
+    let registry = metrics.registry();
     let [id, hash, quantization, kernel] = labels.try_into().ok()?;
     let own = |metric| registry.get(metric, &[&id]);
     let vllm = |metric| registry.get(metric, &[&id, ENGINE]);
     let blocks = |state| registry.get(Id::KvBlocks, &[&id, state]);
-    let times = |metric| distribution(registry.observed(metric, &[&id]));
-    let steps = |phase| distribution(registry.observed(Id::StepTime, &[&id, phase]));
     let queries = vllm(Id::VllmPrefixQueries).unwrap_or(0.0);
     let hits = vllm(Id::VllmPrefixHits).unwrap_or(0.0);
     Some(ModelStats {
@@ -274,14 +250,8 @@ fn model(registry: &Registry, labels: Vec<String>) -> Option<ModelStats> {
             last_step_at: own(Id::LastStep),
             bandwidth_bytes_per_second: own(Id::Bandwidth),
         },
-        latency: LatencyStats {
-            total: times(Id::InferenceDuration),
-            first_token: times(Id::FirstTokenTime),
-            inter_token: times(Id::TokenGap),
-            queue: times(Id::QueueTime),
-            prefill_step: steps("prefill"),
-            decode_step: steps("decode"),
-        },
+        latency: Latencies::of(registry, &id).stats(),
+        recent: metrics.recent_stats(&id, now),
         id,
         hash,
         quantization,
@@ -304,17 +274,4 @@ fn by_last_label(
         }
     }
     sums
-}
-
-fn distribution(observed: Option<Observed>) -> Option<Distribution> {
-    let observed = observed?;
-    Some(Distribution {
-        count: observed.count(),
-        sum: observed.sum,
-        mean: observed.mean()?,
-        p50: observed.quantile(0.5)?,
-        p90: observed.quantile(0.9)?,
-        p95: observed.quantile(0.95)?,
-        p99: observed.quantile(0.99)?,
-    })
 }

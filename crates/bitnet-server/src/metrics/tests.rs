@@ -1,6 +1,9 @@
 //! Names, buckets and both texts, and the document against the table.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bitnet_inference::Traffic;
 
 use super::table::{Buckets, Kind, METRICS};
 use super::*;
@@ -289,6 +292,25 @@ fn percentiles_lie_evenly_between_bounds_and_end_at_the_last_one() {
 }
 
 #[test]
+fn a_gauge_beyond_the_limit_is_not_told_in_the_place_of_others() {
+    let metrics = Metrics::new(16);
+    let name = |n: usize| format!("model-{n:03}");
+    for n in 0..100 {
+        metrics
+            .registry()
+            .set(Id::QueueOldest, &[&name(n)], n as f64);
+    }
+    let values = metrics.registry().values(Id::QueueOldest);
+    assert_eq!(values.len(), 64);
+    assert!(values.iter().all(|(labels, _)| labels[0] != "other"));
+    // When one is gone there is room for another.
+    metrics.registry().forget(Id::QueueOldest, &name(0));
+    metrics.registry().set(Id::QueueOldest, &[&name(99)], 99.0);
+    let told = |n| metrics.registry().get(Id::QueueOldest, &[&name(n)]);
+    assert_eq!((told(0), told(98), told(99)), (None, None, Some(99.0)));
+}
+
+#[test]
 fn the_list_of_requests_is_bounded_and_keeps_the_slow_ones_in_order() {
     let metrics = Metrics::new(16);
     for milliseconds in 0..2000_u64 {
@@ -388,6 +410,14 @@ fn five_minutes_are_looked_back_and_no_more() {
     assert_eq!((second.window_seconds, second.requests), (320.0, 1.0));
     assert_eq!(second.tokens_per_second, 7.0 / 320.0);
     assert!(between(second.first_token_p50_seconds, 0.5, 1.0));
+    let lately = metrics.recent_stats(MODEL, after(420)).unwrap();
+    assert_eq!(lately.window_seconds, 320.0);
+    let first_token = lately.latency.first_token.unwrap();
+    assert_eq!(Some(first_token.p50), second.first_token_p50_seconds);
+    assert_eq!((first_token.count, first_token.sum), (1, 0.7));
+    assert_eq!(lately.latency.total.unwrap().count, 1);
+    let ever = metrics.stats().models[0].latency.clone();
+    assert_eq!(ever.first_token.unwrap().count, 2, "since the start");
 
     // A text under way has drawn tokens and no end.
     metrics.measure(&[MODEL], after(430));
@@ -398,6 +428,8 @@ fn five_minutes_are_looked_back_and_no_more() {
     metrics.engine(MODEL, ENGINE_A, &EngineLoad::default(), &drawn);
     let third = rolling(740).unwrap();
     assert_eq!((third.requests, third.window_seconds), (0.0, 310.0));
+    let idle = metrics.recent_stats(MODEL, after(740)).unwrap();
+    assert_eq!(idle.latency.total, None, "nobody ended");
     assert_eq!(third.first_token_p50_seconds, None);
     metrics.measure(&[MODEL], after(740));
     assert_eq!(rolling(1100), None);

@@ -90,7 +90,8 @@ pub struct Swapping {
 /// [`ErrorCode::ModelNotFound`], [`ErrorCode::SwapInProgress`], and why the new version was not taken; the old one then
 /// answers as before.
 pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiError> {
-    let swapping = Swapping::begin(app, order)?;
+    let begun = Swapping::begin(app, order);
+    let swapping = begun.inspect_err(|error| app.metrics.swapped(error.code.name()))?;
     let loaded = swapping.load().await;
     swapping.end(loaded).await
 }
@@ -100,13 +101,18 @@ pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiErr
 /// # Errors
 /// [`ErrorCode::ModelBusy`] without such a version, and why it cannot be loaded again.
 pub async fn roll_back(app: &Arc<App>, id: &str) -> Result<SwapReport, ApiError> {
-    let place = begin(app, id)?;
-    let outcome = roll_back_under(app, &place.job, id).await;
-    let end = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
-    place.end(end);
-    if outcome.is_ok() {
-        app.metrics.swapped("rolled_back");
-    }
+    let outcome = match begin(app, id) {
+        Err(error) => Err(error),
+        Ok(place) => {
+            let outcome = roll_back_under(app, &place.job, id).await;
+            place.end(outcome.as_ref().map(|_| ()).map_err(Clone::clone));
+            outcome
+        }
+    };
+    app.metrics.swapped(match &outcome {
+        Ok(_) => "rolled_back",
+        Err(error) => error.code.name(),
+    });
     outcome
 }
 

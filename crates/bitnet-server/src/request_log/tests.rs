@@ -20,6 +20,18 @@ impl Write for Gate {
     }
 }
 
+/// A log whose audit lines wait for permissions, what gives these, and what was written.
+fn stuck_log() -> (RequestLog, SyncSender<()>, Arc<Mutex<Vec<u8>>>) {
+    let (allow, permissions) = sync_channel(0);
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let gate = Gate {
+        permissions,
+        written: written.clone(),
+    };
+    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), Box::new(gate)).unwrap();
+    (log, allow, written)
+}
+
 fn line(n: usize) -> AuditLine {
     AuditLine {
         time: UNIX_EPOCH,
@@ -35,13 +47,7 @@ fn line(n: usize) -> AuditLine {
 
 #[test]
 fn a_log_that_is_stuck_loses_lines_and_says_how_many() {
-    let (allow, permissions): (SyncSender<()>, _) = sync_channel(0);
-    let written = Arc::new(Mutex::new(Vec::new()));
-    let gate = Gate {
-        permissions,
-        written: written.clone(),
-    };
-    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), Box::new(gate)).unwrap();
+    let (log, allow, written) = stuck_log();
     // One more than fits may be in the writer's hands; none of these calls waits.
     let n_lines = LINES_WAITING + 100;
     for n in 0..n_lines {
@@ -151,13 +157,7 @@ fn a_file_is_added_to_and_is_its_owners_alone() {
 
 #[test]
 fn closing_waits_for_every_line_but_not_for_ever() {
-    let (allow, permissions): (SyncSender<()>, _) = sync_channel(0);
-    let written = Arc::new(Mutex::new(Vec::new()));
-    let gate = Gate {
-        permissions,
-        written: written.clone(),
-    };
-    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), Box::new(gate)).unwrap();
+    let (log, allow, written) = stuck_log();
     for n in 0..100 {
         log.audit(&line(n));
     }

@@ -22,6 +22,7 @@ use crate::generation_request::{GenerationRequest, Shown, StreamUsage};
 use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
 use crate::running::{Piece, Running};
+use crate::service_tier::ServiceTier;
 use crate::sse::{self, Events, Wire};
 use crate::token_text::{PromptLogprobs, TokenLogprob, chat_logprob};
 use crate::unsupported;
@@ -179,6 +180,8 @@ struct Answer<'a> {
     created: u64,
     model: &'a str,
     system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<ServiceTier>,
     choices: Vec<AnswerChoice>,
     usage: Usage,
     timings: TimingReport,
@@ -275,6 +278,7 @@ async fn collect(mut running: Running, head: Head) -> Result<Response, ApiError>
         created: head.created,
         model: &running.model.id,
         system_fingerprint: &running.model.fingerprint,
+        service_tier: head.shown.tier,
         choices,
         usage: Usage::of(&running),
         timings: TimingReport::of(&running),
@@ -312,6 +316,8 @@ struct Chunk<'a> {
     created: u64,
     model: &'a str,
     system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<ServiceTier>,
     choices: &'a [ChunkChoice],
     /// Absent unless it is asked for; `null` in all chunks but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -368,6 +374,7 @@ impl ChatWire {
             created: self.head.created,
             model: &running.model.id,
             system_fingerprint: &running.model.fingerprint,
+            service_tier: self.head.shown.tier,
             choices,
             usage: None,
             timings: None,

@@ -24,6 +24,7 @@ use crate::limits::ServerLimits;
 use crate::model::unix_seconds;
 use crate::prompts;
 use crate::running::{Piece, Running};
+use crate::service_tier::ServiceTier;
 use crate::sse::{self, Events, Wire};
 use crate::token_text::{CompletionLogprobs, PromptLogprobs};
 use crate::unsupported;
@@ -202,6 +203,8 @@ struct Answer<'a> {
     created: u64,
     model: &'a str,
     system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<ServiceTier>,
     choices: &'a [TextChoice],
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
@@ -315,6 +318,7 @@ impl Writer {
             created: self.created,
             model: &running.model.id,
             system_fingerprint: &running.model.fingerprint,
+            service_tier: self.shown.tier,
             choices,
             usage: None,
             timings: None,

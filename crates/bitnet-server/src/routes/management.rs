@@ -83,7 +83,8 @@ pub async fn swap(
         .text("target_model_id")?
         .ok_or_else(|| missing("target_model_id"))?;
     // What nobody has loaded yet is loaded first: there is something to hold the new version against then.
-    let id = app.model(Some(&id)).await?.id.clone();
+    let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
+    let id = app.model(Some(&id)).await.inspect_err(refused)?.id.clone();
     let strategy = match fields.text("swap_strategy")?.as_deref() {
         None | Some("atomic") => SwapStrategy::Atomic,
         Some("blue_green") => SwapStrategy::BlueGreen,
@@ -121,7 +122,8 @@ pub async fn rollback(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<SwapReport>, ApiError> {
-    let id = app.models.id_of(&id)?;
+    let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
+    let id = app.models.id_of(&id).inspect_err(refused)?;
     on_its_own(async move { swap::roll_back(&app, &id).await }).await
 }
 

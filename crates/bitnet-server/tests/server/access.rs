@@ -369,6 +369,38 @@ fn only_administrators_go_before_everybody_else() {
     assert_eq!(nobody.post(PATH, &body(-1)).status, 403);
     let (open, key) = server_with_key(&[("allow-urgent", "true")], 0);
     assert_eq!(send_with(&open, &key, PATH, &body(-1)).status, 200);
+
+    // A tier is a priority by name.
+    let body = |tier: &str| json!({"prompt": "Once", "max_tokens": 1, "service_tier": tier});
+    for (tier, told) in [
+        ("auto", "default"),
+        ("default", "default"),
+        ("flex", "flex"),
+    ] {
+        let answer = managed.ask_as_user("POST", PATH, &body(tier));
+        assert_eq!(
+            (answer.status, &answer.json()["service_tier"]),
+            (200, &json!(told))
+        );
+    }
+    let refused = managed.ask_as_user("POST", PATH, &body("priority"));
+    assert!(
+        refused.is_error(403, "insufficient_role"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(refused.json()["error"]["param"], "service_tier");
+    let answer = managed.ask("POST", PATH, &body("priority"));
+    assert_eq!(answer.json()["service_tier"], "priority");
+    let mut both = body("flex");
+    both["priority"] = json!(3);
+    for wrong in [body("scale"), both] {
+        let refused = managed.ask("POST", PATH, &wrong);
+        assert!(refused.is_error(400, "invalid_value"), "{}", refused.body);
+        assert_eq!(refused.json()["error"]["param"], "service_tier");
+    }
+    let unnamed = managed.ask("POST", PATH, &json!({"prompt": "Once", "max_tokens": 1}));
+    assert_eq!(unnamed.json().get("service_tier"), None);
 }
 
 #[test]

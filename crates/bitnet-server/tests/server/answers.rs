@@ -284,13 +284,6 @@ fn what_a_route_does_not_do_is_refused_by_name() {
         ),
         (WHOLE, "return_token_ids", json!(true), json!(false)),
         (STREAM, "return_token_ids", json!(true), json!(false)),
-        (WHOLE, "service_tier", json!("flex"), json!("auto")),
-        (
-            COMPLETIONS,
-            "service_tier",
-            json!("priority"),
-            json!("default"),
-        ),
         (COMPLETIONS, "n_predict", json!(5), json!(null)),
         (COMPLETIONS, "t_max_predict_ms", json!(5), json!(0)),
         (COMPLETIONS, "do_sample", json!(false), json!(true)),
@@ -331,4 +324,52 @@ fn requests_without_a_seed_have_that_of_the_server() {
     assert_eq!(seeds(body), [7, 8]);
     let own = json!({"prompt": "Once", "max_tokens": 1, "seed": 3});
     assert_eq!(seeds(own), [3]);
+}
+
+#[test]
+fn a_whole_answer_tells_in_its_head_where_its_time_went() {
+    let server = TestServer::start();
+    let body = json!({"prompt": "Once", "max_tokens": 4, "ignore_eos": true});
+    let answer = server.post("/v1/completions", &body);
+    let timings = &answer.json()["timings"];
+    let told: Vec<(&str, f64)> = (answer.header("server-timing").unwrap().split(", "))
+        .map(|part| {
+            let (name, milliseconds) = part.split_once(";dur=").unwrap();
+            (name, milliseconds.parse().unwrap())
+        })
+        .collect();
+    let milliseconds = |name: &str| timings[name].as_f64().unwrap();
+    assert_eq!(
+        told,
+        [
+            ("queue", milliseconds("queue_ms")),
+            ("prefill", milliseconds("prompt_ms")),
+            ("decode", milliseconds("predicted_ms")),
+        ]
+    );
+    // The head of a stream goes out first; a route that runs no model has nothing to tell.
+    let stream = json!({"prompt": "Once", "max_tokens": 4, "stream": true});
+    let stream = server.post("/v1/completions", &stream);
+    assert_eq!((stream.status, stream.header("server-timing")), (200, None));
+    assert_eq!(server.get("/v1/models").header("server-timing"), None);
+}
+
+#[test]
+fn tokens_that_the_prefix_cache_took_are_told_once() {
+    let (server, gated) = server(&[]);
+    gated.open();
+    let details = |prompt: &[u32], n: usize| {
+        let body = json!({"prompt": prompt, "max_tokens": 20, "ignore_eos": true, "n": n});
+        let answer = server.post("/v1/completions", &body).json();
+        let details = &answer["usage"]["prompt_tokens_details"];
+        ["cached_tokens", "cache_write_tokens"].map(|name| details[name].as_u64().unwrap())
+    };
+    let prompt: Vec<u32> = (300..340).collect();
+    // Two whole blocks of 16; what is drawn behind them is no part of the prompt.
+    assert_eq!(details(&prompt, 1), [0, 32]);
+    assert_eq!(details(&prompt, 1), [32, 0]);
+    assert_eq!(details(&prompt[..39], 2), [32, 0]);
+    // Of several choices one writes it.
+    let other: Vec<u32> = (400..440).collect();
+    assert_eq!(details(&other, 2), [0, 32]);
 }

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use crate::device::engine_failing_after;
 use crate::faults::Panicking;
 use crate::fixture::{load_options, until};
-use crate::managed::Managed;
+use crate::managed::{Managed, SWAP, swap_order};
 
 /// How the new version fails, after a few good passes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -207,4 +207,28 @@ fn when_the_old_version_does_not_come_back_the_new_one_stays_and_the_probes_tell
     assert_eq!(status["status"], "failed");
     assert_eq!(status["version"], managed.version("v2.gguf"));
     assert_eq!(managed.server.get("/health/live").status, 503);
+}
+
+#[test]
+fn swaps_that_are_refused_and_rollbacks_that_fail_are_counted_by_their_codes() {
+    let managed = Managed::start();
+    let count = |code: &str| {
+        let metrics = managed.ask("GET", "/metrics", &Value::Null).body;
+        let sample = format!("bitnet_swap_total{{result=\"{code}\"}} ");
+        let found = metrics.lines().find_map(|line| line.strip_prefix(&sample));
+        found.map_or(0, |count| count.parse().unwrap())
+    };
+    let nothing_before = managed.ask("POST", "/v1/models/stories/rollback", &Value::Null);
+    assert!(nothing_before.is_error(409, "model_busy"));
+    assert_eq!(count("model_busy"), 1);
+    let nobody = managed.ask("POST", "/v1/models/nobody/rollback", &Value::Null);
+    assert!(nobody.is_error(404, "model_not_found"));
+    let mut order = swap_order("v2.gguf");
+    order["target_model_id"] = "nobody".into();
+    assert!(
+        managed
+            .ask("POST", SWAP, &order)
+            .is_error(404, "model_not_found")
+    );
+    assert_eq!(count("model_not_found"), 2);
 }

@@ -164,6 +164,8 @@ fn stats_are_the_metrics_number_by_number() {
     let age = stats["timestamp"].as_f64().unwrap() - metrics["process_start_time_seconds"];
     assert!((stats["uptime_seconds"].as_f64().unwrap() - age).abs() < 1e-3);
     assert_distributions(&model["latency"], &metrics);
+    // All of it was less than five minutes ago.
+    assert_distributions(&model["recent"]["latency"], &metrics);
     assert_slowest(&stats["slowest_requests"]);
 }
 
