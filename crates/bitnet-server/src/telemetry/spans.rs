@@ -28,7 +28,7 @@ const QUEUE: usize = 4096;
 /// How often they are sent.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last sending may take, at the end of the process.
-const CLOSING: Duration = Duration::from_secs(3);
+const CLOSING: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Exporter {
