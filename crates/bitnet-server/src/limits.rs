@@ -108,7 +108,7 @@ impl From<&ServerConfig> for ServerLimits {
             drain_timeout: server.shutdown_timeout,
             request_timeout: server.request_timeout,
             queue_timeout: performance.queue_timeout,
-            seed: None,
+            seed: config.engine.seed(),
             allow_urgent: performance.allow_urgent,
             pooling: match config.models.pooling {
                 PoolingChoice::Model => None,

@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use tracing_subscriber::filter::ParseError;
 
 use crate::app::App;
 use crate::auth::Guard;
 use crate::auth::guard::{GuardError, follow_keys};
-use crate::config::{Origin, ServerConfig, Sources};
+use crate::config::{ServerConfig, Sources};
 #[cfg(target_os = "linux")]
 use crate::hand_over;
 use crate::health_listener;
@@ -469,22 +468,6 @@ impl Reload {
             }
             None => {}
         }
-    }
-}
-
-/// Filters the log as the settings say. `is_asked_for` says that the process was started with a filter of its own
-/// (`BITNET_LOG`), which stays until somebody sets the setting.
-///
-/// # Errors
-/// When the setting is no filter, which a configuration that was loaded cannot have.
-pub fn set_log_level(
-    config: &ServerConfig,
-    is_asked_for: bool,
-    log: &LogFilter,
-) -> Result<(), ParseError> {
-    match config.origin("monitoring.log_level") {
-        Some(Origin::Default) | None if is_asked_for => Ok(()),
-        _ => log.set(&config.monitoring.log_level),
     }
 }
 

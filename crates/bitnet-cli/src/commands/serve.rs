@@ -1,29 +1,26 @@
 //! `bitnet serve`: a model over HTTP, for OpenAI's clients.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bitnet_inference::LoadOptions;
 use bitnet_server::Stopped;
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck, Probe};
 use bitnet_server::log::LogFilter;
 use bitnet_server::model_manager::policy;
-use bitnet_server::process::{self, Process, ProcessError};
+use bitnet_server::process::{Process, ProcessError};
 use bitnet_server::startup::{self, FirstModel, StartupError};
 use bytes::Bytes;
 use clap::Args;
 
-use crate::args::{EngineArgs, ModelArgs};
 use crate::embedded;
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
-use crate::model_source::{self, LoadExtras, ModelSource};
+use crate::model_source::{self, ModelSource};
 use crate::output::{Out, notice};
-use crate::prompt::TextSource;
 
 /// Options of `bitnet serve`.
 #[derive(Debug, Args)]
@@ -33,17 +30,7 @@ use crate::prompt::TextSource;
     Then: curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n        \
     -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'")]
 pub struct ServeArgs {
-    /// Jinja file with the chat template, instead of the model's own
-    #[arg(long, value_name = "FILE")]
-    pub template: Option<String>,
-
-    /// Which model.
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// How to run it.
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    /// How to serve it.
+    /// What to serve, and how: the settings.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
@@ -101,48 +88,28 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     }
     log.set_format(config.monitoring.log_format);
     // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
-    process::set_log_level(&config, env.log.is_some(), &log)
-        .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
-    let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
-    let config = process.config();
-    let chat_template = args
-        .template
-        .as_deref()
-        .map(|path| TextSource::File(Path::new(path).to_owned()).read())
-        .transpose()?;
-    let max_sequences = config.performance.max_concurrent_requests;
-    let mut named = args.model.clone();
-    named.model = named.model.or(config.models.default_model.clone());
-    let chosen = |chat_template| {
-        let extras = LoadExtras {
-            chat_template,
-            max_sequences,
-            quick_start: true,
-        };
-        model_source::load_options(&named, &args.engine, env, extras)
-    };
-    // Template and tokenizer are those of the model that the command line names.
-    let others = LoadOptions {
-        tokenizer: None,
-        ..chosen(None)
-    };
-    let source = ModelSource::choose(named.model.as_deref(), env)?;
-    let first = FirstModel {
-        source: match &source {
-            ModelSource::Path(path) => policy::OriginSource::Path(path.clone()),
-            ModelSource::Embedded => policy::OriginSource::Bytes {
-                name: embedded::NAME,
-                bytes: Bytes::from_static(embedded::BYTES),
-            },
+    log.set(&config.monitoring.log_level)
+        .map_err(|e| setting_error(e.to_string()))?;
+    // The variable is a source of the settings too, so nobody else is asked.
+    let source = ModelSource::choose(
+        config.models.default_model.as_deref(),
+        &Environment::default(),
+    )?;
+    let first = match &source {
+        ModelSource::Path(path) => policy::OriginSource::Path(path.clone()),
+        ModelSource::Embedded => policy::OriginSource::Bytes {
+            name: embedded::NAME,
+            bytes: Bytes::from_static(embedded::BYTES),
         },
-        options: chosen(chat_template),
-        others,
-        seed: env.seed(None),
     };
+    let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
+    // A template may come through a pipe that nobody writes to.
+    let first =
+        FirstModel::of(first, process.config(), env.cache.clone()).map_err(|e| setting_error(e.to_string()))?;
     let ready = startup::prepare(&process, first, |_, options| {
-        let loaded = model_source::load_chosen(source.clone(), options, &args.engine, env)?;
-        loaded.note_repairs();
-        Ok::<_, CliError>(loaded.engine)
+        let engine = model_source::load_source(&source, options)?;
+        model_source::tell_findings(&source, &engine);
+        Ok::<_, CliError>(engine)
     })?;
     let (name, engine) = (ready.name, ready.engine);
     if engine.chat_template().is_none() {
@@ -217,9 +184,7 @@ impl From<StartupError> for CliError {
             _ => error.to_string(),
         };
         match error {
-            StartupError::Setting(_) => {
-                CliError::usage(message, "docs/config.md has every setting")
-            }
+            StartupError::Setting(_) => setting_error(message),
             StartupError::Telemetry(_) => {
                 CliError::usage(message, "docs/metrics.md has a section on traces")
             }
@@ -236,12 +201,15 @@ impl From<StartupError> for CliError {
     }
 }
 
+/// A setting that cannot be.
+fn setting_error(message: String) -> CliError {
+    CliError::usage(message, "docs/config.md has every setting")
+}
+
 /// What keeps a server from starting, with the exit code of its kind.
 fn process_error(error: &ProcessError) -> CliError {
     match error {
-        ProcessError::Guard(_) | ProcessError::Tls(_) => {
-            CliError::usage(error.to_string(), "docs/config.md has every setting")
-        }
+        ProcessError::Guard(_) | ProcessError::Tls(_) => setting_error(error.to_string()),
         ProcessError::Setup(_) => CliError::runtime(error.to_string(), ""),
         ProcessError::Address { address, source } => CliError::runtime(
             format!(

@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use bitnet_inference::{
+    CheckpointOptions, DETERMINISTIC_SEED, HeadMode, KvType, LoadOptions,
+};
+use bitnet_quantization::I2sDialect;
 use clap::{Args, Command, FromArgMatches};
 
 use super::value::{ByteSize, DevicePreference};
@@ -140,7 +144,7 @@ fn the_variable_names_the_file_where_no_flag_does() {
 
 #[test]
 fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
-    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 9] = [
+    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 10] = [
         (
             load_file("c.yaml", "server:\n  host: 127.0.0.1\n  prot: 1\n"),
             "c.yaml:3",
@@ -170,6 +174,11 @@ fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
             load_env(&[("BITNET_SERVER__PROT", "1")]),
             "BITNET_SERVER__PROT",
             "'BITNET_SERVER__PORT'",
+        ),
+        (
+            load_env(&[("BITNET_SERVER_PORT", "1")]),
+            "'BITNET_SERVER_PORT'",
+            "mean 'BITNET_SERVER__PORT'",
         ),
         (
             load_env(&[("BITNET_SERVER__SERVER__PORT", "1")]),
@@ -396,4 +405,104 @@ fn flags_reach_the_configuration() {
     assert_eq!(config.server.port, 81);
     assert!(config.auth.insecure_no_auth && !config.performance.prefix_cache);
     assert_eq!(parse(&[]), ConfigArgs::default());
+    let short = parse(&["-m", "x.gguf", "-t", "3", "--device", "cpu"]);
+    let config = ServerConfig::load(&Sources {
+        flags: short.flags,
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(config.models.default_model.as_deref(), Some("x.gguf"));
+    assert_eq!(config.engine.threads, Some(3));
+    assert_eq!(config.performance.device_preference, DevicePreference::Cpu);
+    assert_eq!(
+        parse(&["--model", "x.gguf"]),
+        parse(&["--default-model", "x.gguf"])
+    );
+}
+
+#[test]
+fn the_section_engine_says_how_models_are_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("chat.jinja");
+    std::fs::write(&template, "{{ messages }}").unwrap();
+    let text = format!(
+        "engine:\n  threads: 3\n  ctx: 512\n  kv_type: f16\n  kernel: scalar-i2s\n  full_head: true\n  dense: true\n  \
+         dialect: i2s-64\n  tokenizer: t.json\n  strict_tokenizers: true\n  template: {}\n",
+        template.display()
+    );
+    let config = load_file("c.yaml", &text).unwrap();
+    let options = config.first_load_options().unwrap();
+    let expected = LoadOptions {
+        threads: Some(3),
+        context: Some(512),
+        kv_type: KvType::F16,
+        kernel: Some("scalar-i2s".into()),
+        head: HeadMode::Full,
+        dense: true,
+        checkpoint: CheckpointOptions {
+            i2s_dialect: Some(I2sDialect::Block64),
+            ..CheckpointOptions::default()
+        },
+        tokenizer: Some("t.json".into()),
+        strict_tokenizers: true,
+        chat_template: Some("{{ messages }}".into()),
+        ..LoadOptions::default()
+    };
+    assert_eq!(format!("{options:?}"), format!("{expected:?}"));
+    let others = LoadOptions {
+        tokenizer: None,
+        chat_template: None,
+        ..expected
+    };
+    let found = config.engine.load_options();
+    assert_eq!(format!("{found:?}"), format!("{others:?}"));
+    let untouched = ServerConfig::default().first_load_options().unwrap();
+    let defaults = LoadOptions::default();
+    assert_eq!(format!("{untouched:?}"), format!("{defaults:?}"));
+
+    std::fs::write(&template, b"{{ \xff }}").unwrap();
+    let error = config.first_load_options().unwrap_err().to_string();
+    let place = "c.yaml:11: engine.template";
+    assert!(error.contains(place) && error.contains("byte 3"), "{error}");
+    std::fs::remove_file(&template).unwrap();
+    let error = config.first_load_options().unwrap_err().to_string();
+    assert!(
+        error.contains(place) && error.contains("cannot be read"),
+        "{error}"
+    );
+}
+
+#[test]
+fn variables_of_all_commands_set_the_server_too() {
+    for (variable, key) in SHARED_VARIABLES {
+        let setting = SETTINGS.iter().find(|s| s.key() == *key).unwrap();
+        let named = format!("`{variable}`");
+        assert!(setting.meaning().contains(&named), "{key} tells {variable}");
+    }
+    let shared = ("BITNET_CPU_THREADS", "3");
+    assert_eq!(load_env(&[shared]).unwrap().engine.threads, Some(3));
+    let own = ("BITNET_SERVER__ENGINE__THREADS", "2");
+    assert_eq!(load_env(&[own, shared]).unwrap().engine.threads, Some(2));
+    let (_folder, path) = file("c.yaml", "engine:\n  threads: 1\n");
+    let config = ServerConfig::load(&Sources {
+        environment: vec![(shared.0.into(), shared.1.into())],
+        file: Some(path),
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(config.engine.threads, Some(3), "a variable over the file");
+    let error = load_env(&[("BITNET_CPU_THREADS", "0")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "BITNET_CPU_THREADS: engine.threads is \"0\", expected a whole number from 1 to 1024"
+    );
+}
+
+#[test]
+fn a_seed_is_that_which_is_given_else_the_fixed_one_else_none() {
+    let seed = |variables: &[(&str, &str)]| load_env(variables).unwrap().engine.seed();
+    assert_eq!(seed(&[]), None);
+    let fixed = ("BITNET_DETERMINISTIC", "1");
+    assert_eq!(seed(&[fixed]), Some(DETERMINISTIC_SEED));
+    assert_eq!(seed(&[fixed, ("BITNET_SEED", "7")]), Some(7));
 }
