@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::app::App;
 use crate::auth::Guard;
 use crate::auth::guard::{GuardError, follow_keys};
+use crate::checking::CHECKING_THREADS;
 use crate::config::{ServerConfig, Sources};
 #[cfg(target_os = "linux")]
 use crate::hand_over;
@@ -36,9 +37,6 @@ const IO_THREADS: usize = 2;
 
 /// Time that tasks, and after them the logs, have to end once nobody is served any more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Threads that tokenise: few, for they take the engine's processors.
-const CHECKING_THREADS: usize = 4;
 
 /// A process that will serve.
 pub struct Process {
