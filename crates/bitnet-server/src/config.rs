@@ -24,11 +24,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::config::nearest::nearest;
 use crate::config::settings::{Applies, SETTINGS, SHARED_VARIABLES, Sections, Setting};
-use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm, SettingValue};
+use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm};
 use crate::log;
 
 pub use crate::config::file::MAX_FILE_BYTES;
@@ -38,9 +37,6 @@ pub const ENV_PREFIX: &str = "BITNET_SERVER__";
 
 /// The same with one underscore, which is easily written instead.
 const NEARLY_PREFIX: &str = "BITNET_SERVER_";
-
-/// Shortest time after which a step counts as one that hangs: a busy machine holds a sound one up as long.
-const LEAST_WATCHDOG: Duration = Duration::from_secs(1);
 
 /// Names the configuration file where no flag does.
 pub const ENV_FILE: &str = "BITNET_SERVER__CONFIG";
@@ -303,6 +299,15 @@ impl ServerConfig {
                 self.monitoring.log_level
             )));
         }
+        if !log::has_levels(&self.monitoring.log_level) {
+            let origin = self.origin("monitoring.log_level");
+            return Err(SettingError::Contradiction(format!(
+                "{}: monitoring.log_level is {:?}, expected error, warn, info, debug, trace or off, or a list such as \
+                 warn,bitnet_server=debug",
+                origin.unwrap_or(&Origin::Default),
+                self.monitoring.log_level
+            )));
+        }
         let server = &self.server;
         if server.max_arriving_bytes < server.max_body_bytes {
             return Err(SettingError::Contradiction(format!(
@@ -322,17 +327,6 @@ impl ServerConfig {
         {
             return Err(SettingError::Contradiction(format!(
                 "server.health_port is {port}, and so is server.port: probes have a port of their own there, or none"
-            )));
-        }
-        if let Some(watchdog) = self
-            .monitoring
-            .watchdog
-            .filter(|&time| time < LEAST_WATCHDOG)
-        {
-            return Err(SettingError::Contradiction(format!(
-                "monitoring.watchdog is {}, and a step may well take that long: say a second at least, or better some \
-                 times monitoring.stall_timeout",
-                watchdog.write()
             )));
         }
         let auth = &self.auth;

@@ -22,7 +22,7 @@ use crate::config::{ServerConfig, Sources};
 #[cfg(target_os = "linux")]
 use crate::hand_over;
 use crate::health_listener;
-use crate::listener::{self, Listener};
+use crate::listener::{self, Listener, ReservedAddress};
 use crate::log::{LIFE, LogFilter};
 use crate::model_manager::sleep;
 use crate::routes;
@@ -44,6 +44,7 @@ pub struct Process {
     signals: Signals,
     ends_early: JoinHandle<()>,
     activated: Option<std::net::TcpListener>,
+    reserved: Option<ReservedAddress>,
     guard: Arc<Guard>,
     tls: Option<Arc<TlsIdentity>>,
     log: LogFilter,
@@ -112,6 +113,10 @@ impl Process {
         let guard = Arc::new(Guard::at(host, &config, routes::access())?);
         let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         let watchers = Watchers::begin(&config)?;
+        // A process before this one may hand the address over.
+        let is_free = activated.is_none() && config.server.handover_socket.is_none();
+        let reserved = is_free.then(|| ReservedAddress::take(address));
+        let reserved = reserved.transpose().map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
             .max_blocking_threads(CHECKING_THREADS)
@@ -132,6 +137,7 @@ impl Process {
             signals,
             ends_early,
             activated,
+            reserved,
             guard,
             tls,
             log,
@@ -172,6 +178,7 @@ impl Process {
             signals,
             ends_early,
             activated,
+            reserved,
             guard,
             tls,
             log,
@@ -185,7 +192,13 @@ impl Process {
             // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
             #[cfg(target_os = "linux")]
             let prepared = prepare(&config)?;
-            let listener = open(&config, activated).await?;
+            let listener = match reserved {
+                Some(reserved) => reserved.listen().map_err(|source| ProcessError::Address {
+                    address: SocketAddr::new(config.server.host, config.server.port),
+                    source,
+                })?,
+                None => open(&config, activated).await?,
+            };
             watchers.take_over().await?;
             watchers.start(&app, &guard, tls.is_none())?;
             #[cfg(target_os = "linux")]
@@ -456,6 +469,13 @@ impl Reload {
             Some(Ok(n_keys)) => tracing::info!(target: LIFE, n_keys, "read the keys"),
             Some(Err(error)) => {
                 tracing::error!(target: LIFE, "{error}; the keys stay as they were")
+            }
+            None => {}
+        }
+        match self.guard.reload_token_key() {
+            Some(Ok(())) => tracing::info!(target: LIFE, "read the key of tokens"),
+            Some(Err(error)) => {
+                tracing::error!(target: LIFE, "{error}; the key of tokens stays as it was")
             }
             None => {}
         }

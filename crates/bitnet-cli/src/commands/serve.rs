@@ -1,12 +1,12 @@
 //! `bitnet serve`: a model over HTTP, for OpenAI's clients.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bitnet_server::Stopped;
 use bitnet_server::config::flags::ConfigArgs;
-use bitnet_server::config::{ServerConfig, print};
+use bitnet_server::config::{ServerConfig, Sources, print};
 use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck, Probe};
 use bitnet_server::log::LogFilter;
 use bitnet_server::model_manager::policy;
@@ -39,11 +39,15 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bitnet healthcheck\n  bitnet healthcheck --port 8000")]
 pub struct HealthcheckArgs {
-    /// Address that the server listens on, or localhost [default: 127.0.0.1]
+    /// Configuration file of the server: it, and the server's variables, say where it listens
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Address that the server listens on, or localhost [default: as the settings say]
     #[arg(long, value_name = "ADDRESS", value_parser = parse_host)]
     pub host: Option<IpAddr>,
 
-    /// Port that it listens on [default: 8080]
+    /// Port that it listens on [default: as the settings say, 8080 without any]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
 
@@ -55,7 +59,7 @@ pub struct HealthcheckArgs {
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
     pub timeout: Duration,
 
-    /// Ask over TLS, and trust the certificate in this file alone: the server's own
+    /// Ask over TLS, and trust the certificate in this file alone: the server's own [default: as the settings say]
     #[arg(long, value_name = "FILE")]
     pub tls_certificate_file: Option<PathBuf>,
 
@@ -104,8 +108,8 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     };
     let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
     // A template may come through a pipe that nobody writes to.
-    let first =
-        FirstModel::of(first, process.config(), env.cache.clone()).map_err(|e| setting_error(e.to_string()))?;
+    let first = FirstModel::of(first, process.config(), env.cache.clone())
+        .map_err(|e| setting_error(e.to_string()))?;
     let ready = startup::prepare(&process, first, |_, options| {
         let engine = model_source::load_source(&source, options)?;
         model_source::tell_findings(&source, &engine);
@@ -136,9 +140,22 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
 /// # Errors
 /// Exit code 1 when it is not, or does not answer.
 pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
-    let defaults = ServerConfig::default();
-    let host = args.host.unwrap_or(defaults.server.host);
-    let address = SocketAddr::new(host, args.port.unwrap_or(defaults.server.port));
+    let sources = Sources {
+        file: args.config.clone(),
+        ..Sources::of_process()
+    };
+    let config = ServerConfig::load(&sources).map_err(|e| setting_error(e.to_string()))?;
+    let server = &config.server;
+    let host = args.host.unwrap_or(match server.host {
+        // On every address of the machine: also on this one.
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        host => host,
+    });
+    let address = SocketAddr::new(host, args.port.unwrap_or(server.port));
+    // Who names another server's port does not mean this one's certificate.
+    let configured = server.tls_certificate_file.clone();
+    let configured = configured.filter(|_| args.host.is_none() && args.port.is_none());
     let own = args.client_certificate_file.clone();
     let check = HealthCheck {
         address,
@@ -150,6 +167,7 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
         tls: args
             .tls_certificate_file
             .clone()
+            .or(configured)
             .map(|certificate| CheckTls {
                 certificate,
                 own: own.zip(args.client_key_file.clone()),

@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use bitnet_inference::{CheckpointOptions, DETERMINISTIC_SEED, HeadMode, LoadOptions, PackedCache};
+use bitnet_inference::{CheckpointOptions, DETERMINISTIC_SEED, HeadMode, LoadOptions};
 
 use super::settings::EngineSettings;
 use super::{Origin, ServerConfig, SettingError};

@@ -14,7 +14,7 @@ use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
     AccessLogFormat, ByteSize, DevicePreference, EngineWord, Given, JwtAlgorithm, Limit, LogFormat,
-    LoopbackInference, OtlpProtocol, PoolingChoice, SettingValue,
+    LoopbackInference, OtlpProtocol, PoolingChoice, SettingValue, TimeLimit,
 };
 
 /// When a changed setting takes effect.
@@ -199,6 +199,11 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+/// A time limit of at least `least`, and at most a day.
+const fn from(least: Duration) -> Limit<TimeLimit> {
+    Within(TimeLimit::of(least)..=TimeLimit::of(DAY))
+}
+
 const fn mib(n: u64) -> ByteSize {
     ByteSize(n << 20)
 }
@@ -233,11 +238,11 @@ settings! {
         restart body_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
         /// Time a client may go without reading before its stream is ended.
         restart write_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
-        /// Time a request may take, from its arrival to its last token. Without it, any.
-        restart request_timeout: [Option<Duration>] = None, Any;
+        /// Time a request may take, from its arrival to its last token. 0 is no limit.
+        restart request_timeout: [TimeLimit] = TimeLimit::NONE, from(Duration::from_millis(100));
         /// Silence on a stream after which a comment is sent, so that proxies keep it open.
         restart sse_ping_interval: [Duration] = seconds(15), Within(seconds(1)..=seconds(3600));
-        /// Time that running requests have to finish after SIGTERM; a second signal ends at once.
+        /// Time that running requests have to finish after SIGTERM; a second signal ends at once, and so does 0.
         restart shutdown_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
         /// Host names that are accepted on loopback besides `localhost` and loopback addresses.
         restart allowed_hosts: [Vec<String>] = Vec::new(), Any;
@@ -283,9 +288,9 @@ settings! {
         /// Use files where they lie, without cache and copies: less memory, but a file that is cut short under a running
         /// model ends the process.
         restart map_files: [bool] = false, Any;
-        /// Time that a request waits for its model to be loaded.
+        /// Time that a request waits for its model to be loaded; with 0 it does not wait.
         restart load_wait: [Duration] = seconds(60), Within(seconds(0)..=DAY);
-        /// Time that running requests have to end when their model is unloaded.
+        /// Time that running requests have to end when their model is unloaded; with 0 a model in use stays.
         restart unload_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
         /// Time for which a swap of strategy `blue_green` keeps the old version ready.
         restart keep_previous: [Duration] = seconds(300), Within(seconds(0)..=DAY);
@@ -306,8 +311,8 @@ settings! {
         restart max_queued_requests: [usize] = 256, Within(0..=1_000_000);
         /// Prompt tokens that may wait; a request that would exceed them is answered 429.
         restart max_queued_prompt_tokens: [usize] = 262_144, Within(1..=1_000_000_000);
-        /// Time a request may wait for a place before it is answered 503. Without it, any.
-        restart queue_timeout: [Option<Duration>] = None, Any;
+        /// Time a request may wait for a place before it is answered 503. 0 is no limit.
+        restart queue_timeout: [TimeLimit] = TimeLimit::NONE, from(Duration::from_millis(100));
         /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
         restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
         /// Memory for keys and values of each model, for all requests together. Without it, what memory (of the machine or
@@ -384,9 +389,10 @@ settings! {
         restart degraded_ok: [bool] = cfg!(feature = "degraded-ok"), Any;
         /// Time that one step of the engine may take before the server calls itself hung.
         restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
-        /// Time that one step of the engine may take before the process is aborted, at least 1 s, so that whoever watches
-        /// over it starts another one. Without it the process lives on and the probes tell.
-        restart watchdog: [Option<Duration>] = None, Any;
+        /// Time that one step of the engine may take before the process is aborted, so that whoever watches over it starts
+        /// another one: better some times `monitoring.stall_timeout`. 0 is no limit: the process lives on and the probes
+        /// tell.
+        restart watchdog: [TimeLimit] = TimeLimit::NONE, from(seconds(1));
     }
 
     /// Who may ask.
@@ -403,7 +409,8 @@ settings! {
         restart insecure_no_auth: [bool] = false, Any;
         /// The one algorithm by which JSON Web Tokens are signed.
         restart jwt_algorithm: [JwtAlgorithm] = JwtAlgorithm::EdDsa, Any;
-        /// File with the public key (PEM), or for HS256 the secret, of at least 32 bytes. It turns tokens on.
+        /// File with the public key (PEM), or for HS256 the secret, of at least 32 bytes. It turns tokens on, and is read again
+        /// on SIGHUP.
         restart jwt_key_file: [Option<PathBuf>] = None, Any;
         /// Who must have made a token (`iss`).
         restart jwt_issuer: [Option<String>] = None, Any;

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use bitnet_inference::{
-    CheckpointOptions, DETERMINISTIC_SEED, HeadMode, KvType, LoadOptions,
-};
+use bitnet_inference::{CheckpointOptions, DETERMINISTIC_SEED, HeadMode, KvType, LoadOptions};
 use bitnet_quantization::I2sDialect;
 use clap::{Args, Command, FromArgMatches};
 
@@ -210,7 +208,7 @@ fn a_value_outside_its_limits_is_refused_with_the_limits() {
     let cases = [
         (
             "server:\n  port: 65536\n",
-            "server.port is 65536, expected a whole number",
+            "server.port is 65536, expected a whole number from 0 to 65535",
         ),
         ("server:\n  port: -1\n", "server.port is -1"),
         ("server:\n  port: \"80\"\n", "server.port is \"80\""),
@@ -227,11 +225,14 @@ fn a_value_outside_its_limits_is_refused_with_the_limits() {
             "server:\n  max_body_bytes: 10GiB\n",
             "from 1024 to 268435456",
         ),
-        ("server:\n  request_timeout: -5\n", "expected seconds"),
+        ("server:\n  request_timeout: -5\n", "0 (no limit), seconds"),
+        ("server:\n  request_timeout: 5ms\n", "from \"100ms\""),
+        ("performance:\n  queue_timeout: 1us\n", "from \"100ms\""),
+        ("monitoring:\n  watchdog: 100ms\n", "from \"1s\""),
         ("server:\n  request_timeout: .inf\n", "c.yaml:2: non-finite"),
         (
             "server:\n  request_timeout: 5 fortnights\n",
-            "expected seconds",
+            "0 (no limit), seconds",
         ),
         ("server:\n  shutdown_timeout: 1e300\n", "expected seconds"),
         (
@@ -253,6 +254,28 @@ fn a_value_outside_its_limits_is_refused_with_the_limits() {
         let error = load_file("c.yaml", text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_time_limit_of_nothing_is_none() {
+    for nothing in ["0", "0s", "0.0", "null", ""] {
+        let text = format!(
+            "server:\n  request_timeout: {nothing}\nperformance:\n  queue_timeout: {nothing}\nmonitoring:\n  \
+             watchdog: {nothing}\n"
+        );
+        let config = load_file("c.yaml", &text).unwrap();
+        assert_eq!(
+            config.sections,
+            ServerConfig::default().sections,
+            "{nothing}"
+        );
+    }
+    let config = load_env(&[("BITNET_SERVER__REQUEST_TIMEOUT", "2m")]).unwrap();
+    assert_eq!(
+        config.server.request_timeout.0,
+        Some(Duration::from_secs(120))
+    );
+    assert_eq!(ServerConfig::default().server.request_timeout.0, None);
 }
 
 #[test]
@@ -303,6 +326,60 @@ fn hostile_files_are_errors() {
             .to_string()
             .contains("/does/not/exist.yaml")
     );
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_in_its_writers_words() {
+    let cases = [
+        ("server:\n  port: 1\n  port: 2\n", "c.yaml:3", "port"),
+        (
+            "server:\n  port: {a: 1}\n",
+            "c.yaml:2",
+            "found a section, expected a value",
+        ),
+        (
+            "server:\n  allowed_hosts: [[a]]\n",
+            "c.yaml:2",
+            "a list within a list",
+        ),
+        ("- 1\n- 2\n", "c.yaml:1", "found a list, expected sections"),
+        (
+            "server:\n  port: 1\n---\nserver:\n  port: 2\n",
+            "c.yaml:",
+            "a second document",
+        ),
+        ("server:\n\tport: 1\n", "c.yaml:2", "tab"),
+    ];
+    for (text, place, told) in cases {
+        let error = load_file("c.yaml", text).unwrap_err().to_string();
+        assert!(
+            error.contains(place) && error.contains(told),
+            "{text}: {error}"
+        );
+        for inside in ["Options", "Policy", "from_str", "invalid type"] {
+            assert!(!error.contains(inside), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_lone_word_that_is_no_level_is_no_filter() {
+    for word in ["loud", "inf", "WARNING"] {
+        let error = load_env(&[("BITNET_SERVER__MONITORING__LOG_LEVEL", word)]).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains(word) && error.contains("error, warn, info"),
+            "{error}"
+        );
+    }
+    for filter in [
+        "warn",
+        "OFF",
+        "warn,bitnet_server=debug",
+        "bitnet_server=trace",
+    ] {
+        load_env(&[("BITNET_SERVER__MONITORING__LOG_LEVEL", filter)]).unwrap();
+    }
 }
 
 #[test]

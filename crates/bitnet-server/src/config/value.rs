@@ -110,7 +110,10 @@ macro_rules! whole_numbers {
     ($($type:ty),*) => {$(
         impl SettingValue for $type {
             fn expected() -> String {
-                "a whole number".into()
+                match u16::try_from(<$type>::MAX) {
+                    Ok(most) => format!("a whole number from 0 to {most}"),
+                    Err(_) => "a whole number".into(),
+                }
             }
 
             fn read(given: Given<'_>) -> Option<$type> {
@@ -259,6 +262,39 @@ impl SettingValue for Duration {
         } else {
             format!("{}ms", self.as_secs_f64() * 1e3).write()
         }
+    }
+}
+
+/// The longest time that something may take; none where that is 0, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimeLimit(pub Option<Duration>);
+
+impl TimeLimit {
+    /// No limit.
+    pub const NONE: TimeLimit = TimeLimit(None);
+
+    /// This one.
+    pub const fn of(time: Duration) -> TimeLimit {
+        TimeLimit(Some(time))
+    }
+}
+
+impl SettingValue for TimeLimit {
+    fn expected() -> String {
+        format!("0 (no limit), {}", Duration::expected())
+    }
+
+    fn read(given: Given<'_>) -> Option<TimeLimit> {
+        let time = Option::<Duration>::read(given)?;
+        Some(TimeLimit(time.filter(|time| !time.is_zero())))
+    }
+
+    fn write(&self) -> String {
+        self.0.map_or("0".into(), |time| time.write())
+    }
+
+    fn is_unset(&self) -> bool {
+        self.0.is_none()
     }
 }
 
