@@ -6,6 +6,7 @@ use std::str::FromStr;
 use bitnet_inference::speculative::MAX_DRAFT;
 use bitnet_inference::{GenerateOptions, KvType};
 use bitnet_quantization::I2sDialect;
+use bitnet_server::config::settings::{CONTEXTS, MAX_THREADS};
 use clap::Args;
 
 use crate::env::Environment;
@@ -225,10 +226,6 @@ impl ModelArgs {
     }
 }
 
-/// Most threads that may be asked for: more than any machine has cores, few enough that a typing error (a port
-/// number, say) does not start them.
-const MAX_THREADS: usize = 1024;
-
 /// Parses a number of threads.
 ///
 /// # Errors
@@ -257,8 +254,7 @@ pub fn parse_device(value: &str) -> Result<Device, String> {
 
 fn parse_ctx(value: &str) -> Result<usize, String> {
     match value.parse() {
-        // The upper end is far beyond every model's; the model's own length is checked when it is loaded.
-        Ok(n) if (2..=1 << 24).contains(&n) => Ok(n),
+        Ok(n) if CONTEXTS.contains(&n) => Ok(n),
         _ => Err("expected a number of positions, at least 2".into()),
     }
 }

@@ -7,6 +7,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bitnet_inference::DETERMINISTIC_SEED;
+
 use crate::args::{Device, parse_device, parse_threads};
 use crate::exit::CliError;
 
@@ -89,10 +91,6 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "no colour, on terminals too",
     },
 ];
-
-/// The seed that `BITNET_DETERMINISTIC=1` stands for when nothing else gives one: any number would do, this one is
-/// documented.
-pub const DETERMINISTIC_SEED: u64 = 42;
 
 /// What the environment says, parsed and checked.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

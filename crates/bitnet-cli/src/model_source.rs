@@ -125,13 +125,29 @@ impl Loaded {
     /// Tells what had to be assumed about the tokenizer of a file, a line for each assumption. Nobody can change the
     /// model inside the program, so nothing is said about that one.
     pub fn note_repairs(&self) {
-        if self.source == ModelSource::Embedded {
-            return;
-        }
-        for repair in self.engine.repairs() {
-            let text = format!("note: {}; assumed: {}", repair.why, repair.what);
-            notice(&sanitize::one_line(&text));
-        }
+        note_repairs(&self.source, &self.engine);
+    }
+}
+
+/// What the engine warns of, and what had to be assumed about the tokenizer of a file.
+pub fn tell_findings(source: &ModelSource, engine: &Engine) {
+    tell_warnings(engine);
+    note_repairs(source, engine);
+}
+
+fn tell_warnings(engine: &Engine) {
+    for text in &engine.info().warnings {
+        warning(text);
+    }
+}
+
+fn note_repairs(source: &ModelSource, engine: &Engine) {
+    if *source == ModelSource::Embedded {
+        return;
+    }
+    for repair in engine.repairs() {
+        let text = format!("note: {}; assumed: {}", repair.why, repair.what);
+        notice(&sanitize::one_line(&text));
     }
 }
 
@@ -197,31 +213,15 @@ pub fn load(
     extras: LoadExtras,
 ) -> Result<Loaded, CliError> {
     let source = ModelSource::choose(model.model.as_deref(), env)?;
-    load_chosen(source, &load_options(model, args, env, extras), args, env)
-}
-
-/// The same of a model that is chosen already, by options that are complete.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_chosen(
-    source: ModelSource,
-    options: &LoadOptions,
-    args: &EngineArgs,
-    env: &Environment,
-) -> Result<Loaded, CliError> {
-    let engine = load_source(&source, options)?;
-    let loaded = Loaded {
+    let engine = load_source(&source, &load_options(model, args, env, extras))?;
+    tell_warnings(&engine);
+    Ok(Loaded {
         _keeping: Keeping::begin(&engine),
         engine,
         name: source.name(),
         device: args.device(env).used(),
         source,
-    };
-    for text in &loaded.engine.info().warnings {
-        warning(text);
-    }
-    Ok(loaded)
+    })
 }
 
 /// Loads `source`, with a progress bar.

@@ -118,14 +118,14 @@ impl Engine {
     /// ([`EmbeddingConfig::normalize`]; a model that generates has none: its vectors keep their length).
     ///
     /// # Errors
-    /// [`Error::PromptTooLong`], [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], and what the tokenizer reports.
+    /// [`Error::PromptTooLong`], [`Error::PromptExceeds`], [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], and what the tokenizer reports.
     pub fn check_embedding(
         &self,
         prompt: &Prompt,
         pooling: Pooling,
     ) -> Result<ValidRequest, Error> {
         let started = self.clock().now();
-        let mut ids = self.encode_prompt(prompt)?;
+        let mut ids = self.encode_fitting(prompt)?;
         if !matches!(prompt, Prompt::Ids(_)) {
             let suffix = self.tokenizer()?.suffix();
             if !ids.ends_with(suffix) {

@@ -354,6 +354,21 @@ impl Engine {
     /// # Errors
     /// [`Error::NoChatTemplate`], [`Error::NoTokenizer`], and what the template reports.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Prompt, Error> {
+        let ids = self.encode_chat(&self.chat_text(messages)?, usize::MAX)?;
+        Ok(Prompt::Ids(ids))
+    }
+
+    /// The ids of a text that a chat template wrote; of one that has more than `most`, those of its beginning, more too.
+    pub(crate) fn encode_chat(&self, text: &str, most: usize) -> Result<Vec<u32>, Error> {
+        let options = EncodeOptions {
+            add_special: false,
+            parse_special: true,
+        };
+        Ok(self.tokenizer()?.encode_within(text, options, most)?)
+    }
+
+    /// What the chat template makes of a conversation.
+    pub(crate) fn chat_text(&self, messages: &[Message]) -> Result<String, Error> {
         let tokenizer = self.tokenizer()?;
         let source = self
             .chat_template
@@ -364,27 +379,7 @@ impl Engine {
         let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or("");
         let template =
             ChatTemplate::new(source, text_of(tokenizer.bos()), text_of(tokenizer.eos()))?;
-        let text = template.render(messages, true)?;
-        Ok(Prompt::Ids(tokenizer.encode(
-            &text,
-            EncodeOptions {
-                add_special: false,
-                parse_special: true,
-            },
-        )?))
-    }
-
-    /// The ids of a prompt, BOS included when the tokenizer adds one; EOS never, for it would end what is to be
-    /// continued. May be empty.
-    ///
-    /// # Errors
-    /// [`Error::NoTokenizer`] and what the tokenizer reports.
-    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
-        match prompt {
-            Prompt::Ids(ids) => Ok(ids.clone()),
-            Prompt::Text(text) => encode(self.tokenizer()?, text, false),
-            Prompt::Markup(text) => encode(self.tokenizer()?, text, true),
-        }
+        Ok(template.render(messages, true)?)
     }
 
     pub(crate) fn tokenizer_handle(&self) -> Option<Arc<Tokenizer>> {
@@ -538,17 +533,18 @@ impl Engine {
     }
 }
 
-/// The ids of a text that is to be continued.
+/// The ids of a text that is to be continued; of one that has more than `most`, those of its beginning, more too.
 pub(crate) fn encode(
     tokenizer: &Tokenizer,
     text: &str,
     parse_special: bool,
+    most: usize,
 ) -> Result<Vec<u32>, Error> {
     let options = EncodeOptions {
         add_special: false,
         parse_special,
     };
-    let mut ids = tokenizer.encode(text, options)?;
+    let mut ids = tokenizer.encode_within(text, options, most)?;
     if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
         && ids.first() != Some(&bos)
     {

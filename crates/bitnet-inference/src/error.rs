@@ -50,6 +50,14 @@ pub enum Error {
         /// Positions of the context.
         context: usize,
     },
+    /// The prompt does not fit, and was looked at no further than that.
+    #[error("the prompt has {at_least} tokens or more, the context holds {context}")]
+    PromptExceeds {
+        /// Tokens of what was looked at.
+        at_least: usize,
+        /// Positions of the context.
+        context: usize,
+    },
     /// There is nothing to continue: the prompt is empty and the model has no BOS token to begin with.
     #[error("the prompt is empty and the model has no beginning-of-text token to start from")]
     EmptyPrompt,
@@ -171,6 +179,7 @@ impl Error {
                 UNUSABLE
             }
             Error::PromptTooLong { .. }
+            | Error::PromptExceeds { .. }
             | Error::EmptyPrompt
             | Error::TokenOutOfRange { .. }
             | Error::InvalidOption { .. }
@@ -195,7 +204,9 @@ impl Error {
             Error::Tokenizer(_) => "give the model's own tokenizer.json as the tokenizer",
             Error::NoTokenizer { .. } => "give a tokenizer.json as the tokenizer, or use token ids",
             Error::NoChatTemplate { .. } => "give a chat template, or use a plain prompt",
-            Error::PromptTooLong { .. } => "shorten the prompt or load with a larger context",
+            Error::PromptTooLong { .. } | Error::PromptExceeds { .. } => {
+                "shorten the prompt or load with a larger context"
+            }
             Error::EmptyPrompt => "give at least one character of text",
             Error::TokenOutOfRange { .. } => "use ids made by this model's tokenizer",
             Error::BadLogits { .. } => {

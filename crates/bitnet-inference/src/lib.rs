@@ -80,7 +80,7 @@ pub use logprobs::TokenLogprobs;
 pub use metrics::Timings;
 pub use packed_cache::{CachePurpose, LEAST_CACHED_BYTES, LEAST_SERVED_BYTES, PackedCache};
 pub use reference::{REFERENCE_KERNEL, Reference};
-pub use request::{FinishReason, GenerateOptions, Prompt, Token};
+pub use request::{DETERMINISTIC_SEED, FinishReason, GenerateOptions, Prompt, Token};
 pub use runner::{Runner, RunnerShape};
 pub use score::{Score, ScoreOptions, ScoreProgress};
 pub use sequence::RequestId;

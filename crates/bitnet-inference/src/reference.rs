@@ -64,7 +64,7 @@ impl Reference {
 
     /// The ids of a text; `None` without a tokenizer, or for a text that it does not take.
     pub fn encode(&self, text: &str) -> Option<Vec<u32>> {
-        encode(self.tokenizer.as_deref()?, text, false).ok()
+        encode(self.tokenizer.as_deref()?, text, false, usize::MAX).ok()
     }
 
     /// The logits after the last token of each of `prompts`, `[prompts.len()][vocab_size]`; `None` as soon as `wanted`, which

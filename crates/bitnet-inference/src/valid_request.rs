@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bitnet_tokenizers::Message;
+
 use crate::embedding::Pooler;
-use crate::engine::Engine;
+use crate::engine::{Engine, encode};
 use crate::error::Error;
 use crate::logprobs::LogprobWishes;
 use crate::metrics::{Clock, Timings};
@@ -80,6 +82,76 @@ impl Engine {
         }
         let tokenize = self.clock().now() - started;
         self.valid_request(prompt, tokenize, options, None)
+    }
+
+    /// The ids of a prompt, BOS included when the tokenizer adds one; EOS never, for it would end what is to be
+    /// continued. May be empty.
+    ///
+    /// # Errors
+    /// [`Error::NoTokenizer`] and what the tokenizer reports.
+    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        self.encode_prompt_within(prompt, usize::MAX)
+    }
+
+    /// The same, but of a text that has more than `most` ids only its beginning, which has more too: no time is spent on
+    /// what does not fit.
+    ///
+    /// # Errors
+    /// As [`Engine::encode_prompt`].
+    pub fn encode_prompt_within(&self, prompt: &Prompt, most: usize) -> Result<Vec<u32>, Error> {
+        match prompt {
+            Prompt::Ids(ids) => Ok(ids.clone()),
+            Prompt::Text(text) => encode(self.tokenizer()?, text, false, most),
+            Prompt::Markup(text) => encode(self.tokenizer()?, text, true, most),
+        }
+    }
+
+    /// Ids that a prompt has at least, known without encoding it; 0 where nothing is known.
+    pub fn fewest_ids(&self, prompt: &Prompt) -> usize {
+        let of_text = |text: &str, parse_special| {
+            let tokenizer = self.tokenizer();
+            tokenizer.map_or(0, |tokenizer| tokenizer.fewest_ids(text, parse_special))
+        };
+        match prompt {
+            Prompt::Ids(ids) => ids.len(),
+            Prompt::Text(text) => of_text(text, false),
+            Prompt::Markup(text) => of_text(text, true),
+        }
+    }
+
+    /// The ids of a prompt that must fit the context, found no further than that takes.
+    ///
+    /// # Errors
+    /// [`Error::PromptExceeds`] for texts, and as [`Engine::encode_prompt`]; ids are not looked at.
+    pub fn encode_fitting(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        // The number of ids is known, and told exactly.
+        if let Prompt::Ids(ids) = prompt {
+            return Ok(ids.clone());
+        }
+        self.fits(self.fewest_ids(prompt))?;
+        let ids = self.encode_prompt_within(prompt, self.context())?;
+        self.fits(ids.len())?;
+        Ok(ids)
+    }
+
+    /// [`Engine::chat_prompt`] of a conversation that must fit the context, found no further than that takes.
+    ///
+    /// # Errors
+    /// [`Error::PromptExceeds`], and as [`Engine::chat_prompt`].
+    pub fn chat_prompt_fitting(&self, messages: &[Message]) -> Result<Prompt, Error> {
+        let text = self.chat_text(messages)?;
+        self.fits(self.tokenizer()?.fewest_ids(&text, true))?;
+        let ids = self.encode_chat(&text, self.context())?;
+        self.fits(ids.len())?;
+        Ok(Prompt::Ids(ids))
+    }
+
+    fn fits(&self, at_least: usize) -> Result<(), Error> {
+        let context = self.context();
+        match at_least > context {
+            true => Err(Error::PromptExceeds { at_least, context }),
+            false => Ok(()),
+        }
     }
 
     /// Checks the ids of a prompt, which it took `tokenize` to find, and how they are continued or pooled.

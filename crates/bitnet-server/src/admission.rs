@@ -42,6 +42,7 @@ pub struct Admitted {
     tenant: TenantId,
     choices: usize,
     tokens: usize,
+    estimated: usize, // of them, until their number is known
     since: Instant,
     ran: bool, // whether its time says how long requests take
 }
@@ -68,11 +69,17 @@ impl Admission {
         }
     }
 
-    /// Takes a request of `choices` choices from `tenant`.
+    /// Takes a request of `choices` choices and an estimated number of prompt `tokens` from `tenant`. What it has of them is
+    /// told by [`Admitted::add_tokens`].
     ///
     /// # Errors
     /// [`ErrorCode::QueueFull`], or [`ErrorCode::InvalidValue`] for more choices than ever fit.
-    pub fn admit(self: &Arc<Self>, tenant: TenantId, choices: usize) -> Result<Admitted, ApiError> {
+    pub fn admit(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        choices: usize,
+        tokens: usize,
+    ) -> Result<Admitted, ApiError> {
         if choices > self.max_choices {
             let message = format!(
                 "the request has {choices} choices, and this server takes {} at once",
@@ -93,12 +100,17 @@ impl Admission {
         {
             return Err(self.full(&counts, "this client's requests"));
         }
-        counts.change(tenant, |held| held.choices += choices);
+        counts.check_tokens(self, tenant, tokens)?;
+        counts.change(tenant, |held| {
+            held.choices += choices;
+            held.tokens += tokens;
+        });
         Ok(Admitted {
             admission: self.clone(),
             tenant,
             choices,
-            tokens: 0,
+            tokens,
+            estimated: tokens,
             since: Instant::now(),
             ran: false,
         })
@@ -160,6 +172,27 @@ impl Counts {
         of(&self.all) + more > max - max / KEPT && own > max / (n_tenants + 1)
     }
 
+    /// Refuses `tokens` more prompt tokens of `tenant` where there is no room for them.
+    fn check_tokens(
+        &self,
+        admission: &Admission,
+        tenant: TenantId,
+        tokens: usize,
+    ) -> Result<(), ApiError> {
+        let max = admission.max_tokens;
+        // One request is taken however long it is.
+        if self.all.tokens == 0 {
+            return Ok(());
+        }
+        if self.all.tokens.saturating_add(tokens) > max {
+            return Err(admission.full(self, "prompt tokens"));
+        }
+        if self.leaves_too_little(tenant, |held| held.tokens, tokens, max) {
+            return Err(admission.full(self, "this client's prompt tokens"));
+        }
+        Ok(())
+    }
+
     fn change(&mut self, tenant: TenantId, change: impl Fn(&mut Held)) {
         change(&mut self.all);
         let held = self.tenants.entry(tenant).or_default();
@@ -177,15 +210,10 @@ impl Admitted {
     /// [`ErrorCode::QueueFull`].
     pub fn add_tokens(&mut self, tokens: usize) -> Result<(), ApiError> {
         let mut counts = self.admission.counts();
-        let max = self.admission.max_tokens;
-        if counts.all.tokens > 0 && counts.all.tokens + tokens > max {
-            return Err(self.admission.full(&counts, "prompt tokens"));
-        }
-        if counts.all.tokens > 0
-            && counts.leaves_too_little(self.tenant, |held| held.tokens, tokens, max)
-        {
-            return Err(self.admission.full(&counts, "this client's prompt tokens"));
-        }
+        let estimated = std::mem::take(&mut self.estimated);
+        self.tokens -= estimated;
+        counts.change(self.tenant, |held| held.tokens -= estimated);
+        counts.check_tokens(&self.admission, self.tenant, tokens)?;
         counts.change(self.tenant, |held| held.tokens += tokens);
         self.tokens += tokens;
         self.ran = true;
@@ -234,15 +262,15 @@ mod tests {
     #[test]
     fn places_are_counted_and_given_back() {
         let admission = Arc::new(Admission::new(1, 2, 100));
-        let first = admission.admit(ALICE, 2).unwrap();
-        let second = admission.admit(ALICE, 1).unwrap();
-        let refused = admission.admit(ALICE, 1).unwrap_err();
+        let first = admission.admit(ALICE, 2, 0).unwrap();
+        let second = admission.admit(ALICE, 1, 0).unwrap();
+        let refused = admission.admit(ALICE, 1, 0).unwrap_err();
         assert_eq!(refused.code, ErrorCode::QueueFull);
         assert!(refused.retry_after.unwrap() >= Duration::from_secs(1));
         assert!(!admission.has_room());
         drop(first);
         assert_eq!(admission.waiting(), (1, 0));
-        drop((admission.admit(ALICE, 2).unwrap(), second));
+        drop((admission.admit(ALICE, 2, 0).unwrap(), second));
         assert_eq!(admission.waiting(), (0, 0));
     }
 
@@ -250,14 +278,14 @@ mod tests {
     fn refused_requests_do_not_shorten_the_time_to_come_back() {
         let admission = Arc::new(Admission::new(1, 1, 100));
         admission.counts().seconds = 20.0;
-        let mut running = admission.admit(ALICE, 1).unwrap();
+        let mut running = admission.admit(ALICE, 1, 0).unwrap();
         running.add_tokens(100).unwrap();
         for _ in 0..100 {
-            assert!(admission.admit(ALICE, 1).is_err());
+            assert!(admission.admit(ALICE, 1, 0).is_err());
         }
         running.tokens_ran(50);
         for _ in 0..100 {
-            let mut long = admission.admit(ALICE, 1).unwrap();
+            let mut long = admission.admit(ALICE, 1, 0).unwrap();
             assert!(long.add_tokens(90).is_err());
         }
         assert_eq!(admission.wait(), Duration::from_secs(20));
@@ -266,12 +294,12 @@ mod tests {
     #[test]
     fn a_long_prompt_is_taken_alone_and_refused_behind_another() {
         let admission = Arc::new(Admission::new(1, 9, 100));
-        let mut long = admission.admit(ALICE, 1).unwrap();
-        let mut late = admission.admit(ALICE, 1).unwrap();
+        let mut long = admission.admit(ALICE, 1, 0).unwrap();
+        let mut late = admission.admit(ALICE, 1, 0).unwrap();
         long.add_tokens(500).unwrap();
         assert_eq!(late.add_tokens(1).unwrap_err().code, ErrorCode::QueueFull);
         assert_eq!(
-            admission.admit(ALICE, 1).unwrap_err().code,
+            admission.admit(ALICE, 1, 0).unwrap_err().code,
             ErrorCode::QueueFull
         );
         long.tokens_ran(450);
@@ -282,9 +310,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_tokenised_yet_is_counted_by_its_bytes() {
+        let admission = Arc::new(Admission::new(1, 9, 100));
+        let mut first = admission.admit(ALICE, 1, 60).unwrap();
+        assert_eq!(admission.waiting(), (1, 60));
+        let refused = admission.admit(BOB, 1, 50).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::QueueFull);
+        first.add_tokens(45).unwrap();
+        assert_eq!(admission.waiting(), (1, 45), "known by now");
+        drop(admission.admit(BOB, 1, 30).unwrap());
+        let mut more = admission.admit(BOB, 1, 10).unwrap();
+        assert!(more.add_tokens(60).is_err(), "more than estimated");
+        assert_eq!(admission.waiting(), (2, 45));
+        drop((first, more));
+        assert_eq!(admission.waiting(), (0, 0));
+        drop(admission.admit(ALICE, 1, 5000).unwrap());
+        assert!(admission.counts().tenants.is_empty());
+    }
+
+    #[test]
     fn who_fills_the_queue_leaves_room_for_others() {
         let admission = Arc::new(Admission::new(8, 56, 800));
-        let take = |tenant| admission.admit(tenant, 1);
+        let take = |tenant| admission.admit(tenant, 1, 0);
         let alice: Vec<Admitted> = std::iter::from_fn(|| take(ALICE).ok()).collect();
         assert_eq!(alice.len(), 56);
         let bob: Vec<Admitted> = (0..4).map(|_| take(BOB).unwrap()).collect();
@@ -301,8 +348,8 @@ mod tests {
         bob.add_tokens(100).unwrap();
         // One request of many choices is taken by an idle server, and not beside others.
         drop((alice, bob));
-        drop(admission.admit(ALICE, 64).unwrap());
+        drop(admission.admit(ALICE, 64, 0).unwrap());
         let _bob = take(BOB).unwrap();
-        assert!(admission.admit(ALICE, 63).is_err());
+        assert!(admission.admit(ALICE, 63, 0).is_err());
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::caller::Caller;
 use crate::cancellation::RequestsUnderWay;
+use crate::checking::LONG_CHECKS;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::Fields;
 use crate::limits::ServerLimits;
@@ -46,6 +47,8 @@ pub struct App {
     pub bodies: Arc<Semaphore>,
     /// Room for texts that are tokenised without being put in the queue.
     pub tokenising: Arc<Semaphore>,
+    /// Turns to tokenise long texts: those who wait for one leave the other threads to short ones.
+    pub long_checks: Arc<Semaphore>,
     /// Room for bodies whose requests wait for their model to be loaded, in the same units.
     pub held_bodies: Arc<Semaphore>,
     /// Room for whole answers that wait to be read, in the same units.
@@ -81,6 +84,7 @@ impl App {
             requests: RequestsUnderWay::default(),
             bodies: Arc::new(Semaphore::new(room)),
             held_bodies: Arc::new(Semaphore::new(room)),
+            long_checks: Arc::new(Semaphore::new(LONG_CHECKS)),
             leaving: Arc::new(Semaphore::new(units(limits.max_leaving))),
             // Each holds a text and a thread at times, as those in the queue do.
             tokenising: Arc::new(Semaphore::new(
@@ -220,15 +224,19 @@ impl App {
                 .ok()
                 .and_then(|text| text.parse::<f64>().ok());
             let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            time.ok_or_else(|| {
+            // As in settings: none is asked for.
+            let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
+            time.map(limit).ok_or_else(|| {
                 let message = format!("the header {TIMEOUT_HEADER} must be a number of seconds");
                 ApiError::about(TIMEOUT_HEADER, ErrorCode::InvalidValue, message)
             })
         });
-        Ok(match (asked.transpose()?, self.limits.request_timeout) {
-            (Some(asked), Some(longest)) => Some(asked.min(longest)),
-            (asked, longest) => asked.or(longest),
-        })
+        Ok(
+            match (asked.transpose()?.flatten(), self.limits.request_timeout) {
+                (Some(asked), Some(longest)) => Some(asked.min(longest)),
+                (asked, longest) => asked.or(longest),
+            },
+        )
     }
 
     /// [`App::model_for`] a request whose time counts: loading its model is a part of what it may take.

@@ -46,7 +46,7 @@ impl From<&Refusal> for ApiError {
     fn from(refusal: &Refusal) -> ApiError {
         let code = match refusal {
             Refusal::HostNotAllowed | Refusal::CrossSite => ErrorCode::HostNotAllowed,
-            Refusal::MissingCredentials => ErrorCode::MissingApiKey,
+            Refusal::MissingCredentials | Refusal::NobodyHasCredentials => ErrorCode::MissingApiKey,
             Refusal::InvalidCredentials => ErrorCode::InvalidApiKey,
             Refusal::InsufficientRole => ErrorCode::InsufficientRole,
             Refusal::MethodNotAllowed => ErrorCode::MethodNotAllowed,
@@ -56,9 +56,16 @@ impl From<&Refusal> for ApiError {
             Refusal::TooMuch(too_much) => Some(too_much.retry_after),
             _ => None,
         };
-        ApiError {
+        let error = ApiError {
             retry_after,
             ..ApiError::new(code, refusal.to_string())
+        };
+        match refusal {
+            Refusal::NobodyHasCredentials => error.with_hint(
+                "make a key with `bitnet keys add --file keys.json --name NAME --role admin`, and start the server with \
+                 --keys-file keys.json",
+            ),
+            _ => error,
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use bitnet_inference::{Engine, GenerateOptions, Message, Prompt, ValidRequest};
+use bitnet_inference::{Engine, Error, GenerateOptions, Message, Prompt, ValidRequest};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::admission::Admitted;
 use crate::error::{ApiError, ErrorCode};
@@ -27,6 +29,58 @@ impl Prompts {
             Prompts::Plain(prompts) => prompts.len(),
         }
     }
+
+    /// Bytes that have to be tokenised.
+    fn text_bytes(&self) -> usize {
+        let of_prompt = |prompt: &Prompt| match prompt {
+            Prompt::Ids(_) => 0,
+            Prompt::Text(text) | Prompt::Markup(text) => text.len(),
+        };
+        match self {
+            Prompts::Chat(messages) => messages.iter().map(|m| m.content.len()).sum(),
+            Prompts::Plain(prompts) => prompts.iter().map(of_prompt).sum(),
+        }
+    }
+
+    /// Tokens of all prompts, each as often as it is run, as far as can be said without tokenising: no more of each than the
+    /// context holds, for longer ones are refused or shortened.
+    pub(crate) fn estimate_tokens(&self, n: usize, context: usize) -> usize {
+        let of_text = |text: &str| text.len() / BYTES_PER_TOKEN;
+        let of_prompt = |prompt: &Prompt| match prompt {
+            Prompt::Ids(ids) => ids.len(),
+            Prompt::Text(text) | Prompt::Markup(text) => of_text(text),
+        };
+        let tokens: usize = match self {
+            Prompts::Chat(messages) => {
+                let said: usize = messages.iter().map(|m| of_text(&m.content)).sum();
+                said.min(context)
+            }
+            Prompts::Plain(prompts) => {
+                let each = prompts.iter().map(|prompt| of_prompt(prompt).min(context));
+                each.sum()
+            }
+        };
+        tokens.saturating_mul(n)
+    }
+
+    /// Refuses texts that cannot fit the context, however they are tokenised. What a template makes of a conversation is
+    /// known later.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ContextLengthExceeded`].
+    pub(crate) fn refuse_too_long(&self, engine: &Engine) -> Result<(), ApiError> {
+        let Prompts::Plain(prompts) = self else {
+            return Ok(());
+        };
+        let context = engine.context();
+        for prompt in prompts {
+            let at_least = engine.fewest_ids(prompt);
+            if at_least > context && !matches!(prompt, Prompt::Ids(_)) {
+                return Err(Error::PromptExceeds { at_least, context }.into());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What becomes of a prompt that is too long. It loses its beginning; the token that begins every text stays.
@@ -41,6 +95,35 @@ pub enum Truncate {
     ToFit,
 }
 
+/// Bytes of text from which on checking takes so long that it waits for one of [`LONG_CHECKS`] turns: some 10 milliseconds.
+const LONG_TEXT: usize = 64 << 10;
+
+/// Bytes of text that are counted as a token until it is known how many there are. Hardly any text has more, so hardly any
+/// request is refused that would fit.
+const BYTES_PER_TOKEN: usize = 8;
+
+/// Turns for long texts: half of the threads that check, so that the other half is for everybody else.
+pub(crate) const LONG_CHECKS: usize = CHECKING_THREADS / 2;
+
+/// Threads that tokenise: few, for they take the engine's processors.
+pub(crate) const CHECKING_THREADS: usize = 4;
+
+/// A turn to check a text of `len` bytes: none is needed for a short one.
+///
+/// # Errors
+/// [`ErrorCode::ShuttingDown`], when nobody has turns any more.
+pub(crate) async fn turn(
+    long: &Arc<Semaphore>,
+    len: usize,
+) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    if len < LONG_TEXT {
+        return Ok(None);
+    }
+    let turn = long.clone().acquire_owned().await;
+    turn.map(Some)
+        .map_err(|_| ApiError::new(ErrorCode::ShuttingDown, "the server is shutting down"))
+}
+
 /// [`check`] on the blocking pool. `place` goes along: a client that leaves meanwhile takes up the checker until it is
 /// done.
 pub(crate) async fn check_aside(
@@ -52,8 +135,13 @@ pub(crate) async fn check_aside(
 ) -> Result<(Result<Checked, ApiError>, Admitted), ApiError> {
     let checker = model.clone();
     let attended = metrics.attended(CancelPhase::Check);
-    let checked =
-        tokio::task::spawn_blocking(move || (check(&checker, prompts, wishes), place)).await;
+    let turn = turn(&model.long_checks, prompts.text_bytes()).await?;
+    let checked = tokio::task::spawn_blocking(move || {
+        let checked = check(&checker, prompts, wishes);
+        drop(turn);
+        (checked, place)
+    })
+    .await;
     attended.ended();
     checked.map_err(|_| ApiError::new(ErrorCode::InternalError, "checking the request failed"))
 }
@@ -89,18 +177,20 @@ pub(crate) struct Wishes {
 fn check(model: &LoadedModel, prompts: Prompts, wishes: Wishes) -> Result<Checked, ApiError> {
     match prompts {
         Prompts::Plain(prompts) => check_all(model, prompts, wishes),
-        Prompts::Chat(messages) => model
-            .chat_prompt(&messages)
-            .map_err(ApiError::from)
-            .and_then(|prompt| check_all(model, vec![prompt], wishes))
-            // The prompt was made of them.
-            .map_err(|error| match error.param.as_deref() {
-                None | Some("prompt") => ApiError {
-                    param: Some("messages".into()),
-                    ..error
-                },
-                _ => error,
-            }),
+        Prompts::Chat(messages) => match wishes.truncate {
+            Truncate::No => model.chat_prompt_fitting(&messages),
+            Truncate::To(_) | Truncate::ToFit => model.chat_prompt(&messages),
+        }
+        .map_err(ApiError::from)
+        .and_then(|prompt| check_all(model, vec![prompt], wishes))
+        // The prompt was made of them.
+        .map_err(|error| match error.param.as_deref() {
+            None | Some("prompt") => ApiError {
+                param: Some("messages".into()),
+                ..error
+            },
+            _ => error,
+        }),
     }
 }
 
@@ -129,7 +219,11 @@ fn check_all(
     let mut requests = Vec::with_capacity(prompts.len() * n);
     let mut n_logprobs = 0;
     for prompt in prompts {
-        let mut encoded = engine.encode_prompt(&prompt)?;
+        let mut encoded = match wishes.truncate {
+            Truncate::No => engine.encode_fitting(&prompt)?,
+            // Its end is what is kept.
+            Truncate::To(_) | Truncate::ToFit => engine.encode_prompt(&prompt)?,
+        };
         if let Some(keep) = wishes.prompt_room(engine.context()) {
             shorten(&mut encoded, keep, engine);
         }

@@ -7,8 +7,10 @@
 //! - [`settings`]: the table, and the sections it makes
 //! - [`value`]: types of settings
 //! - `file`, [`flags`]: where values come from; the environment is handed in
+//! - `engine`: what the settings say of loading models
 //! - [`mod@print`], which writes `--print-config`
 
+mod engine;
 mod file;
 pub mod flags;
 mod nearest;
@@ -22,11 +24,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::config::nearest::nearest;
-use crate::config::settings::{Applies, SETTINGS, Sections, Setting};
-use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm, SettingValue};
+use crate::config::settings::{Applies, SETTINGS, SHARED_VARIABLES, Sections, Setting};
+use crate::config::value::{DevicePreference, FileValue, Given, JwtAlgorithm};
 use crate::log;
 
 pub use crate::config::file::MAX_FILE_BYTES;
@@ -34,8 +35,8 @@ pub use crate::config::file::MAX_FILE_BYTES;
 /// What the names of all variables of the server begin with.
 pub const ENV_PREFIX: &str = "BITNET_SERVER__";
 
-/// Shortest time after which a step counts as one that hangs: a busy machine holds a sound one up as long.
-const LEAST_WATCHDOG: Duration = Duration::from_secs(1);
+/// The same with one underscore, which is easily written instead.
+const NEARLY_PREFIX: &str = "BITNET_SERVER_";
 
 /// Names the configuration file where no flag does.
 pub const ENV_FILE: &str = "BITNET_SERVER__CONFIG";
@@ -66,7 +67,7 @@ pub enum Origin {
 pub struct Sources {
     /// Names of settings' flags, without hyphens, and their values.
     pub flags: Vec<(String, String)>,
-    /// The process's environment; only names with [`ENV_PREFIX`] matter.
+    /// The process's environment; only names with [`ENV_PREFIX`] and those of [`SHARED_VARIABLES`] matter.
     pub environment: Vec<(OsString, OsString)>,
     /// The file that a flag names.
     pub file: Option<PathBuf>,
@@ -202,7 +203,14 @@ impl ServerConfig {
                 }
             }
         }
-        for (name, value) in variables.iter().filter(|(name, _)| name != ENV_FILE) {
+        for (name, key) in SHARED_VARIABLES {
+            if let Some(value) = named(name) {
+                let origin = Origin::Variable((*name).into());
+                config.set(key, origin, Given::Text(value))?;
+            }
+        }
+        let own = |name: &String| name.starts_with(NEARLY_PREFIX) && name != ENV_FILE;
+        for (name, value) in variables.iter().filter(|(name, _)| own(name)) {
             let origin = Origin::Variable(name.clone());
             let Some(setting) = SETTINGS.iter().find(|s| s.variable() == *name) else {
                 return Err(unknown_variable(origin, name));
@@ -291,6 +299,15 @@ impl ServerConfig {
                 self.monitoring.log_level
             )));
         }
+        if !log::has_levels(&self.monitoring.log_level) {
+            let origin = self.origin("monitoring.log_level");
+            return Err(SettingError::Contradiction(format!(
+                "{}: monitoring.log_level is {:?}, expected error, warn, info, debug, trace or off, or a list such as \
+                 warn,bitnet_server=debug",
+                origin.unwrap_or(&Origin::Default),
+                self.monitoring.log_level
+            )));
+        }
         let server = &self.server;
         if server.max_arriving_bytes < server.max_body_bytes {
             return Err(SettingError::Contradiction(format!(
@@ -310,17 +327,6 @@ impl ServerConfig {
         {
             return Err(SettingError::Contradiction(format!(
                 "server.health_port is {port}, and so is server.port: probes have a port of their own there, or none"
-            )));
-        }
-        if let Some(watchdog) = self
-            .monitoring
-            .watchdog
-            .filter(|&time| time < LEAST_WATCHDOG)
-        {
-            return Err(SettingError::Contradiction(format!(
-                "monitoring.watchdog is {}, and a step may well take that long: say a second at least, or better some \
-                 times monitoring.stall_timeout",
-                watchdog.write()
             )));
         }
         let auth = &self.auth;
@@ -358,11 +364,14 @@ fn is_origin(text: &str) -> bool {
     })
 }
 
-/// Variables with our prefix; a set but empty one counts as unset, as shells make it easy to end up with one.
+/// Variables of ours; a set but empty one counts as unset, as shells make it easy to end up with one.
 fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
     let mut variables = Vec::new();
     for (name, value) in &sources.environment {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
+        let is_ours = |name: &&str| {
+            name.starts_with(NEARLY_PREFIX) || SHARED_VARIABLES.iter().any(|(of, _)| of == name)
+        };
+        let Some(name) = name.to_str().filter(is_ours) else {
             continue;
         };
         let value = value.to_str().ok_or_else(|| SettingError::Invalid {
@@ -378,12 +387,13 @@ fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
     Ok(variables)
 }
 
-/// The section `server` is the prefix already, and easily said twice.
+/// The section `server` is the prefix already, and easily said twice; and underscores come in pairs.
 fn unknown_variable(origin: Origin, name: &str) -> SettingError {
     let doubled = format!("{ENV_PREFIX}SERVER__");
     let meant = match name.strip_prefix(&doubled) {
         Some(rest) => format!("{ENV_PREFIX}{rest}"),
-        None => name.to_owned(),
+        None if name.starts_with(ENV_PREFIX) => name.to_owned(),
+        None => name.replacen(NEARLY_PREFIX, ENV_PREFIX, 1),
     };
     let error = unknown(origin, meant, SETTINGS.iter().map(Setting::variable));
     match error {

@@ -185,7 +185,7 @@ impl ApiError {
     fn without_hint(error: &Error) -> ApiError {
         let message = error.to_string();
         match error {
-            Error::PromptTooLong { .. } | Error::NeverFits { .. } => {
+            Error::PromptTooLong { .. } | Error::PromptExceeds { .. } | Error::NeverFits { .. } => {
                 ApiError::about("prompt", ErrorCode::ContextLengthExceeded, message)
             }
             Error::EmptyPrompt | Error::TokenOutOfRange { .. } => {

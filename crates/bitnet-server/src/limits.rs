@@ -106,9 +106,9 @@ impl From<&ServerConfig> for ServerLimits {
             ping_interval: server.sse_ping_interval,
             stall_timeout: config.monitoring.stall_timeout,
             drain_timeout: server.shutdown_timeout,
-            request_timeout: server.request_timeout,
-            queue_timeout: performance.queue_timeout,
-            seed: None,
+            request_timeout: server.request_timeout.0,
+            queue_timeout: performance.queue_timeout.0,
+            seed: config.engine.seed(),
             allow_urgent: performance.allow_urgent,
             pooling: match config.models.pooling {
                 PoolingChoice::Model => None,

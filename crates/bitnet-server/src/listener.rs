@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
 /// A socket that listens.
@@ -38,6 +39,37 @@ impl Listener {
         })
     }
 }
+
+/// An address that is ours and not listened on yet: who comes early is refused, as where nobody is.
+#[derive(Debug)]
+pub struct ReservedAddress(Socket);
+
+impl ReservedAddress {
+    /// Takes `address`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the address is taken or not ours.
+    pub fn take(address: SocketAddr) -> io::Result<ReservedAddress> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // What is left of connections of a server before this one is no obstacle. Windows means another thing by it.
+        #[cfg(not(windows))]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok(ReservedAddress(socket))
+    }
+
+    /// Listens from now on. It must be called inside the runtime.
+    ///
+    /// # Errors
+    /// When the operating system refuses it.
+    pub fn listen(self) -> io::Result<Listener> {
+        self.0.listen(BACKLOG)?;
+        Listener::given(self.0.into(), false)
+    }
+}
+
+/// Connections that wait to be accepted, as many as tokio's sockets have.
+const BACKLOG: i32 = 1024;
 
 /// The name by which a unit tells our socket from others (`FileDescriptorName=`).
 pub const ACTIVATION_NAME: &str = "http";

@@ -17,7 +17,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -104,6 +104,15 @@ impl LogFilter {
 /// When it is none.
 pub fn parse(text: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::try_new(format!("{LIFE}=info,{text}"))
+}
+
+/// Whether each part of a filter without a target is a level: a word that is none counts as the name of a target, and whoever
+/// misspelt a level would log nothing.
+pub fn has_levels(text: &str) -> bool {
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty() && !part.contains(['=', '[']))
+        .all(|part| part.parse::<LevelFilter>().is_ok())
 }
 
 /// Whether lines are JSON; then nothing else is to be written to standard error.

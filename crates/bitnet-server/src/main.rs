@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use bitnet_inference::{Engine, LoadOptions, PackedCache};
+use bitnet_inference::Engine;
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::log::{self, LogFilter};
@@ -20,7 +20,7 @@ use clap::Parser;
 #[command(
     name = "bitnet-server",
     version,
-    after_help = "Example:\n  bitnet-server --default-model model.gguf --port 8000"
+    after_help = "Example:\n  bitnet-server --model model.gguf --port 8000"
 )]
 struct ServerArgs {
     /// The settings.
@@ -52,18 +52,13 @@ fn run(args: &ServerArgs) -> Result<()> {
     let filter = LogFilter::install(&config.monitoring.log_level, false)?;
     filter.set_format(config.monitoring.log_format);
     let model = config.models.default_model.clone();
-    let model = model.context("models.default_model names no model: --default-model model.gguf")?;
+    let model = model.context(
+        "models.default_model names no model: give --model model.gguf, set BITNET_GGUF, or name one in the file of --config; \
+         `bitnet serve` has a small one of its own",
+    )?;
     let process = Process::begin(config, sources, filter)?;
-    let options = LoadOptions {
-        packed_cache: cache_folder().map(PackedCache::for_serving),
-        ..LoadOptions::default()
-    };
-    let first = FirstModel {
-        source: OriginSource::Path(PathBuf::from(&model)),
-        others: options.clone(),
-        options,
-        seed: None,
-    };
+    let source = OriginSource::Path(PathBuf::from(&model));
+    let first = FirstModel::of(source, process.config(), cache_folder())?;
     let ready = startup::prepare(&process, first, |_, options| {
         Engine::load(&model, options).with_context(|| format!("cannot load {model}"))
     })?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bitnet_inference::{
     Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, PackedWeights, Prompt,
 };
+use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
 use crate::app::App;
@@ -33,6 +34,8 @@ pub struct LoadedModel {
     pub handle: EngineHandle,
     /// Who may wait for it.
     pub admission: Arc<Admission>,
+    /// Turns to tokenise long texts, of all models together.
+    pub(crate) long_checks: Arc<Semaphore>,
     /// Names what an answer depends on: the engine's version and the model's bytes; and the kernel, on which it does not.
     pub fingerprint: String,
     /// When it was loaded, in seconds since 1970.
@@ -125,6 +128,7 @@ impl LoadedModel {
                 limits.max_queued_requests,
                 limits.max_queued_tokens,
             )),
+            long_checks: app.long_checks.clone(),
             fingerprint: fingerprint
                 .into_iter()
                 .flatten()
@@ -235,12 +239,27 @@ impl LoadedModel {
     /// # Errors
     /// What the template reports.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Prompt, Error> {
-        if self.engine.chat_template().is_some() {
-            return self.engine.chat_prompt(messages);
+        match self.engine.chat_template() {
+            Some(_) => self.engine.chat_prompt(messages),
+            None => Ok(joined(messages)),
         }
-        let texts: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
-        Ok(Prompt::Text(texts.join("\n")))
     }
+
+    /// The same of one that must fit the context: it is tokenised no further.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::chat_prompt`], and [`Error::PromptExceeds`].
+    pub fn chat_prompt_fitting(&self, messages: &[Message]) -> Result<Prompt, Error> {
+        match self.engine.chat_template() {
+            Some(_) => self.engine.chat_prompt_fitting(messages),
+            None => Ok(joined(messages)),
+        }
+    }
+}
+
+fn joined(messages: &[Message]) -> Prompt {
+    let texts: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
+    Prompt::Text(texts.join("\n"))
 }
 
 /// What an engine's thread tells the metrics, for as long as the thread lives.

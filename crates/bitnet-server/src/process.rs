@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use tracing_subscriber::filter::ParseError;
 
 use crate::app::App;
 use crate::auth::Guard;
 use crate::auth::guard::{GuardError, follow_keys};
-use crate::config::{Origin, ServerConfig, Sources};
+use crate::checking::CHECKING_THREADS;
+use crate::config::{ServerConfig, Sources};
 #[cfg(target_os = "linux")]
 use crate::hand_over;
 use crate::health_listener;
-use crate::listener::{self, Listener};
+use crate::listener::{self, Listener, ReservedAddress};
 use crate::log::{LIFE, LogFilter};
 use crate::model_manager::sleep;
 use crate::routes;
@@ -38,15 +38,13 @@ const IO_THREADS: usize = 2;
 /// Time that tasks, and after them the logs, have to end once nobody is served any more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Threads that tokenise: few, for they take the engine's processors.
-const CHECKING_THREADS: usize = 4;
-
 /// A process that will serve.
 pub struct Process {
     runtime: Runtime,
     signals: Signals,
     ends_early: JoinHandle<()>,
     activated: Option<std::net::TcpListener>,
+    reserved: Option<ReservedAddress>,
     guard: Arc<Guard>,
     tls: Option<Arc<TlsIdentity>>,
     log: LogFilter,
@@ -115,6 +113,10 @@ impl Process {
         let guard = Arc::new(Guard::at(host, &config, routes::access())?);
         let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         let watchers = Watchers::begin(&config)?;
+        // A process before this one may hand the address over.
+        let is_free = activated.is_none() && config.server.handover_socket.is_none();
+        let reserved = is_free.then(|| ReservedAddress::take(address));
+        let reserved = reserved.transpose().map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
             .max_blocking_threads(CHECKING_THREADS)
@@ -135,6 +137,7 @@ impl Process {
             signals,
             ends_early,
             activated,
+            reserved,
             guard,
             tls,
             log,
@@ -175,6 +178,7 @@ impl Process {
             signals,
             ends_early,
             activated,
+            reserved,
             guard,
             tls,
             log,
@@ -188,7 +192,13 @@ impl Process {
             // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
             #[cfg(target_os = "linux")]
             let prepared = prepare(&config)?;
-            let listener = open(&config, activated).await?;
+            let listener = match reserved {
+                Some(reserved) => reserved.listen().map_err(|source| ProcessError::Address {
+                    address: SocketAddr::new(config.server.host, config.server.port),
+                    source,
+                })?,
+                None => open(&config, activated).await?,
+            };
             watchers.take_over().await?;
             watchers.start(&app, &guard, tls.is_none())?;
             #[cfg(target_os = "linux")]
@@ -462,6 +472,13 @@ impl Reload {
             }
             None => {}
         }
+        match self.guard.reload_token_key() {
+            Some(Ok(())) => tracing::info!(target: LIFE, "read the key of tokens"),
+            Some(Err(error)) => {
+                tracing::error!(target: LIFE, "{error}; the key of tokens stays as it was")
+            }
+            None => {}
+        }
         match self.tls.as_ref().map(|tls| tls.reload()) {
             Some(Ok(())) => tracing::info!(target: LIFE, "read the certificate"),
             Some(Err(error)) => {
@@ -469,22 +486,6 @@ impl Reload {
             }
             None => {}
         }
-    }
-}
-
-/// Filters the log as the settings say. `is_asked_for` says that the process was started with a filter of its own
-/// (`BITNET_LOG`), which stays until somebody sets the setting.
-///
-/// # Errors
-/// When the setting is no filter, which a configuration that was loaded cannot have.
-pub fn set_log_level(
-    config: &ServerConfig,
-    is_asked_for: bool,
-    log: &LogFilter,
-) -> Result<(), ParseError> {
-    match config.origin("monitoring.log_level") {
-        Some(Origin::Default) | None if is_asked_for => Ok(()),
-        _ => log.set(&config.monitoring.log_level),
     }
 }
 

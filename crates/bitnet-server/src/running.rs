@@ -162,7 +162,12 @@ impl Running {
         };
         account.check_cancelled()?;
         let draws_nothing = options.max_tokens == Some(0);
-        let place = model.admission.admit(terms.tenant, prompts.len() * n)?;
+        let tokens = prompts.estimate_tokens(n, model.engine.context());
+        let choices = prompts.len() * n;
+        let place = model.admission.admit(terms.tenant, choices, tokens)?;
+        if truncate == Truncate::No && embed.is_none() {
+            prompts.refuse_too_long(&model.engine)?;
+        }
         let started = account.context.arrived;
         let waiting = WaitingRequest::new(account.metrics.clone(), &model.id, started);
         let wishes = Wishes {

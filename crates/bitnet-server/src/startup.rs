@@ -1,13 +1,13 @@
 //! From settings to a server that can begin: the policy of its models, the first model with its version, and the state that
 //! routes share. `bitnet serve` and `bitnet-server` are two command lines before this one way.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_inference::{Engine, EngineInfo, LoadOptions};
+use bitnet_inference::{Engine, EngineInfo, LoadOptions, PackedCache};
 
 use crate::app::App;
-use crate::config::SettingError;
+use crate::config::{ServerConfig, SettingError};
 use crate::limits::ServerLimits;
 use crate::model::LoadedModel;
 use crate::model_manager::policy::{self, ModelOrigin, ModelPolicy, OriginSource};
@@ -25,8 +25,29 @@ pub struct FirstModel {
     pub options: LoadOptions,
     /// How the models that come later are loaded.
     pub others: LoadOptions,
-    /// The seed of requests that name none; `None` is a new one for each.
-    pub seed: Option<u64>,
+}
+
+impl FirstModel {
+    /// `source`, loaded as the settings say; packed weights are kept in `cache_folder` unless they name another one.
+    ///
+    /// # Errors
+    /// A chat template that cannot be read.
+    pub fn of(
+        source: OriginSource,
+        config: &ServerConfig,
+        cache_folder: Option<PathBuf>,
+    ) -> Result<FirstModel, SettingError> {
+        let packed_cache = cache_folder.map(PackedCache::for_serving);
+        let cached = |options| LoadOptions {
+            packed_cache: packed_cache.clone(),
+            ..options
+        };
+        Ok(FirstModel {
+            source,
+            options: cached(config.first_load_options()?),
+            others: cached(config.engine.load_options()),
+        })
+    }
 }
 
 /// A server that can begin.
@@ -100,11 +121,9 @@ pub fn prepare<E: From<StartupError>>(
         source: first.source,
     };
     let log = RequestLog::open(&config.monitoring).map_err(StartupError::Log)?;
-    let limits = ServerLimits {
-        seed: first.seed,
-        ..ServerLimits::from(config)
-    };
-    let mut app = App::new(limits).with_log(log).with_policy(policy);
+    let mut app = App::new(ServerLimits::from(config))
+        .with_log(log)
+        .with_policy(policy);
     app.telemetry = telemetry;
     let app = Arc::new(app);
     process.watch_over(&app).map_err(StartupError::from)?;

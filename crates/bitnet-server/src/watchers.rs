@@ -51,7 +51,7 @@ impl Watchers {
                 .health_port
                 .map(|port| SocketAddr::new(server.host, port)),
             may_be_taken: server.handover_socket.is_some(),
-            patience: config.monitoring.watchdog,
+            patience: config.monitoring.watchdog.0,
             state: Mutex::default(),
         };
         if let Some(address) = watchers.address {

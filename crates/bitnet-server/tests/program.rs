@@ -26,8 +26,15 @@ fn program(args: &[&str]) -> Command {
 
 #[test]
 fn it_serves_the_model_of_its_settings() {
-    let mut command = program(&["--default-model", MODEL, "--port", "0"]);
-    command.args(["--kv-cache-memory", "2MB"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("server.yaml");
+    let settings = format!(
+        "server:\n  port: 0\nmodels:\n  default_model: {MODEL}\nperformance:\n  kv_cache_memory: 2MB\n\
+         engine:\n  ctx: 64\n  kernel: scalar-i2s\n"
+    );
+    std::fs::write(&file, settings).unwrap();
+    let mut command = program(&["--config", file.to_str().unwrap()]);
+    command.env("BITNET_CPU_THREADS", "1");
     let mut served = Served(command.stderr(Stdio::piped()).spawn().unwrap());
     let mut stderr = BufReader::new(served.0.stderr.take().unwrap());
     let mut line = String::new();
@@ -39,6 +46,9 @@ fn it_serves_the_model_of_its_settings() {
         line.starts_with("serving stories-5m.I2_S on http://"),
         "{line}"
     );
+    for word in ["context 64", "1 threads", "scalar-i2s"] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
     let (_, cache) = line.split_once("KV cache ").unwrap();
     let megabytes: f64 = cache.split(' ').next().unwrap().parse().unwrap();
     assert!(megabytes > 1.5 && megabytes <= 2.0, "{line}");
@@ -73,7 +83,9 @@ fn without_a_model_it_says_which_setting_names_one() {
     let ended = program(&["--port", "0"]).output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     let stderr = String::from_utf8(ended.stderr).unwrap();
-    assert!(stderr.contains("models.default_model"), "{stderr}");
+    for way in ["models.default_model", "--model", "BITNET_GGUF"] {
+        assert!(stderr.contains(way), "{way}: {stderr}");
+    }
 }
 
 #[test]

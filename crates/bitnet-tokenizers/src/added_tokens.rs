@@ -79,6 +79,10 @@ impl AddedTokens {
         })
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &AddedToken> {
+        self.sorted.iter()
+    }
+
     /// Cuts `text` at the tokens it contains; control tokens count only with `parse_special`.
     pub(crate) fn segments<'t>(&self, text: &'t str, parse_special: bool) -> Vec<Segment<'t>> {
         let mut segments = Vec::new();

@@ -110,7 +110,7 @@ fn checked_merges(
 }
 
 impl BpeEncoder {
-    /// Appends the ids of `text`.
+    /// Appends the ids of `text`; it ends early once there are more than `most`.
     ///
     /// # Errors
     /// A pattern that gives up, or a character that has no token.
@@ -118,6 +118,7 @@ impl BpeEncoder {
         &self,
         text: &str,
         start: SegmentStart,
+        most: usize,
         ids: &mut Vec<u32>,
     ) -> Result<(), TokenizerError> {
         let limit = text
@@ -135,6 +136,9 @@ impl BpeEncoder {
             check_growth(pieces.text_len(), limit)?;
         }
         for piece in pieces.iter() {
+            if ids.len() > most {
+                break;
+            }
             let unencodable = || TokenizerError::Unencodable {
                 text: shorten(piece),
             };

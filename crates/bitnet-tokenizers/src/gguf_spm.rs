@@ -123,6 +123,11 @@ struct Candidate {
 }
 
 impl ScoreEncoder {
+    /// Whether every byte has a token, so that nothing is unknown.
+    pub(crate) fn has_all_bytes(&self) -> bool {
+        self.bytes.iter().all(Option::is_some)
+    }
+
     /// Appends the ids of a segment of text.
     ///
     /// # Errors

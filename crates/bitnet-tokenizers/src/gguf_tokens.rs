@@ -219,6 +219,7 @@ pub(crate) fn finish(
         end_of_generation,
         chat_template,
         repairs,
+        reach: Default::default(),
     })
 }
 

@@ -96,6 +96,7 @@ pub(crate) fn build(
         end_of_generation,
         chat_template,
         repairs,
+        reach: Default::default(),
     })
 }
 

@@ -51,6 +51,7 @@ mod vocabulary;
 mod added_tokens;
 mod bpe;
 mod byte_level;
+mod reach;
 mod split;
 mod token_table;
 

@@ -9,6 +9,7 @@ use crate::bpe::BpeEncoder;
 use crate::decode_stream::DecodeStream;
 use crate::error::TokenizerError;
 use crate::gguf_spm::ScoreEncoder;
+use crate::reach::Reach;
 use crate::repair::{self, Repair};
 use crate::token_table::{Spelling, TokenKind, TokenTable};
 use crate::vocabulary::GgufVocabulary;
@@ -46,6 +47,7 @@ pub struct Tokenizer {
     pub(crate) end_of_generation: Vec<u32>,
     pub(crate) chat_template: Option<String>,
     pub(crate) repairs: Vec<Repair>,
+    pub(crate) reach: Reach,
 }
 
 /// What turns a segment of text into ids.
@@ -112,16 +114,33 @@ impl Tokenizer {
     /// # Errors
     /// A character without tokens in a vocabulary without an unknown token, or a splitting pattern that gives up.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_within(text, options, usize::MAX)
+    }
+
+    /// The ids of `text`, or of its beginning: what comes behind more than `most` ids is not looked at, as far as the
+    /// vocabulary's rules can tell where it begins. Whoever gets more than `most` knows that there are too many.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_within(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        most: usize,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         if options.add_special {
             ids.extend_from_slice(&self.prefix);
         }
         let mut start = SegmentStart::Text;
         for segment in self.added.segments(text, options.parse_special) {
+            if ids.len() > most {
+                return Ok(ids);
+            }
             match segment {
                 Segment::Text(part) => {
                     match &self.encoder {
-                        Encoder::Bpe(bpe) => bpe.encode(part, start, &mut ids)?,
+                        Encoder::Bpe(bpe) => bpe.encode(part, start, most, &mut ids)?,
                         Encoder::Scores(scores) => scores.encode(part, start, &mut ids)?,
                     }
                     start = SegmentStart::Middle;

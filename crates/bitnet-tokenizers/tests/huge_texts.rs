@@ -108,3 +108,41 @@ fn a_megabyte_of_newlines_and_of_almost_special_tokens() {
     check(&"<|reserved_special_token_".repeat(MEGABYTE / 25));
     check(&"\u{3042}".repeat(MEGABYTE / 3));
 }
+
+#[test]
+fn no_text_has_fewer_ids_than_is_said_and_none_is_looked_at_for_longer_than_it_must() {
+    let texts = [
+        String::new(),
+        "a".repeat(5000),
+        " ".repeat(5000),
+        "abab aa  b".repeat(500),
+        "\u{212b}\u{1100}\u{1161}\u{11a8}".repeat(200),
+        "<|begin_of_text|>".repeat(100),
+        "\u{1d400} \u{3042}".repeat(300),
+    ];
+    let (mut some, mut short) = (false, false);
+    for (name, tokenizer) in &*TOKENIZERS {
+        for (text, parse_special) in texts.iter().flat_map(|t| [(t, false), (t, true)]) {
+            let options = EncodeOptions {
+                add_special: false,
+                parse_special,
+            };
+            let ids = tokenizer.encode(text, options).unwrap();
+            let fewest = tokenizer.fewest_ids(text, parse_special);
+            assert!(fewest <= ids.len(), "{name}: {fewest} of {text:.20}");
+            some |= fewest > 1;
+            for most in [0, 1, 7, ids.len()] {
+                let within = tokenizer.encode_within(text, options, most).unwrap();
+                match ids.len() > most {
+                    true => assert!(within.len() > most && ids.starts_with(&within), "{name}"),
+                    false => assert_eq!(within, ids, "{name}"),
+                }
+                short |= within.len() < ids.len();
+            }
+        }
+    }
+    assert!(
+        some && short,
+        "something is known, and something was left out"
+    );
+}

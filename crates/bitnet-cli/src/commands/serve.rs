@@ -1,29 +1,26 @@
 //! `bitnet serve`: a model over HTTP, for OpenAI's clients.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bitnet_inference::LoadOptions;
 use bitnet_server::Stopped;
 use bitnet_server::config::flags::ConfigArgs;
-use bitnet_server::config::{ServerConfig, print};
+use bitnet_server::config::{ServerConfig, Sources, print};
 use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck, Probe};
 use bitnet_server::log::LogFilter;
 use bitnet_server::model_manager::policy;
-use bitnet_server::process::{self, Process, ProcessError};
+use bitnet_server::process::{Process, ProcessError};
 use bitnet_server::startup::{self, FirstModel, StartupError};
 use bytes::Bytes;
 use clap::Args;
 
-use crate::args::{EngineArgs, ModelArgs};
 use crate::embedded;
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
-use crate::model_source::{self, LoadExtras, ModelSource};
+use crate::model_source::{self, ModelSource};
 use crate::output::{Out, notice};
-use crate::prompt::TextSource;
 
 /// Options of `bitnet serve`.
 #[derive(Debug, Args)]
@@ -33,17 +30,7 @@ use crate::prompt::TextSource;
     Then: curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n        \
     -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'")]
 pub struct ServeArgs {
-    /// Jinja file with the chat template, instead of the model's own
-    #[arg(long, value_name = "FILE")]
-    pub template: Option<String>,
-
-    /// Which model.
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// How to run it.
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    /// How to serve it.
+    /// What to serve, and how: the settings.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
@@ -52,11 +39,15 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bitnet healthcheck\n  bitnet healthcheck --port 8000")]
 pub struct HealthcheckArgs {
-    /// Address that the server listens on, or localhost [default: 127.0.0.1]
+    /// Configuration file of the server: it, and the server's variables, say where it listens
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Address that the server listens on, or localhost [default: as the settings say]
     #[arg(long, value_name = "ADDRESS", value_parser = parse_host)]
     pub host: Option<IpAddr>,
 
-    /// Port that it listens on [default: 8080]
+    /// Port that it listens on [default: as the settings say, 8080 without any]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
 
@@ -68,7 +59,7 @@ pub struct HealthcheckArgs {
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
     pub timeout: Duration,
 
-    /// Ask over TLS, and trust the certificate in this file alone: the server's own
+    /// Ask over TLS, and trust the certificate in this file alone: the server's own [default: as the settings say]
     #[arg(long, value_name = "FILE")]
     pub tls_certificate_file: Option<PathBuf>,
 
@@ -101,48 +92,28 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     }
     log.set_format(config.monitoring.log_format);
     // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
-    process::set_log_level(&config, env.log.is_some(), &log)
-        .map_err(|e| CliError::usage(e.to_string(), "docs/config.md has every setting"))?;
-    let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
-    let config = process.config();
-    let chat_template = args
-        .template
-        .as_deref()
-        .map(|path| TextSource::File(Path::new(path).to_owned()).read())
-        .transpose()?;
-    let max_sequences = config.performance.max_concurrent_requests;
-    let mut named = args.model.clone();
-    named.model = named.model.or(config.models.default_model.clone());
-    let chosen = |chat_template| {
-        let extras = LoadExtras {
-            chat_template,
-            max_sequences,
-            quick_start: true,
-        };
-        model_source::load_options(&named, &args.engine, env, extras)
-    };
-    // Template and tokenizer are those of the model that the command line names.
-    let others = LoadOptions {
-        tokenizer: None,
-        ..chosen(None)
-    };
-    let source = ModelSource::choose(named.model.as_deref(), env)?;
-    let first = FirstModel {
-        source: match &source {
-            ModelSource::Path(path) => policy::OriginSource::Path(path.clone()),
-            ModelSource::Embedded => policy::OriginSource::Bytes {
-                name: embedded::NAME,
-                bytes: Bytes::from_static(embedded::BYTES),
-            },
+    log.set(&config.monitoring.log_level)
+        .map_err(|e| setting_error(e.to_string()))?;
+    // The variable is a source of the settings too, so nobody else is asked.
+    let source = ModelSource::choose(
+        config.models.default_model.as_deref(),
+        &Environment::default(),
+    )?;
+    let first = match &source {
+        ModelSource::Path(path) => policy::OriginSource::Path(path.clone()),
+        ModelSource::Embedded => policy::OriginSource::Bytes {
+            name: embedded::NAME,
+            bytes: Bytes::from_static(embedded::BYTES),
         },
-        options: chosen(chat_template),
-        others,
-        seed: env.seed(None),
     };
+    let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
+    // A template may come through a pipe that nobody writes to.
+    let first = FirstModel::of(first, process.config(), env.cache.clone())
+        .map_err(|e| setting_error(e.to_string()))?;
     let ready = startup::prepare(&process, first, |_, options| {
-        let loaded = model_source::load_chosen(source.clone(), options, &args.engine, env)?;
-        loaded.note_repairs();
-        Ok::<_, CliError>(loaded.engine)
+        let engine = model_source::load_source(&source, options)?;
+        model_source::tell_findings(&source, &engine);
+        Ok::<_, CliError>(engine)
     })?;
     let (name, engine) = (ready.name, ready.engine);
     if engine.chat_template().is_none() {
@@ -169,9 +140,22 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
 /// # Errors
 /// Exit code 1 when it is not, or does not answer.
 pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
-    let defaults = ServerConfig::default();
-    let host = args.host.unwrap_or(defaults.server.host);
-    let address = SocketAddr::new(host, args.port.unwrap_or(defaults.server.port));
+    let sources = Sources {
+        file: args.config.clone(),
+        ..Sources::of_process()
+    };
+    let config = ServerConfig::load(&sources).map_err(|e| setting_error(e.to_string()))?;
+    let server = &config.server;
+    let host = args.host.unwrap_or(match server.host {
+        // On every address of the machine: also on this one.
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        host => host,
+    });
+    let address = SocketAddr::new(host, args.port.unwrap_or(server.port));
+    // Who names another server's port does not mean this one's certificate.
+    let configured = server.tls_certificate_file.clone();
+    let configured = configured.filter(|_| args.host.is_none() && args.port.is_none());
     let own = args.client_certificate_file.clone();
     let check = HealthCheck {
         address,
@@ -183,6 +167,7 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
         tls: args
             .tls_certificate_file
             .clone()
+            .or(configured)
             .map(|certificate| CheckTls {
                 certificate,
                 own: own.zip(args.client_key_file.clone()),
@@ -217,9 +202,7 @@ impl From<StartupError> for CliError {
             _ => error.to_string(),
         };
         match error {
-            StartupError::Setting(_) => {
-                CliError::usage(message, "docs/config.md has every setting")
-            }
+            StartupError::Setting(_) => setting_error(message),
             StartupError::Telemetry(_) => {
                 CliError::usage(message, "docs/metrics.md has a section on traces")
             }
@@ -236,12 +219,15 @@ impl From<StartupError> for CliError {
     }
 }
 
+/// A setting that cannot be.
+fn setting_error(message: String) -> CliError {
+    CliError::usage(message, "docs/config.md has every setting")
+}
+
 /// What keeps a server from starting, with the exit code of its kind.
 fn process_error(error: &ProcessError) -> CliError {
     match error {
-        ProcessError::Guard(_) | ProcessError::Tls(_) => {
-            CliError::usage(error.to_string(), "docs/config.md has every setting")
-        }
+        ProcessError::Guard(_) | ProcessError::Tls(_) => setting_error(error.to_string()),
         ProcessError::Setup(_) => CliError::runtime(error.to_string(), ""),
         ProcessError::Address { address, source } => CliError::runtime(
             format!(

@@ -1,6 +1,6 @@
 //! `bitnet serve` as a process: its first line, its health, what it refuses.
 
-use crate::bitnet::run;
+use crate::bitnet::{bitnet, end, run};
 use crate::served::serve;
 
 #[test]
@@ -29,6 +29,24 @@ fn the_first_line_tells_the_address_and_the_memory() {
     let answer = served.ask(&request).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("\"model\":\"stories-5m\""), "{answer}");
+}
+
+#[test]
+fn a_health_check_asks_where_the_settings_say() {
+    let served = serve(&[]);
+    let port = served.port();
+    let checked = end(bitnet()
+        .arg("healthcheck")
+        .env("BITNET_SERVER__PORT", port.to_string()));
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("server.yaml");
+    let settings = format!("server:\n  host: 0.0.0.0\n  port: {port}\n");
+    std::fs::write(&file, settings).unwrap();
+    let file = file.to_str().unwrap();
+    let checked = run(&["healthcheck", "--config", file]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    run(&["healthcheck", "--config", "missing.yaml"]).fails(2, "missing.yaml", "docs/config.md");
 }
 
 #[test]
@@ -62,6 +80,9 @@ fn a_port_that_is_taken_or_empty_is_told() {
     let taken = run(&["serve", "--port", &port]);
     assert_eq!(taken.code, Some(1));
     assert!(taken.stderr.contains("cannot serve on"), "{}", taken.stderr);
+    // Before the model is looked for, which may take minutes.
+    let taken = run(&["serve", "--port", &port, "--model", "missing.gguf"]);
+    taken.fails(1, "cannot serve on", "name another --port");
 
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port().to_string();

@@ -23,7 +23,7 @@ use super::key_file::KeyFileError;
 use super::key_store::KeyStore;
 use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
 use crate::config::ServerConfig;
-use crate::config::settings::LimitSettings;
+use crate::config::settings::{AuthSettings, LimitSettings};
 use crate::held_body::HeldBody;
 use crate::peers::peer_of;
 use crate::request_log::{AdminAction, AuditNote, RequestNotes};
@@ -58,6 +58,9 @@ pub enum Refusal {
     /// It has no credentials and needs some.
     #[error("this route needs an API key: send it as 'Authorization: Bearer KEY'")]
     MissingCredentials,
+    /// It has none, and nobody could have.
+    #[error("this route needs an API key or a token, and this server has none")]
+    NobodyHasCredentials,
     /// Its credentials are not good.
     #[error("the API key or token is not valid")]
     InvalidCredentials,
@@ -112,7 +115,8 @@ pub struct Guard {
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
     keys: Option<KeyStore>,
-    jwt: Option<JwtVerifier>,
+    jwt: Option<ArcSwap<JwtVerifier>>,
+    auth: AuthSettings, // where keys come from
     limiter: RateLimiter,
     default_limits: ArcSwap<RateLimits>,
     salt_key: [u8; 32],
@@ -151,7 +155,8 @@ impl Guard {
                 .as_deref()
                 .map(KeyStore::open)
                 .transpose()?,
-            jwt: JwtVerifier::open(&config.auth)?,
+            jwt: JwtVerifier::open(&config.auth)?.map(ArcSwap::from_pointee),
+            auth: config.auth.clone(),
             limiter: RateLimiter::default(),
             default_limits: ArcSwap::from_pointee(limits_of(&config.limits)),
             salt_key,
@@ -193,6 +198,13 @@ impl Guard {
     /// Reads the keys again, on SIGHUP; `None` when there are none.
     pub fn reload_keys(&self) -> Option<Result<usize, KeyFileError>> {
         self.keys.as_ref().map(KeyStore::reload)
+    }
+
+    /// Reads the key of tokens again, on SIGHUP; `None` when there is none. One that cannot be used changes nothing.
+    pub fn reload_token_key(&self) -> Option<Result<(), JwtKeyError>> {
+        let jwt = self.jwt.as_ref()?;
+        let opened = JwtVerifier::open(&self.auth).transpose()?;
+        Some(opened.map(|verifier| jwt.store(verifier.into())))
     }
 
     /// Reads the keys again if their file has changed.
@@ -263,12 +275,18 @@ impl Guard {
         if let Some(credential) = credential(head.headers)
             && (checks_credentials || !is_open)
         {
-            return credential
-                .and_then(|text| self.recognise(text))
-                .ok_or(Refusal::InvalidCredentials);
+            return credential.and_then(|text| self.recognise(text)).ok_or(
+                match checks_credentials {
+                    true => Refusal::InvalidCredentials,
+                    false => Refusal::NobodyHasCredentials,
+                },
+            );
         }
         if !is_open {
-            return Err(Refusal::MissingCredentials);
+            return Err(match checks_credentials {
+                true => Refusal::MissingCredentials,
+                false => Refusal::NobodyHasCredentials,
+            });
         }
         if self.exposure.loopback && self.is_cross_site(head.headers) {
             return Err(Refusal::CrossSite);
@@ -287,7 +305,7 @@ impl Guard {
         if let Some(entry) = self.keys.as_ref().and_then(|keys| keys.find(text)) {
             return Some((format!("key:{}", entry.id), Some(entry.role), entry.limits));
         }
-        let subject = self.jwt.as_ref()?.verify(text)?;
+        let subject = self.jwt.as_ref()?.load().verify(text)?;
         Some((
             format!("jwt:{}", subject.id),
             Some(subject.role),
@@ -414,7 +432,9 @@ fn credential(headers: &HeaderMap) -> Option<Option<&str>> {
 
 fn refusal_headers(refusal: &Refusal, headers: &mut HeaderMap) {
     match refusal {
-        Refusal::MissingCredentials | Refusal::InvalidCredentials => {
+        Refusal::MissingCredentials
+        | Refusal::NobodyHasCredentials
+        | Refusal::InvalidCredentials => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         Refusal::TooMuch(too_much) => {

@@ -47,7 +47,9 @@ fn config(flags: &[(&str, &str)]) -> ServerConfig {
 
 fn tell(refusal: &Refusal) -> Response {
     let status = match refusal {
-        Refusal::MissingCredentials | Refusal::InvalidCredentials => StatusCode::UNAUTHORIZED,
+        Refusal::MissingCredentials
+        | Refusal::NobodyHasCredentials
+        | Refusal::InvalidCredentials => StatusCode::UNAUTHORIZED,
         Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Refusal::TooMuch(_) => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,

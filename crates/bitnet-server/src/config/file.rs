@@ -70,7 +70,7 @@ fn parse(name: &str, extension: &str, text: &str) -> Result<Vec<FileEntry>, Sett
             .map(|document| document.resolve(text))
             .map_err(|e| {
                 let line = e.location().map_or(1, |location| location.line());
-                syntax(line, one_line(&e.to_string()))
+                syntax(line, yaml_reason(&e))
             })
         }
         "toml" => toml::from_str::<Document<toml::Spanned<String>>>(text)
@@ -83,6 +83,19 @@ fn parse(name: &str, extension: &str, text: &str) -> Result<Vec<FileEntry>, Sett
             }),
         _ => Err(SettingError::Format { path: name.into() }),
     }
+}
+
+/// What is wrong, for whoever wrote the file: nothing of the parser's own settings and types.
+fn yaml_reason(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::MessageFormatter;
+    if let serde_saphyr::Error::MultipleDocuments { .. } = error {
+        return "a second document begins here (`---`), and a configuration is one".into();
+    }
+    let text = one_line(&serde_saphyr::UserMessageFormatter.format_message(error));
+    // serde's names of what stands there.
+    text.replace("invalid type: map,", "found a section,")
+        .replace("invalid type: sequence,", "found a list,")
+        .replace("invalid type: ", "found ")
 }
 
 fn one_line(text: &str) -> String {

@@ -13,6 +13,18 @@ const FILE: &str = "config";
 /// Prints the configuration.
 const PRINT: &str = "print-config";
 
+/// Under what `--help` lists the flags that are no setting.
+const SETTINGS_HEADING: &str = "Settings";
+
+/// Under what `--help` lists each setting: the name of its section as titles are written.
+static HEADINGS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let heading = |setting: &Setting| {
+        let (first, rest) = setting.section.split_at(1);
+        first.to_ascii_uppercase() + rest
+    };
+    SETTINGS.iter().map(heading).collect()
+});
+
 /// The flag of each setting: clap keeps names for the life of the process.
 static FLAGS: LazyLock<Vec<String>> =
     LazyLock::new(|| SETTINGS.iter().map(Setting::flag).collect());
@@ -62,29 +74,37 @@ impl Args for ConfigArgs {
             .long(FILE)
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
+            .help_heading(SETTINGS_HEADING)
             .help("Configuration file, .yaml or .toml; flags and BITNET_SERVER__* variables win over it");
         let print = Arg::new(PRINT)
             .long(PRINT)
             .action(ArgAction::SetTrue)
+            .help_heading(SETTINGS_HEADING)
             .help("Print the configuration, who set each value, and end");
-        let settings = SETTINGS.iter().zip(FLAGS.iter()).map(|(setting, flag)| {
-            let arg = Arg::new(flag.as_str())
-                .long(flag.as_str())
-                .value_name("VALUE")
-                .help(format!(
-                    "{} [default: {}]",
-                    setting.meaning(),
-                    setting.value(&defaults)
-                ))
-                .help_heading(setting.section);
-            if setting.is_switch {
-                arg.num_args(0..=1)
-                    .require_equals(true)
-                    .default_missing_value("true")
-            } else {
-                arg
-            }
-        });
+        let names = FLAGS.iter().zip(HEADINGS.iter());
+        let settings = SETTINGS
+            .iter()
+            .zip(names)
+            .map(|(setting, (flag, heading))| {
+                let arg = Arg::new(flag.as_str())
+                    .long(flag.as_str())
+                    .value_name("VALUE")
+                    .help(format!(
+                        "{} [default: {}]",
+                        setting.meaning(),
+                        setting.value(&defaults)
+                    ))
+                    .help_heading(heading.as_str())
+                    .short(setting.short_flag())
+                    .visible_aliases(setting.flag_alias());
+                if setting.is_switch {
+                    arg.num_args(0..=1)
+                        .require_equals(true)
+                        .default_missing_value("true")
+                } else {
+                    arg
+                }
+            });
         command.arg(file).arg(print).args(settings)
     }
 

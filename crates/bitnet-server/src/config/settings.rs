@@ -7,11 +7,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bitnet_inference::KvType;
+use bitnet_quantization::I2sDialect;
+
 use super::ServerConfig;
 use super::value::Limit::{Any, Within};
 use super::value::{
-    AccessLogFormat, ByteSize, DevicePreference, Given, JwtAlgorithm, Limit, LogFormat,
-    LoopbackInference, OtlpProtocol, PoolingChoice, SettingValue,
+    AccessLogFormat, ByteSize, DevicePreference, EngineWord, Given, JwtAlgorithm, Limit, LogFormat,
+    LoopbackInference, OtlpProtocol, PoolingChoice, SettingValue, TimeLimit,
 };
 
 /// When a changed setting takes effect.
@@ -41,6 +44,30 @@ pub struct Setting {
     pub(super) copy: fn(&ServerConfig, &mut ServerConfig),
 }
 
+/// Variables of all commands that load a model, and the settings that they stand for: those of the server alone win.
+pub const SHARED_VARIABLES: &[(&str, &str)] = &[
+    ("BITNET_GGUF", "models.default_model"),
+    ("BITNET_DEVICE", "performance.device_preference"),
+    ("BITNET_CPU_THREADS", "engine.threads"),
+    ("BITNET_KERNEL", "engine.kernel"),
+    ("BITNET_FULL_HEAD", "engine.full_head"),
+    ("BITNET_DENSE", "engine.dense"),
+    ("BITNET_TOKENIZER", "engine.tokenizer"),
+    ("BITNET_STRICT_TOKENIZERS", "engine.strict_tokenizers"),
+    ("BITNET_SEED", "engine.seed"),
+    ("BITNET_DETERMINISTIC", "engine.deterministic"),
+    ("BITNET_CACHE", "models.cache_folder"),
+    ("BITNET_LOG", "monitoring.log_level"),
+];
+
+/// Most threads that may be asked for: more than any machine has cores, few enough that a typing error (a port number,
+/// say) does not start them.
+pub const MAX_THREADS: usize = 1024;
+
+/// Positions of context that may be asked for. The upper end is far beyond every model's; the model's own length is
+/// checked when it is loaded.
+pub const CONTEXTS: std::ops::RangeInclusive<usize> = 2..=1 << 24;
+
 impl Setting {
     /// As a file nests it, with a point between: `server.port`.
     pub fn key(&self) -> String {
@@ -50,6 +77,24 @@ impl Setting {
     /// The flag that sets it, without the hyphens in front: `port`.
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
+    }
+
+    /// Another name of the flag, by which the other commands know it: `model`.
+    pub fn flag_alias(&self) -> Option<&'static str> {
+        match (self.section, self.name) {
+            ("models", "default_model") => Some("model"),
+            ("performance", "device_preference") => Some("device"),
+            _ => None,
+        }
+    }
+
+    /// The letter of the flag, for those that have one in the other commands.
+    pub fn short_flag(&self) -> Option<char> {
+        match (self.section, self.name) {
+            ("models", "default_model") => Some('m'),
+            ("engine", "threads") => Some('t'),
+            _ => None,
+        }
     }
 
     /// The variable that sets it: `BITNET_SERVER__PORT`, `BITNET_SERVER__AUTH__KEYS_FILE`.
@@ -154,6 +199,11 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+/// A time limit of at least `least`, and at most a day.
+const fn from(least: Duration) -> Limit<TimeLimit> {
+    Within(TimeLimit::of(least)..=TimeLimit::of(DAY))
+}
+
 const fn mib(n: u64) -> ByteSize {
     ByteSize(n << 20)
 }
@@ -188,11 +238,11 @@ settings! {
         restart body_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
         /// Time a client may go without reading before its stream is ended.
         restart write_timeout: [Duration] = seconds(30), Within(Duration::from_millis(100)..=DAY);
-        /// Time a request may take, from its arrival to its last token. Without it, any.
-        restart request_timeout: [Option<Duration>] = None, Any;
+        /// Time a request may take, from its arrival to its last token. 0 is no limit.
+        restart request_timeout: [TimeLimit] = TimeLimit::NONE, from(Duration::from_millis(100));
         /// Silence on a stream after which a comment is sent, so that proxies keep it open.
         restart sse_ping_interval: [Duration] = seconds(15), Within(seconds(1)..=seconds(3600));
-        /// Time that running requests have to finish after SIGTERM; a second signal ends at once.
+        /// Time that running requests have to finish after SIGTERM; a second signal ends at once, and so does 0.
         restart shutdown_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
         /// Host names that are accepted on loopback besides `localhost` and loopback addresses.
         restart allowed_hosts: [Vec<String>] = Vec::new(), Any;
@@ -212,7 +262,8 @@ settings! {
 
     /// Which models are served.
     models: ModelSettings {
-        /// Model to load at start: a path. `--model` on the command line wins over it.
+        /// Model to load at start: a path; also `--model` and `BITNET_GGUF`. Without one, `bitnet serve` has the story model
+        /// inside the program, and `bitnet-server` does not start.
         restart default_model: [Option<String>] = None, Any;
         /// Name under which clients ask for the model; without it, the model's own.
         restart served_model_name: [Option<String>] = None, Any;
@@ -232,14 +283,14 @@ settings! {
         /// Pack weights into files of a cache folder and use them from there, with copies of the models' files: another
         /// model, or a new version of one, then takes next to no memory of the process's own.
         restart packed_cache: [bool] = true, Any;
-        /// The folder, which nobody else may write. Without it, that of the user.
+        /// The folder, which nobody else may write; also `BITNET_CACHE`. Without it, that of the user.
         restart cache_folder: [Option<PathBuf>] = None, Any;
         /// Use files where they lie, without cache and copies: less memory, but a file that is cut short under a running
         /// model ends the process.
         restart map_files: [bool] = false, Any;
-        /// Time that a request waits for its model to be loaded.
+        /// Time that a request waits for its model to be loaded; with 0 it does not wait.
         restart load_wait: [Duration] = seconds(60), Within(seconds(0)..=DAY);
-        /// Time that running requests have to end when their model is unloaded.
+        /// Time that running requests have to end when their model is unloaded; with 0 a model in use stays.
         restart unload_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
         /// Time for which a swap of strategy `blue_green` keeps the old version ready.
         restart keep_previous: [Duration] = seconds(300), Within(seconds(0)..=DAY);
@@ -260,8 +311,8 @@ settings! {
         restart max_queued_requests: [usize] = 256, Within(0..=1_000_000);
         /// Prompt tokens that may wait; a request that would exceed them is answered 429.
         restart max_queued_prompt_tokens: [usize] = 262_144, Within(1..=1_000_000_000);
-        /// Time a request may wait for a place before it is answered 503. Without it, any.
-        restart queue_timeout: [Option<Duration>] = None, Any;
+        /// Time a request may wait for a place before it is answered 503. 0 is no limit.
+        restart queue_timeout: [TimeLimit] = TimeLimit::NONE, from(Duration::from_millis(100));
         /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
         restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
         /// Memory for keys and values of each model, for all requests together. Without it, what memory (of the machine or
@@ -270,16 +321,47 @@ settings! {
         /// Whether everybody may ask for a `priority` below 0, which goes before all others and takes places from requests
         /// that run. Administrators always may.
         restart allow_urgent: [bool] = false, Any;
-        /// Where models run. This version has the CPU alone and refuses `gpu`.
+        /// Where models run; also `--device` and `BITNET_DEVICE`. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
         /// Whether prompts that begin alike are computed once.
         restart prefix_cache: [bool] = true, Any;
     }
 
+    /// How models are run. The keys are the flags of `bitnet run`.
+    engine: EngineSettings {
+        /// Threads to compute with; also `BITNET_CPU_THREADS`. Without it, every processor that this process may use.
+        restart threads: [Option<usize>] = None, Within(Some(1)..=Some(MAX_THREADS));
+        /// Positions of context of each request. Without it, the model's, as far as the memory for keys and values goes.
+        restart ctx: [Option<usize>] = None, Within(Some(*CONTEXTS.start())..=Some(*CONTEXTS.end()));
+        /// Type of keys and values: f32 (the reference's numbers), f16 (half the memory) or i8 (a quarter).
+        restart kv_type: [EngineWord<KvType>] = EngineWord(KvType::F32), Any;
+        /// Kernel to use, by name, as `bitnet --version` lists them; also `BITNET_KERNEL`. Without it, the fastest.
+        restart kernel: [Option<String>] = None, Any;
+        /// Compute every logit for every token, with no small copy of the head to search: tokens are the same. Also
+        /// `BITNET_FULL_HEAD`.
+        restart full_head: [bool] = false, Any;
+        /// Read every weight, also those of channels that are exactly 0: for comparison, the output is the same. Also
+        /// `BITNET_DENSE`.
+        restart dense: [bool] = false, Any;
+        /// Byte layout of I2_S tensors, which no file tells. Without it, i2s-128.
+        restart dialect: [Option<EngineWord<I2sDialect>>] = None, Any;
+        /// Tokenizer of the first model instead of its own: a tokenizer.json, a .gguf or a Hugging Face directory; also
+        /// `BITNET_TOKENIZER`.
+        restart tokenizer: [Option<PathBuf>] = None, Any;
+        /// Refuse to repair or guess a tokenizer or a chat template; also `BITNET_STRICT_TOKENIZERS`.
+        restart strict_tokenizers: [bool] = false, Any;
+        /// Jinja file with the chat template of the first model, instead of its own.
+        restart template: [Option<PathBuf>] = None, Any;
+        /// Seed of requests that name none; also `BITNET_SEED`. Without it, a new one for each.
+        restart seed: [Option<u64>] = None, Any;
+        /// Use seed 42 where nobody gives one; also `BITNET_DETERMINISTIC`.
+        restart deterministic: [bool] = false, Any;
+    }
+
     /// What can be seen of the server.
     monitoring: MonitoringSettings {
-        /// What is logged: error, warn, info, debug, trace, off, or a list such as `warn,bitnet_server=debug`. At info
-        /// each request is a line. Start, reload and end are logged at every level.
+        /// What is logged: error, warn, info, debug, trace, off, or a list such as `warn,bitnet_server=debug`; also
+        /// `BITNET_LOG`. At info each request is a line. Start, reload and end are logged at every level.
         reload log_level: [String] = "warn".into(), Any;
         /// How: `json` makes everything that the server says on standard error an object a line, notices, errors and panics
         /// included; what is wrong with the command line or the settings themselves is said in plain text.
@@ -307,9 +389,10 @@ settings! {
         restart degraded_ok: [bool] = cfg!(feature = "degraded-ok"), Any;
         /// Time that one step of the engine may take before the server calls itself hung.
         restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
-        /// Time that one step of the engine may take before the process is aborted, at least 1 s, so that whoever watches
-        /// over it starts another one. Without it the process lives on and the probes tell.
-        restart watchdog: [Option<Duration>] = None, Any;
+        /// Time that one step of the engine may take before the process is aborted, so that whoever watches over it starts
+        /// another one: better some times `monitoring.stall_timeout`. 0 is no limit: the process lives on and the probes
+        /// tell.
+        restart watchdog: [TimeLimit] = TimeLimit::NONE, from(seconds(1));
     }
 
     /// Who may ask.
@@ -326,7 +409,8 @@ settings! {
         restart insecure_no_auth: [bool] = false, Any;
         /// The one algorithm by which JSON Web Tokens are signed.
         restart jwt_algorithm: [JwtAlgorithm] = JwtAlgorithm::EdDsa, Any;
-        /// File with the public key (PEM), or for HS256 the secret, of at least 32 bytes. It turns tokens on.
+        /// File with the public key (PEM), or for HS256 the secret, of at least 32 bytes. It turns tokens on, and is read again
+        /// on SIGHUP.
         restart jwt_key_file: [Option<PathBuf>] = None, Any;
         /// Who must have made a token (`iss`).
         restart jwt_issuer: [Option<String>] = None, Any;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use bitnet_inference::{CheckpointOptions, DETERMINISTIC_SEED, HeadMode, KvType, LoadOptions};
+use bitnet_quantization::I2sDialect;
 use clap::{Args, Command, FromArgMatches};
 
 use super::value::{ByteSize, DevicePreference};
@@ -140,7 +142,7 @@ fn the_variable_names_the_file_where_no_flag_does() {
 
 #[test]
 fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
-    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 9] = [
+    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 10] = [
         (
             load_file("c.yaml", "server:\n  host: 127.0.0.1\n  prot: 1\n"),
             "c.yaml:3",
@@ -172,6 +174,11 @@ fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
             "'BITNET_SERVER__PORT'",
         ),
         (
+            load_env(&[("BITNET_SERVER_PORT", "1")]),
+            "'BITNET_SERVER_PORT'",
+            "mean 'BITNET_SERVER__PORT'",
+        ),
+        (
             load_env(&[("BITNET_SERVER__SERVER__PORT", "1")]),
             "'BITNET_SERVER__SERVER__PORT'",
             "mean 'BITNET_SERVER__PORT'",
@@ -201,7 +208,7 @@ fn a_value_outside_its_limits_is_refused_with_the_limits() {
     let cases = [
         (
             "server:\n  port: 65536\n",
-            "server.port is 65536, expected a whole number",
+            "server.port is 65536, expected a whole number from 0 to 65535",
         ),
         ("server:\n  port: -1\n", "server.port is -1"),
         ("server:\n  port: \"80\"\n", "server.port is \"80\""),
@@ -218,11 +225,14 @@ fn a_value_outside_its_limits_is_refused_with_the_limits() {
             "server:\n  max_body_bytes: 10GiB\n",
             "from 1024 to 268435456",
         ),
-        ("server:\n  request_timeout: -5\n", "expected seconds"),
+        ("server:\n  request_timeout: -5\n", "0 (no limit), seconds"),
+        ("server:\n  request_timeout: 5ms\n", "from \"100ms\""),
+        ("performance:\n  queue_timeout: 1us\n", "from \"100ms\""),
+        ("monitoring:\n  watchdog: 100ms\n", "from \"1s\""),
         ("server:\n  request_timeout: .inf\n", "c.yaml:2: non-finite"),
         (
             "server:\n  request_timeout: 5 fortnights\n",
-            "expected seconds",
+            "0 (no limit), seconds",
         ),
         ("server:\n  shutdown_timeout: 1e300\n", "expected seconds"),
         (
@@ -244,6 +254,28 @@ fn a_value_outside_its_limits_is_refused_with_the_limits() {
         let error = load_file("c.yaml", text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_time_limit_of_nothing_is_none() {
+    for nothing in ["0", "0s", "0.0", "null", ""] {
+        let text = format!(
+            "server:\n  request_timeout: {nothing}\nperformance:\n  queue_timeout: {nothing}\nmonitoring:\n  \
+             watchdog: {nothing}\n"
+        );
+        let config = load_file("c.yaml", &text).unwrap();
+        assert_eq!(
+            config.sections,
+            ServerConfig::default().sections,
+            "{nothing}"
+        );
+    }
+    let config = load_env(&[("BITNET_SERVER__REQUEST_TIMEOUT", "2m")]).unwrap();
+    assert_eq!(
+        config.server.request_timeout.0,
+        Some(Duration::from_secs(120))
+    );
+    assert_eq!(ServerConfig::default().server.request_timeout.0, None);
 }
 
 #[test]
@@ -294,6 +326,60 @@ fn hostile_files_are_errors() {
             .to_string()
             .contains("/does/not/exist.yaml")
     );
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_in_its_writers_words() {
+    let cases = [
+        ("server:\n  port: 1\n  port: 2\n", "c.yaml:3", "port"),
+        (
+            "server:\n  port: {a: 1}\n",
+            "c.yaml:2",
+            "found a section, expected a value",
+        ),
+        (
+            "server:\n  allowed_hosts: [[a]]\n",
+            "c.yaml:2",
+            "a list within a list",
+        ),
+        ("- 1\n- 2\n", "c.yaml:1", "found a list, expected sections"),
+        (
+            "server:\n  port: 1\n---\nserver:\n  port: 2\n",
+            "c.yaml:",
+            "a second document",
+        ),
+        ("server:\n\tport: 1\n", "c.yaml:2", "tab"),
+    ];
+    for (text, place, told) in cases {
+        let error = load_file("c.yaml", text).unwrap_err().to_string();
+        assert!(
+            error.contains(place) && error.contains(told),
+            "{text}: {error}"
+        );
+        for inside in ["Options", "Policy", "from_str", "invalid type"] {
+            assert!(!error.contains(inside), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_lone_word_that_is_no_level_is_no_filter() {
+    for word in ["loud", "inf", "WARNING"] {
+        let error = load_env(&[("BITNET_SERVER__MONITORING__LOG_LEVEL", word)]).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains(word) && error.contains("error, warn, info"),
+            "{error}"
+        );
+    }
+    for filter in [
+        "warn",
+        "OFF",
+        "warn,bitnet_server=debug",
+        "bitnet_server=trace",
+    ] {
+        load_env(&[("BITNET_SERVER__MONITORING__LOG_LEVEL", filter)]).unwrap();
+    }
 }
 
 #[test]
@@ -396,4 +482,104 @@ fn flags_reach_the_configuration() {
     assert_eq!(config.server.port, 81);
     assert!(config.auth.insecure_no_auth && !config.performance.prefix_cache);
     assert_eq!(parse(&[]), ConfigArgs::default());
+    let short = parse(&["-m", "x.gguf", "-t", "3", "--device", "cpu"]);
+    let config = ServerConfig::load(&Sources {
+        flags: short.flags,
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(config.models.default_model.as_deref(), Some("x.gguf"));
+    assert_eq!(config.engine.threads, Some(3));
+    assert_eq!(config.performance.device_preference, DevicePreference::Cpu);
+    assert_eq!(
+        parse(&["--model", "x.gguf"]),
+        parse(&["--default-model", "x.gguf"])
+    );
+}
+
+#[test]
+fn the_section_engine_says_how_models_are_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("chat.jinja");
+    std::fs::write(&template, "{{ messages }}").unwrap();
+    let text = format!(
+        "engine:\n  threads: 3\n  ctx: 512\n  kv_type: f16\n  kernel: scalar-i2s\n  full_head: true\n  dense: true\n  \
+         dialect: i2s-64\n  tokenizer: t.json\n  strict_tokenizers: true\n  template: {}\n",
+        template.display()
+    );
+    let config = load_file("c.yaml", &text).unwrap();
+    let options = config.first_load_options().unwrap();
+    let expected = LoadOptions {
+        threads: Some(3),
+        context: Some(512),
+        kv_type: KvType::F16,
+        kernel: Some("scalar-i2s".into()),
+        head: HeadMode::Full,
+        dense: true,
+        checkpoint: CheckpointOptions {
+            i2s_dialect: Some(I2sDialect::Block64),
+            ..CheckpointOptions::default()
+        },
+        tokenizer: Some("t.json".into()),
+        strict_tokenizers: true,
+        chat_template: Some("{{ messages }}".into()),
+        ..LoadOptions::default()
+    };
+    assert_eq!(format!("{options:?}"), format!("{expected:?}"));
+    let others = LoadOptions {
+        tokenizer: None,
+        chat_template: None,
+        ..expected
+    };
+    let found = config.engine.load_options();
+    assert_eq!(format!("{found:?}"), format!("{others:?}"));
+    let untouched = ServerConfig::default().first_load_options().unwrap();
+    let defaults = LoadOptions::default();
+    assert_eq!(format!("{untouched:?}"), format!("{defaults:?}"));
+
+    std::fs::write(&template, b"{{ \xff }}").unwrap();
+    let error = config.first_load_options().unwrap_err().to_string();
+    let place = "c.yaml:11: engine.template";
+    assert!(error.contains(place) && error.contains("byte 3"), "{error}");
+    std::fs::remove_file(&template).unwrap();
+    let error = config.first_load_options().unwrap_err().to_string();
+    assert!(
+        error.contains(place) && error.contains("cannot be read"),
+        "{error}"
+    );
+}
+
+#[test]
+fn variables_of_all_commands_set_the_server_too() {
+    for (variable, key) in SHARED_VARIABLES {
+        let setting = SETTINGS.iter().find(|s| s.key() == *key).unwrap();
+        let named = format!("`{variable}`");
+        assert!(setting.meaning().contains(&named), "{key} tells {variable}");
+    }
+    let shared = ("BITNET_CPU_THREADS", "3");
+    assert_eq!(load_env(&[shared]).unwrap().engine.threads, Some(3));
+    let own = ("BITNET_SERVER__ENGINE__THREADS", "2");
+    assert_eq!(load_env(&[own, shared]).unwrap().engine.threads, Some(2));
+    let (_folder, path) = file("c.yaml", "engine:\n  threads: 1\n");
+    let config = ServerConfig::load(&Sources {
+        environment: vec![(shared.0.into(), shared.1.into())],
+        file: Some(path),
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(config.engine.threads, Some(3), "a variable over the file");
+    let error = load_env(&[("BITNET_CPU_THREADS", "0")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "BITNET_CPU_THREADS: engine.threads is \"0\", expected a whole number from 1 to 1024"
+    );
+}
+
+#[test]
+fn a_seed_is_that_which_is_given_else_the_fixed_one_else_none() {
+    let seed = |variables: &[(&str, &str)]| load_env(variables).unwrap().engine.seed();
+    assert_eq!(seed(&[]), None);
+    let fixed = ("BITNET_DETERMINISTIC", "1");
+    assert_eq!(seed(&[fixed]), Some(DETERMINISTIC_SEED));
+    assert_eq!(seed(&[fixed, ("BITNET_SEED", "7")]), Some(7));
 }

@@ -8,6 +8,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bitnet_inference::KvType;
+use bitnet_quantization::I2sDialect;
+
 /// Longest list in a setting: host names and directories are few, and the file is hostile.
 const MAX_ITEMS: usize = 256;
 
@@ -41,7 +44,7 @@ pub(super) enum Given<'a> {
 pub(super) enum Limit<T> {
     /// All of them.
     Any,
-    /// Those in the range, both ends included.
+    /// Those in the range, both ends included, and none at all where a setting need not be set.
     Within(RangeInclusive<T>),
 }
 
@@ -53,6 +56,10 @@ pub(super) trait SettingValue: Sized {
     fn read(given: Given<'_>) -> Option<Self>;
     /// The value in the notation of YAML and, but for nothing at all, of TOML.
     fn write(&self) -> String;
+    /// Whether it stands for no value, which no range excludes.
+    fn is_unset(&self) -> bool {
+        false
+    }
 }
 
 impl<T: SettingValue + PartialOrd> Limit<T> {
@@ -74,7 +81,7 @@ impl<T: SettingValue + PartialOrd> Limit<T> {
         T::read(given)
             .filter(|value| match self {
                 Limit::Any => true,
-                Limit::Within(range) => range.contains(value),
+                Limit::Within(range) => value.is_unset() || range.contains(value),
             })
             .ok_or_else(|| self.expected())
     }
@@ -103,7 +110,10 @@ macro_rules! whole_numbers {
     ($($type:ty),*) => {$(
         impl SettingValue for $type {
             fn expected() -> String {
-                "a whole number".into()
+                match u16::try_from(<$type>::MAX) {
+                    Ok(most) => format!("a whole number from 0 to {most}"),
+                    Err(_) => "a whole number".into(),
+                }
             }
 
             fn read(given: Given<'_>) -> Option<$type> {
@@ -187,6 +197,10 @@ impl<T: SettingValue> SettingValue for Option<T> {
     fn write(&self) -> String {
         self.as_ref().map_or("null".into(), T::write)
     }
+
+    fn is_unset(&self) -> bool {
+        self.is_none()
+    }
 }
 
 impl<T: SettingValue> SettingValue for Vec<T> {
@@ -251,6 +265,39 @@ impl SettingValue for Duration {
     }
 }
 
+/// The longest time that something may take; none where that is 0, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimeLimit(pub Option<Duration>);
+
+impl TimeLimit {
+    /// No limit.
+    pub const NONE: TimeLimit = TimeLimit(None);
+
+    /// This one.
+    pub const fn of(time: Duration) -> TimeLimit {
+        TimeLimit(Some(time))
+    }
+}
+
+impl SettingValue for TimeLimit {
+    fn expected() -> String {
+        format!("0 (no limit), {}", Duration::expected())
+    }
+
+    fn read(given: Given<'_>) -> Option<TimeLimit> {
+        let time = Option::<Duration>::read(given)?;
+        Some(TimeLimit(time.filter(|time| !time.is_zero())))
+    }
+
+    fn write(&self) -> String {
+        self.0.map_or("0".into(), |time| time.write())
+    }
+
+    fn is_unset(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// A number of bytes; `8GB` is 8 000 000 000 and `8GiB` 8 589 934 592 of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
@@ -292,6 +339,44 @@ fn split_unit(text: &str) -> Option<(f64, String)> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     Some((number.parse().ok()?, unit.trim().to_ascii_lowercase()))
+}
+
+/// One of the engine's own words, which have names but no order: here they have that of their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineWord<T>(pub T);
+
+impl<T: PartialEq> PartialOrd for EngineWord<T>
+where
+    EngineWord<T>: SettingValue,
+{
+    fn partial_cmp(&self, other: &EngineWord<T>) -> Option<std::cmp::Ordering> {
+        self.write().partial_cmp(&other.write())
+    }
+}
+
+macro_rules! engine_words {
+    ($($name:ty, $all:expr;)+) => {$(
+        impl SettingValue for EngineWord<$name> {
+            fn expected() -> String {
+                let words: Vec<&str> = $all.iter().map(|word| word.name()).collect();
+                format!("one of {}", words.join(", "))
+            }
+
+            fn read(given: Given<'_>) -> Option<Self> {
+                let text = String::read(given)?;
+                let word = $all.iter().copied().find(|word| word.name() == text);
+                word.map(EngineWord)
+            }
+
+            fn write(&self) -> String {
+                self.0.name().to_owned()
+            }
+        }
+    )+};
+}
+engine_words! {
+    KvType, KvType::ALL;
+    I2sDialect, I2sDialect::ALL;
 }
 
 /// A setting that is one word of a few.

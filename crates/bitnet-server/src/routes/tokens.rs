@@ -7,10 +7,10 @@ use axum::Json;
 use axum::extract::State;
 use bitnet_inference::{Engine, Error, Message, Prompt};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::body::JsonBody;
+use crate::checking;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;
 use crate::routes::chat::messages;
@@ -39,7 +39,12 @@ pub async fn tokenize(
         .unwrap_or(true);
     let parse_special = fields.flag("parse_special")?.unwrap_or(true);
     let with_pieces = fields.flag("with_pieces")?.unwrap_or(false);
-    blocking(&app.tokenising, move || {
+    let said = |messages: &Vec<Message>| messages.iter().map(|m| m.content.len()).sum();
+    let len = match (&conversation, &text) {
+        (Some(messages), _) => said(messages),
+        (None, text) => text.as_ref().map_or(0, String::len),
+    };
+    blocking(&app, len, move || {
         let engine = &model.engine;
         let mut ids = match (conversation, text) {
             (Some(messages), None) => engine.encode_prompt(&model.chat_prompt(&messages)?)?,
@@ -94,7 +99,8 @@ pub async fn detokenize(
         .as_array()
         .and_then(|values| values.iter().map(token_id).collect());
     let ids = ids.ok_or_else(|| ApiError::invalid("tokens", &value, "a list of token ids"))?;
-    blocking(&app.tokenising, move || {
+    // Ids are looked up, not searched for.
+    blocking(&app, 0, move || {
         let tokenizer = model.engine.tokenizer()?;
         let text = tokenizer.decode(&ids, false).map_err(|error| ApiError {
             param: Some("tokens".into()),
@@ -115,8 +121,9 @@ pub async fn apply_template(
 ) -> Result<Json<Value>, ApiError> {
     let model = app.model_for(&mut fields).await?;
     let messages = messages(fields.need("messages")?, &app.limits)?;
+    let len = messages.iter().map(|m| m.content.len()).sum();
     let work = move || Ok(json!({ "prompt": chat_text(&model, &messages)? }));
-    blocking(&app.tokenising, work).await
+    blocking(&app, len, work).await
 }
 
 fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiError> {
@@ -150,21 +157,23 @@ pub async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<Value>, 
     })))
 }
 
-/// Runs `work`, which may take a while, where no connection waits for it, if there is `room`.
+/// Runs `work`, which may take a while on a text of `len` bytes, where no connection waits for it, if there is room.
 ///
 /// # Errors
 /// [`ErrorCode::QueueFull`], and what `work` reports.
 async fn blocking(
-    room: &Arc<Semaphore>,
+    app: &App,
+    len: usize,
     work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,
 ) -> Result<Json<Value>, ApiError> {
-    let Ok(place) = room.clone().try_acquire_owned() else {
+    let Ok(place) = app.tokenising.clone().try_acquire_owned() else {
         let message = "too many texts are being tokenised at once";
         let refused = ApiError::new(ErrorCode::QueueFull, message);
         return Err(refused.retry_after(Duration::from_secs(1)));
     };
+    let turn = checking::turn(&app.long_checks, len).await?;
     // The place goes along: a client that leaves meanwhile takes up the thread until it is done.
-    let work = move || (work(), place).0;
+    let work = move || (work(), (place, turn)).0;
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| ApiError::new(ErrorCode::InternalError, "the request failed"))?

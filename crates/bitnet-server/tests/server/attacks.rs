@@ -6,7 +6,7 @@ use bitnet_server::ServerLimits;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Connection, request};
-use crate::fixture::TestServer;
+use crate::fixture::{TestServer, until};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -229,14 +229,14 @@ fn bodies_that_arrive_at_once_are_bounded_together() {
         " ".repeat(3999)
     );
     slow.send_raw(head.as_bytes());
-    crate::fixture::until("the body has come", || {
+    until("the body has come", || {
         server.app.bodies.available_permits() == 0
     });
     let refused = server.post(COMPLETIONS, &json!({"prompt": "Once", "max_tokens": 1}));
     assert_eq!(refused.json()["error"]["code"], "queue_full");
     assert_eq!(refused.status, 429);
     drop(slow);
-    crate::fixture::until("the room is free again", || {
+    until("the room is free again", || {
         server.app.bodies.available_permits() == 4
     });
     assert_serves(&server);
@@ -263,4 +263,80 @@ fn tokenising_has_bounds_of_its_own() {
     for (path, body) in &bodies {
         assert_eq!(server.post(path, body).status, 200, "{path}");
     }
+}
+
+#[test]
+fn a_text_that_cannot_fit_is_refused_without_being_tokenised() {
+    let server = TestServer::start();
+    let app = server.app.clone();
+    // Nobody tokenises anything long meanwhile.
+    let turns = u32::try_from(app.long_checks.available_permits()).unwrap();
+    let taken = app.long_checks.try_acquire_many(turns).unwrap();
+    let long = "Once upon a time. ".repeat(100_000);
+    let refused = server.post(COMPLETIONS, &json!({"prompt": long, "max_tokens": 1}));
+    assert_refused(&refused, 400, Some("prompt"));
+    assert!(refused.is_error(400, "context_length_exceeded"));
+    assert!(refused.body.contains("tokens or more"), "{}", refused.body);
+    drop(taken);
+    let chat = json!({"messages": [{"role": "user", "content": long}], "max_tokens": 1});
+    let refused = server.post(CHAT, &chat);
+    assert_refused(&refused, 400, Some("messages"));
+    assert!(refused.body.contains("tokens or more"), "{}", refused.body);
+    assert_serves(&server);
+}
+
+#[test]
+fn long_texts_leave_threads_to_short_ones() {
+    let server = TestServer::start();
+    let app = server.app.clone();
+    let turns = u32::try_from(app.long_checks.available_permits()).unwrap();
+    let taken = app.long_checks.try_acquire_many(turns).unwrap();
+    let long = "Once upon a time. ".repeat(10_000);
+    // Its end is what is kept, so it has to be tokenised.
+    let cut = json!({"prompt": long, "max_tokens": 1, "truncate_prompt_tokens": 5});
+    let tokenise = json!({"content": long});
+    std::thread::scope(|scope| {
+        let mut waiting: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| server.post(COMPLETIONS, &cut).status))
+            .collect();
+        waiting.push(scope.spawn(|| server.post("/tokenize", &tokenise).status));
+        let model = server.model();
+        until("all are taken", || {
+            model.admission.waiting().0 == 4
+                && app.tokenising.available_permits() < app.limits.max_queued_requests
+        });
+        assert_serves(&server);
+        assert!(waiting.iter().all(|request| !request.is_finished()));
+        drop(taken);
+        assert!(
+            waiting
+                .into_iter()
+                .all(|request| request.join().unwrap() == 200)
+        );
+    });
+}
+
+#[test]
+fn a_queue_that_is_full_of_tokens_refuses_before_it_counts_them() {
+    let server = TestServer::with_limits(ServerLimits {
+        max_queued_tokens: 100,
+        ..ServerLimits::default()
+    });
+    let app = server.app.clone();
+    let turns = u32::try_from(app.long_checks.available_permits()).unwrap();
+    let taken = app.long_checks.try_acquire_many(turns).unwrap();
+    let long = "Once upon a time. ".repeat(10_000);
+    let cut = json!({"prompt": long, "max_tokens": 1, "truncate_prompt_tokens": 5});
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.post(COMPLETIONS, &cut).status);
+        let model = server.model();
+        until("the first one is taken", || {
+            model.admission.waiting().0 == 1
+        });
+        let second = server.post(COMPLETIONS, &cut);
+        assert!(second.is_error(429, "queue_full"), "{}", second.body);
+        assert!(second.header("retry-after").is_some());
+        drop(taken);
+        assert_eq!(first.join().unwrap(), 200);
+    });
 }

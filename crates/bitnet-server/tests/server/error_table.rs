@@ -120,7 +120,7 @@ fn produce(code: ErrorCode) -> Produced {
             server.post(COMPLETIONS, &once())
         }
         ErrorCode::DeadlineExceeded => {
-            let headers = format!("{JSON}X-Request-Timeout: 0\r\n");
+            let headers = format!("{JSON}X-Request-Timeout: 1e-6\r\n");
             send(&server(), COMPLETIONS, &headers, &once().to_string())
         }
         ErrorCode::SlowReader => slow_reader(),

@@ -457,7 +457,7 @@ fn a_request_past_its_time_ends() {
     late.send(
         "POST",
         COMPLETIONS,
-        "Content-Type: application/json\r\nX-Request-Timeout: 0\r\n",
+        "Content-Type: application/json\r\nX-Request-Timeout: 1e-6\r\n",
         &body,
     );
     gated.open();
