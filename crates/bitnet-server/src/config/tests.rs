@@ -229,7 +229,10 @@ fn a_value_outside_its_limits_is_refused_with_the_limits() {
         ("server:\n  request_timeout: 5ms\n", "from \"100ms\""),
         ("performance:\n  queue_timeout: 1us\n", "from \"100ms\""),
         ("monitoring:\n  watchdog: 100ms\n", "from \"1s\""),
-        ("server:\n  request_timeout: .inf\n", "c.yaml:2: non-finite"),
+        (
+            "server:\n  request_timeout: .inf\n",
+            "c.yaml:2: value `.inf` is not a finite number",
+        ),
         (
             "server:\n  request_timeout: 5 fortnights\n",
             "0 (no limit), seconds",
