@@ -161,7 +161,7 @@ pub(crate) fn repaired_keys(vocabulary: &GgufVocabulary) -> RepairedKeys {
     let template = chat_template(vocabulary.chat_template.clone(), &options, &mut repairs);
     let changed = |template: &String| vocabulary.chat_template.as_ref() != Some(template);
     keys.chat_template = template.ok().flatten().filter(changed);
-    let named = |name: &&str| {
+    let named = |name: &str| {
         let special =
             [GgufTokenType::Control, GgufTokenType::UserDefined].map(GgufTokenType::number);
         let is_special = |id: &usize| {
@@ -170,17 +170,17 @@ pub(crate) fn repaired_keys(vocabulary: &GgufVocabulary) -> RepairedKeys {
                 .get(*id)
                 .is_some_and(|ty| special.contains(ty))
         };
-        let mut ids = (0..vocabulary.tokens.len()).filter(|&id| vocabulary.tokens[id] == **name);
+        let mut ids = (0..vocabulary.tokens.len()).filter(|&id| vocabulary.tokens[id] == name);
         ids.find(is_special).map(|id| id as u32)
     };
     let valid = |id: &u32| (*id as usize) < vocabulary.tokens.len();
     let eos = vocabulary.eos.filter(valid);
     if eos.is_none() {
-        keys.eos = END_NAMES.iter().find_map(|name| named(&name));
+        keys.eos = END_NAMES.iter().find_map(|name| named(name));
     }
     let declared = [eos, keys.eos, vocabulary.eom];
     if vocabulary.eot.filter(valid).is_none() {
-        let turn_end = TURN_END_NAMES.iter().find_map(|name| named(&name));
+        let turn_end = TURN_END_NAMES.iter().find_map(|name| named(name));
         keys.eot = turn_end.filter(|id| !declared.contains(&Some(*id)));
     }
     keys
