@@ -135,6 +135,19 @@ write("tokenizer_json", "spm.json", json.dumps({
               "vocab": {"<unk>": 0, "<s>": 1, "<0x0A>": 2, "\u2581": 3, "a": 4, "b": 5, "ab": 6}, "merges": ["a b"]},
 }).encode())
 
+
+
+def field(number, data):
+    """A field of a protocol buffer that holds bytes; under 128 of them."""
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<0x0A>", 6), ("\u2581", 1), ("a", 1), ("b", 1), ("ab", 1), ("<sep>", 4)]
+model = b"".join(field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", -i) + bytes([3 << 3, kind]))
+                 for i, (text, kind) in enumerate(pieces))
+write("sentencepiece_model", "bpe.model", model + field(2, bytes([3 << 3, 2])) + field(3, bytes([4 << 3, 0])))
+write("mlx", "q2_0", bytes([0, 2, 8, 4]) + b"\x91" * 64 + struct.pack("<e", 0.5) * 4 + struct.pack("<e", -0.5) * 4)
+
 with open(os.path.join(REFERENCE, "tiny-bitnet/tokenizer_config.json"), encoding="utf-8") as file:
     write("chat_template", "bitnet.jinja", json.load(file)["chat_template"].encode())
 write("chat_template", "chatml.jinja", b"""{%- for message in messages %}

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use bitnet_models::ExportError;
 use bitnet_models::export::{
-    Change, DENSE_TYPES, DirectoryExport, Export, ExportRefusal, TERNARY_TYPES, TensorReport,
+    Change, DENSE_TYPES, DirectoryExport, Export, ExportRefusal, TERNARY_TYPES, TILE_TYPES,
+    TensorReport, TernaryTarget,
 };
 use bitnet_models::gguf::WriteError;
-use bitnet_quantization::TensorType;
+use bitnet_quantization::{TensorType, TilePreset};
 use serde::Serialize;
 
 use crate::exit::{CliError, Exit};
@@ -297,8 +298,25 @@ fn print(report: &ExportReport, format: Format) -> Result<(), CliError> {
 ///
 /// # Errors
 /// The names that can be written.
-pub fn parse_ternary_type(value: &str) -> Result<TensorType, String> {
-    parse_type(value, &TERNARY_TYPES)
+pub fn parse_ternary_type(value: &str) -> Result<TernaryTarget, String> {
+    let mut tiles = TILE_TYPES.into_iter();
+    if let Some(ty) = tiles.find(|ty| ty.name().eq_ignore_ascii_case(value)) {
+        return Ok(TernaryTarget::Tiles(ty));
+    }
+    match parse_type(value, &TERNARY_TYPES) {
+        Ok(ty) => Ok(ty.into()),
+        Err(expected) => Err(format!("{expected}, tl1, tl2")),
+    }
+}
+
+/// A preset of tile sizes, by name.
+///
+/// # Errors
+/// The names that there are.
+pub fn parse_tiles(value: &str) -> Result<TilePreset, String> {
+    value
+        .parse()
+        .map_err(|_| "expected large, 3b, llama3 or llama3-ini".into())
 }
 
 /// A type for embeddings and heads, by name.

@@ -15,7 +15,7 @@ use bitnet_models::{
     ModelError, PackError, PackedArrays, PackedFile, PackedFileError, TokenizerSource, WeightBytes,
     kv_block_bytes,
 };
-use bitnet_tokenizers::{Tokenizer, TokenizerOptions};
+use bitnet_tokenizers::{GgufVocabulary, SentencePieceFiles, Tokenizer, TokenizerOptions};
 
 use crate::block_manager::BlockManager;
 use crate::error::Error;
@@ -504,8 +504,10 @@ fn own_template(
     source: &TokenizerSource,
 ) -> Result<Option<String>, ModelError> {
     match source {
-        TokenizerSource::Hf { .. } => checkpoint.chat_template(),
-        _ => Ok(None),
+        TokenizerSource::Hf { .. } | TokenizerSource::SentencePiece { .. } => {
+            checkpoint.chat_template()
+        }
+        TokenizerSource::Gguf(_) | TokenizerSource::Missing => Ok(None),
     }
 }
 
@@ -549,6 +551,20 @@ fn from_source(
             special_tokens_map.as_deref(),
             options,
         )?),
+        TokenizerSource::SentencePiece {
+            model,
+            tokenizer_config,
+            special_tokens_map,
+            added_tokens,
+        } => {
+            let vocabulary = GgufVocabulary::from_sentencepiece(&SentencePieceFiles {
+                model: &model,
+                tokenizer_config: tokenizer_config.as_deref(),
+                special_tokens_map: special_tokens_map.as_deref(),
+                added_tokens: added_tokens.as_deref(),
+            })?;
+            Some(Tokenizer::from_gguf(vocabulary, options)?)
+        }
         TokenizerSource::Missing => None,
     })
 }

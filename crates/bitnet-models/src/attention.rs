@@ -4,7 +4,7 @@
 //! q, k, v  = norm(x) Wq, norm(x) Wk, norm(x) Wv          ternary, int8 activations
 //! q, k     = rope(head_norm(q)), rope(head_norm(k))      head norms: Qwen3, Gemma3
 //! context  = softmax(q kT / sqrt(head_dim)) v            over the positions up to the row's own
-//! x       += post_norm(sub_norm(context) Wo)             sub-norm: BitNet; post-norm: Gemma3
+//! x       += post_norm(sub_norm(context) Wo)             sub-norm: BitNet; post-norm: Gemma3; times a scale: MiniCPM
 //!
 //! each W may have a norm of its own before it           BitNet's embedding models
 //! ```
@@ -62,5 +62,5 @@ pub(crate) fn attention<B: Backend>(
     if let Some(post_norm) = &w.post_norm {
         pass.norm_in_place(AttentionPost, post_norm, 1, &mut a.update);
     }
-    pass.add(&mut a.residual, &a.update);
+    pass.add(&mut a.residual, &mut a.update);
 }

@@ -317,7 +317,8 @@ impl<B: Backend> Model<B> {
             .read(&a.head.logits, row * self.config.vocab_size, out);
     }
 
-    /// Copies the last hidden state of row `row` of the last batch to `out` `[hidden_size]`.
+    /// Copies the last hidden state of row `row` of the last batch to `out` `[hidden_size]`, as the head takes it: times
+    /// [`ModelConfig::head_scale`] where the model has one.
     ///
     /// # Panics
     /// When `a` has no such row.

@@ -257,12 +257,24 @@ impl Checkpoint {
         Ok(matches!(key.scale(), ScaleLayout::PerTensor(_)))
     }
 
-    /// A matrix as it is stored: the embedding or the head, `[vocab_size, hidden_size]`.
+    /// A matrix as it is stored: the embedding or the head, `[vocab_size, hidden_size]`. MLX's 2-bit codes come in a type
+    /// that holds the same numbers.
     ///
     /// # Errors
     /// [`ModelError`] naming the tensor when it is missing, has another shape or is of a type that cannot be used.
     pub fn matrix(&self, role: TensorRole) -> Result<MatrixData, ModelError> {
         let stored = self.locate(role)?;
+        if let Storage::Mlx(tensor) = stored.storage {
+            let (rows, cols) = (stored.rows, stored.cols);
+            let matrix = tensor.to_matrix(rows, cols);
+            let (ty, bytes) = matrix.map_err(|source| stored.damaged(source))?;
+            return Ok(MatrixData {
+                ty,
+                rows,
+                cols,
+                bytes: bytes.into(),
+            });
+        }
         let Storage::Typed(ty, bytes) = stored.storage else {
             return Err(stored.wrong_type("a type of embeddings and heads (F16, Q6_K, ...)"));
         };

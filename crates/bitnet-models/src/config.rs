@@ -12,7 +12,7 @@ mod rope;
 mod sliding;
 
 pub use embedding::{EmbeddingConfig, Pooling};
-pub use rope::{RopeConfig, RopeScaling, Yarn};
+pub use rope::{LongRope, RopeConfig, RopeScaling, Yarn};
 pub use sliding::{FullLayers, RawSliding, SlidingConfig};
 pub(crate) use sliding::{GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN};
 
@@ -60,10 +60,23 @@ pub struct RawConfig {
     pub rope_scaling: RopeScaling,
     /// Layers that look back a part of the context only.
     pub sliding: Option<RawSliding>,
+    /// What a family with multipliers of its own multiplies with.
+    pub multipliers: Option<RawMultipliers>,
     /// Whether the embedding is also the head: the file has no head of its own.
     pub tied_head: bool,
     /// How hidden states become the vector of a text, where the file says so.
     pub embedding: Option<EmbeddingConfig>,
+}
+
+/// The factors of a family that has some of its own, as its files give them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RawMultipliers {
+    /// What embedded tokens are multiplied with.
+    pub embedding: f64,
+    /// What each part of a layer adds is multiplied with.
+    pub residual: f64,
+    /// What logits are divided by.
+    pub logit_divisor: f64,
 }
 
 /// A model's shape. Only [`ModelConfig::new`] makes one, so whoever holds one may rely on its numbers.
@@ -96,6 +109,10 @@ pub struct ModelConfig {
     pub input_norm_eps: Option<f32>,
     /// What embedded tokens are multiplied with.
     pub embedding_scale: Option<f32>,
+    /// What each part of a layer adds to the hidden state is multiplied with.
+    pub residual_scale: Option<f32>,
+    /// What the head's input is multiplied with, behind the last norm.
+    pub head_scale: Option<f32>,
     /// The rotary position encoding.
     pub rope: RopeConfig,
     /// Layers that look back a part of the context only.
@@ -171,6 +188,26 @@ impl ModelConfig {
             None => context_length,
         };
 
+        // Without a second set of frequencies that is the same, longer texts turn otherwise from their first position on.
+        let context_length = match &raw.rope_scaling {
+            RopeScaling::LongRope(long) if !long.same_beyond => {
+                context_length.min(long.original_context_length as usize)
+            }
+            _ => context_length,
+        };
+        let scales = match &raw.multipliers {
+            Some(raw) => [
+                Some(limits::positive(Field::EmbeddingScale, raw.embedding)?),
+                Some(limits::positive(Field::ResidualScale, raw.residual)?),
+                Some(1.0 / limits::positive(Field::LogitScale, raw.logit_divisor)?),
+            ],
+            None => {
+                let root = (raw.family.scaled_embedding).then(|| (hidden_size as f32).sqrt());
+                [root, None, None]
+            }
+        };
+        let [embedding_scale, residual_scale, head_scale] = scales;
+
         let query_size = limits::product(
             Field::HeadCount,
             n_heads,
@@ -208,7 +245,9 @@ impl ModelConfig {
             context_length,
             rms_norm_eps,
             input_norm_eps,
-            embedding_scale: (raw.family.scaled_embedding).then(|| (hidden_size as f32).sqrt()),
+            embedding_scale,
+            residual_scale,
+            head_scale,
             rope,
             sliding,
             tied_head: raw.tied_head,
@@ -272,6 +311,12 @@ pub enum ConfigField {
     RopeScaling,
     /// Positions that some layers look back, or which layers those are.
     SlidingWindow,
+    /// What embedded tokens are multiplied with.
+    EmbeddingScale,
+    /// What each part of a layer adds is multiplied with.
+    ResidualScale,
+    /// What logits are divided by.
+    LogitScale,
 }
 
 impl ConfigField {
@@ -292,6 +337,9 @@ impl ConfigField {
             ConfigField::RopeDim => "rope.dimension_count",
             ConfigField::RopeScaling => "rope.scaling",
             ConfigField::SlidingWindow => "attention.sliding_window",
+            ConfigField::EmbeddingScale => "embedding_scale",
+            ConfigField::ResidualScale => "residual_scale",
+            ConfigField::LogitScale => "logit_scale",
         }
     }
 
@@ -311,6 +359,9 @@ impl ConfigField {
             ConfigField::RopeDim => "partial_rotary_factor",
             ConfigField::RopeScaling => "rope_scaling",
             ConfigField::SlidingWindow => "sliding_window",
+            ConfigField::EmbeddingScale => "scale_emb",
+            ConfigField::ResidualScale => "scale_depth",
+            ConfigField::LogitScale => "dim_model_base",
         }
     }
 
@@ -372,7 +423,7 @@ pub enum ConfigError {
     },
     /// The rotary frequencies are stretched in a way that the engine does not compute.
     #[error(
-        "rope scaling of type `{found}` is not supported; supported are none, default, linear, llama3 and yarn"
+        "rope scaling of type `{found}` is not supported; supported are none, default, linear, llama3, longrope and yarn"
     )]
     RopeScaling {
         /// The type that the file names.

@@ -7,6 +7,7 @@
 
 mod dense;
 mod directory;
+mod form;
 mod gguf;
 mod hf;
 mod masters;
@@ -18,7 +19,9 @@ mod unit_scale;
 
 use std::io::Write;
 
-use bitnet_quantization::{I2sDialect, QuantError, Repacker, TensorType, TernaryRows, TilePreset};
+use bitnet_quantization::{
+    I2sDialect, QuantError, Repacker, TensorType, TernaryRows, TilePreset, encode_tiles,
+};
 use bitnet_tokenizers::TokenizerError;
 
 use crate::config::ModelConfig;
@@ -27,26 +30,28 @@ use crate::gguf::{GgufWriter, Value, WriteError};
 use crate::mmap;
 
 use self::dense::DenseRows;
+use self::form::Form;
 use self::masters::MasterRows;
 
 pub use self::directory::DirectoryExport;
-pub use self::gguf::{DENSE_TYPES, TERNARY_TYPES};
+pub use self::form::TernaryTarget;
+pub use self::gguf::{DENSE_TYPES, TERNARY_TYPES, TILE_TYPES};
 pub use self::model_card::ModelCard;
 pub use self::report::{Change, ExportRefusal, TensorReport, ValueError};
 
 /// What the tensors of a model are to become.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets {
-    /// Type of every ternary matrix: I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 or PTQ1_0.
-    pub ternary: TensorType,
+    /// What every ternary matrix becomes.
+    pub ternary: TernaryTarget,
     /// Type of the embedding; `None` leaves it as it is.
     pub embedding: Option<TensorType>,
     /// Type of the head; `None` leaves it as it is.
     pub head: Option<TensorType>,
     /// Layout of I2_S tensors in the source; what is written has the 128 layout of every published file.
     pub i2s_dialect: I2sDialect,
-    /// Tile sizes of TL1 and TL2 tensors in the source; `None` takes those of the builds that have the shape, where they
-    /// agree.
+    /// Tile sizes of TL1 and TL2 tensors in the source and in what is written; `None` takes those of the builds that have
+    /// the shape, where they agree.
     pub tiles: Option<TilePreset>,
     /// Make trits of projections that are dense, although nothing says that they are a BitNet model's master weights.
     pub ternarize: bool,
@@ -102,8 +107,11 @@ fn expressible(config: &ModelConfig) -> Result<(), ExportError> {
             expected: "a model without them: use this one as it is".into(),
         })
     };
+    if config.family.own_multipliers {
+        return refuse("multipliers and rotations of MiniCPM");
+    }
     if config.rope.attention_factor != 1.0 {
-        return refuse("rotations that are stretched by YaRN's rule");
+        return refuse("rotations that are stretched by YaRN's or LongRoPE's rule");
     }
     if config.sliding.is_some() {
         return refuse("layers that look back a part of the context");
@@ -124,7 +132,7 @@ struct Item<'a> {
     report: TensorReport,
     /// The source's bytes, given back to the system afterwards.
     bytes: &'a [u8],
-    to: TensorType,
+    to: Form,
     content: Content<'a>,
 }
 
@@ -160,7 +168,7 @@ impl Item<'_> {
                 note: None,
             },
             bytes: &[],
-            to: TensorType::F32,
+            to: Form::Type(TensorType::F32),
             content: Content::Made(bytes),
         }
     }
@@ -185,7 +193,7 @@ impl<'a> Export<'a> {
         }
         let mut items = Vec::with_capacity(tensors.len());
         for (mut item, dims) in tensors {
-            item.report.bytes_after = header.tensor(&item.report.name, item.to, &dims)?;
+            item.report.bytes_after = item.to.declare(&mut header, &item.report.name, &dims)?;
             items.push(item);
         }
         Ok(Self {
@@ -248,10 +256,19 @@ impl<'a> Export<'a> {
                 Content::Copy => bytes.chunks(PIECE_BYTES).try_for_each(&mut hand_over)?,
                 Content::Made(bytes) => hand_over(&bytes)?,
                 Content::Ternary { rows, masters } => {
-                    let mut repacker = Repacker::new(&*rows, to).map_err(damaged)?;
-                    while repacker.next_piece(&mut buffer).map_err(damaged)? {
-                        hand_over(&buffer)?;
-                        buffer.clear();
+                    match to {
+                        Form::Type(to) => {
+                            let mut repacker = Repacker::new(&*rows, to).map_err(damaged)?;
+                            while repacker.next_piece(&mut buffer).map_err(damaged)? {
+                                hand_over(&buffer)?;
+                                buffer.clear();
+                            }
+                        }
+                        Form::Tiles(ty, tiles) => {
+                            encode_tiles(ty, tiles, &*rows, &mut buffer).map_err(damaged)?;
+                            buffer.chunks(PIECE_BYTES).try_for_each(&mut hand_over)?;
+                            buffer.clear();
+                        }
                     }
                     if let Some(masters) = masters {
                         report.error = Some(masters.error().map_err(damaged)?);

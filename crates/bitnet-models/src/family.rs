@@ -4,8 +4,9 @@
 //! keeps the rotary dimensions. Adding one is a row of [`FAMILIES`]; a family that needs a new operation is a
 //! change to [`crate::bitnet`], visible as such.
 //!
-//! Sources: `transformers`' `modeling_bitnet.py`, `modeling_llama.py`, `modeling_qwen3.py`, `modeling_gemma3.py`; llama.cpp's graphs for
-//! the GGUF architectures of the same names.
+//! Sources: `transformers`' `modeling_bitnet.py`, `modeling_llama.py`, `modeling_qwen3.py`, `modeling_gemma3.py`,
+//! `modeling_granite.py` (whose multipliers MiniCPM has under other names); llama.cpp's graphs for the GGUF architectures of the
+//! same names.
 
 use crate::config::ConfigError;
 use crate::tensor_role::NormPlace;
@@ -32,12 +33,17 @@ pub struct Family {
     pub hf_norms_less_one: bool,
     /// Whether embedded tokens are multiplied with the square root of their length.
     pub scaled_embedding: bool,
+    /// Whether a file says what embedded tokens, what each part adds and what the head takes are multiplied with.
+    pub own_multipliers: bool,
     /// The order of the rotary dimensions in a GGUF file; Hugging Face files always have [`RopeStyle::Neox`].
     pub gguf_rope: RopeStyle,
 }
 
+/// The class of 1bitLLM's own checkpoints, whose floats are master weights though nothing in them says so.
+pub(crate) const ONE_BIT_LLM: &str = "BitnetForCausalLM";
+
 /// Every family that the engine runs.
-pub static FAMILIES: [Family; 5] = [
+pub static FAMILIES: [Family; 6] = [
     // Microsoft's 2B-4T. `bitnet-25` is what its converter wrote before the release.
     Family {
         name: "bitnet-b1.58",
@@ -49,19 +55,22 @@ pub static FAMILIES: [Family; 5] = [
         post_norms: false,
         hf_norms_less_one: false,
         scaled_embedding: false,
+        own_multipliers: false,
         gguf_rope: RopeStyle::Neox,
     },
-    // The 1bitLLM models, which llama.cpp knows as `bitnet`: its graph has SiLU, not ReLU^2.
+    // The 1bitLLM models, which llama.cpp knows as `bitnet`: its graph has SiLU, not ReLU^2. Their own checkpoints name a
+    // class of their own, one letter smaller.
     Family {
         name: "bitnet",
         gguf_architectures: &["bitnet"],
-        hf_architectures: &["BitNetForCausalLM"],
+        hf_architectures: &["BitNetForCausalLM", ONE_BIT_LLM],
         activation: Activation::Silu,
         sub_norms: true,
         qk_norms: false,
         post_norms: false,
         hf_norms_less_one: false,
         scaled_embedding: false,
+        own_multipliers: false,
         gguf_rope: RopeStyle::Neox,
     },
     // Falcon3-1.58bit, Falcon-E, Llama3-8B-1.58. GGUF converters permute the rows of Q and K into pairs.
@@ -75,6 +84,7 @@ pub static FAMILIES: [Family; 5] = [
         post_norms: false,
         hf_norms_less_one: false,
         scaled_embedding: false,
+        own_multipliers: false,
         gguf_rope: RopeStyle::Norm,
     },
     // Ternary-Bonsai 1.7B, 4B, 8B; Microsoft's bitnet-embedding-0.6B.
@@ -88,6 +98,7 @@ pub static FAMILIES: [Family; 5] = [
         post_norms: false,
         hf_norms_less_one: false,
         scaled_embedding: false,
+        own_multipliers: false,
         gguf_rope: RopeStyle::Neox,
     },
     // Microsoft's bitnet-embedding-270M. GGUF converters add the 1 to the norms.
@@ -101,7 +112,22 @@ pub static FAMILIES: [Family; 5] = [
         post_norms: true,
         hf_norms_less_one: true,
         scaled_embedding: true,
+        own_multipliers: false,
         gguf_rope: RopeStyle::Neox,
+    },
+    // MiniCPM4 and its ternary form BitCPM4: Llama with multipliers and rotations stretched by LongRoPE.
+    Family {
+        name: "minicpm",
+        gguf_architectures: &["minicpm"],
+        hf_architectures: &["MiniCPMForCausalLM"],
+        activation: Activation::Silu,
+        sub_norms: false,
+        qk_norms: false,
+        post_norms: false,
+        hf_norms_less_one: false,
+        scaled_embedding: false,
+        own_multipliers: true,
+        gguf_rope: RopeStyle::Norm,
     },
 ];
 
@@ -186,13 +212,14 @@ mod tests {
             ("llama", "llama"),
             ("qwen3", "qwen3"),
             ("gemma3", "gemma3"),
+            ("minicpm", "minicpm"),
         ] {
             assert_eq!(Family::from_gguf(architecture).unwrap().name, family);
         }
         let error = Family::from_gguf("mamba").unwrap_err().to_string();
         assert!(
             error.contains("`mamba`")
-                && error.contains("bitnet-b1.58, bitnet-25, bitnet, llama, qwen3, gemma3"),
+                && error.contains("bitnet-b1.58, bitnet-25, bitnet, llama, qwen3, gemma3, minicpm"),
             "{error}"
         );
     }
@@ -219,7 +246,7 @@ mod tests {
             .to_string();
         assert!(
             error.contains(
-                "BitNetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM, Qwen3Model, Gemma3"
+                "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM, Qwen3Model, Gemma3"
             ),
             "{error}"
         );

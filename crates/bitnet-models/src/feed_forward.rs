@@ -4,7 +4,7 @@
 //! gate, up = norm(x) Wg, norm(x) Wu                      ternary, int8 activations
 //! x       += post_norm(sub_norm(activation(gate) * up) Wd)
 //!
-//! sub-norm: BitNet; post-norm: Gemma3; activation: ReLU^2, SiLU or GELU
+//! sub-norm: BitNet; post-norm: Gemma3; times a scale: MiniCPM; activation: ReLU^2, SiLU or GELU
 //! each W may have a norm of its own before it           BitNet's embedding models
 //! ```
 //!
@@ -46,5 +46,5 @@ pub(crate) fn feed_forward<B: Backend>(
     if let Some(post_norm) = &w.post_norm {
         pass.norm_in_place(FeedForwardPost, post_norm, 1, &mut a.update);
     }
-    pass.add(&mut a.residual, &a.update);
+    pass.add(&mut a.residual, &mut a.update);
 }

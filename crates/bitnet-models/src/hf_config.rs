@@ -9,11 +9,11 @@ use std::path::Path;
 use bitnet_kernels::RopeStyle;
 
 use crate::config::{
-    ConfigField, FullLayers, GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN, RawConfig, RawSliding,
-    RopeScaling, Yarn,
+    ConfigField, FullLayers, GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN, LongRope, RawConfig,
+    RawMultipliers, RawSliding, RopeScaling, Yarn,
 };
 use crate::error::{ModelError, quoted};
-use crate::family::Family;
+use crate::family::{Family, ONE_BIT_LLM};
 use crate::json::{Json, JsonFile};
 
 /// File name inside a model directory.
@@ -64,6 +64,11 @@ impl HfConfig {
         let family = Family::from_hf(architecture, &quoted(hidden_act))
             .map_err(|error| in_file(json, error))?;
         refuse_extras(json)?;
+        let mut quantization = Quantization::read(json)?;
+        if architecture == ONE_BIT_LLM && !quantization.declared {
+            one_bit_llm_bits(json)?;
+            quantization.online = true;
+        }
         if family.post_norms {
             refuse_gemma_extras(json)?;
         }
@@ -122,13 +127,14 @@ impl HfConfig {
                 true => gemma_sliding(json, local)?,
                 false => None,
             },
+            multipliers: match family.own_multipliers {
+                true => Some(multipliers(json)?),
+                false => None,
+            },
             tied_head: json.bool("tie_word_embeddings")?.unwrap_or(gemma),
             embedding: None,
         };
-        Ok(Self {
-            raw,
-            quantization: Quantization::read(json)?,
-        })
+        Ok(Self { raw, quantization })
     }
 }
 
@@ -220,6 +226,37 @@ fn refuse_extras(json: Json<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// 1bitLLM's training code takes other widths too.
+fn one_bit_llm_bits(json: Json<'_>) -> Result<(), ModelError> {
+    for (key, bits, expected) in [
+        ("weight_bits", 1, "1, which stands for trits"),
+        ("input_bits", 8, "8"),
+    ] {
+        if json.u64(key)?.is_some_and(|found| found != bits) {
+            return Err(json.wrong(key, expected));
+        }
+    }
+    Ok(())
+}
+
+/// MiniCPM's multipliers (openbmb's `modeling_minicpm.py`): `scale_emb` as it is, `scale_depth` over the root of the number of
+/// layers, and logits divided by how often `dim_model_base` goes into the hidden size.
+fn multipliers(json: Json<'_>) -> Result<RawMultipliers, ModelError> {
+    let number = |field: ConfigField| {
+        let key = field.hf_key();
+        json.required(key, "a number", json.f64(key)?)
+    };
+    let (hidden, layers) = (
+        number(ConfigField::HiddenSize)?,
+        number(ConfigField::LayerCount)?,
+    );
+    Ok(RawMultipliers {
+        embedding: number(ConfigField::EmbeddingScale)?,
+        residual: number(ConfigField::ResidualScale)? / layers.sqrt(),
+        logit_divisor: hidden / number(ConfigField::LogitScale)?,
+    })
+}
+
 /// How many dimensions of a head rotate, when not all do.
 fn rotated(
     json: Json<'_>,
@@ -262,6 +299,7 @@ fn rope_scaling(
             });
         }
         "yarn" => return yarn(rope, config, context_length).map(RopeScaling::Yarn),
+        "longrope" => return longrope(rope, config, context_length).map(RopeScaling::LongRope),
         _ => {
             return Ok(RopeScaling::Named {
                 kind: quoted(kind),
@@ -305,6 +343,27 @@ fn yarn(rope: Json<'_>, config: Json<'_>, context_length: u64) -> Result<Yarn, M
         beta_slow: rope.f64("beta_slow")?.unwrap_or(usual.beta_slow),
         attention_factor,
         truncate: rope.bool("truncate")?.unwrap_or(usual.truncate),
+    })
+}
+
+/// LongRoPE's numbers with transformers' defaults.
+fn longrope(rope: Json<'_>, config: Json<'_>, context_length: u64) -> Result<LongRope, ModelError> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    let original = match rope.u64(ORIGINAL)? {
+        Some(original) => original,
+        None => config.u64(ORIGINAL)?.unwrap_or(context_length),
+    };
+    let numbers = |key| rope.required(key, "a list of numbers", rope.numbers(key)?);
+    let (short, long) = (numbers("short_factor")?, numbers("long_factor")?);
+    let usual = match rope.f64("factor")? {
+        Some(factor) => LongRope::usual_attention_factor(original as f64, original as f64 * factor),
+        None => LongRope::usual_attention_factor(original as f64, context_length as f64),
+    };
+    Ok(LongRope {
+        same_beyond: short == long,
+        factors: short,
+        original_context_length: original,
+        attention_factor: rope.f64("attention_factor")?.unwrap_or(usual),
     })
 }
 

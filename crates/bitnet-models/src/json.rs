@@ -158,6 +158,13 @@ impl<'a> Json<'a> {
         })
     }
 
+    /// A list of numbers; `None` when absent.
+    pub fn numbers(self, key: &str) -> Result<Option<Vec<f64>>, ModelError> {
+        self.typed(key, "a list of numbers", |value| {
+            value.as_array()?.iter().map(Value::as_f64).collect()
+        })
+    }
+
     /// A token id or a list of them; empty when absent.
     pub fn ids(self, key: &str) -> Result<Vec<u32>, ModelError> {
         let id = |value: &Value| u32::try_from(value.as_u64()?).ok();

@@ -191,21 +191,27 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         self.end(started, Operation::GateUp, |_| Work::default());
     }
 
-    /// `residual += update`, both `[n, hidden_size]`.
-    pub fn add(&mut self, residual: &mut B::Buffer, update: &B::Buffer) {
+    /// `residual += update`, both `[n, hidden_size]`, the update times its scale if it has one.
+    pub fn add(&mut self, residual: &mut B::Buffer, update: &mut B::Buffer) {
         let n = self.batch.len() * self.config.hidden_size;
         let started = self.begin();
+        if let Some(scale) = self.config.residual_scale {
+            self.backend.scale(update, scale, n);
+        }
         self.backend.add(residual, update, n);
         self.end(started, Operation::Add, |_| Work::default());
     }
 
-    /// The norm before the head: `out = norm(x)`, both `[n, hidden_size]`.
+    /// The norm before the head: `out = norm(x)`, both `[n, hidden_size]`, times the scale of the head's input if it has one.
     pub fn final_norm(&mut self, weight: &B::Buffer, x: &B::Buffer, out: &mut B::Buffer) {
         let (eps, n) = (self.config.rms_norm_eps, self.batch.len());
         let started = self.begin();
         self.backend.rms_norm(x, weight, eps, n, out);
         self.end(started, Operation::Norm, |_| Work::default());
         self.show(Site::FinalNorm, out, self.config.hidden_size);
+        if let Some(scale) = self.config.head_scale {
+            self.backend.scale(out, scale, n * self.config.hidden_size);
+        }
     }
 
     /// `logits[i] = hidden[logit_rows[i]] w`, `[n_logit_rows, vocab_size]`, or what can be kept of a row of them.

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use bitnet_models::export::ExportError;
+use bitnet_models::export::{ExportError, TERNARY_TYPES, TILE_TYPES, TernaryTarget};
 use bitnet_models::gguf::Gguf;
 use bitnet_models::{Export, Targets};
 use bitnet_quantization::{
     BlockTernaryRows, ForeignType, I2sDialect, I2sRows, ScaleLayout, TensorType, TernaryRows,
-    TilePreset, TypeId,
+    TilePreset, TypeId, encode_i2s,
 };
 
 /// A tensor as a file of another project has it.
@@ -74,7 +74,7 @@ fn golden(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn targets(ternary: TensorType, tiles: Option<TilePreset>) -> Targets {
+fn targets(ternary: TernaryTarget, tiles: Option<TilePreset>) -> Targets {
     Targets {
         ternary,
         embedding: None,
@@ -87,10 +87,10 @@ fn targets(ternary: TensorType, tiles: Option<TilePreset>) -> Targets {
 
 fn export(
     gguf: &Gguf,
-    ternary: TensorType,
+    ternary: impl Into<TernaryTarget>,
     tiles: Option<TilePreset>,
 ) -> Result<Gguf, ExportError> {
-    let export = Export::of_gguf(gguf, &targets(ternary, tiles), &mut |_| true)?;
+    let export = Export::of_gguf(gguf, &targets(ternary.into(), tiles), &mut |_| true)?;
     let size = export.file_bytes();
     let (bytes, _) = export.write(Vec::new(), &mut |_| true)?;
     assert_eq!(bytes.len() as u64, size);
@@ -256,4 +256,52 @@ fn tile_sizes_that_nobody_tells_are_asked_for() {
     assert!(export(&gguf, TensorType::I2S, Some(TilePreset::Llama3)).is_ok());
     let error = export(&gguf, TensorType::I2S, Some(TilePreset::Large)).unwrap_err();
     assert!(error.to_string().contains("no known build"), "{error}");
+}
+
+/// One scale that an f16 holds, in the shape of a model that every build has tiles for.
+#[test]
+fn tiles_and_every_other_type_become_each_other_and_come_back() {
+    let trits: Vec<i8> = (0..1536 * 1536u64)
+        .map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as i8 % 3 - 1)
+        .collect();
+    let mut i2s = Vec::new();
+    encode_i2s(I2sDialect::Block128, 1536, 1536, &trits, 0.375, &mut i2s).unwrap();
+    let original = open(&[raw(36, 1536, 1536, i2s.clone())]);
+    let tiles = TILE_TYPES.map(|ty| {
+        let written = export(&original, TernaryTarget::Tiles(ty), None).unwrap();
+        assert_eq!(written.tensors().len(), 1);
+        assert_eq!(written.tensors()[0].type_id(), TypeId::Foreign(ty));
+        written
+    });
+    let bytes = |gguf: &Gguf| gguf.slice(&gguf.tensors()[0]).unwrap().to_vec();
+    for (from, other) in [(0, 1), (1, 0)] {
+        // The other kind of tiles, and itself again.
+        for to in [from, other] {
+            let target = TernaryTarget::Tiles(TILE_TYPES[to]);
+            let again = export(&tiles[from], target, None).unwrap();
+            assert!(bytes(&again) == bytes(&tiles[to]), "{target}");
+        }
+        for ty in TERNARY_TYPES {
+            let there = export(&tiles[from], ty, None).unwrap();
+            let target = TernaryTarget::Tiles(TILE_TYPES[from]);
+            let back = export(&there, target, None).unwrap();
+            assert!(bytes(&back) == bytes(&tiles[from]), "{ty} {target}");
+        }
+        let i2s_again = export(&tiles[from], TensorType::I2S, None).unwrap();
+        assert!(bytes(&i2s_again) == i2s, "{from}");
+    }
+}
+
+#[test]
+fn tiles_are_written_for_shapes_that_builds_have_only() {
+    let mut i2s = Vec::new();
+    encode_i2s(I2sDialect::Block128, 64, 256, &[1; 64 * 256], 0.5, &mut i2s).unwrap();
+    let gguf = open(&[raw(36, 64, 256, i2s)]);
+    for ty in TILE_TYPES {
+        let error = export(&gguf, TernaryTarget::Tiles(ty), None).unwrap_err();
+        assert!(error.to_string().contains("no known build"), "{error}");
+    }
+    let stq = TernaryTarget::Tiles(ForeignType::Stq1_0);
+    let error = export(&gguf, stq, None).unwrap_err().to_string();
+    assert!(error.contains("STQ1_0") && error.contains("TL2"), "{error}");
 }

@@ -51,32 +51,22 @@ impl<'a> BlockTernaryRows<'a> {
             bytes.len(),
         )?;
 
-        let mut common = 0.0f32;
-        let mut all_equal = true;
-        for (index, block) in bytes.chunks_exact(ty.block_bytes()).enumerate() {
-            let scale = f16_at(block, scale_at(ty));
-            if !scale.is_finite() {
-                let (row, block) = (index / blocks_per_row, index % blocks_per_row);
-                return Err(QuantError::BlockScale {
-                    format: ty.name(),
-                    row,
-                    block,
-                    scale,
-                });
-            }
-            if common == 0.0 {
-                common = scale;
-            }
-            all_equal &= scale == common || scale == 0.0;
+        let blocks = bytes.chunks_exact(ty.block_bytes());
+        let scales = blocks.map(|block| f16_at(block, scale_at(ty)));
+        let bad = scales
+            .clone()
+            .enumerate()
+            .find(|(_, scale)| !scale.is_finite());
+        if let Some((index, scale)) = bad {
+            let (row, block) = (index / blocks_per_row, index % blocks_per_row);
+            return Err(QuantError::BlockScale {
+                format: ty.name(),
+                row,
+                block,
+                scale,
+            });
         }
-        let scale = match all_equal {
-            true => ScaleLayout::PerTensor(common),
-            false => ScaleLayout::PerBlock {
-                block_len: longest_blocks(cols)
-                    .find(|&len| runs_agree(ty, len, bytes))
-                    .unwrap_or(ty.block_len()),
-            },
-        };
+        let scale = common_layout(cols, ty.block_len(), scales);
         Ok(BlockTernaryRows {
             ty,
             shape,
@@ -151,20 +141,34 @@ pub(crate) fn longest_blocks(cols: usize) -> impl Iterator<Item = usize> {
     lens.filter(move |&len| len > 1 && len <= cols && cols.is_multiple_of(len))
 }
 
-/// Whether the scales of the blocks agree, but for zeros, in every run of `len` weights.
-fn runs_agree(ty: TensorType, len: usize, bytes: &[u8]) -> bool {
-    if !len.is_multiple_of(ty.block_len()) {
-        return false;
+/// One scale for the tensor if all scales of its blocks agree, else one for the longest blocks whose scales agree. A scale
+/// of zero agrees with any.
+pub(crate) fn common_layout(
+    cols: usize,
+    block_len: usize,
+    scales: impl Iterator<Item = f32> + Clone,
+) -> ScaleLayout {
+    let mut nonzero = scales.clone().filter(|scale| *scale != 0.0);
+    let first = nonzero.next().unwrap_or(0.0);
+    if nonzero.all(|scale| scale == first) {
+        return ScaleLayout::PerTensor(first);
     }
-    let mut runs = bytes.chunks_exact(len / ty.block_len() * ty.block_bytes());
-    runs.all(|run| {
-        let blocks = run.chunks_exact(ty.block_bytes());
-        let mut scales = blocks
-            .map(|block| f16_at(block, scale_at(ty)))
-            .filter(|scale| *scale != 0.0);
-        let first = scales.next();
-        scales.all(|scale| Some(scale) == first)
-    })
+    let agree_in_runs = |len: &usize| {
+        let run = len / block_len;
+        let mut common = 0.0;
+        len.is_multiple_of(block_len)
+            && scales.clone().enumerate().all(|(block, scale)| {
+                if block % run == 0 || common == 0.0 {
+                    common = scale;
+                }
+                scale == common || scale == 0.0
+            })
+    };
+    ScaleLayout::PerBlock {
+        block_len: longest_blocks(cols)
+            .find(agree_in_runs)
+            .unwrap_or(block_len),
+    }
 }
 
 /// Appends one row `[cols]` of trits (already checked) as blocks of `ty`; `scale` gives the f16 bytes of each block.

@@ -2,7 +2,7 @@
 //!
 //! Many files hold trained trits widened to F16, BF16 or F32. Recognised, they lose nothing and run on the ternary
 //! kernels. The two values may have been rounded apart by the last bit on their way through a 16-bit format, so two
-//! neighbouring magnitudes count as one, and the result says so.
+//! neighbouring magnitudes that no block keeps apart count as one, and the result says so.
 //!
 //! Where a tensor has several magnitudes, each row may have one of its own (weights trained in shards, as TriLM's), or
 //! each block of a row (Ternary-Bonsai's unpacked files). The longest block wins: fewest scales, longest integer sums.
@@ -16,7 +16,7 @@ use crate::ternary::{ScaleLayout, Shape, TernaryRows};
 /// What a dense tensor turned out to be.
 #[derive(Debug, Clone, Copy)]
 pub enum Recognition<'a> {
-    /// One magnitude besides zero (or two, one bit apart), or one in each block of a row.
+    /// One magnitude besides zero, or one in each block of a row, or two anywhere that are one bit apart.
     Ternary(DenseTernaryRows<'a>),
     /// Really dense: the first magnitudes found that do not belong together, whatever the blocks.
     Dense {
@@ -93,18 +93,16 @@ pub fn recognise(
         })
     };
     let whole = |scale, neighbour| found(ScaleLayout::PerTensor(scale), neighbour);
-    let (magnitude, other) = match magnitudes {
+    let (magnitude, other, neighbours) = match magnitudes {
         Magnitudes::Zero => return Ok(whole(0.0, None)),
         Magnitudes::One(only) => return Ok(whole(value(only.0), None)),
-        Magnitudes::Two { most, fewer } if most.0.abs_diff(fewer.0) == 1 => {
-            return Ok(whole(value(most.0), Some(value(fewer.0))));
+        Magnitudes::Two { most, fewer } => {
+            let neighbours = most.0.abs_diff(fewer.0) == 1;
+            (value(most.0), value(fewer.0), neighbours)
         }
-        Magnitudes::Two {
-            most: first,
-            fewer: other,
-        }
-        | Magnitudes::More { first, other } => (value(first.0), value(other.0)),
+        Magnitudes::More { first, other } => (value(first.0), value(other.0), false),
     };
+    // Blocks come before neighbours: scales of two shards may be so near, and in blocks nothing is changed.
     for block_len in longest_blocks(cols) {
         let block_bytes = block_len * ty.block_bytes();
         let mut scales = bytes
@@ -117,6 +115,9 @@ pub fn recognise(
             Some((block, Some(bits))) => return Err(refuse(value(bits), block * block_len)),
             Some((_, None)) => {}
         }
+    }
+    if neighbours {
+        return Ok(whole(magnitude, Some(other)));
     }
     Ok(Recognition::Dense { magnitude, other })
 }

@@ -129,6 +129,24 @@ pub enum QuantError {
         scale: f32,
     },
 
+    /// A bias that makes a group's weights something else than `-scale`, `0` and `scale`.
+    #[error(
+        "{format} weights: row {row}, group {block} has the bias {bias} beside the scale {scale}; ternary weights have \
+         its negative"
+    )]
+    GroupBias {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the group.
+        row: usize,
+        /// Group within the row.
+        block: usize,
+        /// Its scale.
+        scale: f32,
+        /// Its bias.
+        bias: f32,
+    },
+
     /// A stored floating-point weight that is NaN or infinite.
     #[error("{format} weights: {value} at row {row}, column {col}, expected a finite number")]
     NonFiniteWeight {

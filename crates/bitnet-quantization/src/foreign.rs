@@ -1,4 +1,4 @@
-//! Formats of single projects that are read once and written in none: their trits go into a layout of the engine's own.
+//! Formats of single projects, read once: their trits go into a layout of the engine's own. TL1 and TL2 are also written.
 //!
 //! - **STQ1_0** (Tencent's Sherry): one zero in every four weights, 42 bytes for 256.
 //! - **IQ1_BN, IQ2_BN** (ik_llama.cpp): a scale in front of each row, then 13 or 16 bytes for 64 weights.
@@ -8,7 +8,7 @@
 
 pub mod tiles;
 
-use self::tiles::{TilePreset, TileRows};
+use self::tiles::{TilePreset, TileRows, Tiles};
 use crate::error::QuantError;
 use crate::floats::f16_at;
 use crate::ternary::{ScaleLayout, Shape, TernaryRows};
@@ -46,6 +46,17 @@ impl ForeignType {
             ForeignType::Iq2Bn => "IQ2_BN",
             ForeignType::Tl1 => "TL1",
             ForeignType::Tl2 => "TL2",
+        }
+    }
+
+    /// The number that stands for it in a GGUF file of its project.
+    pub const fn ggml_id(self) -> u32 {
+        match self {
+            ForeignType::Stq1_0 => 43,
+            ForeignType::Iq1Bn => 134,
+            ForeignType::Iq2Bn => 135,
+            ForeignType::Tl1 => 38,
+            ForeignType::Tl2 => 39,
         }
     }
 
@@ -100,28 +111,41 @@ pub fn open(
     if !matches!(ty, ForeignType::Tl1 | ForeignType::Tl2) {
         return Ok(Box::new(ForeignRows::new(ty, rows, cols, bytes)?));
     }
+    let tiles = tile_sizes(ty, rows, cols, preset)?;
+    let rows = TileRows::new(ty, tiles, rows, cols, bytes, scale)?;
+    Ok(Box::new(rows))
+}
+
+/// The tile sizes of a TL1 or TL2 matrix: those of `preset`, or of the only presets that have the shape.
+///
+/// # Errors
+/// [`QuantError::Shape`] for a shape that no preset has, or that several have in other tiles.
+pub fn tile_sizes(
+    ty: ForeignType,
+    rows: usize,
+    cols: usize,
+    preset: Option<TilePreset>,
+) -> Result<Tiles, QuantError> {
     let mut known = TilePreset::ALL
         .iter()
         .filter(|known| preset.is_none_or(|preset| preset == **known))
         .filter_map(|known| known.tiles(ty, rows, cols));
     let first = known.next();
     let tiles = first.filter(|first| known.all(|other| other == *first));
-    let Some(tiles) = tiles else {
+    tiles.ok_or_else(|| {
         let why = match first {
             Some(_) => {
                 "builds with several tile sizes have this shape: name one (`quantize --tiles`)"
             }
             None => "no known build has tile sizes for this shape",
         };
-        return Err(QuantError::Shape {
+        QuantError::Shape {
             format: ty.name(),
             rows,
             cols,
             why,
-        });
-    };
-    let rows = TileRows::new(ty, tiles, rows, cols, bytes, scale)?;
-    Ok(Box::new(rows))
+        }
+    })
 }
 
 /// Weights of an STQ1_0 block.

@@ -9,8 +9,8 @@
 //! # Layout
 //! - [`qtype`], [`type_id`]: the types, their GGUF numbers and sizes, and what other numbers mean.
 //! - [`ternary`]: the trait; behind it [`i2s`] (Microsoft), [`block_ternary`] over [`tq`] and [`q2_0`] (llama.cpp),
-//!   [`hf_packed`] (transformers), [`dense_ternary`] (floats that are trits), [`absmean`] (master weights).
-//! - [`foreign`]: formats of single projects, read only.
+//!   [`hf_packed`] (transformers), [`mlx`] (Apple's), [`dense_ternary`] (floats that are trits), [`absmean`] (master weights).
+//! - [`foreign`]: formats of single projects; all but TL1 and TL2 are read only.
 //! - [`repack`]: one ternary type into another, exactly.
 //! - [`blocks`]: block types for embeddings and heads; [`floats`]: 16-bit floats.
 //! - [`activation`], [`bitlinear`]: the arithmetic of a ternary linear layer.
@@ -45,6 +45,7 @@ pub mod block_ternary;
 pub mod dense_ternary;
 pub mod foreign;
 pub mod hf_packed;
+pub mod mlx;
 
 pub mod repack;
 
@@ -61,10 +62,11 @@ pub use block_ternary::BlockTernaryRows;
 pub use blocks::{dequantize, quantize};
 pub use dense_ternary::{DenseTernaryRows, Recognition, recognise};
 pub use error::QuantError;
-pub use foreign::tiles::{TilePreset, TileRows, Tiles};
+pub use foreign::tiles::{TilePreset, TileRows, Tiles, check_tiles, encode_tiles, tile_bytes};
 pub use foreign::{ForeignRows, ForeignType};
 pub use hf_packed::HfPackedRows;
 pub use i2s::{I2sDialect, I2sEncoder, I2sRows, encode_i2s};
+pub use mlx::{MlxRows, MlxTensor};
 pub use qtype::TensorType;
 pub use repack::Repacker;
 pub use ternary::{ScaleLayout, TernaryRows};

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use bitnet_quantization::{
-    ForeignRows, ForeignType, QuantError, ScaleLayout, TernaryRows, TilePreset, TileRows, Tiles,
+    BlockTernaryRows, ForeignRows, ForeignType, I2sDialect, I2sRows, QuantError, ScaleLayout,
+    TensorType, TernaryRows, TilePreset, TileRows, Tiles, check_tiles, encode_i2s, encode_tiles,
+    quantize, tile_bytes,
 };
 use proptest::prelude::*;
 
@@ -184,5 +186,88 @@ proptest! {
                 prop_assert!(trits.iter().all(|trit| (-1..=1).contains(trit)));
             }
         }
+    }
+}
+
+const TILES: [(ForeignType, usize, Tiles); 2] = [
+    (
+        ForeignType::Tl1,
+        256,
+        Tiles {
+            rows: 32,
+            cols: 128,
+            lane_rows: 32,
+        },
+    ),
+    (
+        ForeignType::Tl2,
+        512,
+        Tiles {
+            rows: 32,
+            cols: 96,
+            lane_rows: 32,
+        },
+    ),
+];
+
+#[test]
+fn tiles_are_written_as_the_script_writes_them() {
+    for (ty, cols, tiles) in TILES {
+        let trits = trits(&format!("{ty}.trits"));
+        let mut file = Vec::new();
+        encode_i2s(I2sDialect::Block128, 64, cols, &trits, 0.3, &mut file).unwrap();
+        let source = I2sRows::new(I2sDialect::Block128, 64, cols, &file).unwrap();
+        check_tiles(ty, tiles, &source).unwrap();
+        // Behind what is there already.
+        let mut bytes = vec![7];
+        encode_tiles(ty, tiles, &source, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), 1 + tile_bytes(ty, tiles, 64, cols).unwrap());
+        let (codes, trailer) = bytes[1..].split_at(bytes.len() - 33);
+        assert!(codes == read(&format!("{ty}.bytes")), "{ty}");
+        assert_eq!(trailer[..4], 0.3f32.to_le_bytes());
+        let again = TileRows::new(ty, tiles, 64, cols, &bytes[1..], None).unwrap();
+        assert_eq!(again.scale(), ScaleLayout::PerTensor(0.3));
+        assert!(decode(&again).unwrap().0 == trits);
+    }
+}
+
+#[test]
+fn what_tiles_cannot_hold_is_refused() {
+    let values: Vec<f32> = (0..64 * 512).map(|i| [0.5, 2.0][i / 256 % 2]).collect();
+    let mut blocks = Vec::new();
+    quantize(TensorType::Tq2_0, &values, &mut blocks).unwrap();
+    for (ty, cols, tiles) in TILES {
+        let bytes = &blocks[..64 * cols / 256 * 66];
+        let several = BlockTernaryRows::new(TensorType::Tq2_0, 64, cols, bytes).unwrap();
+        let mut out = Vec::new();
+        for error in [
+            check_tiles(ty, tiles, &several).unwrap_err(),
+            encode_tiles(ty, tiles, &several, &mut out).unwrap_err(),
+        ] {
+            assert!(matches!(error, QuantError::ScaleLost { .. }), "{error}");
+        }
+        let wide = Tiles { rows: 48, ..tiles };
+        assert!(tile_bytes(ty, wide, 64, cols).is_err());
+        assert!(tile_bytes(ty, tiles, 64, cols + 2).is_err());
+        assert!(tile_bytes(ForeignType::Stq1_0, tiles, 64, cols).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn tiles_return_the_trits_they_were_made_of(seed in any::<u64>(), which in 0usize..2) {
+        let (ty, cols, tiles) = TILES[which];
+        let mut state = seed;
+        let trits: Vec<i8> = (0..64 * cols).map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((state >> 33) % 3) as i8 - 1
+        }).collect();
+        let mut file = Vec::new();
+        encode_i2s(I2sDialect::Block128, 64, cols, &trits, 0.5, &mut file).unwrap();
+        let source = I2sRows::new(I2sDialect::Block128, 64, cols, &file).unwrap();
+        let mut bytes = Vec::new();
+        encode_tiles(ty, tiles, &source, &mut bytes).unwrap();
+        let again = TileRows::new(ty, tiles, 64, cols, &bytes, None).unwrap();
+        prop_assert!(decode(&again).unwrap().0 == trits);
     }
 }

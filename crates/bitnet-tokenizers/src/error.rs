@@ -199,6 +199,16 @@ pub enum TokenizerError {
         /// Why it has none.
         why: String,
     },
+    /// A binary file breaks off, or holds what it cannot.
+    #[error("{file}, byte {offset}: expected {expected}; the file is damaged, or something else")]
+    Damaged {
+        /// The file.
+        file: &'static str,
+        /// Where in it.
+        offset: usize,
+        /// What should be there.
+        expected: &'static str,
+    },
     /// A chat template does not parse, or failed while rendering.
     #[error("chat template, line {line}: {message}")]
     Template {

@@ -5,7 +5,7 @@
 //! files: it panics on some malformed ones and lets failing patterns pass. The translation is held to its ids by the
 //! golden tests.
 
-mod files;
+pub(crate) mod files;
 mod lists;
 pub(crate) mod to_gguf;
 mod translate;

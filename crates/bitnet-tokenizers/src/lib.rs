@@ -29,8 +29,8 @@
 //!
 //! # Layout
 //! - [`Tokenizer`] (`tokenizer`): the face of the crate; `decode_stream`: decoding while generating.
-//! - Builders: `hf` (`tokenizer.json`), `vocabulary` and `gguf_tokens` with `gguf_bpe` and `gguf_spm` (GGUF), `repair`
-//!   (what may be guessed, and what ends generation).
+//! - Builders: `hf` (`tokenizer.json`), `vocabulary` and `gguf_tokens` with `gguf_bpe` and `gguf_spm` (GGUF),
+//!   `sentencepiece` (`tokenizer.model`), `repair` (what may be guessed, and what ends generation).
 //! - Converters: `hf::to_gguf`, `gguf_to_hf`.
 //! - Parts: `added_tokens` (special tokens in text), `split` and `bpe` (ranked merges), `byte_level` (bytes as
 //!   characters), `token_table` (what each id means).
@@ -46,6 +46,7 @@ mod gguf_to_hf;
 mod gguf_tokens;
 mod hf;
 mod repair;
+mod sentencepiece;
 mod vocabulary;
 
 mod added_tokens;
@@ -63,6 +64,7 @@ pub use decode_stream::{DecodeState, DecodeStream};
 pub use error::TokenizerError;
 pub use gguf_to_hf::HfTokenizerFiles;
 pub use hf::to_gguf::ConvertedVocabulary;
-pub use repair::Repair;
+pub use repair::{Repair, RepairedKeys};
+pub use sentencepiece::SentencePieceFiles;
 pub use tokenizer::{EncodeOptions, Tokenizer, TokenizerOptions};
 pub use vocabulary::GgufVocabulary;

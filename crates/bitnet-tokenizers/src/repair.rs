@@ -7,6 +7,7 @@
 use crate::error::TokenizerError;
 use crate::token_table::{TokenKind, TokenTable};
 use crate::tokenizer::TokenizerOptions;
+use crate::vocabulary::{GgufTokenType, GgufVocabulary};
 
 /// Names the splitting rule.
 pub(crate) const PRE: &str = "tokenizer.ggml.pre";
@@ -127,6 +128,67 @@ pub(crate) fn chat_template(
     }
 }
 
+/// What a repaired copy of a file says in its tokenizer section; `None`: what is there may stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepairedKeys {
+    /// `tokenizer.ggml.pre`.
+    pub pre: Option<String>,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+    /// `tokenizer.ggml.eos_token_id`.
+    pub eos: Option<u32>,
+    /// `tokenizer.ggml.eot_token_id`.
+    pub eot: Option<u32>,
+}
+
+/// What is wrong with the section and known better. A splitting rule that nothing points to is not written: it would look like
+/// knowledge.
+pub(crate) fn repaired_keys(vocabulary: &GgufVocabulary) -> RepairedKeys {
+    // Not strict, so that nothing that may be guessed is an error.
+    let (options, mut repairs) = (TokenizerOptions { strict: false }, Vec::new());
+    let mut keys = RepairedKeys::default();
+    if vocabulary.model == "gpt2" {
+        let rule = splitting_rule(
+            vocabulary.pre.as_deref(),
+            &vocabulary.architecture,
+            vocabulary.tokens.len(),
+            &options,
+            &mut repairs,
+        );
+        let known = |rule: &String| rule != "default" && vocabulary.pre.as_ref() != Some(rule);
+        keys.pre = rule.ok().filter(known);
+    }
+    let template = chat_template(vocabulary.chat_template.clone(), &options, &mut repairs);
+    let changed = |template: &String| vocabulary.chat_template.as_ref() != Some(template);
+    keys.chat_template = template.ok().flatten().filter(changed);
+    let named = |name: &str| {
+        let special =
+            [GgufTokenType::Control, GgufTokenType::UserDefined].map(GgufTokenType::number);
+        let is_special = |id: &usize| {
+            vocabulary
+                .token_types
+                .get(*id)
+                .is_some_and(|ty| special.contains(ty))
+        };
+        let mut ids = (0..vocabulary.tokens.len()).filter(|&id| vocabulary.tokens[id] == name);
+        ids.find(is_special).map(|id| id as u32)
+    };
+    let valid = |id: &u32| (*id as usize) < vocabulary.tokens.len();
+    let eos = vocabulary.eos.filter(valid);
+    if eos.is_none() {
+        keys.eos = END_NAMES.iter().find_map(|name| named(name));
+    }
+    let declared = [eos, keys.eos, vocabulary.eom];
+    if vocabulary.eot.filter(valid).is_none() {
+        let turn_end = TURN_END_NAMES.iter().find_map(|name| named(name));
+        keys.eot = turn_end.filter(|id| !declared.contains(&Some(*id)));
+    }
+    keys
+}
+
+/// Those of [`END_NAMES`] that end a turn of a conversation and not a text.
+const TURN_END_NAMES: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
+
 /// The names under which tokens end a turn or a text, whatever a file's metadata says: instruction-tuned LLaMA-3
 /// descendants stop at `<|eot_id|>` although their EOS is `<|end_of_text|>`.
 pub(crate) const END_NAMES: [&str; 6] = [
@@ -151,4 +213,61 @@ pub(crate) fn end_of_generation(table: &TokenTable, declared: &[Option<u32>]) ->
     ids.sort_unstable();
     ids.dedup();
     ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vocabulary() -> GgufVocabulary {
+        GgufVocabulary {
+            model: "gpt2".into(),
+            architecture: "bitnet-b1.58".into(),
+            tokens: ["a", "</s>", "<|end_of_text|>", "<|eot_id|>"]
+                .map(String::from)
+                .to_vec(),
+            token_types: vec![1, 1, 3, 3],
+            eos: Some(2),
+            chat_template: Some("{{ 'BITNETAssistant: ' }}".into()),
+            ..GgufVocabulary::default()
+        }
+    }
+
+    #[test]
+    fn the_faults_of_the_published_file_have_repairs() {
+        let keys = repaired_keys(&vocabulary());
+        assert_eq!(keys.pre.as_deref(), Some("llama-bpe"));
+        assert_eq!(keys.chat_template.as_deref(), Some(BITNET_CHAT_TEMPLATE));
+        assert_eq!((keys.eos, keys.eot), (None, Some(3)));
+    }
+
+    #[test]
+    fn what_is_right_or_unknown_stays() {
+        let right = GgufVocabulary {
+            pre: Some("llama-bpe".into()),
+            eot: Some(3),
+            chat_template: Some("hello".into()),
+            ..vocabulary()
+        };
+        assert_eq!(repaired_keys(&right), RepairedKeys::default());
+        // Nothing points to a rule.
+        let unknown = GgufVocabulary {
+            pre: None,
+            architecture: "llama".into(),
+            ..right
+        };
+        assert_eq!(repaired_keys(&unknown).pre, None);
+    }
+
+    #[test]
+    fn an_end_that_no_token_has_is_found_by_name() {
+        // `</s>` is an ordinary piece here, so the turn's end it is, once.
+        for eos in [None, Some(4)] {
+            let keys = repaired_keys(&GgufVocabulary {
+                eos,
+                ..vocabulary()
+            });
+            assert_eq!((keys.eos, keys.eot), (Some(3), None));
+        }
+    }
 }

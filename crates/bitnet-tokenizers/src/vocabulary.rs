@@ -72,6 +72,22 @@ impl GgufVocabulary {
         )
     }
 
+    /// The tokenizer section that says what a SentencePiece `tokenizer.model` and the files beside it say; the architecture
+    /// stays empty.
+    ///
+    /// # Errors
+    /// A damaged file, one of another kind than BPE, a normalisation that changes texts, added tokens that do not fit.
+    pub fn from_sentencepiece(
+        files: &crate::SentencePieceFiles<'_>,
+    ) -> Result<GgufVocabulary, TokenizerError> {
+        crate::sentencepiece::read(files)
+    }
+
+    /// What a repaired copy of the section says otherwise.
+    pub fn repaired_keys(&self) -> crate::RepairedKeys {
+        crate::repair::repaired_keys(self)
+    }
+
     /// Adds unused tokens until there are `n_tokens`: embeddings are often padded to a round number of rows.
     pub fn pad_to(&mut self, n_tokens: usize) {
         for id in self.tokens.len()..n_tokens {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// Models of the tests with recordings, below `crates/bitnet-models/tests/data`. The F16 file of Falcon3 is not among
 /// them: it holds rounded scales, another model by 4e-4.
-const MODELS: [&str; 17] = [
+const MODELS: [&str; 18] = [
     "reference/tiny-bitnet",
     "reference/tiny-bitnet-bf16",
     "reference/tiny-bitnet-odd",
@@ -33,6 +33,7 @@ const MODELS: [&str; 17] = [
     "qwen3-tiny/qwen3-tiny.qwen3.Q2_0.gguf",
     "qwen3-tiny/qwen3-tiny.qwen3.TQ2_0.gguf",
     "qwen3-tiny/unpacked",
+    "qwen3-tiny/mlx",
     "llama-rope-tiny",
     "llama-rope-tiny/llama-rope-tiny.llama.I2_S.gguf",
     "llama-rope-tiny/llama-rope-tiny.llama.F16.gguf",

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_models::export::DirectoryExport;
+use bitnet_models::export::{DirectoryExport, TernaryTarget};
 use bitnet_models::{Checkpoint, CheckpointOptions, Export, Targets};
-use bitnet_quantization::{I2sDialect, TensorType};
+use bitnet_quantization::{I2sDialect, TensorType, TilePreset};
 use clap::Args;
 
 use crate::args;
 use crate::exit::{CliError, Exit};
-use crate::export_report::{ExportJob, parse_dense_type, parse_ternary_type};
+use crate::export_report::{ExportJob, parse_dense_type, parse_ternary_type, parse_tiles};
 use crate::output::Format;
 use crate::pending::Pending;
 
@@ -31,9 +31,9 @@ pub struct ConvertArgs {
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
 
-    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0, q2_0, pq2_0 or ptq1_0 [default: i2_s]
+    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0, q2_0, pq2_0, ptq1_0, tl1 or tl2 [default: i2_s]
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_ternary_type)]
-    pub ternary: Option<TensorType>,
+    pub ternary: Option<TernaryTarget>,
 
     /// Type of the embedding: f32, f16, bf16, q8_0, q6_k, q5_0, q4_1 or q4_0 [default: as it is]
     #[arg(long, value_name = "TYPE", value_parser = parse_dense_type)]
@@ -42,6 +42,10 @@ pub struct ConvertArgs {
     /// Type of the head, where it is not the embedding [default: as it is]
     #[arg(long, value_name = "TYPE", value_parser = parse_dense_type)]
     pub head_type: Option<TensorType>,
+
+    /// Whose tile sizes TL1 and TL2 tensors get: large, 3b, llama3 or llama3-ini [default: by their shapes]
+    #[arg(long, value_name = "PRESET", value_parser = parse_tiles)]
+    pub tiles: Option<TilePreset>,
 
     /// Make trits of projections that are dense, by their absolute mean: another model, unless it was trained for it
     #[arg(long)]
@@ -87,22 +91,23 @@ pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
         pending.is_none_of(inputs.iter().map(PathBuf::as_path))?;
         let checkpoint = Checkpoint::open(&args.input, &options)?;
         let targets = Targets {
-            ternary: args.ternary.unwrap_or(TensorType::I2S),
+            ternary: args.ternary.unwrap_or(TensorType::I2S.into()),
             embedding: args.embedding_type,
             head: args.head_type,
             i2s_dialect: I2sDialect::default(),
-            tiles: None,
+            tiles: args.tiles,
             ternarize: args.ternarize,
         };
         return job(args, &checkpoint).write_gguf(pending, |advance| {
             Export::of_directory(&checkpoint, &targets, advance)
         });
     }
-    let types = [args.ternary, args.embedding_type, args.head_type];
-    if types.iter().any(Option::is_some) || args.ternarize {
+    let dense = args.embedding_type.or(args.head_type);
+    let ternary = args.ternary.is_some() || args.tiles.is_some() || args.ternarize;
+    if ternary || dense.is_some() {
         return Err(CliError::usage(
             "a directory is written in the types that it has",
-            "leave out --type, --embedding-type, --head-type and --ternarize; `bitnet quantize` writes a .gguf file with \
+            "leave out --type, --embedding-type, --head-type, --tiles and --ternarize; `bitnet quantize` writes a .gguf file with \
              other types",
         ));
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_models::export::TernaryTarget;
 use bitnet_models::gguf::Gguf;
 use bitnet_models::{Export, Targets};
 use bitnet_quantization::{I2sDialect, TensorType, TilePreset};
@@ -9,7 +10,7 @@ use clap::Args;
 
 use crate::args;
 use crate::exit::{CliError, Exit};
-use crate::export_report::{ExportJob, parse_dense_type, parse_ternary_type};
+use crate::export_report::{ExportJob, parse_dense_type, parse_ternary_type, parse_tiles};
 use crate::output::Format;
 use crate::pending::Pending;
 
@@ -30,9 +31,9 @@ pub struct QuantizeArgs {
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
 
-    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0, q2_0, pq2_0 or ptq1_0
+    /// Type of the ternary tensors: i2_s, tq1_0, tq2_0, q2_0, pq2_0, ptq1_0, tl1 or tl2
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_ternary_type)]
-    pub ternary: TensorType,
+    pub ternary: TernaryTarget,
 
     /// Type of the embedding: f32, f16, bf16, q8_0, q6_k, q5_0, q4_1 or q4_0 [default: as it is]
     #[arg(long, value_name = "TYPE", value_parser = parse_dense_type)]
@@ -46,7 +47,7 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "LAYOUT", value_parser = args::parse_dialect)]
     pub dialect: Option<I2sDialect>,
 
-    /// Whose tile sizes TL1 and TL2 tensors in IN have: large, 3b, llama3 or llama3-ini [default: by their shapes]
+    /// Whose tile sizes TL1 and TL2 tensors have, in IN and in OUT: large, 3b, llama3 or llama3-ini [default: by their shapes]
     #[arg(long, value_name = "PRESET", value_parser = parse_tiles)]
     pub tiles: Option<TilePreset>,
 
@@ -87,10 +88,4 @@ pub fn run(args: &QuantizeArgs) -> Result<Exit, CliError> {
         format: args.format,
     };
     job.write_gguf(pending, |advance| Export::of_gguf(&gguf, &targets, advance))
-}
-
-fn parse_tiles(value: &str) -> Result<TilePreset, String> {
-    value
-        .parse()
-        .map_err(|_| "expected large, 3b, llama3 or llama3-ini".into())
 }

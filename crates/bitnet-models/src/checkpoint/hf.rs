@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_quantization::{TensorType, dequantize};
+use bitnet_quantization::{MlxTensor, TensorType, dequantize};
 
 use super::hf_names::HfNames;
 use super::sentence_transformers;
@@ -103,13 +103,14 @@ impl HfSource {
         };
         let file = self.weights.file_of(tensor);
         let bytes = self.weights.slice(tensor);
-        let (mut found_rows, found_cols) = match *tensor.shape() {
+        let (mut found_rows, mut found_cols) = match *tensor.shape() {
             [] => (1, 1),
             [len] => (1, len),
             // The dimensions' product was checked against the tensor's bytes.
             [ref rows @ .., cols] => (rows.iter().product(), cols),
         };
         let is_projection = matches!(role, TensorRole::Projection(..));
+        let is_matrix = is_projection || matches!(role, TensorRole::Embedding | TensorRole::Head);
         let storage = match (tensor.tensor_type(), tensor.stored_type()) {
             (Some(ty), _)
                 if is_projection
@@ -126,6 +127,13 @@ impl HfSource {
                 }
                 Storage::HfPacked(bytes, self.packed_scale(&name)?)
             }
+            (None, StoredType::U32) if is_matrix => {
+                // Sixteen codes share a number.
+                if found_cols.checked_mul(16) == Some(cols as u64) {
+                    found_cols = cols as u64;
+                }
+                Storage::Mlx(self.mlx(&name, bytes, [rows, cols])?)
+            }
             (None, other) => Storage::Unreadable(other.to_string()),
         };
         Ok(Stored {
@@ -136,6 +144,60 @@ impl HfSource {
             storage,
             file_bytes: self.weights.file_bytes(tensor),
             name,
+        })
+    }
+
+    /// MLX's 2-bit codes with the scales and biases beside them.
+    fn mlx<'a>(
+        &'a self,
+        weight: &str,
+        codes: &'a [u8],
+        [rows, cols]: [usize; 2],
+    ) -> Result<MlxTensor<'a>, ModelError> {
+        let [scales, biases] = mlx_names(weight).map(|name| {
+            let expected = format!("the scales of MLX's 2-bit codes, [{rows}, groups]");
+            let missing = |tensor: &str| ModelError::MissingTensor {
+                file: self.weights.file().into(),
+                tensor: tensor.into(),
+                expected,
+            };
+            let tensor = self.weights.tensor(&name).ok_or_else(|| missing(&name))?;
+            match (tensor.tensor_type(), tensor.shape()) {
+                (Some(ty), &[found_rows, groups]) if found_rows == rows as u64 && groups > 0 => {
+                    Ok((ty, groups, self.weights.slice(tensor)))
+                }
+                (Some(_), shape) => Err(ModelError::TensorShape {
+                    file: self.weights.file_of(tensor).into(),
+                    tensor: name,
+                    expected: format!("[{rows}, groups]"),
+                    found: format!("{shape:?}"),
+                }),
+                (None, _) => Err(ModelError::TensorType {
+                    file: self.weights.file_of(tensor).into(),
+                    tensor: name,
+                    expected: "F16, BF16 or F32".into(),
+                    found: tensor.stored_type().to_string(),
+                }),
+            }
+        });
+        let ((ty, groups, scales), (bias_type, _, biases)) = (scales?, biases?);
+        if ty != bias_type {
+            let [_, name] = mlx_names(weight);
+            return Err(ModelError::TensorType {
+                file: self.weights.file().into(),
+                tensor: name,
+                expected: format!("{ty}, as the scales"),
+                found: bias_type.to_string(),
+            });
+        }
+        // Of what does not divide, the reader of the weight says why it cannot be.
+        let group_len = cols / usize::try_from(groups).unwrap_or(usize::MAX);
+        Ok(MlxTensor {
+            codes,
+            scales,
+            biases,
+            ty,
+            group_len,
         })
     }
 
@@ -221,4 +283,10 @@ impl HfSource {
                 .collect(),
         }
     }
+}
+
+/// Where MLX keeps the scales and the biases of a weight.
+pub(super) fn mlx_names(weight: &str) -> [String; 2] {
+    let stem = weight.strip_suffix(".weight").unwrap_or(weight);
+    [format!("{stem}.scales"), format!("{stem}.biases")]
 }

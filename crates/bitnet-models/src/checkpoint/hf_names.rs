@@ -2,7 +2,8 @@
 //!
 //! A checkpoint saved from the bare model (`Qwen3Model`, as embedding models are) lacks the prefix `model.`; Gemma calls
 //! the norm before the feed-forward part otherwise, because the usual name is taken by the norm behind the attention;
-//! norms inside the linear layers are `norm` in Microsoft's embedding models and `rms_norm` in transformers.
+//! norms inside the linear layers are `norm` in Microsoft's embedding models and `rms_norm` in transformers; 1bitLLM's own
+//! checkpoints have other names for the sub-norms than the class that transformers took from Microsoft.
 
 use crate::family::Family;
 use crate::safetensors::Safetensors;
@@ -16,6 +17,8 @@ const PREFIX: &str = "model.";
 pub(super) struct HfNames {
     prefixed: bool,
     post_norms: bool,
+    /// Whether the sub-norms are called as in 1bitLLM's checkpoints.
+    inner_sub_norms: bool,
     input_norm: Option<&'static str>,
 }
 
@@ -27,8 +30,13 @@ impl HfNames {
         let mut names = Self {
             prefixed: weights.tensor(&embedding).is_some() || weights.tensor(bare).is_none(),
             post_norms: family.post_norms,
+            inner_sub_norms: true,
             input_norm: None,
         };
+        let first = TensorRole::Norm(0, NormPlace::AttentionSub);
+        names.inner_sub_norms = names
+            .of(first)
+            .is_some_and(|name| weights.tensor(&name).is_some());
         let first = TensorRole::Norm(0, NormPlace::Input(Projection::Query));
         names.input_norm = ["norm", "rms_norm"].into_iter().find(|own| {
             let names = Self {
@@ -57,6 +65,12 @@ impl HfNames {
         let name = match role {
             TensorRole::Norm(layer, NormPlace::FeedForward) if self.post_norms => {
                 format!("{PREFIX}layers.{layer}.pre_feedforward_layernorm.weight")
+            }
+            TensorRole::Norm(layer, NormPlace::AttentionSub) if self.inner_sub_norms => {
+                format!("{PREFIX}layers.{layer}.self_attn.inner_attn_ln.weight")
+            }
+            TensorRole::Norm(layer, NormPlace::FeedForwardSub) if self.inner_sub_norms => {
+                format!("{PREFIX}layers.{layer}.mlp.ffn_layernorm.weight")
             }
             TensorRole::Norm(layer, NormPlace::Input(projection)) => {
                 let own = self.input_norm.unwrap_or("norm");

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::gguf::{multiplier_name, scale_name};
-use super::tokenizer::TOKENIZER;
+use super::hf::mlx_names;
+use super::tokenizer::TOKENIZERS;
 use super::{Checkpoint, Source};
 use crate::config::ConfigField;
 use crate::error::{ModelError, quoted};
@@ -29,6 +30,7 @@ impl Checkpoint {
                 Source::Hf(source) => {
                     let name = source.names.of(role);
                     let scale = name.as_ref().map(|name| format!("{name}_scale"));
+                    known.extend(name.iter().flat_map(|name| mlx_names(name)).map(Some));
                     known.extend([name, scale]);
                 }
             }
@@ -108,13 +110,22 @@ impl Checkpoint {
     pub(crate) fn judge_tokenizer(&self) -> Vec<Finding> {
         let source = match &self.source {
             Source::Gguf(source) => source,
-            Source::Hf(source) if source.path.join(TOKENIZER).exists() => return Vec::new(),
+            Source::Hf(source)
+                if TOKENIZERS
+                    .iter()
+                    .any(|name| source.path.join(name).exists()) =>
+            {
+                return Vec::new();
+            }
             Source::Hf(source) => {
                 return vec![Finding::new(
                     Severity::Warning,
                     "tokenizer-missing",
                     source.dir.clone(),
-                    format!("no {TOKENIZER}: text can be neither read nor written"),
+                    format!(
+                        "no {}: text can be neither read nor written",
+                        TOKENIZERS.join(" and no ")
+                    ),
                     "add the file, or name a tokenizer with --tokenizer",
                 )];
             }

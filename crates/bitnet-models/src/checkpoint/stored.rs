@@ -2,7 +2,8 @@
 
 use bitnet_quantization::{
     AbsmeanRows, BlockTernaryRows, DenseTernaryRows, ForeignType, HfPackedRows, I2sDialect,
-    I2sRows, QuantError, Recognition, ScaleLayout, TensorType, TernaryRows, foreign, recognise,
+    I2sRows, MlxRows, MlxTensor, QuantError, Recognition, ScaleLayout, TensorType, TernaryRows,
+    foreign, recognise,
 };
 use bytes::Bytes;
 
@@ -31,6 +32,8 @@ pub(super) enum Storage<'a> {
     Masters(TensorType, &'a [u8]),
     /// transformers' packing, four bands of rows in a byte; the scale multiplies.
     HfPacked(&'a [u8], f32),
+    /// MLX's 2-bit codes with scales and biases.
+    Mlx(MlxTensor<'a>),
     /// A format that is only imported; the scale is that of a tensor of its own, where there is one.
     Foreign(ForeignType, &'a [u8], Option<f32>),
     /// Something that is not read, described.
@@ -48,6 +51,9 @@ impl<'a> Stored<'a> {
             )),
             Storage::Foreign(ty, bytes, scale) => {
                 foreign::open(ty, (rows, cols), bytes, scale, None).map_err(damaged)
+            }
+            Storage::Mlx(tensor) => {
+                Ok(Box::new(MlxRows::new(tensor, rows, cols).map_err(damaged)?))
             }
             Storage::Masters(ty, bytes) => Ok(Box::new(
                 AbsmeanRows::new(ty, rows, cols, bytes).map_err(damaged)?,
@@ -77,6 +83,7 @@ impl<'a> Stored<'a> {
             | Storage::Masters(_, bytes)
             | Storage::HfPacked(bytes, _)
             | Storage::Foreign(_, bytes, _) => bytes,
+            Storage::Mlx(tensor) => tensor.codes,
             Storage::Unreadable(_) => &[],
         }
     }
@@ -148,6 +155,7 @@ impl<'a> Stored<'a> {
         let found = match &self.storage {
             Storage::Typed(ty, _) | Storage::Masters(ty, _) => ty.to_string(),
             Storage::HfPacked(..) => "packed trits".into(),
+            Storage::Mlx(_) => "MLX 2-bit".into(),
             Storage::Foreign(ty, ..) => ty.to_string(),
             Storage::Unreadable(what) => what.clone(),
         };

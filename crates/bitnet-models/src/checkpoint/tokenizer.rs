@@ -26,12 +26,23 @@ pub enum TokenizerSource {
         /// `special_tokens_map.json`.
         special_tokens_map: Option<Bytes>,
     },
+    /// SentencePiece's own file of a directory that has no `tokenizer.json`, as bytes, and what stands beside it.
+    SentencePiece {
+        /// `tokenizer.model`.
+        model: Bytes,
+        /// `tokenizer_config.json`.
+        tokenizer_config: Option<Bytes>,
+        /// `special_tokens_map.json`.
+        special_tokens_map: Option<Bytes>,
+        /// `added_tokens.json`.
+        added_tokens: Option<Bytes>,
+    },
     /// The checkpoint has none that is read.
     Missing,
 }
 
 impl TokenizerSource {
-    /// Opens a tokenizer by itself: a `tokenizer.json` (with the `tokenizer_config.json` and
+    /// Opens a tokenizer by itself: a `tokenizer.json` or a `tokenizer.model` (with the `tokenizer_config.json` and
     /// `special_tokens_map.json` beside it), a directory that holds one, or the vocabulary of a GGUF file.
     ///
     /// # Errors
@@ -46,7 +57,23 @@ impl TokenizerSource {
             return Ok(vocabulary.map_or(Self::Missing, |v| Self::Gguf(Box::new(v))));
         }
         let dir = path.parent().unwrap_or(Path::new(""));
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "model")
+        {
+            return Self::beside_model(bytes, dir, Access::default());
+        }
         Self::beside(bytes, dir, Access::default())
+    }
+
+    /// A `tokenizer.model` with the files of `dir` that say more about it.
+    fn beside_model(model: Bytes, dir: &Path, access: Access) -> Result<Self, ModelError> {
+        Ok(Self::SentencePiece {
+            model,
+            tokenizer_config: optional(&dir.join(TOKENIZER_CONFIG), access)?,
+            special_tokens_map: optional(&dir.join(SPECIAL_TOKENS), access)?,
+            added_tokens: optional(&dir.join(ADDED_TOKENS), access)?,
+        })
     }
 
     /// A `tokenizer.json` with the files of `dir` that say more about it.
@@ -66,7 +93,11 @@ fn optional(path: &Path, access: Access) -> Result<Option<Bytes>, ModelError> {
         .transpose()
 }
 
-pub(super) const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_MODEL: &str = "tokenizer.model";
+/// The files of a directory that a tokenizer can be made from.
+pub(super) const TOKENIZERS: [&str; 2] = [TOKENIZER, TOKENIZER_MODEL];
+const ADDED_TOKENS: &str = "added_tokens.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// Where newer exports keep the chat template.
@@ -78,8 +109,11 @@ const MAX_TEMPLATE: u64 = 1 << 20;
 
 /// The tokenizer files of a model directory.
 pub(super) fn hf_tokenizer(dir: &Path, access: Access) -> Result<TokenizerSource, ModelError> {
-    match optional(&dir.join(TOKENIZER), access)? {
-        Some(tokenizer_json) => TokenizerSource::beside(tokenizer_json, dir, access),
+    if let Some(tokenizer_json) = optional(&dir.join(TOKENIZER), access)? {
+        return TokenizerSource::beside(tokenizer_json, dir, access);
+    }
+    match optional(&dir.join(TOKENIZER_MODEL), access)? {
+        Some(model) => TokenizerSource::beside_model(model, dir, access),
         None => Ok(TokenizerSource::Missing),
     }
 }

@@ -7,6 +7,7 @@ use bitnet_quantization::{Recognition, TensorType, TernaryRows, recognise};
 use super::stored::Storage;
 use super::{Checkpoint, Source};
 use crate::error::ModelError;
+use crate::gguf::Gguf;
 use crate::tensor_role::TensorRole;
 
 /// A tensor as it lies in a file.
@@ -46,6 +47,14 @@ impl Checkpoint {
         }
     }
 
+    /// The GGUF file; `None` for a directory.
+    pub(crate) fn gguf(&self) -> Option<&Gguf> {
+        match &self.source {
+            Source::Gguf(source) => Some(&source.gguf),
+            Source::Hf(_) => None,
+        }
+    }
+
     /// The model's directory; `None` for a GGUF file.
     pub(crate) fn directory(&self) -> Option<&Path> {
         match &self.source {
@@ -60,6 +69,7 @@ impl Checkpoint {
         let (ty, type_name) = match &stored.storage {
             Storage::Typed(ty, _) | Storage::Masters(ty, _) => (Some(*ty), ty.to_string()),
             Storage::HfPacked(..) => (None, "packed uint8".into()),
+            Storage::Mlx(_) => (None, "MLX 2-bit".into()),
             Storage::Foreign(ty, ..) => (None, ty.to_string()),
             Storage::Unreadable(what) => (None, what.clone()),
         };

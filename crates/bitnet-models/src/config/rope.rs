@@ -16,7 +16,7 @@ pub struct RopeConfig {
     pub style: RopeStyle,
     /// Divisors of the frequencies, `[n_rot / 2]`; a GGUF file's `rope_freqs.weight` takes their place.
     pub freq_factors: Option<Vec<f32>>,
-    /// What cosines and sines are multiplied with; 1 but for YaRN.
+    /// What cosines and sines are multiplied with; 1 but for YaRN and LongRoPE.
     pub attention_factor: f32,
 }
 
@@ -43,6 +43,8 @@ pub enum RopeScaling {
     },
     /// YaRN's rule (Peng et al. 2023).
     Yarn(Yarn),
+    /// LongRoPE: a divisor for every frequency, found by search.
+    LongRope(LongRope),
     /// Whatever else the file names. `none` and `default` change nothing and are taken; everything else is refused by
     /// name.
     Named {
@@ -68,6 +70,34 @@ pub struct Yarn {
     pub attention_factor: Option<f64>,
     /// Whether the bounds of what is interpolated are whole pairs.
     pub truncate: bool,
+}
+
+/// LongRoPE's parameters. A model has two sets of divisors: one for texts within the original context, one for longer texts.
+/// Which of them turns a text's first position would depend on where the text ends, so the first set is computed, as far as
+/// the original context.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRope {
+    /// Divisors of the frequencies of texts within the original context, `[n_rot / 2]`.
+    pub factors: Vec<f64>,
+    /// The context length before the stretch.
+    pub original_context_length: u64,
+    /// Whether longer texts have the same divisors.
+    pub same_beyond: bool,
+    /// What cosines and sines are multiplied with.
+    pub attention_factor: f64,
+}
+
+impl LongRope {
+    /// What cosines and sines are multiplied with where nothing else is given: `sqrt(1 + ln(stretch) / ln(original))`
+    /// (transformers, `_compute_longrope_parameters`).
+    pub fn usual_attention_factor(original_context_length: f64, context_length: f64) -> f64 {
+        let stretch = context_length / original_context_length;
+        if stretch <= 1.0 {
+            1.0
+        } else {
+            (1.0 + stretch.ln() / original_context_length.ln()).sqrt()
+        }
+    }
 }
 
 impl Default for Yarn {
@@ -122,6 +152,23 @@ impl RopeConfig {
                 let given = yarn.attention_factor.unwrap_or(usual);
                 attention_factor = limits::positive(ConfigField::RopeScaling, given)?;
                 Some(yarn_factors(base, n_rot, yarn)?)
+            }
+            RopeScaling::LongRope(long) => {
+                attention_factor =
+                    limits::positive(ConfigField::RopeScaling, long.attention_factor)?;
+                if long.factors.len() != n_rot / 2 {
+                    let expected =
+                        format!("{} factors, one for each pair of dimensions", n_rot / 2);
+                    return Err(ConfigField::RopeScaling.refuse(long.factors.len(), expected));
+                }
+                if long.original_context_length < 2 {
+                    let expected = "an original context of at least 2 positions";
+                    let found = long.original_context_length;
+                    return Err(ConfigField::RopeScaling.refuse(found, expected));
+                }
+                let checked = long.factors.iter();
+                let checked = checked.map(|&f| limits::positive(ConfigField::RopeScaling, f));
+                Some(checked.collect::<Result<_, _>>()?)
             }
             &RopeScaling::Llama3 {
                 factor,

@@ -24,6 +24,7 @@ fn raw() -> RawConfig {
         rope_scaling: RopeScaling::None,
         sliding: None,
         embedding: None,
+        multipliers: None,
         tied_head: true,
     }
 }

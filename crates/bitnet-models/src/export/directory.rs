@@ -14,6 +14,7 @@ use bitnet_quantization::{
 use bitnet_tokenizers::HfTokenizerFiles;
 use serde_json::{Map, Value, json};
 
+use super::model_card::ModelCard;
 use super::report::{Change, ExportRefusal, TensorReport};
 use super::{ExportError, PIECE_BYTES};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
@@ -510,6 +511,10 @@ fn documents(
             documents.push(("tokenizer_config.json", tokenizer_config));
         }
         None => notes.push("the file has no tokenizer, so the directory has none".into()),
+    }
+    let card = checkpoint.gguf().map(ModelCard::of_gguf);
+    if let Some(readme) = card.and_then(|card| card.readme(&checkpoint.config().name)) {
+        documents.push(("README.md", readme));
     }
     Ok((documents, notes))
 }

@@ -5,11 +5,12 @@
 //! asked for, and the keys of a split, which is joined.
 
 use bitnet_quantization::{
-    BlockTernaryRows, ForeignType, I2sDialect, I2sRows, QuantError, Recognition, Repacker,
-    TensorType, TernaryRows, TypeId, foreign, recognise,
+    BlockTernaryRows, ForeignType, I2sDialect, I2sRows, QuantError, Recognition, TensorType,
+    TernaryRows, TypeId, foreign, recognise,
 };
 
 use super::dense::DenseRows;
+use super::form::{Form, TernaryTarget};
 use super::masters::MasterRows;
 use super::report::{Change, ExportRefusal, TensorReport};
 use super::{Content, Export, ExportError, Item, Targets};
@@ -17,9 +18,7 @@ use crate::checkpoint::gguf::{number, scale_name};
 use crate::checkpoint::weight::neighbour_note;
 use crate::error::{ModelError, Place};
 use crate::gguf::writer::ALIGNMENT_KEY;
-use crate::gguf::{
-    FILE_TYPE, Gguf, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TensorInfo, Value, file_type,
-};
+use crate::gguf::{FILE_TYPE, Gguf, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TensorInfo, Value};
 use crate::mmap;
 use crate::tensor_role::{Projection, TensorRole};
 
@@ -32,6 +31,9 @@ pub const TERNARY_TYPES: [TensorType; 6] = [
     TensorType::Pq2_0,
     TensorType::Ptq1_0,
 ];
+
+/// Formats in tiles that ternary weights can be written as, where a build of bitnet.cpp has tile sizes for the shape.
+pub const TILE_TYPES: [ForeignType; 2] = [ForeignType::Tl1, ForeignType::Tl2];
 
 /// Types that embeddings and heads can be written as.
 pub const DENSE_TYPES: [TensorType; 8] = [
@@ -111,9 +113,13 @@ pub(super) fn check_types(
             .collect::<Vec<_>>()
             .join(", ")
     };
-    if !TERNARY_TYPES.contains(&targets.ternary) {
+    let written = match targets.ternary {
+        TernaryTarget::Rows(ty) => TERNARY_TYPES.contains(&ty),
+        TernaryTarget::Tiles(ty) => TILE_TYPES.contains(&ty),
+    };
+    if !written {
         let what = format!("ternary weights as {}", targets.ternary);
-        return request(what, names(&TERNARY_TYPES));
+        return request(what, format!("{}, TL1, TL2", names(&TERNARY_TYPES)));
     }
     for (what, wanted, role) in [
         ("an embedding", targets.embedding, TensorRole::Embedding),
@@ -144,7 +150,7 @@ fn metadata(gguf: &Gguf, targets: &Targets) -> Vec<(String, Value)> {
         .filter(|(key, _)| !dropped.contains(key))
         .map(|(key, value)| {
             let value = match key {
-                FILE_TYPE => Value::U32(file_type(targets.ternary)),
+                FILE_TYPE => Value::U32(targets.ternary.file_type()),
                 _ => value.clone(),
             };
             (key.to_owned(), value)
@@ -162,7 +168,7 @@ fn item<'a>(
         return Ok(Err("its type is not read, so its size is not known".into()));
     }
     let bytes = gguf.slice(tensor)?;
-    let item = |to: TensorType, change, note, content| {
+    let item = |to: Form, change, note, content| {
         let report = TensorReport {
             name: tensor.name().into(),
             from: type_name(tensor),
@@ -182,20 +188,20 @@ fn item<'a>(
     };
     let (rows, cols) = shape(gguf, tensor)?;
     let name = tensor.name();
-    let repacked = |rows: Box<dyn TernaryRows + 'a>, note| {
-        let to = targets.ternary;
-        match Repacker::new(&*rows, to).and_then(|mut repacker| repacker.check()) {
-            Ok(()) => {
-                let masters = None;
-                item(
-                    to,
-                    Change::Repacked,
-                    note,
-                    Content::Ternary { rows, masters },
-                )
-            }
-            Err(error) => Ok(Err(error.to_string())),
+    let ternary_form = || targets.ternary.form(rows, cols, targets.tiles);
+    let repacked = |rows: Box<dyn TernaryRows + 'a>, note| match ternary_form()
+        .and_then(|to| to.check(&*rows).map(|()| to))
+    {
+        Ok(to) => {
+            let masters = None;
+            item(
+                to,
+                Change::Repacked,
+                note,
+                Content::Ternary { rows, masters },
+            )
         }
+        Err(error) => Ok(Err(error.to_string())),
     };
     let from = match tensor.type_id() {
         TypeId::Supported(from) => from,
@@ -209,7 +215,7 @@ fn item<'a>(
         }
         other => return Ok(Err(other.to_string())),
     };
-    let copy = || item(from, Change::Copied, None, Content::Copy);
+    let copy = || item(Form::Type(from), Change::Copied, None, Content::Copy);
     let wanted = [
         (TensorRole::Embedding, targets.embedding),
         (TensorRole::Head, targets.head),
@@ -227,7 +233,7 @@ fn item<'a>(
                     Change::Converted
                 };
                 match rows.check() {
-                    Ok(()) => item(to, change, None, Content::Dense(rows)),
+                    Ok(()) => item(Form::Type(to), change, None, Content::Dense(rows)),
                     Err(error) => Ok(Err(error.to_string())),
                 }
             }
@@ -252,9 +258,9 @@ fn item<'a>(
                 return match MasterRows::new(from, (rows, cols), bytes) {
                     Ok(masters) => {
                         let rows: Box<dyn TernaryRows + 'a> = Box::new(masters.trits());
-                        match Repacker::new(&*rows, targets.ternary).and_then(|mut r| r.check()) {
-                            Ok(()) => item(
-                                targets.ternary,
+                        match ternary_form().and_then(|to| to.check(&*rows).map(|()| to)) {
+                            Ok(to) => item(
+                                to,
                                 Change::Ternarised,
                                 None,
                                 Content::Ternary {
@@ -281,7 +287,7 @@ fn item<'a>(
         Err(error) => return Ok(Err(error.to_string())),
     };
     let standard = from != TensorType::I2S || targets.i2s_dialect == I2sDialect::Block128;
-    if targets.ternary == from && standard {
+    if targets.ternary == TernaryTarget::Rows(from) && standard {
         // The same bytes, once they are known to be sound.
         return match repacked(found, note)? {
             Ok(_) => copy(),

@@ -5,10 +5,11 @@
 //! architecture; norms become F32, which llama.cpp wants; embedding and head stay as they are unless a type is asked for.
 
 use bitnet_kernels::RopeStyle;
-use bitnet_quantization::{Repacker, ScaleLayout, TensorType, TernaryRows};
-use bitnet_tokenizers::GgufVocabulary;
+use bitnet_quantization::{ScaleLayout, TensorType, TernaryRows};
+use bitnet_tokenizers::{GgufVocabulary, SentencePieceFiles};
 
 use super::dense::DenseRows;
+use super::form::Form;
 use super::gguf::check_types;
 use super::masters::MasterRows;
 use super::metadata::Header;
@@ -108,26 +109,43 @@ impl<'a> Export<'a> {
 
 /// The tokenizer section of the file, with a token for every row of the embedding.
 fn vocabulary(checkpoint: &Checkpoint) -> Result<(GgufVocabulary, Vec<String>), ExportError> {
-    let TokenizerSource::Hf {
-        tokenizer_json,
-        tokenizer_config,
-        special_tokens_map,
-    } = checkpoint.tokenizer_source()?
-    else {
-        return Err(ExportError::Request {
-            what: "a directory without a tokenizer".into(),
-            expected: "tokenizer.json beside config.json".into(),
-        });
-    };
     let generation = checkpoint.generation_defaults();
-    let converted = GgufVocabulary::from_hf(
-        &tokenizer_json,
-        tokenizer_config.as_deref(),
-        special_tokens_map.as_deref(),
-        &generation.eos,
-        generation.bos,
-    )?;
-    let mut vocabulary = converted.vocabulary;
+    let (mut vocabulary, losses) = match checkpoint.tokenizer_source()? {
+        TokenizerSource::Hf {
+            tokenizer_json,
+            tokenizer_config,
+            special_tokens_map,
+        } => {
+            let converted = GgufVocabulary::from_hf(
+                &tokenizer_json,
+                tokenizer_config.as_deref(),
+                special_tokens_map.as_deref(),
+                &generation.eos,
+                generation.bos,
+            )?;
+            (converted.vocabulary, converted.losses)
+        }
+        TokenizerSource::SentencePiece {
+            model,
+            tokenizer_config,
+            special_tokens_map,
+            added_tokens,
+        } => {
+            let vocabulary = GgufVocabulary::from_sentencepiece(&SentencePieceFiles {
+                model: &model,
+                tokenizer_config: tokenizer_config.as_deref(),
+                special_tokens_map: special_tokens_map.as_deref(),
+                added_tokens: added_tokens.as_deref(),
+            })?;
+            (vocabulary, Vec::new())
+        }
+        TokenizerSource::Gguf(_) | TokenizerSource::Missing => {
+            return Err(ExportError::Request {
+                what: "a directory without a tokenizer".into(),
+                expected: "tokenizer.json or tokenizer.model beside config.json".into(),
+            });
+        }
+    };
     // A template in a file of its own comes before that of tokenizer_config.json.
     if let Some(template) = checkpoint.chat_template()? {
         vocabulary.chat_template = Some(template);
@@ -140,7 +158,7 @@ fn vocabulary(checkpoint: &Checkpoint) -> Result<(GgufVocabulary, Vec<String>), 
         });
     }
     vocabulary.pad_to(rows);
-    Ok((vocabulary, converted.losses))
+    Ok((vocabulary, losses))
 }
 
 /// The tensors of the new file, so far.
@@ -183,7 +201,14 @@ impl<'a> Plan<'a, '_> {
             return Ok(());
         }
         if to == from {
-            self.push(role, &lying, to, Change::Copied, None, Content::Copy);
+            self.push(
+                role,
+                &lying,
+                Form::Type(to),
+                Change::Copied,
+                None,
+                Content::Copy,
+            );
             return Ok(());
         }
         let rows = DenseRows::new(from, to, lying.cols, lying.bytes);
@@ -193,14 +218,25 @@ impl<'a> Plan<'a, '_> {
             Change::Converted
         };
         match rows.check() {
-            Ok(()) => self.push(role, &lying, to, change, None, Content::Dense(rows)),
+            Ok(()) => {
+                let content = Content::Dense(rows);
+                self.push(role, &lying, Form::Type(to), change, None, content);
+            }
             Err(error) => self.refuse(&lying, error.to_string()),
         }
         Ok(())
     }
 
     fn add_projection(&mut self, role: TensorRole, lying: Lying<'a>) -> Result<(), ExportError> {
-        let to = self.targets.ternary;
+        let targets = self.targets;
+        let form = targets.ternary.form(lying.rows, lying.cols, targets.tiles);
+        let to = match form {
+            Ok(to) => to,
+            Err(error) => {
+                self.refuse(&lying, error.to_string());
+                return Ok(());
+            }
+        };
         let masters = |ty| MasterRows::new(ty, (lying.rows, lying.cols), lying.bytes);
         let (rows, mut note, masters) = match self.checkpoint.weight(role)? {
             Weight::Ternary { rows, note } => (rows, note, None),
@@ -263,7 +299,7 @@ impl<'a> Plan<'a, '_> {
         &mut self,
         role: TensorRole,
         lying: &Lying<'a>,
-        to: TensorType,
+        to: Form,
         change: Change,
         note: Option<String>,
         content: Content<'a>,
@@ -324,22 +360,23 @@ fn is_matrix(role: TensorRole) -> bool {
 /// `read` says whether the trits may be anything but trits.
 pub(super) fn fitting<'a>(
     rows: Box<dyn TernaryRows + 'a>,
-    to: TensorType,
+    to: Form,
     read: bool,
 ) -> Result<(Box<dyn TernaryRows + 'a>, Option<f32>), String> {
     let text = |error: bitnet_quantization::QuantError| error.to_string();
+    let in_blocks = matches!(to, Form::Type(ty) if ty.is_block_ternary());
     let (rows, scale) = match rows.scale() {
-        ScaleLayout::PerTensor(scale) if to.is_block_ternary() && !holds(scale) => {
+        ScaleLayout::PerTensor(scale) if in_blocks && !holds(scale) => {
             let unit: Box<dyn TernaryRows + 'a> = Box::new(RescaledRows::new(rows, 1.0));
             (unit, Some(scale))
         }
         _ => (rows, None),
     };
-    let mut repacker = Repacker::new(&*rows, to).map_err(text)?;
-    if read {
-        repacker.check().map_err(text)?;
-    }
-    drop(repacker);
+    let checked = match read {
+        true => to.check(&*rows),
+        false => to.check_shape(&*rows),
+    };
+    checked.map_err(text)?;
     Ok((rows, scale))
 }
 

@@ -1,13 +1,13 @@
 //! The keys of a GGUF file made of a Hugging Face directory: the model's shape, its tokenizer, what it recommends for
 //! sampling, licence and origin. Names are those of the GGUF specification and gguf-py.
 
-use bitnet_quantization::TensorType;
 use bitnet_tokenizers::GgufVocabulary;
 
+use super::form::TernaryTarget;
 use super::model_card::ModelCard;
 use crate::config::{ConfigField, ModelConfig};
 use crate::generation::{GenerationDefaults, sampling};
-use crate::gguf::{Array, FILE_TYPE, Value, file_type, model};
+use crate::gguf::{Array, FILE_TYPE, Value, model};
 
 /// Everything that goes into the header.
 pub(super) struct Header<'a> {
@@ -15,7 +15,7 @@ pub(super) struct Header<'a> {
     pub generation: &'a GenerationDefaults,
     pub vocabulary: &'a GgufVocabulary,
     pub card: &'a ModelCard,
-    pub ternary: TensorType,
+    pub ternary: TernaryTarget,
 }
 
 impl Header<'_> {
@@ -28,7 +28,7 @@ impl Header<'_> {
             general("general.name", Value::string(&self.config.name)),
         ];
         keys.extend(self.card.metadata());
-        keys.push(general(FILE_TYPE, Value::U32(file_type(self.ternary))));
+        keys.push(general(FILE_TYPE, Value::U32(self.ternary.file_type())));
         keys.push(general("general.quantization_version", Value::U32(2)));
         keys.extend(self.sampling());
         keys.extend(self.shape());

@@ -2,9 +2,9 @@
 //!
 //! Only what cards use is read: `key: value` and lists of plain values at the top level. Anything else in the block (nested
 //! tables, multi-line texts) is passed over; nothing in a card can make a conversion fail. The keys that it becomes are
-//! gguf-py's (`Keys.General`).
+//! gguf-py's (`Keys.General`); of a file that has them, a card is made again.
 
-use crate::gguf::{Array, Value};
+use crate::gguf::{Array, Gguf, Value};
 
 /// Bytes of a README that are looked at: the block stands at its beginning and has a few KB.
 pub(crate) const MAX_CARD_BYTES: usize = 64 << 10;
@@ -131,9 +131,116 @@ impl ModelCard {
     }
 }
 
+impl ModelCard {
+    /// The card that the keys of a GGUF file make.
+    pub(super) fn of_gguf(gguf: &Gguf) -> Self {
+        let mut card = Self::default();
+        let text = |key: &str| gguf.metadata().get(key).and_then(Value::as_str);
+        for (key, field) in [
+            ("general.license", "license"),
+            ("general.license.name", "license_name"),
+            ("general.license.link", "license_link"),
+        ] {
+            if let Some(value) = text(key) {
+                card.take(field, value);
+            }
+        }
+        for (key, field) in [("general.tags", "tags"), ("general.languages", "language")] {
+            let Some(Value::Array(list)) = gguf.metadata().get(key) else {
+                continue;
+            };
+            for value in list.iter().take(MAX_VALUES) {
+                if let Some(value) = value.as_str() {
+                    card.take(field, value);
+                }
+            }
+        }
+        for index in 0..MAX_VALUES {
+            let part = |name: &str| text(&format!("general.base_model.{index}.{name}"));
+            match (part("organization"), part("name")) {
+                (Some(organization), Some(name)) => {
+                    card.take("base_model", &format!("{organization}/{name}"));
+                }
+                (None, Some(name)) => card.take("base_model", name),
+                (_, None) => break,
+            }
+        }
+        card
+    }
+
+    /// A `README.md` with the card in front, `None` for an empty one.
+    pub(super) fn readme(&self, name: &str) -> Option<String> {
+        if *self == Self::default() {
+            return None;
+        }
+        let mut text = String::from("---\n");
+        // Quoted, so that nothing in a value is YAML; what a quoted text would have to escape is left out.
+        let plain = |value: &&String| !value.contains(['"', '\\']);
+        for (field, value) in [
+            ("license", &self.license),
+            ("license_name", &self.license_name),
+            ("license_link", &self.license_link),
+        ] {
+            if let Some(value) = value.as_ref().filter(plain) {
+                text.push_str(&format!("{field}: \"{value}\"\n"));
+            }
+        }
+        for (field, values) in [
+            ("language", &self.languages),
+            ("tags", &self.tags),
+            ("base_model", &self.base_models),
+        ] {
+            let mut values = values.iter().filter(plain).peekable();
+            if values.peek().is_some() {
+                text.push_str(&format!("{field}:\n"));
+                values.for_each(|value| text.push_str(&format!("- \"{value}\"\n")));
+            }
+        }
+        text.push_str(&format!("---\n\n# {name}\n"));
+        Some(text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_card_goes_through_a_gguf_file_and_back() {
+        let card = ModelCard::parse(
+            b"---\nlicense: other\nlicense_name: falcon\nlicense_link: https://a.b/c\nlanguage: [en, fr]\n\
+              tags:\n- bitnet\n- 'a: b'\nbase_model:\n- org/name\n- alone\n---\n",
+        );
+        let mut writer = crate::gguf::GgufWriter::new();
+        for (key, value) in card.metadata() {
+            writer.metadata(&key, value).unwrap();
+        }
+        writer
+            .metadata("general.type", Value::string("model"))
+            .unwrap();
+        let file = writer.start(Vec::new()).unwrap().finish().unwrap();
+        let gguf = Gguf::from_bytes("card.gguf", file.into()).unwrap();
+        assert_eq!(ModelCard::of_gguf(&gguf), card);
+        let readme = card.readme("x").unwrap();
+        assert_eq!(ModelCard::parse(readme.as_bytes()), card);
+        assert!(readme.ends_with("\n# x\n"), "{readme}");
+        assert_eq!(ModelCard::default().readme("x"), None);
+    }
+
+    #[test]
+    fn values_cannot_leave_their_quotes() {
+        let card = ModelCard {
+            license: Some("mit\"\nlicense_link: x".into()),
+            tags: vec!["a\\".into(), "b".into()],
+            ..ModelCard::default()
+        };
+        let readme = card.readme("x").unwrap();
+        assert!(!readme.contains("license"), "{readme}");
+        assert!(
+            readme.contains("- \"b\"") && !readme.contains('\\'),
+            "{readme}"
+        );
+    }
 
     #[test]
     fn fields_and_lists_are_read_and_the_rest_is_passed_over() {

@@ -10,7 +10,9 @@ use super::{ExportError, PIECE_BYTES};
 use crate::error::{ModelError, Place, quoted};
 use crate::gguf::limits::MAX_SHARDS;
 use crate::gguf::writer::ALIGNMENT_KEY;
-use crate::gguf::{Gguf, GgufWriter, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TensorInfo, Value};
+use crate::gguf::{
+    Gguf, GgufWriter, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TensorInfo, Value, model,
+};
 use crate::mmap;
 
 /// How large a file of a split may be.
@@ -122,8 +124,19 @@ pub fn split(gguf: &Gguf, limit: SplitLimit) -> Result<Vec<SplitPart>, ExportErr
 /// # Errors
 /// [`ExportError::Model`] for a tensor whose size is not known.
 pub fn merge(gguf: &Gguf) -> Result<SplitPart, ExportError> {
+    rewrite(gguf, &[])
+}
+
+/// The same with other values of some keys; those that the file lacks come last.
+///
+/// # Errors
+/// As [`merge`], and [`ExportError::Write`] for a key that cannot be one.
+pub fn rewrite(gguf: &Gguf, changes: &[(String, Value)]) -> Result<SplitPart, ExportError> {
     let tensors = 0..gguf.tensors().len();
-    let header = header(gguf, true)?;
+    let mut header = empty_header(gguf)?;
+    for (key, value) in changed_keys(gguf, changes) {
+        header.metadata(&key, value)?;
+    }
     declare(gguf, header, tensors)
 }
 
@@ -136,13 +149,21 @@ pub fn compare(
     written: &Gguf,
     advance: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(), ExportError> {
+    compare_rewritten(original, written, &[], advance)
+}
+
+/// The same of a file that was written with [`changes`](rewrite).
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_rewritten(
+    original: &Gguf,
+    written: &Gguf,
+    changes: &[(String, Value)],
+    advance: &mut dyn FnMut(u64) -> bool,
+) -> Result<(), ExportError> {
     let differs = |what: String| Err(ExportError::Differs { what });
-    let keys = |gguf: &Gguf| -> Vec<(String, Value)> {
-        let kept = gguf.metadata().iter().filter(|(key, _)| !is_place(key));
-        kept.map(|(key, value)| (key.to_owned(), value.clone()))
-            .collect()
-    };
-    let (a, b) = (keys(original), keys(written));
+    let (a, b) = (changed_keys(original, changes), changed_keys(written, &[]));
     if a != b {
         let other = a.iter().zip(&b).find(|(a, b)| a != b);
         let key = other.map_or("the number of keys", |(a, _)| &*a.0);
@@ -178,7 +199,10 @@ fn part(
     all_keys: bool,
     (no, count, total): (usize, usize, usize),
 ) -> Result<SplitPart, ExportError> {
-    let mut header = header(gguf, all_keys)?;
+    let mut header = empty_header(gguf)?;
+    for (key, value) in changed_keys(gguf, &[]).into_iter().filter(|_| all_keys) {
+        header.metadata(&key, value)?;
+    }
     // Both counts are below the limits of their files, which are far below these types'.
     header.metadata(SPLIT_NO, Value::U16(no as u16))?;
     header.metadata(SPLIT_COUNT, Value::U16(count as u16))?;
@@ -186,18 +210,29 @@ fn part(
     declare(gguf, header, tensors)
 }
 
-/// The alignment and, if wanted, all keys but those of a split.
-fn header(gguf: &Gguf, all_keys: bool) -> Result<GgufWriter, ExportError> {
+/// A header without keys but for the alignment.
+fn empty_header(gguf: &Gguf) -> Result<GgufWriter, ExportError> {
     let mut header = GgufWriter::new();
     if gguf.alignment() != crate::gguf::limits::DEFAULT_ALIGNMENT {
         header.alignment(gguf.alignment())?;
     }
-    for (key, value) in gguf.metadata().iter().filter(|_| all_keys) {
-        if key != ALIGNMENT_KEY && !is_place(key) {
-            header.metadata(key, value.clone())?;
+    Ok(header)
+}
+
+/// All keys but the alignment and those of a split, some of them with other values.
+fn changed_keys(gguf: &Gguf, changes: &[(String, Value)]) -> Vec<(String, Value)> {
+    let kept = gguf.metadata().iter();
+    let kept = kept.filter(|(key, _)| *key != ALIGNMENT_KEY && !is_place(key));
+    let mut keys: Vec<(String, Value)> = kept
+        .map(|(key, value)| (key.to_owned(), value.clone()))
+        .collect();
+    for (key, value) in changes {
+        match keys.iter_mut().find(|(known, _)| known == key) {
+            Some(known) => known.1 = value.clone(),
+            None => keys.push((key.clone(), value.clone())),
         }
     }
-    Ok(header)
+    keys
 }
 
 fn declare(
@@ -233,3 +268,30 @@ fn entry_bytes(tensor: &TensorInfo) -> u64 {
 
 /// Bytes of a header that holds nothing but the place in a split, and some to spare.
 const PLACE_BYTES: u64 = 256;
+
+/// The keys of a file's tokenizer section that are wrong or missing and known better, with their values.
+///
+/// # Errors
+/// [`ModelError`] for a section that cannot be read.
+pub fn repairs(gguf: &Gguf) -> Result<Vec<(String, Value)>, ModelError> {
+    let Some(vocabulary) = model::vocabulary(gguf)? else {
+        return Ok(Vec::new());
+    };
+    let keys = vocabulary.repaired_keys();
+    let changes = [
+        (
+            "tokenizer.ggml.pre",
+            keys.pre.map(|pre| Value::string(&pre)),
+        ),
+        (
+            model::CHAT_TEMPLATE,
+            keys.chat_template.map(|template| Value::string(&template)),
+        ),
+        ("tokenizer.ggml.eos_token_id", keys.eos.map(Value::U32)),
+        ("tokenizer.ggml.eot_token_id", keys.eot.map(Value::U32)),
+    ];
+    let present = changes.into_iter();
+    Ok(present
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect())
+}

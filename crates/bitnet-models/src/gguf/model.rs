@@ -7,8 +7,8 @@ use super::metadata::Metadata;
 use super::reader::Gguf;
 use super::value::{Array, Value, ValueType};
 use crate::config::{
-    ConfigField, EmbeddingConfig, FullLayers, GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN,
-    Pooling, RawConfig, RawSliding, RopeScaling, Yarn,
+    ConfigError, ConfigField, EmbeddingConfig, FullLayers, GEMMA_LOCAL_ROPE_BASE,
+    GEMMA_SLIDING_PATTERN, Pooling, RawConfig, RawMultipliers, RawSliding, RopeScaling, Yarn,
 };
 use crate::error::{ModelError, Place, quoted};
 use crate::family::Family;
@@ -75,8 +75,42 @@ pub(crate) fn raw_config(gguf: &Gguf) -> Result<RawConfig, ModelError> {
             true => gemma_sliding(metadata, architecture)?,
             false => None,
         },
+        multipliers: match family.own_multipliers {
+            true => Some(multipliers(gguf, architecture)?),
+            false => None,
+        },
         tied_head: gguf.tensor(&TensorRole::Head.gguf_name()).is_none(),
         embedding: embedding(gguf, architecture)?,
+    })
+}
+
+/// MiniCPM's multipliers. Files from before these keys have other numbers built into llama.cpp; they are refused.
+fn multipliers(gguf: &Gguf, architecture: &str) -> Result<RawMultipliers, ModelError> {
+    let metadata = gguf.metadata();
+    // The divisors that it has as tensors, where llama.cpp has them for no other architecture that runs here.
+    if gguf.tensor("rope_factors_short.weight").is_some() {
+        let error = ConfigError::RopeScaling {
+            found: "longrope in a GGUF file".into(),
+        };
+        let name = |field| key(architecture, field);
+        return Err(ModelError::from_config(
+            gguf.file(),
+            error,
+            name,
+            ARCHITECTURE,
+        ));
+    }
+    let number = |field: ConfigField| {
+        let key = key(architecture, field);
+        let found = metadata.f32(&key)?;
+        found
+            .map(f64::from)
+            .ok_or_else(|| metadata.missing(&key, "a number"))
+    };
+    Ok(RawMultipliers {
+        embedding: number(ConfigField::EmbeddingScale)?,
+        residual: number(ConfigField::ResidualScale)?,
+        logit_divisor: number(ConfigField::LogitScale)?,
     })
 }
 

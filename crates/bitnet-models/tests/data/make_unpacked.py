@@ -2,6 +2,8 @@
 """Write the weights of `qwen3-tiny` as the Hugging Face directories that Ternary-Bonsai is published as.
 
     qwen3-tiny/unpacked   dense F16, every weight trit x scale with a scale per block, saved by transformers
+    qwen3-tiny/mlx        MLX 2-bit: codes in u32, F16 scales and biases (-scale) per 64 weights, embedding included. Where
+                          the package `mlx` is there, its own `dequantize` reads every weight back.
 
     pip install -r reference/requirements.txt
     python make_unpacked.py
@@ -16,7 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
+
+try:
+    import mlx.core as mx
+except ImportError:
+    mx = None
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "qwen3-tiny/qwen3-tiny.qwen3.Q2_0.gguf"
@@ -122,10 +130,43 @@ def write_unpacked(folder, config, tensors):
     copy_tokenizer(folder, config)
 
 
+def pack_mlx(values, group):
+    """u32 codes, 16 to a number with the first in the lowest bits; w = scale * code + bias."""
+    groups = values.reshape(-1, group)
+    scales = np.abs(groups).max(axis=1, keepdims=True)
+    codes = np.rint(np.divide(groups, scales, out=np.zeros_like(groups), where=scales > 0)).astype(np.int64) + 1
+    words = codes.reshape(values.shape[0], -1, 16).astype(np.uint32) << (2 * np.arange(16, dtype=np.uint32))
+    half = scales.astype(np.float16).reshape(values.shape[0], -1)
+    assert (half.astype(np.float32).reshape(-1, 1) == scales).all()
+    return np.bitwise_or.reduce(words, axis=2), half, -half
+
+
+def write_mlx(folder, config, tensors, group=64):
+    state = {}
+    for name, values in tensors.items():
+        if values.ndim == 1:
+            state[name] = values
+            continue
+        stem = name.removesuffix(".weight")
+        state[name], state[f"{stem}.scales"], state[f"{stem}.biases"] = packed = pack_mlx(values, group)
+        if mx is not None:
+            read = mx.dequantize(*map(mx.array, packed), group_size=group, bits=2)
+            assert (np.array(read.astype(mx.float32)) == values).all(), name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_file(state, str(folder / "model.safetensors"), metadata={"format": "mlx"})
+    bits = {"group_size": group, "bits": 2}
+    settings = {**config.to_dict(), "architectures": ["Qwen3ForCausalLM"], "quantization": bits, "quantization_config": bits}
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    copy_tokenizer(folder, config)
+    print("checked by mlx" if mx is not None else "mlx is not installed: not checked by it")
+
+
 def main():
     metadata, tensors = read_gguf(SOURCE)
     config = config_of(metadata)
     write_unpacked(HERE / "qwen3-tiny/unpacked", config, tensors)
+    write_mlx(HERE / "qwen3-tiny/mlx", config, tensors)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ const fn per_block(path: &'static str, golden: &'static str) -> Case {
     }
 }
 
-/// Seven Hugging Face directories and eleven GGUF files.
+/// Eight Hugging Face directories and eleven GGUF files.
 pub const CASES: &[Case] = &[
     exact("reference/tiny-bitnet", "reference/golden/tiny-bitnet"),
     exact(
@@ -96,6 +96,7 @@ pub const CASES: &[Case] = &[
         "qwen3-tiny/golden",
     ),
     per_block("qwen3-tiny/unpacked", "qwen3-tiny/golden"),
+    per_block("qwen3-tiny/mlx", "qwen3-tiny/golden"),
     exact("llama-rope-tiny", "llama-rope-tiny/golden"),
     exact(
         "llama-rope-tiny/llama-rope-tiny.llama.I2_S.gguf",
@@ -118,6 +119,14 @@ pub const STRETCHED: &[Case] = &[
         "llama-yarn-tiny/llama-linear-tiny.llama.I2_S.gguf",
         "llama-yarn-tiny/linear",
     ),
+];
+
+/// Families whose files hold dense numbers, with golden logits of two texts and nothing else.
+pub const DENSE: &[Case] = &[
+    exact("onebit-large-tiny", "onebit-large-tiny/golden"),
+    exact("onebit-3b-tiny", "onebit-3b-tiny/golden"),
+    per_block("trilm-tiny", "trilm-tiny/golden"),
+    per_block("minicpm-tiny", "minicpm-tiny/golden"),
 ];
 
 impl Case {

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::session::{Session, two_threads};
 use bitnet_kernels::KvType;
-use bitnet_models::export::DirectoryExport;
+use bitnet_models::export::{DirectoryExport, ModelCard};
 use bitnet_models::safetensors::Safetensors;
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Export, ExportError, Severity, Targets, TensorRole,
     TokenizerSource,
 };
 use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType};
-use bitnet_tokenizers::{EncodeOptions, Tokenizer, TokenizerOptions};
+use bitnet_tokenizers::{
+    EncodeOptions, GgufVocabulary, SentencePieceFiles, Tokenizer, TokenizerOptions,
+};
 
 /// Every layout of a directory that is read: packed with either direction of scales, rows that fill no block, both
 /// activations, master weights, heads in halves that GGUF wants in pairs, stretched rotations, a head of its own.
@@ -39,7 +41,7 @@ fn open(path: &Path) -> Checkpoint {
 
 fn targets(ternary: TensorType) -> Targets {
     Targets {
-        ternary,
+        ternary: ternary.into(),
         embedding: None,
         head: None,
         i2s_dialect: I2sDialect::default(),
@@ -86,7 +88,9 @@ fn tokenizer(checkpoint: &Checkpoint) -> Tokenizer {
             &options,
         )
         .unwrap(),
-        TokenizerSource::Missing => panic!("no tokenizer"),
+        TokenizerSource::SentencePiece { .. } | TokenizerSource::Missing => {
+            panic!("no tokenizer.json")
+        }
     }
 }
 
@@ -150,6 +154,7 @@ fn dense_block_scaled_weights_become_the_block_types_that_hold_them() {
     // The same numbers, though their types have blocks of 64 and of 256.
     assert!(logits(&packed) == expected);
     assert!(logits(&open(&data("qwen3-tiny/qwen3-tiny.qwen3.TQ2_0.gguf"))) == expected);
+    assert!(logits(&open(&data("qwen3-tiny/mlx"))) == expected);
 
     for (ty, why) in [
         (TensorType::I2S, "several scales"),
@@ -223,6 +228,57 @@ fn tokenizer_template_and_sampling_defaults_go_over() {
         }
         assert_eq!(original.config().name, converted.config().name);
     }
+}
+
+/// A directory from before `tokenizer.json`, with a SentencePiece vocabulary of as many pieces as its embedding has rows.
+#[test]
+fn a_directory_with_a_tokenizer_model_alone_is_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors", "generation_config.json"] {
+        let from = data("reference/tiny-bitnet-silu").join(name);
+        std::fs::copy(from, dir.path().join(name)).unwrap();
+    }
+    let whole = data("../../../bitnet-tokenizers/tests/data/spm/tokenizer.model");
+    let whole = std::fs::read(whole).unwrap();
+    let all = SentencePieceFiles {
+        model: &whole,
+        ..Default::default()
+    };
+    let all = GgufVocabulary::from_sentencepiece(&all).unwrap();
+    // The first pieces of a BPE model are one too; fields as in sentencepiece_model.proto.
+    let mut model = Vec::new();
+    for id in 0..500 {
+        let mut piece = vec![0x0a, all.tokens[id].len() as u8];
+        piece.extend(all.tokens[id].as_bytes());
+        piece.push(0x15);
+        piece.extend(all.scores[id].to_le_bytes());
+        piece.extend([0x18, all.token_types[id] as u8]);
+        model.extend([0x0a, piece.len() as u8]);
+        model.extend(piece);
+    }
+    model.extend([0x12, 2, 3 << 3, 2]); // trainer: BPE
+    model.extend([0x1a, 2, 4 << 3, 0]); // normaliser: spaces stay
+    std::fs::write(dir.path().join("tokenizer.model"), &model).unwrap();
+    let added = r#"{"<|eot_id|>": 505}"#;
+    std::fs::write(dir.path().join("added_tokens.json"), added).unwrap();
+
+    let out = tempfile::tempdir().unwrap();
+    let converted = converted(out.path(), &open(dir.path()), &targets(TensorType::Tq2_0));
+    let tokenizer = tokenizer(&converted);
+    assert_eq!(tokenizer.vocab_size(), 512);
+    let options = EncodeOptions::default();
+    let ids = tokenizer.encode("the ships<|eot_id|>", options).unwrap();
+    let expected = Tokenizer::from_gguf(all, &TokenizerOptions { strict: true }).unwrap();
+    let mut expected = expected.encode("the ships", options).unwrap();
+    assert!(expected.iter().all(|&id| id < 500), "{expected:?}");
+    expected.push(505);
+    assert_eq!(ids, expected);
+
+    // More tokens than rows.
+    std::fs::remove_file(dir.path().join("added_tokens.json")).unwrap();
+    std::fs::write(dir.path().join("tokenizer.model"), whole).unwrap();
+    let error = convert(&open(dir.path()), &targets(TensorType::Tq2_0)).unwrap_err();
+    assert!(error.to_string().contains("640"), "{error}");
 }
 
 #[test]
@@ -319,6 +375,17 @@ fn a_model_card_becomes_keys() {
     assert_eq!(value("general.base_model.0.organization"), Some("\"org\""));
     assert_eq!(value("general.languages"), Some("an array of 1 string"));
     assert_eq!(value("bitnet-b1.58.rope.freq_base"), Some("500000"));
+
+    let back = out.path().join("hf");
+    std::fs::create_dir(&back).unwrap();
+    directory(&back, &converted);
+    let card = std::fs::read(back.join("README.md")).unwrap();
+    let card = ModelCard::parse(&card);
+    assert_eq!(card.license.as_deref(), Some("mit"));
+    assert_eq!(
+        (card.languages, card.base_models),
+        (vec!["en".into()], vec!["org/base".into()])
+    );
 }
 
 /// Writes a GGUF checkpoint as a directory into `dir`.

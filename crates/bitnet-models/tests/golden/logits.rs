@@ -1,6 +1,6 @@
 //! Rules 2 and 3: the logits of every position.
 
-use crate::cases::{CASES, Case, STRETCHED, Scales};
+use crate::cases::{CASES, Case, DENSE, STRETCHED, Scales};
 use crate::reference::{Golden, argmax, margin};
 use crate::session::{MAX_CHUNK, Session, two_threads};
 use bitnet_kernels::KvType;
@@ -49,6 +49,16 @@ fn logits_of_long_random_and_chat_prompts_match_within_rounding_ties() {
 #[test]
 fn stretched_frequencies_match_past_the_original_context() {
     for case in STRETCHED {
+        let (golden, mut session) = (case.golden(), Session::open(case));
+        for id in ["p64", "p200"] {
+            assert_within_ties(case, id, &distance(&golden, id, &mut session));
+        }
+    }
+}
+
+#[test]
+fn families_of_dense_files_match_within_rounding_ties() {
+    for case in DENSE {
         let (golden, mut session) = (case.golden(), Session::open(case));
         for id in ["p64", "p200"] {
             assert_within_ties(case, id, &distance(&golden, id, &mut session));

@@ -186,6 +186,24 @@ fn scales_of_rows_and_of_blocks_are_found() {
 }
 
 #[test]
+fn scales_of_rows_that_are_neighbours_stay_apart() {
+    for ty in FLOATS {
+        let mut bytes = bytes_of(ty, &[1.0, -1.0, 0.0, 1.0, 1.0, 0.0]);
+        for at in 3..5 {
+            bytes[at * ty.block_bytes()] += 1; // the second row's last bits
+        }
+        let found = recognise(ty, 2, 3, &bytes).unwrap().ternary().unwrap();
+        assert_eq!(found.scale(), ScaleLayout::PerBlock { block_len: 3 });
+        let (mut trits, mut first, mut second) = ([9; 3], [0.0], [0.0]);
+        found.read_row(0, &mut trits, &mut first).unwrap();
+        assert_eq!(trits, [1, -1, 0]);
+        found.read_row(1, &mut trits, &mut second).unwrap();
+        assert_eq!(trits, [1, 1, 0]);
+        assert!(first[0] == 1.0 && second[0] > 1.0 && second[0] < 1.01);
+    }
+}
+
+#[test]
 fn one_value_that_is_no_trit_of_its_block_makes_the_tensor_dense() {
     for ty in FLOATS {
         for at in [0, 1, 63, 64, 64 * 8 - 1] {

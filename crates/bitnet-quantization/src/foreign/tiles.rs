@@ -18,6 +18,10 @@
 //!
 //! Source: bitnet.cpp's `utils/codegen_tl1.py`, `codegen_tl2.py` and its converter's `preprocess_weights_tl1/tl2`.
 
+mod encode;
+
+pub use self::encode::{check_tiles, encode_tiles, tile_bytes};
+
 use super::ForeignType;
 use crate::error::QuantError;
 use crate::ternary::{ScaleLayout, Shape, TernaryRows, finite_tensor_scale};

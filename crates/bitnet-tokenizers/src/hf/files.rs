@@ -196,13 +196,13 @@ pub(super) enum DecoderFile {
 
 /// What `tokenizer_config.json` and `special_tokens_map.json` have in common.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct ConfigFile {
+pub(crate) struct ConfigFile {
     bos_token: Option<TokenFile>,
     eos_token: Option<TokenFile>,
     unk_token: Option<TokenFile>,
     pad_token: Option<TokenFile>,
-    pub(super) add_bos_token: Option<bool>,
-    pub(super) add_eos_token: Option<bool>,
+    pub(crate) add_bos_token: Option<bool>,
+    pub(crate) add_eos_token: Option<bool>,
     chat_template: Option<ChatTemplateFile>,
 }
 
@@ -313,31 +313,31 @@ pub(super) fn name_component(json: &[u8], error: TokenizerError) -> TokenizerErr
 impl ConfigFile {
     /// # Errors
     /// Malformed JSON. A missing file is an empty one.
-    pub(super) fn parse(json: Option<&[u8]>, name: &'static str) -> Result<Self, TokenizerError> {
+    pub(crate) fn parse(json: Option<&[u8]>, name: &'static str) -> Result<Self, TokenizerError> {
         match json {
             None => Ok(Self::default()),
             Some(json) => serde_json::from_slice(json).map_err(|error| json_error(name, &error)),
         }
     }
 
-    pub(super) fn bos_token(&self) -> Option<&String> {
+    pub(crate) fn bos_token(&self) -> Option<&String> {
         self.bos_token.as_ref().map(TokenFile::text)
     }
 
-    pub(super) fn eos_token(&self) -> Option<&String> {
+    pub(crate) fn eos_token(&self) -> Option<&String> {
         self.eos_token.as_ref().map(TokenFile::text)
     }
 
-    pub(super) fn unk_token(&self) -> Option<&String> {
+    pub(crate) fn unk_token(&self) -> Option<&String> {
         self.unk_token.as_ref().map(TokenFile::text)
     }
 
-    pub(super) fn pad_token(&self) -> Option<&String> {
+    pub(crate) fn pad_token(&self) -> Option<&String> {
         self.pad_token.as_ref().map(TokenFile::text)
     }
 
     /// The template: the only one, the one named `default`, or the first.
-    pub(super) fn chat_template(&self) -> Option<String> {
+    pub(crate) fn chat_template(&self) -> Option<String> {
         match self.chat_template.as_ref()? {
             ChatTemplateFile::One(source) => Some(source.clone()),
             ChatTemplateFile::Many(named) => {

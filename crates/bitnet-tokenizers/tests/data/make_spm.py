@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes spm/golden.json: a small SentencePiece BPE vocabulary laid out as LLaMA-2's, with ids from sentencepiece itself.
+"""Makes spm/tokenizer.model and spm/golden.json: a small SentencePiece BPE vocabulary laid out as LLaMA-2's, with ids from
+sentencepiece itself.
 
 The vocabulary is trained on the reference texts of bitnet-models (byte fallback, identity normalisation, nothing
 removed). The ids are those of the 434 reference strings and some more, as the model is, without the dummy prefix, and
@@ -8,7 +9,7 @@ with a third of the pieces marked unused (which sentencepiece takes apart again 
     pip install -r requirements.txt
     python make_spm.py
 
-Training is deterministic: running it again must not change the file.
+Training is deterministic: running it again must not change the files.
 """
 import json
 import pathlib
@@ -62,6 +63,11 @@ def main():
             minloglevel=2,
         )
         model_bytes = pathlib.Path(f"{folder}/spm.model").read_bytes()
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model_bytes)
+    for field in ("input", "model_prefix"):  # where this ran
+        proto.trainer_spec.ClearField(field)
+    model_bytes = proto.SerializeToString(deterministic=True)
+    (HERE / "spm/tokenizer.model").write_bytes(model_bytes)
 
     def load(change=lambda proto: None):
         proto = sentencepiece_model_pb2.ModelProto.FromString(model_bytes)
