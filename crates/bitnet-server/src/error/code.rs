@@ -84,7 +84,7 @@ error_codes! {
     /// A field has a value that it cannot have.
     InvalidValue: BAD_REQUEST REQUEST "invalid_value"
         "change the field that param names";
-    /// A field is known and what it asks for is not offered.
+    /// A field is known and what it asks for is not offered; in orders of management, also a field that is not known.
     UnsupportedParameter: BAD_REQUEST REQUEST "unsupported_parameter"
         "leave out the field that param names";
     /// The prompt, or it and the tokens asked for, do not fit into the context.
