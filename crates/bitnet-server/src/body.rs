@@ -110,7 +110,9 @@ async fn read(body: Body, app: &App) -> Result<(Bytes, Option<SemaphorePermit<'_
 
 fn no_room() -> ApiError {
     let message = "too many requests are arriving at once";
-    ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))
+    ApiError::new(ErrorCode::QueueFull, message)
+        .retry_after(Duration::from_secs(1))
+        .with_limit("bodies")
 }
 
 fn too_large(max: usize) -> ApiError {

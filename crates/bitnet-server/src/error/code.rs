@@ -116,10 +116,10 @@ error_codes! {
         "a request under way is cancelled by its x-request-id, with the key that sent it";
     /// There is no such route.
     NotFound: NOT_FOUND REQUEST "not_found"
-        "docs/serving.md lists the routes";
+        "GET /openapi.json describes every route";
     /// The route exists under other methods.
     MethodNotAllowed: METHOD_NOT_ALLOWED REQUEST "method_not_allowed"
-        "docs/serving.md lists the routes and their methods";
+        "the header Allow has the methods of this route; GET /openapi.json describes every route";
     /// The client took too long to send its request.
     ClientTimeout: REQUEST_TIMEOUT REQUEST "client_timeout"
         "send the request again, without pauses";
