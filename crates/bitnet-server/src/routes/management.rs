@@ -27,7 +27,7 @@ use crate::model_manager::validate::{
     DEFAULT_ACCURACY, DEFAULT_COSINE, DEFAULT_SAMPLES, DEFAULT_TIMEOUT, MAX_SAMPLES, ValidationPlan,
 };
 use crate::model_manager::{paths, start_load};
-use crate::request_log::AuditNote;
+use crate::request_log::{AuditNote, OrderAudit};
 use crate::routes::query::Query;
 
 /// Longest time for anything that a request may name.
@@ -71,6 +71,7 @@ pub async fn load(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
     note: AuditNote,
+    audit: OrderAudit,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
     note.fill(&fields, &["model_id", "model_path"]);
@@ -88,6 +89,8 @@ pub async fn load(
     let plan = validation(&mut fields, DEFAULT_TIMEOUT)?.plan_or(None);
     let origin = origin(&app, path, &mut fields)?;
     let job = start_load(&app, &id, origin, plan)?;
+    let (begun, under_way) = (job.clone(), audit.begin());
+    tokio::spawn(async move { under_way.end(&begun.ended().await) });
     if waits {
         job.ended().await?;
         return Ok(Json(status_of(&app, &id, true)?).into_response());
@@ -109,6 +112,7 @@ pub async fn swap(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
     note: AuditNote,
+    audit: OrderAudit,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<SwapReport>, ApiError> {
     note.fill(&fields, &["target_model_id", "new_model_path"]);
@@ -147,7 +151,7 @@ pub async fn swap(
         rollback_on_failure: fields.flag("rollback_on_failure")?.unwrap_or(true),
         origin,
     };
-    on_its_own(async move { swap::swap(&app, order).await }).await
+    on_its_own(audit, async move { swap::swap(&app, order).await }).await
 }
 
 /// Goes back to the version before the last swap.
@@ -158,12 +162,13 @@ pub async fn rollback(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    audit: OrderAudit,
     _: NoBody,
 ) -> Result<Json<SwapReport>, ApiError> {
     Query::parse(query.as_deref(), &[])?;
     let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
     let id = app.models.id_of(&id).inspect_err(refused)?;
-    on_its_own(async move { swap::roll_back(&app, &id).await }).await
+    on_its_own(audit, async move { swap::roll_back(&app, &id).await }).await
 }
 
 /// Takes a model out of memory; the next request for it loads it again.
@@ -174,9 +179,10 @@ pub async fn unload(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    audit: OrderAudit,
     _: NoBody,
 ) -> Result<Json<Value>, ApiError> {
-    leave(app, id, query, false).await
+    leave(app, id, query, audit, false).await
 }
 
 /// Takes a model out of memory and forgets its name.
@@ -187,15 +193,17 @@ pub async fn delete(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    audit: OrderAudit,
     _: NoBody,
 ) -> Result<Json<Value>, ApiError> {
-    leave(app, id, query, true).await
+    leave(app, id, query, audit, true).await
 }
 
 async fn leave(
     app: Arc<App>,
     id: String,
     query: Option<String>,
+    audit: OrderAudit,
     forget: bool,
 ) -> Result<Json<Value>, ApiError> {
     let query = Query::parse(query.as_deref(), &["timeout_seconds", "force"])?;
@@ -214,7 +222,7 @@ async fn leave(
         force: query.flag("force")?,
         forget,
     };
-    on_its_own(async move {
+    on_its_own(audit, async move {
         unload::unload(&app, &id, order).await?;
         let status = if forget { "deleted" } else { "unloaded" };
         Ok(json!({ "id": id, "object": "model", "status": status, "deleted": forget }))
@@ -304,11 +312,18 @@ fn about(model: &LoadedModel) -> Value {
     })
 }
 
-/// Runs `work` to its end whoever waits for it.
+/// Runs `work` to its end whoever waits for it, and writes to the audit log how it ended.
 async fn on_its_own<T: Send + 'static>(
+    audit: OrderAudit,
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<Json<T>, ApiError> {
-    match tokio::spawn(work).await {
+    let under_way = audit.begin();
+    let told = async move {
+        let outcome = work.await;
+        under_way.end(&outcome);
+        outcome
+    };
+    match tokio::spawn(told).await {
         Ok(done) => done.map(Json),
         Err(_) => Err(ApiError::new(
             ErrorCode::InternalError,
