@@ -54,6 +54,10 @@ const SMOOTHING: f64 = 0.2;
 /// little of what one tenant alone may use.
 const KEPT: usize = 8;
 
+/// Which limit a full queue names, `details.limit` of the error: that of requests, or of prompt tokens that wait.
+const QUEUED_REQUESTS: &str = "queued_requests";
+const QUEUED_TOKENS: &str = "queued_tokens";
+
 /// Longest time that a refused client is told to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -89,16 +93,16 @@ impl Admission {
         }
         let mut counts = self.counts();
         if counts.all.choices + choices > self.max_choices {
-            return Err(self.full(&counts, "requests"));
+            return Err(self.full(&counts, "requests", QUEUED_REQUESTS));
         }
         if counts.all.tokens >= self.max_tokens {
-            return Err(self.full(&counts, "prompt tokens"));
+            return Err(self.full(&counts, "prompt tokens", QUEUED_TOKENS));
         }
         // Where nothing is held, even more than the share is taken: it would never fit otherwise.
         if counts.all.choices > 0
             && counts.leaves_too_little(tenant, |held| held.choices, choices, self.max_choices)
         {
-            return Err(self.full(&counts, "this client's requests"));
+            return Err(self.full(&counts, "this client's requests", QUEUED_REQUESTS));
         }
         counts.check_tokens(self, tenant, tokens)?;
         counts.change(tenant, |held| {
@@ -145,9 +149,11 @@ impl Admission {
             .clamp(Duration::from_secs(1), LONGEST_WAIT)
     }
 
-    fn full(&self, counts: &Counts, of: &str) -> ApiError {
+    fn full(&self, counts: &Counts, of: &str, limit: &str) -> ApiError {
         let message = format!("the queue is full of {of}");
-        ApiError::new(ErrorCode::QueueFull, message).retry_after(self.wait_of(counts))
+        ApiError::new(ErrorCode::QueueFull, message)
+            .retry_after(self.wait_of(counts))
+            .with_limit(limit)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -185,10 +191,10 @@ impl Counts {
             return Ok(());
         }
         if self.all.tokens.saturating_add(tokens) > max {
-            return Err(admission.full(self, "prompt tokens"));
+            return Err(admission.full(self, "prompt tokens", QUEUED_TOKENS));
         }
         if self.leaves_too_little(tenant, |held| held.tokens, tokens, max) {
-            return Err(admission.full(self, "this client's prompt tokens"));
+            return Err(admission.full(self, "this client's prompt tokens", QUEUED_TOKENS));
         }
         Ok(())
     }

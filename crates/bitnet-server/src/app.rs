@@ -291,7 +291,9 @@ async fn with_room<T>(
     let units = u32::try_from(body_len.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX);
     let _room = room.try_acquire_many(units).map_err(|_| {
         let message = "too many requests wait for their model to be loaded";
-        ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))
+        ApiError::new(ErrorCode::QueueFull, message)
+            .retry_after(Duration::from_secs(1))
+            .with_limit("bodies")
     })?;
     Ok(work.await)
 }

@@ -36,6 +36,22 @@ impl FromRequest<Arc<App>> for JsonBody {
     }
 }
 
+/// A request without a body, as those are whose path says everything; an empty object is none either.
+#[derive(Debug)]
+pub struct NoBody;
+
+impl FromRequest<Arc<App>> for NoBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<NoBody, ApiError> {
+        let (bytes, _room) = read(request.into_body(), app).await?;
+        if !bytes.trim_ascii().is_empty() {
+            Fields::parse(&bytes)?.only("", &[])?;
+        }
+        Ok(NoBody)
+    }
+}
+
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     // Absent is not enough: a page of another origin may send a body without a type and is not asked before.
     let kind = headers.get(header::CONTENT_TYPE);
@@ -94,7 +110,9 @@ async fn read(body: Body, app: &App) -> Result<(Bytes, Option<SemaphorePermit<'_
 
 fn no_room() -> ApiError {
     let message = "too many requests are arriving at once";
-    ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))
+    ApiError::new(ErrorCode::QueueFull, message)
+        .retry_after(Duration::from_secs(1))
+        .with_limit("bodies")
 }
 
 fn too_large(max: usize) -> ApiError {

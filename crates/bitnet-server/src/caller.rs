@@ -49,18 +49,14 @@ impl From<&Refusal> for ApiError {
             Refusal::MissingCredentials | Refusal::NobodyHasCredentials => ErrorCode::MissingApiKey,
             Refusal::InvalidCredentials => ErrorCode::InvalidApiKey,
             Refusal::InsufficientRole => ErrorCode::InsufficientRole,
-            Refusal::MethodNotAllowed => ErrorCode::MethodNotAllowed,
+            Refusal::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Refusal::TooMuch(_) => ErrorCode::RateLimitExceeded,
         };
-        let retry_after = match refusal {
-            Refusal::TooMuch(too_much) => Some(too_much.retry_after),
-            _ => None,
-        };
-        let error = ApiError {
-            retry_after,
-            ..ApiError::new(code, refusal.to_string())
-        };
+        let error = ApiError::new(code, refusal.to_string());
         match refusal {
+            Refusal::TooMuch(too_much) => error
+                .retry_after(too_much.retry_after)
+                .with_limit(too_much.exceeded.name()),
             Refusal::NobodyHasCredentials => error.with_hint(
                 "make a key with `bitnet keys add --file keys.json --name NAME --role admin`, and start the server with \
                  --keys-file keys.json",

@@ -13,7 +13,7 @@
 mod engine;
 mod file;
 pub mod flags;
-mod nearest;
+pub(crate) mod nearest;
 pub mod print;
 pub mod settings;
 #[cfg(test)]

@@ -99,6 +99,13 @@ impl ApiError {
         self
     }
 
+    /// The same, with which limit was reached, for programs: `details.limit`.
+    #[must_use]
+    pub fn with_limit(mut self, limit: &str) -> ApiError {
+        self.details = Some(Box::new(json!({ "limit": limit })));
+        self
+    }
+
     /// The same, of the request with this name.
     #[must_use]
     pub fn of_request(mut self, id: &str) -> ApiError {
@@ -206,9 +213,9 @@ impl ApiError {
             Error::QueueTimeout { .. } => {
                 ApiError::new(ErrorCode::Overloaded, message).retry_after(Duration::from_secs(1))
             }
-            Error::Busy { .. } => {
-                ApiError::new(ErrorCode::QueueFull, message).retry_after(Duration::from_secs(1))
-            }
+            Error::Busy { .. } => ApiError::new(ErrorCode::QueueFull, message)
+                .retry_after(Duration::from_secs(1))
+                .with_limit("kv_cache"),
             // Biases of clients are finite: what they are added to was no number before.
             Error::BadLogits { .. }
             | Error::Model(_)

@@ -1,13 +1,15 @@
 //! A request's JSON object, read field by field.
 //!
 //! Every complaint names the field, as OpenAI's `param` does, and says what was found and what is expected. Fields that
-//! nobody asks for are ignored: clients send new ones every month. `null` counts as absent, as it does there.
+//! nobody asks for are ignored: clients send new ones every month. `null` counts as absent, as it does there. Orders of
+//! administrators have the project's own fields [`only`](Fields::only): one that is misspelt would leave out a check.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use crate::config::nearest::nearest;
 use crate::error::{ApiError, ErrorCode};
 
 /// An object of a request.
@@ -155,6 +157,18 @@ impl Fields {
         }
     }
 
+    /// Refuses fields other than `known`. `within`: what stands before their names in a complaint, such as `config.`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnsupportedParameter`], with the name that was probably meant.
+    pub fn only(&self, within: &str, known: &[&str]) -> Result<(), ApiError> {
+        let is_unknown = |name: &&String| !known.contains(&name.as_str());
+        match self.map.keys().find(is_unknown) {
+            None => Ok(()),
+            Some(name) => Err(unknown(within, name, known)),
+        }
+    }
+
     /// Refuses a field that asks for what is not offered, unless `harmless` says that its value asks for nothing.
     ///
     /// # Errors
@@ -195,6 +209,20 @@ fn whole_float(value: &Value) -> Option<i64> {
     const EXACT: f64 = (1u64 << 53) as f64;
     let number = value.as_f64().filter(|_| value.is_f64())?;
     (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
+}
+
+/// The error for a name that nobody knows, of a field or of a parameter of a query; `within` stands before it.
+pub fn unknown(within: &str, name: &str, known: &[&str]) -> ApiError {
+    const SHOWN: usize = 80;
+    let shown: String = name.chars().take(SHOWN).collect();
+    let param = format!("{within}{shown}");
+    let message = format!("{param} is not known here");
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean {within}{near}?"),
+        None if known.is_empty() => "leave it out: nothing is taken here".to_owned(),
+        None => format!("leave it out; what is taken here: {}", known.join(", ")),
+    };
+    ApiError::about(param, ErrorCode::UnsupportedParameter, message).with_hint(hint)
 }
 
 /// The error for a field that is absent.

@@ -36,7 +36,7 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let units = u32::try_from(units.min(app.leaving_units())).unwrap_or(u32::MAX);
     let Ok(room) = app.leaving.clone().try_acquire_many_owned(units) else {
         let message = "too many answers wait for their clients to read them";
-        let refused = ApiError::new(ErrorCode::QueueFull, message);
+        let refused = ApiError::new(ErrorCode::QueueFull, message).with_limit("leaving_bytes");
         return refused.retry_after(Duration::from_secs(1)).into_response();
     };
     match axum::body::to_bytes(body, usize::MAX).await {

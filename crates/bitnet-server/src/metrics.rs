@@ -43,11 +43,12 @@ pub use self::requests::{Attended, CancelPhase, Finished, RequestEnd};
 const ENGINE: &str = "0";
 
 /// Counters that are told before anything is counted.
-const BEGINNINGS: [(Id, &str); 9] = [
+const BEGINNINGS: [(Id, &str); 10] = [
     (Id::RequestFailures, "internal_error"),
     (Id::RequestsRejected, "queue_full"),
     (Id::RequestsRejected, "rate_limit_exceeded"),
     (Id::RequestsRejected, "shutting_down"),
+    (Id::Swaps, "rolled_back"), // of a counter that begins at 1, Prometheus sees no increase
     (Id::RequestsCancelled, CancelPhase::Load.name()),
     (Id::RequestsCancelled, CancelPhase::Check.name()),
     (Id::RequestsCancelled, CancelPhase::Queue.name()),

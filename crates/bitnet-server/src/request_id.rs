@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::auth::rate::Permit;
 use crate::cancellation::{Hold, Listed, RequestsUnderWay};
 use crate::error::{ApiError, ErrorCode};
-use crate::request_log::{AccessLine, AuditLine, RequestNotes};
+use crate::request_log::{AccessLine, AuditEvent, AuditLine, RequestNotes};
 use crate::running::CLIENT_CLOSED;
 use crate::telemetry::RequestTrace;
 use crate::usage;
@@ -257,6 +257,7 @@ impl Entry {
         let about = action.note.about().map(|about| format!(" {about}"));
         self.app.log.audit(&AuditLine {
             time: SystemTime::now(),
+            event: AuditEvent::Answered,
             who: self.notes.who().map(str::to_owned),
             peer: action.peer,
             action: format!(
@@ -267,6 +268,7 @@ impl Entry {
             target: format!("{}{}", self.target, about.unwrap_or_default()),
             status: line.status,
             outcome,
+            reason: None,
             request: line.request.clone(),
         });
         self.is_audited = true;

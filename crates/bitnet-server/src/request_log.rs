@@ -1,5 +1,5 @@
 //! Lines about requests: the access log, one for each request that ended, and the audit log, one for each action of an
-//! administrator.
+//! administrator, and one more for each order about models that was begun, when it has ended.
 //!
 //! No line has anything of a prompt, an answer, or a credential; whoever asked appears as the guard calls them. Each line is
 //! one line whatever clients send. Lines are written by a thread of their own: a terminal or a disk that does not take
@@ -7,6 +7,7 @@
 //! log cannot take goes to the server's own log, so that it is somewhere.
 
 mod line;
+mod order;
 
 use std::convert::Infallible;
 use std::fs::OpenOptions;
@@ -27,7 +28,8 @@ use crate::fields::Fields;
 use crate::log::LIFE;
 
 pub(crate) use line::rfc3339;
-pub use line::{AccessLine, AuditLine};
+pub use line::{AccessLine, AuditEvent, AuditLine};
+pub use order::{OrderAudit, OrderUnderWay};
 
 /// Where lines about requests go. `Default` writes none.
 #[derive(Default)]

@@ -67,6 +67,17 @@ impl AccessTable {
         })
     }
 
+    /// The methods of a matched path, as the header `Allow` has them; none of a path that is not listed.
+    pub fn methods(&self, path: &str) -> String {
+        let listed = self.routes.get(path).map_or(&[][..], Vec::as_slice);
+        let mut names: Vec<&str> = listed.iter().map(|(method, _)| method.as_str()).collect();
+        if names.contains(&"GET") {
+            names.push("HEAD");
+        }
+        names.sort_unstable();
+        names.join(", ")
+    }
+
     /// What a matched path needs; `None` when the path is listed but not under this method, which then does not exist.
     pub fn access(&self, method: &Method, path: &str) -> Option<RouteAccess> {
         let Some(methods) = self.routes.get(path) else {

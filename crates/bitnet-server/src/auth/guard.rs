@@ -45,7 +45,7 @@ pub struct Principal {
 }
 
 /// Why a request goes no further.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// The host that it names is not this machine.
     #[error(
@@ -68,10 +68,13 @@ pub enum Refusal {
     #[error("this route needs a key of the role admin")]
     InsufficientRole,
     /// The route has no such method.
-    #[error("this route does not take this method")]
-    MethodNotAllowed,
+    #[error("this route takes {allowed} alone")]
+    MethodNotAllowed {
+        /// The methods that it has, as the header `Allow` has them.
+        allowed: String,
+    },
     /// A limit of its principal is reached.
-    #[error("a limit of this key is reached: {:?}; try again in {:.1} s", .0.exceeded, .0.retry_after.as_secs_f64())]
+    #[error("too many {}: the limit of this client is reached; try again in {:.1} s", .0.exceeded.counted(), .0.retry_after.as_secs_f64())]
     TooMuch(TooMuch),
 }
 
@@ -239,7 +242,8 @@ impl Guard {
             return Err(Refusal::InsufficientRole);
         }
         if listed.is_none() {
-            return Err(Refusal::MethodNotAllowed);
+            let allowed = self.table.methods(head.route.unwrap_or_default());
+            return Err(Refusal::MethodNotAllowed { allowed });
         }
         // What costs no tokens is never refused for them, and changes nothing: neither a scraper nor an operator's look.
         let permit = if need == RouteAccess::Infer && head.method == Method::POST {
@@ -441,6 +445,11 @@ fn refusal_headers(refusal: &Refusal, headers: &mut HeaderMap) {
             let seconds = too_much.retry_after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(header::RETRY_AFTER, seconds.into());
             rate_headers(&too_much.remaining, headers);
+        }
+        Refusal::MethodNotAllowed { allowed } => {
+            if let Ok(allowed) = HeaderValue::try_from(allowed) {
+                headers.insert(header::ALLOW, allowed);
+            }
         }
         _ => {}
     }

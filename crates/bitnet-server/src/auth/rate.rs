@@ -45,6 +45,26 @@ pub enum Exceeded {
     Concurrency,
 }
 
+impl Exceeded {
+    /// As programs are told it, in `details.limit` of the error.
+    pub fn name(self) -> &'static str {
+        match self {
+            Exceeded::Requests => "requests",
+            Exceeded::Tokens => "tokens",
+            Exceeded::Concurrency => "concurrency",
+        }
+    }
+
+    /// What there is too much of.
+    pub fn counted(self) -> &'static str {
+        match self {
+            Exceeded::Requests => "requests a minute",
+            Exceeded::Tokens => "tokens a minute",
+            Exceeded::Concurrency => "requests at once",
+        }
+    }
+}
+
 /// What is left, as `x-ratelimit-*` headers tell it: limit, remaining, and the time until nothing is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Remaining {

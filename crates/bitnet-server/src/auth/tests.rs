@@ -50,7 +50,7 @@ fn tell(refusal: &Refusal) -> Response {
         Refusal::MissingCredentials
         | Refusal::NobodyHasCredentials
         | Refusal::InvalidCredentials => StatusCode::UNAUTHORIZED,
-        Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Refusal::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
         Refusal::TooMuch(_) => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,
     };

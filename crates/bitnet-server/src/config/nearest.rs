@@ -1,7 +1,7 @@
 //! The name that was probably meant.
 
 /// The candidate with the fewest edits from `name`, if they are few enough for a slip of the hand.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {

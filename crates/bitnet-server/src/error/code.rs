@@ -84,7 +84,7 @@ error_codes! {
     /// A field has a value that it cannot have.
     InvalidValue: BAD_REQUEST REQUEST "invalid_value"
         "change the field that param names";
-    /// A field is known and what it asks for is not offered.
+    /// A field is known and what it asks for is not offered; in orders of management, also a field that is not known.
     UnsupportedParameter: BAD_REQUEST REQUEST "unsupported_parameter"
         "leave out the field that param names";
     /// The prompt, or it and the tokens asked for, do not fit into the context.
@@ -116,10 +116,10 @@ error_codes! {
         "a request under way is cancelled by its x-request-id, with the key that sent it";
     /// There is no such route.
     NotFound: NOT_FOUND REQUEST "not_found"
-        "docs/serving.md lists the routes";
+        "GET /openapi.json describes every route";
     /// The route exists under other methods.
     MethodNotAllowed: METHOD_NOT_ALLOWED REQUEST "method_not_allowed"
-        "docs/serving.md lists the routes and their methods";
+        "the header Allow has the methods of this route; GET /openapi.json describes every route";
     /// The client took too long to send its request.
     ClientTimeout: REQUEST_TIMEOUT REQUEST "client_timeout"
         "send the request again, without pauses";

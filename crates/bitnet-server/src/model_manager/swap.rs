@@ -96,7 +96,8 @@ pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiErr
     swapping.end(loaded).await
 }
 
-/// Goes back to the version before the last swap: at once if it is kept, else by loading it again.
+/// Goes back to the version before the last swap: at once if it is kept, else by loading it again. There is no way back
+/// from that but another swap.
 ///
 /// # Errors
 /// [`ErrorCode::ModelBusy`] without such a version, and why it cannot be loaded again.
@@ -281,8 +282,9 @@ async fn roll_back_under(
     let started = Instant::now();
     let none = || {
         let message = format!("there is no version of '{id}' to go back to");
-        ApiError::new(ErrorCode::ModelBusy, message)
-            .with_hint("swap to the model that is wanted, by its path")
+        ApiError::new(ErrorCode::ModelBusy, message).with_hint(
+            "a rollback is done once: POST /v1/models/swap puts any version in place, by its path",
+        )
     };
     let previous_version = app.models.get(Some(id))?.version.clone();
     let before = {
@@ -311,6 +313,10 @@ async fn roll_back_under(
         app.models.publish(model, Some(origin), false);
     }
     let current = app.models.get(Some(id))?;
+    // The version that was left is not one to go back to: an order that is sent twice must not bring it back.
+    if let Some(entry) = app.models.write().entries.get_mut(id) {
+        entry.previous = None;
+    }
     Ok(SwapReport {
         model_id: id.to_owned(),
         status: "rolled_back",

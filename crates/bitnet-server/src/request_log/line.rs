@@ -36,11 +36,31 @@ pub struct AccessLine {
     pub complete: bool,
 }
 
+/// What a line of the audit log tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditEvent {
+    /// What a request was answered.
+    Answered,
+    /// How the load, swap, rollback or unloading ended that a request began.
+    Ended,
+}
+
+impl AuditEvent {
+    fn name(self) -> &'static str {
+        match self {
+            AuditEvent::Answered => "answered",
+            AuditEvent::Ended => "ended",
+        }
+    }
+}
+
 /// An action of an administrator.
 #[derive(Debug, Clone)]
 pub struct AuditLine {
-    /// When it was answered.
+    /// When it was answered, or ended.
     pub time: SystemTime,
+    /// Which of both.
+    pub event: AuditEvent,
     /// Who asked for it, if a good key or token tells.
     pub who: Option<String>,
     /// Where it came from.
@@ -54,6 +74,8 @@ pub struct AuditLine {
     /// `done`; `begun` for what goes on after the answer; `client_closed` when nobody waited for it, and what was begun
     /// goes on; or the error's code.
     pub outcome: &'static str,
+    /// Why what was begun ended with an error.
+    pub reason: Option<String>,
     /// The request's name.
     pub request: String,
 }
@@ -101,12 +123,14 @@ impl AuditLine {
         json!({
             "time": rfc3339(self.time),
             "log": "audit",
+            "event": self.event.name(),
             "who": self.who.as_deref().map(plain),
             "peer": self.peer,
             "action": plain(&self.action),
             "target": plain(&self.target),
             "status": self.status,
             "outcome": self.outcome,
+            "reason": self.reason.as_deref().map(plain),
             "request": plain(&self.request),
         })
         .to_string()
@@ -177,12 +201,14 @@ mod tests {
         let evil = "a\r\n2026 forged\u{1b}[2J\u{9b}31m\u{202e}b\u{2028}c";
         let line = AuditLine {
             time: UNIX_EPOCH,
+            event: AuditEvent::Ended,
             who: Some(evil.into()),
             peer: None,
             action: "POST /v1/models/load".into(),
             target: evil.into(),
             status: 200,
             outcome: "done",
+            reason: Some(evil.into()),
             request: evil.into(),
         };
         let access = AccessLine {

@@ -35,12 +35,14 @@ fn stuck_log() -> (RequestLog, SyncSender<()>, Arc<Mutex<Vec<u8>>>) {
 fn line(n: usize) -> AuditLine {
     AuditLine {
         time: UNIX_EPOCH,
+        event: AuditEvent::Answered,
         who: None,
         peer: None,
         action: "POST /v1/models/load".into(),
         target: n.to_string(),
         status: 200,
         outcome: "done",
+        reason: None,
         request: "req-1".into(),
     }
 }

@@ -15,7 +15,7 @@ use bitnet_inference::{LoadOptions, available_kernels};
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::body::JsonBody;
+use crate::body::{JsonBody, NoBody};
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::{Fields, missing};
@@ -27,10 +27,41 @@ use crate::model_manager::validate::{
     DEFAULT_ACCURACY, DEFAULT_COSINE, DEFAULT_SAMPLES, DEFAULT_TIMEOUT, MAX_SAMPLES, ValidationPlan,
 };
 use crate::model_manager::{paths, start_load};
-use crate::request_log::AuditNote;
+use crate::request_log::{AuditNote, OrderAudit};
+use crate::routes::query::Query;
 
 /// Longest time for anything that a request may name.
 const DAY: f64 = 86_400.0;
+
+/// What a load may say.
+const LOAD_FIELDS: [&str; 5] = [
+    "model_path",
+    "model_id",
+    "validation_config",
+    "device_preference",
+    "quantization_format",
+];
+
+/// What a swap may say.
+const SWAP_FIELDS: [&str; 9] = [
+    "new_model_path",
+    "target_model_id",
+    "swap_strategy",
+    "rollback_on_failure",
+    "inherit_overrides",
+    "validation_timeout_seconds",
+    "validation_config",
+    "device_preference",
+    "quantization_format",
+];
+
+/// What a `validation_config` may say.
+const VALIDATION_FIELDS: [&str; 4] = [
+    "enable_cross_validation",
+    "validation_samples",
+    "min_accuracy",
+    "min_cosine",
+];
 
 /// Loads a model under a new name: 202 with the name of the job, or with `?wait=true` 200 with the model's status.
 ///
@@ -40,9 +71,12 @@ pub async fn load(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
     note: AuditNote,
+    audit: OrderAudit,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
     note.fill(&fields, &["model_id", "model_path"]);
+    fields.only("", &LOAD_FIELDS)?;
+    let waits = Query::parse(query.as_deref(), &["wait"])?.flag("wait")?;
     let path = model_path(&app, &mut fields, "model_path")?;
     let id = match fields.text("model_id")? {
         Some(id) => id,
@@ -55,7 +89,9 @@ pub async fn load(
     let plan = validation(&mut fields, DEFAULT_TIMEOUT)?.plan_or(None);
     let origin = origin(&app, path, &mut fields)?;
     let job = start_load(&app, &id, origin, plan)?;
-    if is_true(query.as_deref(), "wait") {
+    let (begun, under_way) = (job.clone(), audit.begin());
+    tokio::spawn(async move { under_way.end(&begun.ended().await) });
+    if waits {
         job.ended().await?;
         return Ok(Json(status_of(&app, &id, true)?).into_response());
     }
@@ -74,10 +110,14 @@ pub async fn load(
 /// Those of the table in [`crate::error`]; the old version then answers as before.
 pub async fn swap(
     State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
     note: AuditNote,
+    audit: OrderAudit,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<SwapReport>, ApiError> {
     note.fill(&fields, &["target_model_id", "new_model_path"]);
+    fields.only("", &SWAP_FIELDS)?;
+    Query::parse(query.as_deref(), &[])?;
     let path = model_path(&app, &mut fields, "new_model_path")?;
     let id = fields
         .text("target_model_id")?
@@ -111,7 +151,7 @@ pub async fn swap(
         rollback_on_failure: fields.flag("rollback_on_failure")?.unwrap_or(true),
         origin,
     };
-    on_its_own(async move { swap::swap(&app, order).await }).await
+    on_its_own(audit, async move { swap::swap(&app, order).await }).await
 }
 
 /// Goes back to the version before the last swap.
@@ -121,10 +161,14 @@ pub async fn swap(
 pub async fn rollback(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    audit: OrderAudit,
+    _: NoBody,
 ) -> Result<Json<SwapReport>, ApiError> {
+    Query::parse(query.as_deref(), &[])?;
     let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
     let id = app.models.id_of(&id).inspect_err(refused)?;
-    on_its_own(async move { swap::roll_back(&app, &id).await }).await
+    on_its_own(audit, async move { swap::roll_back(&app, &id).await }).await
 }
 
 /// Takes a model out of memory; the next request for it loads it again.
@@ -135,8 +179,10 @@ pub async fn unload(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    audit: OrderAudit,
+    _: NoBody,
 ) -> Result<Json<Value>, ApiError> {
-    leave(app, id, query, false).await
+    leave(app, id, query, audit, false).await
 }
 
 /// Takes a model out of memory and forgets its name.
@@ -147,20 +193,23 @@ pub async fn delete(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    audit: OrderAudit,
+    _: NoBody,
 ) -> Result<Json<Value>, ApiError> {
-    leave(app, id, query, true).await
+    leave(app, id, query, audit, true).await
 }
 
 async fn leave(
     app: Arc<App>,
     id: String,
     query: Option<String>,
+    audit: OrderAudit,
     forget: bool,
 ) -> Result<Json<Value>, ApiError> {
+    let query = Query::parse(query.as_deref(), &["timeout_seconds", "force"])?;
     let id = app.models.id_of(&id)?;
-    let query = query.as_deref();
     let order = UnloadOrder {
-        timeout: match value(query, "timeout_seconds") {
+        timeout: match query.value("timeout_seconds") {
             None => app.manager.policy.unload_timeout,
             Some(text) => match text.parse() {
                 Ok(seconds) if (0.0..=DAY).contains(&seconds) => Duration::from_secs_f64(seconds),
@@ -170,10 +219,10 @@ async fn leave(
                 }
             },
         },
-        force: is_true(query, "force"),
+        force: query.flag("force")?,
         forget,
     };
-    on_its_own(async move {
+    on_its_own(audit, async move {
         unload::unload(&app, &id, order).await?;
         let status = if forget { "deleted" } else { "unloaded" };
         Ok(json!({ "id": id, "object": "model", "status": status, "deleted": forget }))
@@ -263,11 +312,18 @@ fn about(model: &LoadedModel) -> Value {
     })
 }
 
-/// Runs `work` to its end whoever waits for it.
+/// Runs `work` to its end whoever waits for it, and writes to the audit log how it ended.
 async fn on_its_own<T: Send + 'static>(
+    audit: OrderAudit,
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<Json<T>, ApiError> {
-    match tokio::spawn(work).await {
+    let under_way = audit.begin();
+    let told = async move {
+        let outcome = work.await;
+        under_way.end(&outcome);
+        outcome
+    };
+    match tokio::spawn(told).await {
         Ok(done) => done.map(Json),
         Err(_) => Err(ApiError::new(
             ErrorCode::InternalError,
@@ -374,18 +430,21 @@ fn validation(fields: &mut Fields, timeout: Duration) -> Result<ValidationWish, 
     let Some(mut config) = fields.object("validation_config")? else {
         return Ok(ValidationWish::Unsaid);
     };
-    if !config.flag("enable_cross_validation")?.unwrap_or(true) {
-        return Ok(ValidationWish::Off);
-    }
+    config.only("validation_config.", &VALIDATION_FIELDS)?;
+    let is_wanted = config.flag("enable_cross_validation")?.unwrap_or(true);
     let usual = plan(timeout);
-    Ok(ValidationWish::As(ValidationPlan {
+    let plan = ValidationPlan {
         samples: config
             .count("validation_samples", 1..=MAX_SAMPLES)?
             .unwrap_or(usual.samples),
         min_accuracy: fraction(&mut config, "min_accuracy", 1.0)?.unwrap_or(usual.min_accuracy),
         min_cosine: fraction(&mut config, "min_cosine", 1.0)?.unwrap_or(usual.min_cosine),
         timeout,
-    }))
+    };
+    Ok(match is_wanted {
+        true => ValidationWish::As(plan),
+        false => ValidationWish::Off,
+    })
 }
 
 /// A number from 0 to `most`.
@@ -406,14 +465,27 @@ fn fraction(fields: &mut Fields, name: &'static str, most: f64) -> Result<Option
     }
 }
 
-/// The value of a parameter of a query.
-fn value<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
-    let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
-    pairs
-        .into_iter()
-        .find_map(|(key, value)| (key == name).then_some(value))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::openapi::DOCUMENT;
 
-fn is_true(query: Option<&str>, name: &str) -> bool {
-    matches!(value(query, name), Some("true" | "1"))
+    #[test]
+    fn the_fields_of_orders_are_those_of_the_description_for_programs() {
+        let document: Value = serde_json::from_str(DOCUMENT).unwrap();
+        for (schema, fields) in [
+            ("LoadRequest", &LOAD_FIELDS[..]),
+            ("SwapRequest", &SWAP_FIELDS),
+            ("ValidationConfig", &VALIDATION_FIELDS),
+        ] {
+            let schema = &document["components"]["schemas"][schema];
+            let mut described: Vec<&String> =
+                schema["properties"].as_object().unwrap().keys().collect();
+            let mut taken = fields.to_vec();
+            described.sort();
+            taken.sort();
+            assert_eq!(described, taken);
+            assert_eq!(schema["additionalProperties"], false, "{schema}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ pub mod management;
 pub mod metrics;
 pub mod models;
 pub mod openapi;
+mod query;
 pub mod requests;
 pub mod rerank;
 pub mod stats;

@@ -168,7 +168,7 @@ async fn blocking(
 ) -> Result<Json<Value>, ApiError> {
     let Ok(place) = app.tokenising.clone().try_acquire_owned() else {
         let message = "too many texts are being tokenised at once";
-        let refused = ApiError::new(ErrorCode::QueueFull, message);
+        let refused = ApiError::new(ErrorCode::QueueFull, message).with_limit("tokenising");
         return Err(refused.retry_after(Duration::from_secs(1)));
     };
     let turn = checking::turn(&app.long_checks, len).await?;

@@ -302,6 +302,10 @@ fn a_key_that_has_taken_its_requests_is_told_when_to_come_back() {
     assert_eq!(left(&refused), expect(429, "0"));
     assert_eq!(refused.status, 429);
     assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
+    let error = &refused.json()["error"];
+    assert_eq!(error["details"], json!({"limit": "requests"}), "{error}");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("requests a minute"), "{message}");
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&after), "{after}");
     // What costs no tokens goes on.
@@ -335,7 +339,9 @@ fn requests_at_once_do_not_take_more_tokens_than_their_key_may() {
     // minute.
     let refused = ask(90).answer();
     assert_eq!(refused.status, 429, "{}", refused.body);
-    assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
+    let error = &refused.json()["error"];
+    assert_eq!(error["code"], "rate_limit_exceeded");
+    assert_eq!(error["details"], json!({"limit": "tokens"}), "{error}");
     assert!(refused.header("retry-after").is_some());
     let left = refused.header("x-ratelimit-remaining-tokens").unwrap();
     assert!(left.parse::<u32>().unwrap() < 80, "{left}");

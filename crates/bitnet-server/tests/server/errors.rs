@@ -366,8 +366,24 @@ fn unknown_models_routes_and_methods_have_the_same_shape() {
     let server = TestServer::start();
     let answer = server.post(COMPLETIONS, &json!({"model": "gpt", "prompt": "x"}));
     assert_error(&answer, 404, "model_not_found", Some("model"));
-    assert_error(&server.get("/v2/nothing"), 404, "not_found", None);
-    assert_error(&server.get(CHAT), 405, "method_not_allowed", None);
+    let hint = |answer: &Answer| answer.json()["error"]["hint"].to_string();
+    let nothing = server.get("/v2/nothing");
+    assert_error(&nothing, 404, "not_found", None);
+    assert!(hint(&nothing).contains("/openapi.json"), "{}", nothing.body);
+    for (method, path, allowed) in [
+        ("GET", CHAT, "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("PATCH", "/v1/models/stories", "DELETE, GET, HEAD"),
+    ] {
+        let mut connection = Connection::open(server.address);
+        connection.send(method, path, "", "");
+        let refused = connection.answer();
+        assert_error(&refused, 405, "method_not_allowed", None);
+        assert_eq!(refused.header("allow"), Some(allowed), "{method} {path}");
+        let message = refused.json()["error"]["message"].to_string();
+        assert!(message.contains(allowed), "{message}");
+        assert!(hint(&refused).contains("/openapi.json"), "{}", refused.body);
+    }
 }
 
 #[test]
@@ -429,6 +445,8 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     until("all places are taken", || !model.admission.has_room());
     let refused = server.post(COMPLETIONS, &json!({"prompt": "Once"}));
     assert_error(&refused, 429, "queue_full", None);
+    let details = &refused.json()["error"]["details"];
+    assert_eq!(*details, json!({"limit": "queued_requests"}));
     assert!(
         refused
             .header("retry-after")

@@ -130,16 +130,19 @@ impl TestServer {
         TestServer::run(Arc::new(app), ServerConfig::default())
     }
 
-    /// A server that loads models itself, with the one at `path` to begin with, whose engine takes the turns that
-    /// `turns` makes of it.
+    /// A server that loads models itself and writes to `log`, with the one at `path` to begin with, whose engine takes
+    /// the turns that `turns` makes of it.
     pub fn with_models<T: Turns>(
         config: ServerConfig,
         policy: ModelPolicy,
+        log: RequestLog,
         path: &Path,
         turns: impl FnOnce(Arc<Engine>) -> Arc<T>,
     ) -> TestServer {
         let origin = policy.origin(path.to_owned());
-        let app = App::new(ServerLimits::from(&config)).with_policy(policy);
+        let app = App::new(ServerLimits::from(&config))
+            .with_policy(policy)
+            .with_log(log);
         let engine = Arc::new(Engine::load(path, &origin.options).unwrap());
         let version = version::of_path(path).unwrap().0;
         let turns = turns(engine.clone());

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::access::{config_with_keys, send_with};
 use crate::client::Connection;
 use crate::fixture::{Gated, TestServer, engine, until};
+use crate::managed::{Managed, SWAP, swap_order};
 
 /// Where a log goes that a test reads.
 #[derive(Clone, Default)]
@@ -41,13 +42,18 @@ impl Shared {
             .collect()
     }
 
+    /// How the work ended that a request began, by the audit log.
+    fn end_of(&self, request: &str) -> Value {
+        let is_wanted = |line: &Value| line["request"] == request && line["event"] == "ended";
+        let found = || self.lines().into_iter().find(is_wanted);
+        until("the end", || found().is_some());
+        found().unwrap()
+    }
+
     /// The line of a request, which is written when its answer has gone.
     fn line_of(&self, request: &str) -> Value {
-        let found = || {
-            self.lines()
-                .into_iter()
-                .find(|line| line["request"] == request)
-        };
+        let is_wanted = |line: &Value| line["request"] == request && line["event"] != "ended";
+        let found = || self.lines().into_iter().find(is_wanted);
         until("the line", || found().is_some());
         found().unwrap()
     }
@@ -120,6 +126,80 @@ fn a_client_that_leaves_is_logged_as_gone() {
         (&json!(200), &json!(false)),
         "{line}"
     );
+}
+
+#[test]
+fn the_audit_log_tells_how_what_was_begun_has_ended() {
+    let audit = Shared::default();
+    let to = Box::new(audit.clone());
+    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), to).unwrap();
+    let managed = Managed::with_log(log);
+    let begin = |name: &str, path: &str, body: &Value| {
+        let mut connection = Connection::open(managed.server.address);
+        let head = format!(
+            "X-Request-Id: {name}\r\nContent-Type: application/json\r\nAuthorization: Bearer {}\r\n",
+            managed.admin_key()
+        );
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        connection.send("POST", path, &head, &body);
+        connection
+    };
+    let load = json!({"model_path": "cut.gguf", "model_id": "new"});
+    let answer = begin("damaged", "/v1/models/load", &load).answer();
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    let begun = audit.line_of("damaged");
+    assert_eq!(begun["outcome"], "begun", "{begun}");
+    assert_eq!(begun["event"], "answered", "{begun}");
+    let end = audit.end_of("damaged");
+    assert_eq!(end["outcome"], "model_incompatible", "{end}");
+    assert_eq!(end["status"], 422, "{end}");
+    for field in ["who", "peer", "action", "target"] {
+        assert_eq!(end[field], begun[field], "{field}");
+    }
+    assert_ne!(end["who"], Value::Null, "{end}");
+    let reason = end["reason"].as_str().unwrap();
+    let folder = managed.models.display().to_string();
+    assert!(!reason.is_empty() && !reason.contains(&folder), "{reason}");
+
+    // A client that leaves before its swap is done.
+    let mut order = swap_order("v2.gguf");
+    order["swap_strategy"] = "rolling".into();
+    let client = begin("left", SWAP, &order);
+    let has_ended = || audit.lines().iter().any(|line| line["request"] == "left");
+    until("the swap is under way", || {
+        managed.status("stories")["progress"] != Value::Null || has_ended()
+    });
+    drop(client);
+    let end = audit.end_of("left");
+    assert_eq!(
+        (&end["outcome"], &end["reason"]),
+        (&json!("done"), &Value::Null)
+    );
+    audit.line_of("left");
+
+    for (name, path) in [("back", "rollback"), ("out", "unload")] {
+        let path = format!("/v1/models/stories/{path}");
+        assert_eq!(begin(name, &path, &Value::Null).answer().status, 200);
+        assert_eq!(audit.end_of(name)["outcome"], "done", "{name}");
+        assert_eq!(audit.line_of(name)["outcome"], "done", "{name}");
+    }
+    // What was refused before it began has no end.
+    let refused = begin("refused", SWAP, &json!({"strategy": "rolling"})).answer();
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert_eq!(audit.line_of("refused")["outcome"], "unsupported_parameter");
+    begin("last", "/v1/models/new/unload", &Value::Null).answer();
+    audit.end_of("last");
+    let of = |name: &str| {
+        audit
+            .lines()
+            .iter()
+            .filter(|line| line["request"] == name)
+            .count()
+    };
+    assert_eq!((of("refused"), of("damaged"), of("left")), (1, 2, 2));
 }
 
 #[test]

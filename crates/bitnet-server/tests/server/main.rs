@@ -27,6 +27,7 @@ mod logs;
 mod managed;
 mod models;
 mod openapi;
+mod orders;
 mod properties;
 mod rerank;
 mod rollback;

@@ -12,6 +12,7 @@ use bitnet_server::config::{ServerConfig, Sources};
 use bitnet_server::engine_thread::Turns;
 use bitnet_server::model_manager::policy::ModelPolicy;
 use bitnet_server::model_manager::version;
+use bitnet_server::request_log::RequestLog;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Connection};
@@ -45,13 +46,19 @@ impl Managed {
     }
 
     pub fn with(change: impl FnOnce(ModelPolicy) -> ModelPolicy) -> Managed {
-        Managed::with_turns(change, |engine| engine)
+        Managed::with_turns(RequestLog::default(), change, |engine| engine)
+    }
+
+    /// One that writes to `log`.
+    pub fn with_log(log: RequestLog) -> Managed {
+        Managed::with_turns(log, |policy| policy, |engine| engine)
     }
 
     /// One whose first model takes turns only when it is told to.
     pub fn gated() -> (Managed, Arc<Gated>) {
         let mut gate = None;
         let managed = Managed::with_turns(
+            RequestLog::default(),
             |policy| policy,
             |engine| gate.insert(Gated::new(engine)).clone(),
         );
@@ -59,6 +66,7 @@ impl Managed {
     }
 
     fn with_turns<T: Turns>(
+        log: RequestLog,
         change: impl FnOnce(ModelPolicy) -> ModelPolicy,
         turns: impl FnOnce(Arc<Engine>) -> Arc<T>,
     ) -> Managed {
@@ -94,7 +102,7 @@ impl Managed {
             ..ModelPolicy::new(&config, options).unwrap()
         });
         Managed {
-            server: TestServer::with_models(config, policy, &models.join("v1.gguf"), turns),
+            server: TestServer::with_models(config, policy, log, &models.join("v1.gguf"), turns),
             models,
             admin,
             infer,

@@ -57,6 +57,14 @@ fn a_swap_puts_a_validated_version_in_place_and_a_rollback_brings_the_old_one_ba
     assert_eq!(back.status, 200, "{}", back.body);
     assert_eq!(back.json()["version"], managed.version("v1.gguf"));
     assert_eq!(text(), first);
+
+    // An order that is sent twice does not bring back what was left.
+    let again = managed.ask("POST", "/v1/models/stories/rollback", &Value::Null);
+    assert!(again.is_error(409, "model_busy"), "{}", again.body);
+    let hint = again.json()["error"]["hint"].clone();
+    assert!(hint.as_str().unwrap().contains("/v1/models/swap"), "{hint}");
+    assert_eq!(managed.status("stories")["previous_version"], Value::Null);
+    assert_eq!(text(), first);
 }
 
 #[test]
@@ -137,6 +145,9 @@ fn blue_green_keeps_the_old_version_and_rolling_shares_requests_first() {
         Value::Null,
         "nothing was loaded"
     );
+
+    let again = managed.ask("POST", "/v1/models/stories/rollback", &Value::Null);
+    assert!(again.is_error(409, "model_busy"), "{}", again.body);
 
     order["swap_strategy"] = "rolling".into();
     std::thread::scope(|scope| {

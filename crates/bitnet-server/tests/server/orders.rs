@@ -1,0 +1,202 @@
+//! Orders about models say what they mean: what is misspelt in one is refused, and nothing is done.
+
+use serde_json::{Value, json};
+
+use crate::managed::{Managed, SWAP, swap_order};
+
+const LOAD: &str = "/v1/models/load";
+const UNLOAD: &str = "/v1/models/stories/unload";
+
+#[test]
+fn what_nobody_knows_in_an_order_is_refused_by_name_and_nothing_is_done() {
+    let managed = Managed::start();
+    let swap = |name: &str, value: Value| {
+        let mut order = swap_order("v2.gguf");
+        order[name] = value;
+        order
+    };
+    let load =
+        |name: &str, value: Value| json!({"model_path": "v2.gguf", "model_id": "new", name: value});
+    let (rollback, model) = ("/v1/models/stories/rollback", "/v1/models/stories");
+    for (method, path, order, param, hint) in [
+        (
+            "POST",
+            SWAP,
+            swap("swap_stratgy", json!("rolling")),
+            "swap_stratgy",
+            "swap_strategy?",
+        ),
+        (
+            "POST",
+            SWAP,
+            swap("strategy", json!("rolling")),
+            "strategy",
+            "swap_strategy",
+        ),
+        (
+            "POST",
+            SWAP,
+            swap("validation_samples", json!(100)),
+            "validation_samples",
+            "validation_config",
+        ),
+        (
+            "POST",
+            SWAP,
+            swap("rollback_on_failures", Value::Null),
+            "rollback_on_failures",
+            "rollback_on_failure?",
+        ),
+        (
+            "POST",
+            SWAP,
+            swap("validation_config", json!({"min_acuracy": 1})),
+            "validation_config.min_acuracy",
+            "validation_config.min_accuracy?",
+        ),
+        (
+            "POST",
+            LOAD,
+            load("wait", json!(true)),
+            "wait",
+            "leave it out",
+        ),
+        (
+            "POST",
+            LOAD,
+            load("device_prefrence", json!("cpu")),
+            "device_prefrence",
+            "device_preference?",
+        ),
+        (
+            "POST",
+            "/v1/models/load?wit=true",
+            load("model_id", json!("new")),
+            "wit",
+            "wait?",
+        ),
+        (
+            "POST",
+            "/v1/models/swap?force=true",
+            swap_order("v2.gguf"),
+            "force",
+            "nothing",
+        ),
+        (
+            "POST",
+            "/v1/models/stories/rollback?force=true",
+            Value::Null,
+            "force",
+            "nothing",
+        ),
+        (
+            "POST",
+            rollback,
+            json!({"version": "1"}),
+            "version",
+            "nothing",
+        ),
+        ("POST", UNLOAD, json!({"force": true}), "force", "nothing"),
+        (
+            "POST",
+            "/v1/models/stories/unload?timeout=5",
+            Value::Null,
+            "timeout",
+            "timeout_seconds",
+        ),
+        (
+            "DELETE",
+            "/v1/models/stories?forced=true",
+            Value::Null,
+            "forced",
+            "force?",
+        ),
+        ("DELETE", model, json!({"force": true}), "force", "nothing"),
+    ] {
+        let refused = managed.ask(method, path, &order);
+        let code = "unsupported_parameter";
+        assert!(
+            refused.is_error(400, code),
+            "{method} {path} {order}: {}",
+            refused.body
+        );
+        let error = &refused.json()["error"];
+        assert_eq!(error["param"], param, "{method} {path}");
+        let told = error["hint"].as_str().unwrap();
+        assert!(told.contains(hint), "{param}: {told}");
+    }
+    let new = managed.ask("GET", "/v1/models/new/status", &Value::Null);
+    assert_eq!(new.status, 404, "nothing was loaded");
+    let status = managed.status("stories");
+    assert_eq!(status["status"], "loaded");
+    assert_eq!(status["version"], managed.version("v1.gguf"));
+}
+
+#[test]
+fn values_that_an_order_cannot_have_are_refused_also_where_they_would_not_be_used() {
+    let managed = Managed::start();
+    let unused = json!({"enable_cross_validation": false, "min_cosine": 7});
+    for (name, value, param) in [
+        ("swap_strategy", json!("canary"), "swap_strategy"),
+        ("device_preference", json!("tpu"), "device_preference"),
+        ("quantization_format", json!("q4"), "quantization_format"),
+        ("validation_config", unused, "min_cosine"),
+    ] {
+        let mut order = swap_order("v2.gguf");
+        order[name] = value;
+        let refused = managed.swap(&order);
+        assert!(
+            refused.is_error(400, "invalid_value"),
+            "{name}: {}",
+            refused.body
+        );
+        assert_eq!(refused.json()["error"]["param"], param);
+    }
+    for (path, param) in [
+        ("/v1/models/stories/unload?force=yes", "force"),
+        ("/v1/models/stories/unload?force=true&force=false", "force"),
+        (
+            "/v1/models/stories/unload?timeout_seconds=soon",
+            "timeout_seconds",
+        ),
+    ] {
+        let refused = managed.ask("POST", path, &Value::Null);
+        assert!(
+            refused.is_error(400, "invalid_value"),
+            "{path}: {}",
+            refused.body
+        );
+        assert_eq!(refused.json()["error"]["param"], param);
+    }
+    assert_eq!(managed.status("stories")["status"], "loaded");
+    assert_eq!(
+        managed.status("stories")["version"],
+        managed.version("v1.gguf")
+    );
+}
+
+#[test]
+fn the_examples_of_the_documents_have_every_field_and_are_taken() {
+    let managed = Managed::start();
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/models.md"))
+            .unwrap();
+    let examples: Vec<Value> = text
+        .split("```json\n")
+        .skip(1)
+        .map(|rest| serde_json::from_str(rest.split("```").next().unwrap()).unwrap())
+        .collect();
+    let [load, swap] = &examples[..] else {
+        panic!("two orders are shown, not {}", examples.len());
+    };
+    assert!(load.as_object().unwrap().len() == 5 && swap.as_object().unwrap().len() == 9);
+    let (mut load, mut swap) = (load.clone(), swap.clone());
+    (load["model_path"], load["model_id"]) = ("v2.gguf".into(), "new".into());
+    let loaded = managed.ask("POST", "/v1/models/load?wait=true", &load);
+    assert_eq!(loaded.status, 200, "{}", loaded.body);
+    (swap["new_model_path"], swap["target_model_id"]) = ("v2.gguf".into(), "stories".into());
+    let swapped = managed.swap(&swap);
+    assert_eq!(swapped.status, 200, "{}", swapped.body);
+    let bare_object = managed.ask("POST", UNLOAD, &json!({}));
+    assert_eq!(bare_object.status, 200, "{}", bare_object.body);
+}
