@@ -81,3 +81,6 @@ pub use profile::Profile;
 pub use streamed::streamed_logits;
 pub use tensor_role::{NormPlace, Projection, TensorRole};
 pub use weights::{LoadProgress, WeightBytes};
+
+// Of a lower crate, in the signatures above.
+pub use bitnet_quantization::I2sDialect;

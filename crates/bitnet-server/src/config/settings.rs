@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bitnet_inference::I2sDialect;
 use bitnet_inference::KvType;
-use bitnet_quantization::I2sDialect;
 
 use super::ServerConfig;
 use super::value::Limit::{Any, Within};

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use bitnet_inference::I2sDialect;
 use bitnet_inference::{CheckpointOptions, DETERMINISTIC_SEED, HeadMode, KvType, LoadOptions};
-use bitnet_quantization::I2sDialect;
 use clap::{Args, Command, FromArgMatches};
 
 use super::value::{ByteSize, DevicePreference};

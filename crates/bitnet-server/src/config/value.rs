@@ -8,8 +8,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bitnet_inference::I2sDialect;
 use bitnet_inference::KvType;
-use bitnet_quantization::I2sDialect;
 
 /// Longest list in a setting: host names and directories are few, and the file is hostile.
 const MAX_ITEMS: usize = 256;
