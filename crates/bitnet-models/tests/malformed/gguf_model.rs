@@ -30,7 +30,7 @@ fn shapes() -> Vec<Case> {
         changed(
             "unsupported architecture",
             |f| _ = f.set("general.architecture", STRING, string("mamba\x1b[2J")),
-            ": field general.architecture: expected one of bitnet-b1.58, bitnet-25, bitnet, llama, qwen3, gemma3, found mamba\\u{1b}[2J",
+            ": field general.architecture: expected one of bitnet-b1.58, bitnet-25, bitnet, llama, qwen3, gemma3, minicpm, found mamba\\u{1b}[2J",
             "bitnet-b1.58",
         ),
         changed(

@@ -252,7 +252,7 @@ pub fn cases() -> Vec<DirCase> {
         case(
             "unsupported architecture",
             |d| config(d, "BitNetForCausalLM", "MambaForCausalLM"),
-            "DIR/config.json: field architectures: expected one of BitNetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM, Qwen3Model, Gemma3ForCausalLM, Gemma3TextModel, found MambaForCausalLM",
+            "DIR/config.json: field architectures: expected one of BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM, Qwen3Model, Gemma3ForCausalLM, Gemma3TextModel, MiniCPMForCausalLM, found MambaForCausalLM",
             "Qwen3ForCausalLM",
         ),
         case(

@@ -122,6 +122,7 @@ fn what_nobody_measured_is_absent() {
             "bitnet_request_failures_total counter",
             "bitnet_requests_rejected_total counter",
             "bitnet_requests_cancelled_total counter",
+            "bitnet_swap_total counter",
             "bitnet_build_info gauge",
             "process_start_time_seconds gauge"
         ]

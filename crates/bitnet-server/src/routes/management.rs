@@ -28,7 +28,7 @@ use crate::model_manager::validate::{
 };
 use crate::model_manager::{paths, start_load};
 use crate::request_log::{AuditNote, OrderAudit};
-use crate::routes::query::Query;
+use crate::routes::query::OrderQuery;
 
 /// Longest time for anything that a request may name.
 const DAY: f64 = 86_400.0;
@@ -76,7 +76,7 @@ pub async fn load(
 ) -> Result<Response, ApiError> {
     note.fill(&fields, &["model_id", "model_path"]);
     fields.only("", &LOAD_FIELDS)?;
-    let waits = Query::parse(query.as_deref(), &["wait"])?.flag("wait")?;
+    let waits = OrderQuery::parse(query.as_deref(), &["wait"])?.flag("wait")?;
     let path = model_path(&app, &mut fields, "model_path")?;
     let id = match fields.text("model_id")? {
         Some(id) => id,
@@ -117,7 +117,7 @@ pub async fn swap(
 ) -> Result<Json<SwapReport>, ApiError> {
     note.fill(&fields, &["target_model_id", "new_model_path"]);
     fields.only("", &SWAP_FIELDS)?;
-    Query::parse(query.as_deref(), &[])?;
+    OrderQuery::parse(query.as_deref(), &[])?;
     let path = model_path(&app, &mut fields, "new_model_path")?;
     let id = fields
         .text("target_model_id")?
@@ -165,7 +165,7 @@ pub async fn rollback(
     audit: OrderAudit,
     _: NoBody,
 ) -> Result<Json<SwapReport>, ApiError> {
-    Query::parse(query.as_deref(), &[])?;
+    OrderQuery::parse(query.as_deref(), &[])?;
     let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
     let id = app.models.id_of(&id).inspect_err(refused)?;
     on_its_own(audit, async move { swap::roll_back(&app, &id).await }).await
@@ -206,7 +206,7 @@ async fn leave(
     audit: OrderAudit,
     forget: bool,
 ) -> Result<Json<Value>, ApiError> {
-    let query = Query::parse(query.as_deref(), &["timeout_seconds", "force"])?;
+    let query = OrderQuery::parse(query.as_deref(), &["timeout_seconds", "force"])?;
     let id = app.models.id_of(&id)?;
     let order = UnloadOrder {
         timeout: match query.value("timeout_seconds") {

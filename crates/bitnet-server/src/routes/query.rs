@@ -9,16 +9,19 @@ use crate::fields::unknown;
 
 /// The parameters of a query, as they were written; none that is taken needs an escape.
 #[derive(Debug, Default)]
-pub struct Query<'a>(Vec<(&'a str, &'a str)>);
+pub struct OrderQuery<'a>(Vec<(&'a str, &'a str)>);
 
-impl<'a> Query<'a> {
+impl<'a> OrderQuery<'a> {
     /// Reads a query whose parameters are among `known`.
     ///
     /// # Errors
     /// [`UnsupportedParameter`](crate::error::ErrorCode::UnsupportedParameter) for any other, and
     /// [`InvalidValue`](crate::error::ErrorCode::InvalidValue) for one that is given twice.
-    pub fn parse(text: Option<&'a str>, known: &[&'static str]) -> Result<Query<'a>, ApiError> {
-        let mut query = Query::default();
+    pub fn parse(
+        text: Option<&'a str>,
+        known: &[&'static str],
+    ) -> Result<OrderQuery<'a>, ApiError> {
+        let mut query = OrderQuery::default();
         let pairs = text.unwrap_or_default().split('&');
         for pair in pairs.filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -65,12 +68,17 @@ mod tests {
 
     #[test]
     fn parameters_are_read_and_nothing_is_guessed() {
-        let read = |text| Query::parse(Some(text), &KNOWN);
+        let read = |text| OrderQuery::parse(Some(text), &KNOWN);
         let query = read("timeout_seconds=1.5&force=1&").unwrap();
         assert_eq!(query.value("timeout_seconds"), Some("1.5"));
         assert!(query.flag("force").unwrap());
         assert!(!read("force=false").unwrap().flag("force").unwrap());
-        assert!(!Query::parse(None, &KNOWN).unwrap().flag("force").unwrap());
+        assert!(
+            !OrderQuery::parse(None, &KNOWN)
+                .unwrap()
+                .flag("force")
+                .unwrap()
+        );
         for text in ["force=yes", "force", "force=%74rue"] {
             let error = read(text).unwrap().flag("force").unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidValue, "{text}");
