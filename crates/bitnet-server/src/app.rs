@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bitnet_inference::Terms;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::caller::Caller;
 use crate::cancellation::RequestsUnderWay;
@@ -56,7 +56,7 @@ pub struct App {
     /// When the server started.
     pub started: Instant,
     accepting: AtomicBool,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     id_key: RandomState,
     last_id: AtomicU64,
 }
@@ -92,7 +92,7 @@ impl App {
             )),
             started: Instant::now(),
             accepting: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             id_key: RandomState::new(),
             last_id: AtomicU64::new(0),
         }
@@ -130,12 +130,34 @@ impl App {
 
     /// From now on no request is taken; those under way go on.
     pub fn start_draining(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.send_replace(true);
     }
 
     /// Whether it is so.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        *self.draining.borrow()
+    }
+
+    /// Resolves when it is so.
+    pub async fn drain_begun(&self) {
+        let mut watcher = self.draining.subscribe();
+        // The sender lives as long as `self`.
+        let _ = watcher.wait_for(|is_draining| *is_draining).await;
+    }
+
+    /// Lets new work begin, unless the server is ending.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ShuttingDown`].
+    pub fn check_serving(&self) -> Result<(), ApiError> {
+        if self.is_draining() {
+            let message =
+                "the server is shutting down: try again, at another server if there is one";
+            return Err(
+                ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
+            );
+        }
+        Ok(())
     }
 
     /// A name that no other answer has: `prefix` and 16 hexadecimal digits.
@@ -149,13 +171,7 @@ impl App {
     /// # Errors
     /// [`ErrorCode::ShuttingDown`], and as [`Running::start`].
     pub async fn start(&self, model: Arc<LoadedModel>, work: Job) -> Result<Running, ApiError> {
-        if self.is_draining() {
-            let message =
-                "the server is shutting down: try again, at another server if there is one";
-            return Err(
-                ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
-            );
-        }
+        self.check_serving()?;
         request_id::current().list(&self.requests, work.permit.as_deref());
         Running::start(model, self.metrics.clone(), work).await
     }

@@ -88,11 +88,16 @@ pub async fn load(
     paths::check_id("model_id", &id)?;
     let plan = validation(&mut fields, DEFAULT_TIMEOUT)?.plan_or(None);
     let origin = origin(&app, path, &mut fields)?;
+    app.check_serving()?;
     let job = start_load(&app, &id, origin, plan)?;
     let (begun, under_way) = (job.clone(), audit.begin());
     tokio::spawn(async move { under_way.end(&begun.ended().await) });
     if waits {
-        job.ended().await?;
+        tokio::select! {
+            biased;
+            ended = job.ended() => ended?,
+            () = app.drain_begun() => return Err(not_waited_for()),
+        }
         return Ok(Json(status_of(&app, &id, true)?).into_response());
     }
     let body = json!({
@@ -122,6 +127,7 @@ pub async fn swap(
     let id = fields
         .text("target_model_id")?
         .ok_or_else(|| missing("target_model_id"))?;
+    app.check_serving()?;
     // What nobody has loaded yet is loaded first: there is something to hold the new version against then.
     let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
     let id = app.model(Some(&id)).await.inspect_err(refused)?.id.clone();
@@ -151,7 +157,7 @@ pub async fn swap(
         rollback_on_failure: fields.flag("rollback_on_failure")?.unwrap_or(true),
         origin,
     };
-    on_its_own(audit, async move { swap::swap(&app, order).await }).await
+    on_its_own(app.clone(), audit, async move { swap::swap(&app, order).await }).await
 }
 
 /// Goes back to the version before the last swap.
@@ -168,7 +174,7 @@ pub async fn rollback(
     OrderQuery::parse(query.as_deref(), &[])?;
     let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
     let id = app.models.id_of(&id).inspect_err(refused)?;
-    on_its_own(audit, async move { swap::roll_back(&app, &id).await }).await
+    on_its_own(app.clone(), audit, async move { swap::roll_back(&app, &id).await }).await
 }
 
 /// Takes a model out of memory; the next request for it loads it again.
@@ -222,7 +228,7 @@ async fn leave(
         force: query.flag("force")?,
         forget,
     };
-    on_its_own(audit, async move {
+    on_its_own(app.clone(), audit, async move {
         unload::unload(&app, &id, order).await?;
         let status = if forget { "deleted" } else { "unloaded" };
         Ok(json!({ "id": id, "object": "model", "status": status, "deleted": forget }))
@@ -314,22 +320,35 @@ fn about(model: &LoadedModel) -> Value {
 
 /// Runs `work` to its end whoever waits for it, and writes to the audit log how it ended.
 async fn on_its_own<T: Send + 'static>(
+    app: Arc<App>,
     audit: OrderAudit,
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<Json<T>, ApiError> {
+    app.check_serving()?;
     let under_way = audit.begin();
     let told = async move {
         let outcome = work.await;
         under_way.end(&outcome);
         outcome
     };
-    match tokio::spawn(told).await {
-        Ok(done) => done.map(Json),
-        Err(_) => Err(ApiError::new(
-            ErrorCode::InternalError,
-            "changing the model failed",
-        )),
+    let told = tokio::spawn(told);
+    tokio::select! {
+        biased;
+        done = told => match done {
+            Ok(done) => done.map(Json),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::InternalError,
+                "changing the model failed",
+            )),
+        },
+        () = app.drain_begun() => Err(not_waited_for()),
     }
+}
+
+/// The end of an order that a server at its end does not wait for: loading takes minutes, and serves nobody then.
+fn not_waited_for() -> ApiError {
+    let message = "the server is shutting down, and does not wait for what was ordered";
+    ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
 }
 
 fn model_path(app: &App, fields: &mut Fields, name: &'static str) -> Result<PathBuf, ApiError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bitnet_server::Stopped;
 use bitnet_server::model_manager::policy::ModelPolicy;
 use serde_json::{Value, json};
 
@@ -35,6 +36,29 @@ fn unloading_waits_for_requests_and_the_next_one_loads_the_model_again() {
     assert_eq!(again.status, 200, "it has left: {}", again.body);
     let answer = managed.ask("POST", "/v1/completions", &once());
     assert_eq!(answer.status, 200, "it is loaded again");
+}
+
+#[test]
+fn a_server_that_ends_waits_for_requests_and_not_for_orders() {
+    let (managed, gate) = Managed::gated();
+    gate.allow(3);
+    let mut stream = managed.long_stream();
+    let mut unload = managed.begin_as_admin("POST", UNLOAD, &Value::Null);
+    until("it is leaving", || {
+        managed.status("stories")["status"] == "unloading"
+    });
+    managed.server.ask_to_stop();
+    let told = unload.answer();
+    assert!(told.is_error(503, "shutting_down"), "{}", told.body);
+    let path = "/v1/models/load";
+    let refused = managed.ask("POST", path, &json!({"model_path": "v2.gguf"}));
+    assert!(refused.is_error(503, "shutting_down"), "{}", refused.body);
+    let swap = managed.swap_to("v2.gguf");
+    assert!(swap.is_error(503, "shutting_down"), "{}", swap.body);
+    gate.open();
+    let whole = stream.answer();
+    assert!(whole.body.ends_with("data: [DONE]\n\n") && !whole.body.contains("error"));
+    assert_eq!(managed.server.join(), Stopped::Drained);
 }
 
 #[test]
