@@ -345,7 +345,7 @@ fn a_process_that_is_told_to_end_sends_its_last_spans_first() {
 fn a_request_that_fails_has_the_code_of_its_error() {
     let collector = Collector::start();
     let server = traced(collector.address, 100, true);
-    assert_eq!(complete(&server, "X-Request-Timeout: 0\r\n").status, 504);
+    assert_eq!(complete(&server, "X-Request-Timeout: 1e-6\r\n").status, 504);
     // The request's own span, and that of its time in the queue.
     let spans = collector.spans(2);
     let root = spans.iter().find(|span| span.parent.is_empty()).unwrap();
