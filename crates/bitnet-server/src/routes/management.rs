@@ -157,7 +157,12 @@ pub async fn swap(
         rollback_on_failure: fields.flag("rollback_on_failure")?.unwrap_or(true),
         origin,
     };
-    on_its_own(app.clone(), audit, async move { swap::swap(&app, order).await }).await
+    on_its_own(
+        app.clone(),
+        audit,
+        async move { swap::swap(&app, order).await },
+    )
+    .await
 }
 
 /// Goes back to the version before the last swap.
@@ -174,7 +179,10 @@ pub async fn rollback(
     OrderQuery::parse(query.as_deref(), &[])?;
     let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
     let id = app.models.id_of(&id).inspect_err(refused)?;
-    on_its_own(app.clone(), audit, async move { swap::roll_back(&app, &id).await }).await
+    on_its_own(app.clone(), audit, async move {
+        swap::roll_back(&app, &id).await
+    })
+    .await
 }
 
 /// Takes a model out of memory; the next request for it loads it again.
