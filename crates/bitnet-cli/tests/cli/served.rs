@@ -70,6 +70,11 @@ impl Served {
         Served { child, lines }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything that it has written.
     pub fn text(&self) -> String {
         self.lines.lock().unwrap().join("\n")
