@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`isa`]: instruction sets as values, the sixteen lanes, the choice of a kernel; [`features`]: what the CPU is.
 //! - [`threads`], [`memory`]: the pool, and zeroed memory in huge pages. [`packed`]: weights that lie in it, or in a file;
-//!   [`packing`]: how they are packed.
+//!   `packing`: how they are packed.
 //! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set;
 //!   [`probe`]: which layout is faster here.
 //! - [`ternary`]: the layouts of one weight; [`sparse`]: products that leave out zeros.
