@@ -8,6 +8,7 @@
 //! - [`access`]: roles, and which route needs which; [`bind`]: which addresses may be listened on
 //! - [`key`], [`key_file`], [`key_store`]: API keys, their file, and the copy that follows it
 //! - [`jwt`]: tokens that somebody else signs
+//! - [`credentials`]: what a request shows, held against them; [`refusals`]: how often an address may show bad ones
 //! - [`rate`]: what one principal may take
 //! - [`host`]: against pages of a browser that talk to loopback; [`cors`]: pages that may talk to any address
 //! - [`guard`]: the layer
@@ -15,6 +16,7 @@
 pub mod access;
 pub mod bind;
 pub mod cors;
+pub mod credentials;
 pub mod guard;
 pub mod host;
 pub mod jwt;
@@ -22,6 +24,7 @@ pub mod key;
 pub mod key_file;
 pub mod key_store;
 pub mod rate;
+pub mod refusals;
 #[cfg(test)]
 mod tests;
 

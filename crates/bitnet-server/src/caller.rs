@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use bitnet_inference::TenantId;
 
-use crate::auth::rate::Permit;
+use crate::auth::rate::{Exceeded, Permit};
 use crate::auth::{Principal, Refusal, Role};
 use crate::error::{ApiError, ErrorCode};
 
@@ -54,6 +54,10 @@ impl From<&Refusal> for ApiError {
         };
         let error = ApiError::new(code, refusal.to_string());
         match refusal {
+            Refusal::TooMuch(too_much) if too_much.exceeded == Exceeded::Credentials => error
+                .retry_after(too_much.retry_after)
+                .with_limit(too_much.exceeded.name())
+                .with_hint("send a key or token that is good: that is answered at once"),
             Refusal::TooMuch(too_much) => error
                 .retry_after(too_much.retry_after)
                 .with_limit(too_much.exceeded.name()),

@@ -465,14 +465,14 @@ impl Reload {
                 tracing::error!(target: LIFE, "{error}; the configuration stays as it was")
             }
         }
-        match self.guard.reload_keys() {
+        match self.guard.credentials().reload_keys() {
             Some(Ok(n_keys)) => tracing::info!(target: LIFE, n_keys, "read the keys"),
             Some(Err(error)) => {
                 tracing::error!(target: LIFE, "{error}; the keys stay as they were")
             }
             None => {}
         }
-        match self.guard.reload_token_key() {
+        match self.guard.credentials().reload_token_key() {
             Some(Ok(())) => tracing::info!(target: LIFE, "read the key of tokens"),
             Some(Err(error)) => {
                 tracing::error!(target: LIFE, "{error}; the key of tokens stays as it was")

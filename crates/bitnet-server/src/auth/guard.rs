@@ -17,19 +17,17 @@ use sha2::{Digest, Sha256};
 
 use super::access::{AccessTable, Role, RouteAccess};
 use super::bind::{BindRefused, Exposure, exposure};
+use super::credentials::{CredentialCheck, Shown};
 use super::host;
-use super::jwt::{JwtKeyError, JwtVerifier};
+use super::jwt::JwtKeyError;
 use super::key_file::KeyFileError;
-use super::key_store::KeyStore;
-use super::rate::{Permit, RateLimiter, RateLimits, Remaining, TooMuch};
+use super::rate::{Exceeded, Permit, RateLimiter, RateLimits, Remaining, TooMuch};
+use super::refusals::RefusalLimiter;
 use crate::config::ServerConfig;
-use crate::config::settings::{AuthSettings, LimitSettings};
+use crate::config::settings::LimitSettings;
 use crate::held_body::HeldBody;
 use crate::peers::peer_of;
 use crate::request_log::{AdminAction, AuditNote, RequestNotes};
-
-/// Longest credential that is looked at; longer ones are not good ones.
-const MAX_CREDENTIAL_LEN: usize = 8192;
 
 /// Who asks. Handlers find it, and the [`Permit`] in an `Arc`, in the request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,11 +115,10 @@ pub struct Guard {
     open_metrics: bool,
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
-    keys: Option<KeyStore>,
-    jwt: Option<ArcSwap<JwtVerifier>>,
-    auth: AuthSettings, // where keys come from
+    credentials: CredentialCheck,
     limiter: RateLimiter,
-    default_limits: ArcSwap<RateLimits>,
+    refusals: RefusalLimiter,
+    limits: ArcSwap<LimitSettings>,
     salt_key: [u8; 32],
 }
 
@@ -152,16 +149,10 @@ impl Guard {
             open_metrics: config.auth.open_metrics,
             allowed_hosts: config.server.allowed_hosts.clone(),
             allowed_origins: config.server.allowed_origins.clone(),
-            keys: config
-                .auth
-                .keys_file
-                .as_deref()
-                .map(KeyStore::open)
-                .transpose()?,
-            jwt: JwtVerifier::open(&config.auth)?.map(ArcSwap::from_pointee),
-            auth: config.auth.clone(),
+            credentials: CredentialCheck::open(&config.auth)?,
             limiter: RateLimiter::default(),
-            default_limits: ArcSwap::from_pointee(limits_of(&config.limits)),
+            refusals: RefusalLimiter::default(),
+            limits: ArcSwap::from_pointee(config.limits.clone()),
             salt_key,
         })
     }
@@ -187,57 +178,48 @@ impl Guard {
         })
     }
 
-    /// Whose credentials a request has, if they are good ones.
-    fn holder(&self, headers: &HeaderMap) -> Option<String> {
-        let (id, ..) = self.recognise(credential(headers)??)?;
-        Some(id)
+    /// The keys and the key of tokens.
+    pub fn credentials(&self) -> &CredentialCheck {
+        &self.credentials
     }
 
     /// Takes over changed limits.
     pub fn set_limits(&self, limits: &LimitSettings) {
-        self.default_limits.store(limits_of(limits).into());
+        self.limits.store(limits.clone().into());
     }
 
-    /// Reads the keys again, on SIGHUP; `None` when there are none.
-    pub fn reload_keys(&self) -> Option<Result<usize, KeyFileError>> {
-        self.keys.as_ref().map(KeyStore::reload)
-    }
-
-    /// Reads the key of tokens again, on SIGHUP; `None` when there is none. One that cannot be used changes nothing.
-    pub fn reload_token_key(&self) -> Option<Result<(), JwtKeyError>> {
-        let jwt = self.jwt.as_ref()?;
-        let opened = JwtVerifier::open(&self.auth).transpose()?;
-        Some(opened.map(|verifier| jwt.store(verifier.into())))
-    }
-
-    /// Reads the keys again if their file has changed.
-    pub fn poll_keys(&self) -> Option<Result<usize, KeyFileError>> {
-        self.keys.as_ref()?.poll()
-    }
-
-    /// Lets a request through, or says why not. Probes have no principal.
+    /// Lets a request through, or says why not. Probes have no principal. Who asks is noted as soon as it is known, whatever
+    /// comes of it.
     ///
     /// # Errors
     /// The first rule that refuses it.
     pub fn admit(
         &self,
         head: RequestHead<'_>,
+        notes: &RequestNotes,
         now: Instant,
     ) -> Result<Option<(Principal, Permit)>, Refusal> {
-        if self.exposure.loopback && !host::is_allowed(head.headers, head.uri, &self.allowed_hosts)
-        {
-            return Err(Refusal::HostNotAllowed);
-        }
+        let is_meant = !self.exposure.loopback
+            || host::is_allowed(head.headers, head.uri, &self.allowed_hosts);
         let listed = match head.route {
             Some(route) => self.table.access(head.method, route),
             // No route: whoever may infer is told so.
             None => Some(RouteAccess::Infer),
         };
-        if listed == Some(RouteAccess::Probe) {
+        if is_meant && listed == Some(RouteAccess::Probe) {
             return Ok(None);
         }
+        // Looked at once: a signature costs something.
+        let shown = self.credentials.shown(head.headers);
+        if let Shown::Good(holder) = &shown {
+            notes.set_who(&holder.id);
+        }
+        if !is_meant {
+            return Err(Refusal::HostNotAllowed);
+        }
         let need = listed.unwrap_or(RouteAccess::Infer);
-        let (id, role, limits) = self.identify(head, need)?;
+        let (id, role, limits) = self.identify(head, shown, need, now)?;
+        notes.set_who(&id);
         if need == RouteAccess::Admin && role != Some(Role::Admin) {
             return Err(Refusal::InsufficientRole);
         }
@@ -247,7 +229,7 @@ impl Guard {
         }
         // What costs no tokens is never refused for them, and changes nothing: neither a scraper nor an operator's look.
         let permit = if need == RouteAccess::Infer && head.method == Method::POST {
-            let limits = limits.or(**self.default_limits.load());
+            let limits = limits.or(limits_of(&self.limits.load()));
             let entered = self.limiter.enter(&id, limits, now);
             entered.map_err(Refusal::TooMuch)?
         } else {
@@ -266,7 +248,9 @@ impl Guard {
     fn identify(
         &self,
         head: RequestHead<'_>,
+        shown: Shown,
         need: RouteAccess,
+        now: Instant,
     ) -> Result<(String, Option<Role>, RateLimits), Refusal> {
         let is_open = match need {
             RouteAccess::Probe => true,
@@ -274,23 +258,26 @@ impl Guard {
             RouteAccess::Infer | RouteAccess::Free => self.exposure.open_inference,
             RouteAccess::Admin => false,
         };
-        let checks_credentials = self.keys.is_some() || self.jwt.is_some();
-        // Clients send some key always; where nobody has one, it means nothing.
-        if let Some(credential) = credential(head.headers)
-            && (checks_credentials || !is_open)
-        {
-            return credential.and_then(|text| self.recognise(text)).ok_or(
-                match checks_credentials {
-                    true => Refusal::InvalidCredentials,
-                    false => Refusal::NobodyHasCredentials,
-                },
-            );
-        }
-        if !is_open {
-            return Err(match checks_credentials {
-                true => Refusal::MissingCredentials,
-                false => Refusal::NobodyHasCredentials,
-            });
+        match shown {
+            Shown::Good(holder) => return Ok((holder.id, Some(holder.role), holder.limits)),
+            Shown::Bad if self.credentials.is_set_up() => {
+                let per_minute = self.limits.load().refused_credentials_per_minute;
+                let counted = self.refusals.count(head.peer, per_minute, now);
+                return Err(match counted {
+                    Ok(()) => Refusal::InvalidCredentials,
+                    Err(retry_after) => Refusal::TooMuch(TooMuch {
+                        exceeded: Exceeded::Credentials,
+                        retry_after,
+                        remaining: Remaining::default(),
+                    }),
+                });
+            }
+            // Clients send some key always; where nobody has one, it means nothing.
+            Shown::Bad | Shown::Nothing if is_open => {}
+            Shown::Nothing if self.credentials.is_set_up() => {
+                return Err(Refusal::MissingCredentials);
+            }
+            Shown::Bad | Shown::Nothing => return Err(Refusal::NobodyHasCredentials),
         }
         if self.exposure.loopback && self.is_cross_site(head.headers) {
             return Err(Refusal::CrossSite);
@@ -303,18 +290,6 @@ impl Guard {
 
     fn is_cross_site(&self, headers: &HeaderMap) -> bool {
         host::is_cross_site(headers, &self.allowed_hosts, &self.allowed_origins)
-    }
-
-    fn recognise(&self, text: &str) -> Option<(String, Option<Role>, RateLimits)> {
-        if let Some(entry) = self.keys.as_ref().and_then(|keys| keys.find(text)) {
-            return Some((format!("key:{}", entry.id), Some(entry.role), entry.limits));
-        }
-        let subject = self.jwt.as_ref()?.load().verify(text)?;
-        Some((
-            format!("jwt:{}", subject.id),
-            Some(subject.role),
-            RateLimits::default(),
-        ))
     }
 
     /// A number that nobody outside can compute from a principal's name.
@@ -360,18 +335,14 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
     if let Some(action) = &action {
         notes.set_action(action.clone());
     }
-    match gate.guard.admit(head, Instant::now()) {
+    match gate.guard.admit(head, &notes, Instant::now()) {
         Err(refusal) => {
-            if let Some(who) = gate.guard.holder(request.headers()) {
-                notes.set_who(&who);
-            }
             let mut response = (gate.tell)(&refusal);
             refusal_headers(&refusal, response.headers_mut());
             response
         }
         Ok(None) => next.run(request).await,
         Ok(Some((principal, permit))) => {
-            notes.set_who(&principal.id);
             if let Some(action) = &action {
                 request.extensions_mut().insert(action.note.clone());
             }
@@ -390,7 +361,7 @@ pub async fn follow_keys(guard: Arc<Guard>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         let guard = guard.clone();
-        match tokio::task::spawn_blocking(move || guard.poll_keys()).await {
+        match tokio::task::spawn_blocking(move || guard.credentials.poll_keys()).await {
             Ok(None) => {}
             Ok(Some(Ok(n_keys))) => tracing::info!(n_keys, "read the changed file of keys"),
             Ok(Some(Err(e))) => tracing::error!("{e}; the keys stay as they were"),
@@ -407,31 +378,6 @@ fn limits_of(limits: &LimitSettings) -> RateLimits {
         tokens_per_minute: limits.tokens_per_minute,
         concurrent_requests: limits.concurrent_requests,
     }
-}
-
-/// The credential of a request: `None` when there is none, `Some(None)` when it is none that could be good.
-fn credential(headers: &HeaderMap) -> Option<Option<&str>> {
-    let mut given = headers
-        .get_all(header::AUTHORIZATION)
-        .iter()
-        .chain(headers.get_all("x-api-key"));
-    let first = given.next()?;
-    // Two credentials: whoever stands in front may have checked the other one.
-    let text = match given.next() {
-        None => first
-            .to_str()
-            .ok()
-            .filter(|text| text.len() <= MAX_CREDENTIAL_LEN),
-        Some(_) => None,
-    };
-    let is_authorization = headers.contains_key(header::AUTHORIZATION);
-    Some(text.and_then(|text| match text.split_once(' ') {
-        Some((scheme, rest)) if is_authorization => {
-            scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
-        }
-        Some(_) => None,
-        None => (!is_authorization).then_some(text),
-    }))
 }
 
 fn refusal_headers(refusal: &Refusal, headers: &mut HeaderMap) {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// Principals that are remembered; while as many are active, new ones are refused. One is some 200 bytes.
 const MAX_PRINCIPALS: usize = 65_536;
 /// What buckets hold: a minute's worth.
-const WINDOW: Duration = Duration::from_secs(60);
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
 /// Tokens that are set aside at a time for an answer of which nobody said how long it may get: most answers of a
 /// conversation are shorter, and a limit of a few thousand still lets some of them run at once.
@@ -43,6 +43,8 @@ pub enum Exceeded {
     Tokens,
     /// Requests at once.
     Concurrency,
+    /// Bad credentials a minute.
+    Credentials,
 }
 
 impl Exceeded {
@@ -52,6 +54,7 @@ impl Exceeded {
             Exceeded::Requests => "requests",
             Exceeded::Tokens => "tokens",
             Exceeded::Concurrency => "concurrency",
+            Exceeded::Credentials => "credentials",
         }
     }
 
@@ -61,6 +64,7 @@ impl Exceeded {
             Exceeded::Requests => "requests a minute",
             Exceeded::Tokens => "tokens a minute",
             Exceeded::Concurrency => "requests at once",
+            Exceeded::Credentials => "refused keys or tokens a minute",
         }
     }
 }

@@ -428,5 +428,8 @@ settings! {
         reload tokens_per_minute: [u32] = 0, Within(0..=1_000_000_000);
         /// Requests at once, waiting ones included.
         reload concurrent_requests: [u32] = 0, Within(0..=1_000_000);
+        /// Keys and tokens that are not good, of one address (of IPv6, one network of 64 bits) a minute: further ones are
+        /// answered 429. Good ones are let in all the same.
+        reload refused_credentials_per_minute: [u32] = 60, Within(0..=10_000_000);
     }
 }

@@ -10,6 +10,7 @@ mod client;
 #[cfg(feature = "opentelemetry")]
 mod collector;
 mod completions;
+mod credentials;
 mod determinism;
 mod device;
 mod documented;

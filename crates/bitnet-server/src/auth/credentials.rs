@@ -1,0 +1,131 @@
+//! What a request shows to be let in: found in its headers, and held against the keys and the key of tokens, once.
+
+use arc_swap::ArcSwap;
+use axum::http::{HeaderMap, header};
+
+use super::access::Role;
+use super::guard::GuardError;
+use super::jwt::{JwtKeyError, JwtVerifier};
+use super::key_file::KeyFileError;
+use super::key_store::KeyStore;
+use super::rate::RateLimits;
+use crate::config::settings::AuthSettings;
+
+/// Longest credential that is looked at; longer ones are not good ones.
+const MAX_CREDENTIAL_LEN: usize = 8192;
+
+/// What credentials are held against.
+pub struct CredentialCheck {
+    keys: Option<KeyStore>,
+    jwt: Option<ArcSwap<JwtVerifier>>,
+    settings: AuthSettings, // where keys come from
+}
+
+/// Whom a good credential is of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Holder {
+    /// `key:ID` or `jwt:SUB`.
+    pub id: String,
+    /// What it may do.
+    pub role: Role,
+    /// Limits of its own.
+    pub limits: RateLimits,
+}
+
+/// What a request shows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    /// Nothing.
+    Nothing,
+    /// Something that is not good, or that nothing could be held against.
+    Bad,
+    /// A good credential.
+    Good(Holder),
+}
+
+impl CredentialCheck {
+    /// Reads the keys, and the key of tokens.
+    ///
+    /// # Errors
+    /// When one of the files cannot be used.
+    pub fn open(settings: &AuthSettings) -> Result<CredentialCheck, GuardError> {
+        let keys = settings.keys_file.as_deref();
+        Ok(CredentialCheck {
+            keys: keys.map(KeyStore::open).transpose()?,
+            jwt: JwtVerifier::open(settings)?.map(ArcSwap::from_pointee),
+            settings: settings.clone(),
+        })
+    }
+
+    /// Whether anybody could have a good one.
+    pub fn is_set_up(&self) -> bool {
+        self.keys.is_some() || self.jwt.is_some()
+    }
+
+    /// What a request with these headers shows.
+    pub fn shown(&self, headers: &HeaderMap) -> Shown {
+        let Some(credential) = credential(headers) else {
+            return Shown::Nothing;
+        };
+        let holder = credential.and_then(|text| self.holder(text));
+        holder.map_or(Shown::Bad, Shown::Good)
+    }
+
+    fn holder(&self, text: &str) -> Option<Holder> {
+        if let Some(entry) = self.keys.as_ref().and_then(|keys| keys.find(text)) {
+            return Some(Holder {
+                id: format!("key:{}", entry.id),
+                role: entry.role,
+                limits: entry.limits,
+            });
+        }
+        let subject = self.jwt.as_ref()?.load().verify(text)?;
+        Some(Holder {
+            id: format!("jwt:{}", subject.id),
+            role: subject.role,
+            limits: RateLimits::default(),
+        })
+    }
+
+    /// Reads the keys again, on SIGHUP; `None` when there are none.
+    pub fn reload_keys(&self) -> Option<Result<usize, KeyFileError>> {
+        self.keys.as_ref().map(KeyStore::reload)
+    }
+
+    /// Reads the keys again if their file has changed.
+    pub fn poll_keys(&self) -> Option<Result<usize, KeyFileError>> {
+        self.keys.as_ref()?.poll()
+    }
+
+    /// Reads the key of tokens again, on SIGHUP; `None` when there is none. One that cannot be used changes nothing.
+    pub fn reload_token_key(&self) -> Option<Result<(), JwtKeyError>> {
+        let jwt = self.jwt.as_ref()?;
+        let opened = JwtVerifier::open(&self.settings).transpose()?;
+        Some(opened.map(|verifier| jwt.store(verifier.into())))
+    }
+}
+
+/// The credential of a request: `None` when there is none, `Some(None)` when it is none that could be good.
+fn credential(headers: &HeaderMap) -> Option<Option<&str>> {
+    let mut given = headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .chain(headers.get_all("x-api-key"));
+    let first = given.next()?;
+    // Two credentials: whoever stands in front may have checked the other one.
+    let text = match given.next() {
+        None => first
+            .to_str()
+            .ok()
+            .filter(|text| text.len() <= MAX_CREDENTIAL_LEN),
+        Some(_) => None,
+    };
+    let is_authorization = headers.contains_key(header::AUTHORIZATION);
+    Some(text.and_then(|text| match text.split_once(' ') {
+        Some((scheme, rest)) if is_authorization => {
+            scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
+        }
+        Some(_) => None,
+        None => (!is_authorization).then_some(text),
+    }))
+}
