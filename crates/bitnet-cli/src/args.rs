@@ -198,6 +198,20 @@ impl SamplingArgs {
 }
 
 impl EngineArgs {
+    /// What a command runs with that has none of these options but the number of threads.
+    pub fn with_threads(threads: Option<usize>) -> Self {
+        Self {
+            threads,
+            ctx: None,
+            kv_type: None,
+            full_head: false,
+            device: None,
+            kernel: None,
+            dense: false,
+            no_cache: false,
+        }
+    }
+
     /// Threads by flag, environment or the engine's default (`None`).
     pub fn threads(&self, env: &Environment) -> Option<usize> {
         self.threads.or(env.threads)
@@ -366,16 +380,7 @@ mod tests {
             device: Some(Device::Cpu),
             ..Environment::default()
         };
-        let mut args = EngineArgs {
-            threads: None,
-            ctx: None,
-            kv_type: None,
-            full_head: false,
-            device: None,
-            kernel: None,
-            dense: false,
-            no_cache: false,
-        };
+        let mut args = EngineArgs::with_threads(None);
         assert_eq!(
             (args.threads(&env), args.kernel(&env), args.device(&env)),
             (Some(3), Some("a".into()), Device::Cpu)

@@ -22,6 +22,8 @@ mod exit;
 mod export_report;
 mod free_space;
 mod interrupt;
+mod layout_probe;
+mod model_copy;
 mod model_source;
 mod output;
 mod pending;

@@ -1,13 +1,19 @@
 //! `bitnet compat-check`: whether a model file is sound, and what to do about what is not.
 
+use std::path::{Path, PathBuf};
+
+use bitnet_models::export::split;
+use bitnet_models::gguf::{Gguf, describe};
 use bitnet_models::{CheckpointOptions, Finding, Severity, check};
-use bitnet_quantization::I2sDialect;
+use bitnet_quantization::{I2sDialect, TensorType};
 use clap::Args;
 use serde::Serialize;
 
-use crate::args::parse_dialect;
+use crate::args::{EngineArgs, parse_dialect, parse_threads};
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
+use crate::layout_probe::{self, LayoutProbe};
+use crate::model_copy::ModelCopy;
 use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
 use crate::sanitize;
@@ -18,7 +24,9 @@ use crate::tokenizer_findings;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     bitnet compat-check model.gguf\n  \
-    bitnet compat-check model.gguf --strict --format json\n\n\
+    bitnet compat-check model.gguf --strict --format json\n  \
+    bitnet compat-check model.gguf --probe-layout\n  \
+    bitnet compat-check model.gguf --fix repaired.gguf\n\n\
     Exit code 0: usable; 3: unusable (a finding of severity error); 4: usable, but --strict and warnings.")]
 pub struct CompatCheckArgs {
     /// A .gguf file (also the first of a split) or a Hugging Face directory [default: BITNET_GGUF, else the model
@@ -29,6 +37,23 @@ pub struct CompatCheckArgs {
     /// Byte layout of I2_S tensors: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
     #[arg(long, value_name = "LAYOUT", value_parser = parse_dialect)]
     pub dialect: Option<I2sDialect>,
+
+    /// Load the model under each layout of I2_S tensors, score a fixed text, and tell which layout the file has
+    #[arg(long)]
+    pub probe_layout: bool,
+
+    /// Threads to compute with, for --probe-layout [default: every CPU that this process may use]
+    #[arg(short, long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+
+    /// Write a copy of the .gguf file with what is known better put right: tokenizer.ggml.pre, a placeholder for a chat
+    /// template, ids of end tokens. The tensors are the original's; the report is that of the copy
+    #[arg(long, value_name = "OUT")]
+    pub fix: Option<PathBuf>,
+
+    /// Replace OUT of --fix if it exists
+    #[arg(long, requires = "fix")]
+    pub force: bool,
 
     /// Exit with 4 when there are warnings
     #[arg(long)]
@@ -47,7 +72,18 @@ struct Report {
     errors: usize,
     warnings: usize,
     notes: usize,
+    /// Keys that --fix gave other values, with them; `None` without --fix.
+    fixed: Option<Vec<Fixed>>,
+    /// `None` where nobody asked, or no tensor is I2_S.
+    layout_probe: Option<LayoutProbe>,
     findings: Vec<Finding>,
+}
+
+/// A key of the copy.
+#[derive(Serialize)]
+struct Fixed {
+    key: String,
+    value: String,
 }
 
 /// Checks the file.
@@ -55,7 +91,15 @@ struct Report {
 /// # Errors
 /// A file that cannot be read at all; findings are a report, not an error.
 pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> {
-    let source = ModelSource::choose(args.file.as_deref(), env)?;
+    let mut source = ModelSource::choose(args.file.as_deref(), env)?;
+    let fixed = match &args.fix {
+        Some(out) => {
+            let fixed = fix(&source, out, args.force)?;
+            source = ModelSource::Path(out.clone());
+            Some(fixed)
+        }
+        None => None,
+    };
     let options = CheckpointOptions {
         i2s_dialect: args.dialect,
         ..CheckpointOptions::default()
@@ -67,9 +111,20 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
         }
         ModelSource::Embedded => source.open(&options)?.findings().to_vec(),
     };
+    let mut layout_probe = None;
     // A checkpoint that does not open is unusable, and its errors are listed already.
     if let Ok(checkpoint) = source.open(&options) {
         tokenizer_findings::add(&checkpoint, &mut findings);
+        let tensors = checkpoint.describe().tensors;
+        let has_i2s = tensors
+            .iter()
+            .any(|tensor| tensor.type_name == TensorType::I2S.name());
+        if args.probe_layout && has_i2s {
+            let engine = EngineArgs::with_threads(args.threads);
+            let probe = layout_probe::run(&source, &engine, env)?;
+            findings.extend(judge(&probe, args.dialect.unwrap_or_default()));
+            layout_probe = Some(probe);
+        }
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
@@ -84,6 +139,8 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
         errors,
         warnings,
         notes,
+        fixed,
+        layout_probe,
         findings,
     };
     let mut out = Out::stdout();
@@ -99,6 +156,68 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
     })
 }
 
+/// Writes the repaired copy.
+fn fix(source: &ModelSource, out: &Path, force: bool) -> Result<Vec<Fixed>, CliError> {
+    let input = match source {
+        ModelSource::Path(path) if !path.is_dir() => path,
+        _ => {
+            return Err(CliError::usage(
+                format!("{} is no .gguf file", source.name()),
+                "--fix repairs what a .gguf file says about its tokenizer; name one",
+            ));
+        }
+    };
+    let gguf = Gguf::open(input)?;
+    let changes = split::repairs(&gguf)?;
+    if changes.is_empty() {
+        return Err(CliError::usage(
+            format!("nothing in {} is known better", source.name()),
+            "leave out --fix; without it the findings are listed",
+        ));
+    }
+    let copy = ModelCopy {
+        gguf: &gguf,
+        input,
+        out,
+        changes: &changes,
+        force,
+        dry_run: false,
+    };
+    copy.write()?;
+    let fixed = changes.iter().map(|(key, value)| Fixed {
+        key: key.clone(),
+        value: describe(value),
+    });
+    Ok(fixed.collect())
+}
+
+/// What the probe says about the layout that the file is read in.
+fn judge(probe: &LayoutProbe, dialect: I2sDialect) -> Option<Finding> {
+    let read = dialect.to_string();
+    let (severity, message, remedy) = match &probe.best {
+        Some(best) if *best == read => return None,
+        Some(best) => (
+            Severity::Error,
+            format!(
+                "a fixed text is far likelier when I2_S tensors are read as {best} than as {read}"
+            ),
+            format!("name the layout wherever the file is used: --dialect {best}"),
+        ),
+        None => (
+            Severity::Warning,
+            "no layout of I2_S tensors makes a fixed text clearly likelier than the others".into(),
+            "the model may be damaged, or trained on something else than English".into(),
+        ),
+    };
+    Some(Finding {
+        severity,
+        code: "i2s-layout",
+        place: "I2_S tensors".into(),
+        message,
+        remedy,
+    })
+}
+
 fn text(report: &Report) -> String {
     let mut text = format!(
         "{}: {} ({}, {}, {})\n",
@@ -108,6 +227,17 @@ fn text(report: &Report) -> String {
         counted(report.warnings, "warning"),
         counted(report.notes, "note"),
     );
+    for fixed in report.fixed.iter().flatten() {
+        let value = sanitize::one_line(&fixed.value);
+        text.push_str(&wrapped(&value, &format!("fixed {}: ", fixed.key)));
+    }
+    for layout in report.layout_probe.iter().flat_map(|probe| &probe.layouts) {
+        let loss = match (layout.nats_a_token, &layout.problem) {
+            (Some(loss), _) => format!("{loss:.3} nats a token"),
+            (None, problem) => sanitize::one_line(problem.as_deref().unwrap_or_default()),
+        };
+        text.push_str(&wrapped(&loss, &format!("{}: ", layout.dialect)));
+    }
     for finding in &report.findings {
         let place = sanitize::one_line(&finding.place);
         text.push_str(&format!(

@@ -1,10 +1,14 @@
 //! `bitnet inspect`: what is in a model file, without loading it.
 //!
+//! With two files it tells in what they differ.
+//!
 //! A container of an architecture that this engine does not run is listed all the same; the reason comes after the
 //! listing, as the command's error.
 
+mod difference;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bitnet_models::checkpoint::{Description, TensorSummary};
 use bitnet_models::gguf::Gguf;
@@ -28,12 +32,18 @@ use crate::units;
 #[command(after_help = "Examples:\n  \
     bitnet inspect model.gguf\n  \
     bitnet inspect ./hf-directory --format json\n  \
-    bitnet inspect model-00001-of-00003.gguf")]
+    bitnet inspect old.gguf new.gguf\n  \
+    bitnet inspect model-00001-of-00003.gguf\n\n\
+    With two files: exit code 0 where they are the same, 4 where they differ.")]
 pub struct InspectArgs {
     /// A .gguf file (also the first of a split) or a Hugging Face directory [default: BITNET_GGUF, else the model
     /// inside this program]
     #[arg(value_name = "FILE")]
     pub file: Option<String>,
+
+    /// Another file or directory: tell in what the two differ (metadata, tensors, their bytes), and list neither
+    #[arg(value_name = "OTHER", conflicts_with = "dialect")]
+    pub other: Option<PathBuf>,
 
     /// Byte layout of I2_S tensors: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
     #[arg(long, value_name = "LAYOUT", value_parser = parse_dialect)]
@@ -114,6 +124,9 @@ struct TensorEntry {
 /// # Errors
 /// A file that cannot be read or is no model container; after the listing, a model that cannot be run.
 pub fn run(args: &InspectArgs, env: &Environment) -> Result<Exit, CliError> {
+    if let (Some(file), Some(other)) = (&args.file, &args.other) {
+        return difference::run(Path::new(file), other, args.format);
+    }
     let source = ModelSource::choose(args.file.as_deref(), env)?;
     let options = bitnet_models::CheckpointOptions {
         i2s_dialect: args.dialect,

@@ -1,18 +1,13 @@
 //! `bitnet merge`: the files of a split as one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use bitnet_models::export::split;
 use bitnet_models::gguf::Gguf;
 use clap::Args;
 
 use crate::exit::{CliError, Exit};
-use crate::export_report::writing_failed;
-use crate::free_space;
-use crate::interrupt::Cooperative;
+use crate::model_copy::{Copied, ModelCopy};
 use crate::output::{Format, Out};
-use crate::pending::{Pending, sync};
-use crate::progress::Progress;
 use crate::sanitize;
 use crate::units;
 
@@ -51,39 +46,16 @@ pub struct MergeArgs {
 /// Files that are missing or damaged, a full disk, Ctrl-C.
 pub fn run(args: &MergeArgs) -> Result<Exit, CliError> {
     let gguf = Gguf::open(&args.input)?;
-    let pending = Pending::new(&args.out)?;
-    pending.is_none_of(gguf.files().map(Path::new))?;
-    if !args.force {
-        pending.is_new()?;
-    }
-    let cooperative = Cooperative::begin();
-    let failed = |error| writing_failed(error, &args.input, &args.out, &cooperative);
-    let part = split::merge(&gguf).map_err(failed)?;
-    let (n_files, n_tensors) = (gguf.n_files(), part.n_tensors());
-    let bytes = part.file_bytes().map_err(failed)?;
-    free_space::check(&args.out, bytes)?;
-    if !args.dry_run {
-        let file = {
-            let progress = Progress::bytes("writing", bytes);
-            let mut advance = |n| {
-                progress.add(n);
-                !cooperative.requested()
-            };
-            let file = pending.create_file()?;
-            part.write(&gguf, file, &mut advance).map_err(failed)?
-        };
-        sync(file, &args.out)?;
-        {
-            let progress = Progress::bytes("checking", bytes);
-            let mut advance = |n| {
-                progress.add(n);
-                !cooperative.requested()
-            };
-            let written = Gguf::open(pending.path())?;
-            split::compare(&gguf, &written, &mut advance).map_err(failed)?;
-        }
-        pending.finish()?;
-    }
+    let copy = ModelCopy {
+        gguf: &gguf,
+        input: &args.input,
+        out: &args.out,
+        changes: &[],
+        force: args.force,
+        dry_run: args.dry_run,
+    };
+    let Copied { n_tensors, bytes } = copy.write()?;
+    let n_files = gguf.n_files();
     let mut out = Out::stdout();
     if args.format == Format::Json {
         out.json(&serde_json::json!({

@@ -24,6 +24,54 @@ fn inspect_lists_the_embedded_model() {
 }
 
 #[test]
+fn inspect_of_two_files_tells_in_what_they_differ() {
+    let (tq1, tq2) = (
+        data_arg("reference/gguf/tiny-bitnet-silu.bitnet.TQ1_0.gguf"),
+        data_arg("reference/gguf/tiny-bitnet-silu.bitnet.TQ2_0.gguf"),
+    );
+    let same = run(&["inspect", &tq1, &tq1, "--format", "json"]);
+    assert_eq!(same.code, Some(0), "{same:?}");
+    assert_eq!(same.json()["same"], true);
+
+    let differ = run(&["inspect", &tq1, &tq2, "--format", "json"]);
+    assert_eq!(differ.code, Some(4), "{differ:?}");
+    let report: serde_json::Value = serde_json::from_str(&differ.stdout).unwrap();
+    let changes = report["metadata"].as_array().unwrap();
+    let file_type = changes.iter().find(|c| c["name"] == "general.file_type");
+    assert_eq!(file_type.unwrap()["a"], "36 (u32)");
+    let tensors = report["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 14, "two layers of seven: {tensors:?}");
+    assert!(tensors[0]["a"].as_str().unwrap().starts_with("TQ1_0 "));
+    assert_eq!(report["contents"].as_array().unwrap().len(), 0);
+
+    // One bit of one tensor, the last of the file, and one key.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("changed.gguf");
+    let mut bytes = std::fs::read(&tq2).unwrap();
+    let listed = run(&["inspect", &tq2, "--format", "json"]).json();
+    let last = listed["tensors"].as_array().unwrap();
+    let last = last.iter().max_by_key(|t| t["offset"].as_u64()).unwrap();
+    bytes[last["offset"].as_u64().unwrap() as usize] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let changed = run(&["inspect", &tq2, path.to_str().unwrap()]);
+    assert_eq!(changed.code, Some(4));
+    let name = last["name"].as_str().unwrap();
+    assert!(
+        changed
+            .stdout
+            .contains(&format!("Other bytes (1)\n{name}\n")),
+        "{}",
+        changed.stdout
+    );
+
+    let directories = ["reference/tiny-bitnet", "reference/tiny-bitnet-silu"].map(data_arg);
+    let ended = run(&["inspect", &directories[0], &directories[1]]);
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.stdout.contains("hidden_act"), "{}", ended.stdout);
+    run(&["inspect", &tq1, "no-such.gguf"]).fails(1, "no-such.gguf", "check the path");
+}
+
+#[test]
 fn inspect_fits_80_columns_for_files_and_directories() {
     let gguf = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
     for path in [
@@ -65,6 +113,96 @@ fn inspect_lists_a_model_that_cannot_be_run_and_says_so() {
     assert!(
         ended.stdout.contains("This model cannot be run")
             && ended.stdout.contains("blk.0.attn_q.weight")
+    );
+}
+
+#[test]
+fn the_layout_of_i2s_tensors_is_told_by_the_loss_of_a_text() {
+    let path = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
+    let command = [
+        "compat-check",
+        &path,
+        "--probe-layout",
+        "--format",
+        "json",
+        "-t",
+        "1",
+    ];
+    let report = run(&command).json();
+    let layouts = report["layout_probe"]["layouts"].as_array().unwrap();
+    let loss = |i: usize| layouts[i]["nats_a_token"].as_f64().unwrap();
+    assert_eq!(layouts[0]["dialect"], "i2s-128");
+    assert!(
+        loss(0) + 0.25 < loss(1) && loss(0) + 0.25 < loss(2),
+        "{layouts:?}"
+    );
+    assert_eq!(report["layout_probe"]["best"], "i2s-128");
+
+    let wrong = [
+        "compat-check",
+        &path,
+        "--probe-layout",
+        "--dialect",
+        "i2s-64",
+        "-t",
+        "1",
+    ];
+    let wrong = run(&wrong);
+    assert_eq!(wrong.code, Some(3), "{wrong:?}");
+    assert!(
+        wrong.stdout.contains("--dialect i2s-128"),
+        "{}",
+        wrong.stdout
+    );
+
+    // Nobody asked, or there is nothing to ask.
+    let other = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.F16.gguf");
+    let other = run(&["compat-check", &other, "--probe-layout", "--format", "json"]).json();
+    assert!(other["layout_probe"].is_null(), "{other}");
+}
+
+#[test]
+fn a_repaired_copy_has_no_warnings_and_the_same_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("fixed.gguf");
+    let out = out.to_str().unwrap();
+    let path = data_arg("reference/gguf/tiny-bitnet.bitnet-b1.58.I2_S.gguf");
+    let report = run(&["compat-check", &path, "--fix", out, "--format", "json"]).json();
+    let fixed = report["fixed"].as_array().unwrap();
+    let keys: Vec<&str> = fixed.iter().map(|f| f["key"].as_str().unwrap()).collect();
+    assert!(
+        keys.contains(&"tokenizer.ggml.pre") && keys.contains(&"tokenizer.chat_template"),
+        "{keys:?}"
+    );
+    assert_eq!(report["warnings"], 0, "{report}");
+
+    let differ = run(&["inspect", &path, out, "--format", "json"]);
+    let difference: serde_json::Value = serde_json::from_str(&differ.stdout).unwrap();
+    assert_eq!(difference["metadata"].as_array().unwrap().len(), keys.len());
+    assert_eq!(difference["tensors"].as_array().unwrap().len(), 0);
+    assert_eq!(difference["contents"].as_array().unwrap().len(), 0);
+    let text = |model: &str| {
+        let args = [
+            "run", "--model", model, "--prompt", "The sun", "--greedy", "-n", "8",
+        ];
+        run(&args).ok().to_string()
+    };
+    assert_eq!(text(&path), text(out));
+
+    // It is there already; and nothing is left to repair.
+    run(&["compat-check", &path, "--fix", out]).fails(2, "exists", "--force");
+    run(&["compat-check", &path, "--fix", out, "--force"]).ok();
+    let again = dir.path().join("again.gguf");
+    run(&["compat-check", out, "--fix", again.to_str().unwrap()]).fails(
+        2,
+        "nothing in",
+        "leave out --fix",
+    );
+    let directory = data_arg("reference/tiny-bitnet");
+    run(&["compat-check", &directory, "--fix", again.to_str().unwrap()]).fails(
+        2,
+        "no .gguf file",
+        "name one",
     );
 }
 
