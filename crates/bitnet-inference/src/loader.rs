@@ -257,6 +257,7 @@ pub(crate) fn load(
                 && worth_keeping(&model, cache.least_bytes)
             {
                 packed_weights = PackedWeights::Written;
+                entry.claim();
                 unwritten = Some(model.packed_arrays(&entry.path, &entry.key));
             }
             model
@@ -326,6 +327,7 @@ fn pack_into(
     warnings: &mut Vec<String>,
 ) -> Result<Option<PackedFile>, Error> {
     let CacheEntry { path, key, .. } = entry;
+    entry.claim();
     let packed = Model::pack_into(backend, checkpoint, path, key, LEAST_HEAD_ROWS);
     backend.end_packing();
     let opened = match packed {

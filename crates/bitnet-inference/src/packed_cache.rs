@@ -4,6 +4,8 @@
 //! gigabyte to find out that nothing has changed would take as long as packing it. There is one file for each path, so a
 //! model that was replaced replaces its packed weights with the next start.
 
+pub(crate) mod owner;
+
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,6 +74,8 @@ pub(crate) struct CacheEntry {
     pub stem: PathBuf,
     /// What the model is.
     pub key: String,
+    /// Where the model is, without symbolic links.
+    pub model: PathBuf,
 }
 
 impl CacheEntry {
@@ -95,6 +99,7 @@ impl CacheEntry {
             path: with_ending(&stem, EXTENSION),
             stem,
             key,
+            model: path,
         })
     }
 }

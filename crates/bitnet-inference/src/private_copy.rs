@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 
 use bitnet_models::own_files::{self, Checked};
 
+use crate::packed_cache::owner::remove_copies;
 use crate::packed_cache::{CacheEntry, files_of, with_ending};
 
 /// Ends the names of the folders.
-const EXTENSION: &str = "files";
+pub(crate) const EXTENSION: &str = "files";
 
 /// The file that says what is there.
 const SUMS: &str = "sums";
@@ -74,7 +75,9 @@ pub(crate) fn of(
         // Another process may have made the same copy meanwhile.
         verify(&kept).map_err(|_| error)?;
     }
-    remove_others(entry, &kept);
+    entry.claim();
+    // Of what this model was before: whoever has them mapped keeps them.
+    remove_copies(folder, &entry.stem, Some(&kept));
     Ok(Some(kept.join(name)))
 }
 
@@ -191,19 +194,4 @@ fn verify(kept: &Path) -> io::Result<()> {
         checked.remember();
     }
     Ok(())
-}
-
-/// Removes the copies of what this model was before. Whoever has them mapped keeps them.
-fn remove_others(entry: &CacheEntry, kept: &Path) {
-    let Some((folder, stem)) = entry.stem.parent().zip(entry.stem.file_name()) else {
-        return;
-    };
-    let ours = format!("{}.", stem.to_string_lossy());
-    for other in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = other.file_name().to_string_lossy().into_owned();
-        let is_copy = name.starts_with(&ours) && name.ends_with(&format!(".{EXTENSION}"));
-        if is_copy && other.path() != *kept {
-            let _ = fs::remove_dir_all(other.path()); // it only costs room
-        }
-    }
 }
