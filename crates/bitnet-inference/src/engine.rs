@@ -10,20 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bitnet_kernels::{HeadWork, KV_BLOCK, LayoutProbe, Traffic};
-use bitnet_models::mmap::Access;
 use bitnet_models::{
-    Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, ModelConfig,
-    PackedArrays, Profile,
+    Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, PackedArrays, Profile,
 };
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
 use bytes::Bytes;
 
 use crate::engine_load::EngineLoad;
 use crate::error::Error;
-use crate::loader::{self, HeadMode, LoadOptions, Loaded, PackedWeights, WeightsPlace};
+use crate::loader::{self, LoadOptions, Loaded, PackedWeights, WeightsPlace};
 use crate::metrics::{Clock, SystemClock};
-use crate::packed_cache::{CacheEntry, CachePurpose};
-use crate::private_copy;
+use crate::open::{Opened, open_checkpoint};
+use crate::packed_cache::CacheEntry;
 use crate::request::Prompt;
 use crate::runner::Runner;
 use crate::sequence::RequestId;
@@ -171,11 +169,8 @@ impl Engine {
             entry,
             warning,
         } = open_checkpoint(path.as_ref(), options)?;
-        // Weights packed otherwise than the engine chooses are for comparison: nobody waits for them twice.
-        let chosen = options.kernel.is_none() && !options.dense && options.head == HeadMode::Auto;
-        let entry = entry.as_ref().filter(|_| chosen);
         let mut engine =
-            Engine::from_checkpoint(&checkpoint, entry, options, clock, progress, |r| r)?;
+            Engine::from_checkpoint(&checkpoint, entry.as_ref(), options, clock, progress, |r| r)?;
         engine.info.warnings.extend(warning);
         Ok(engine)
     }
@@ -551,57 +546,6 @@ pub(crate) fn encode(
         ids.insert(0, bos);
     }
     Ok(ids)
-}
-
-/// A model's files, opened: themselves, or their copy in the cache.
-pub(crate) struct Opened {
-    pub checkpoint: Checkpoint,
-    /// Where its packed weights are kept.
-    pub entry: Option<CacheEntry>,
-    /// Why there is no copy that should be there.
-    pub warning: Option<String>,
-}
-
-/// Opens the model at `path` as `options` say.
-pub(crate) fn open_checkpoint(path: &Path, options: &LoadOptions) -> Result<Opened, Error> {
-    let cache = options.packed_cache.as_ref();
-    // What cannot be looked at cannot be opened either, and that error is the better one.
-    let mut entry = cache.and_then(|cache| CacheEntry::of(cache, path, &options.checkpoint).ok());
-    let mut warning = None;
-    if let (Some(cache), Some(its)) = (cache, &entry)
-        && cache.purpose == CachePurpose::Serving
-    {
-        match private_copy::of(its, path, cache.least_bytes) {
-            Ok(Some(copy)) => {
-                let mapped = CheckpointOptions {
-                    access: Access::Map,
-                    ..options.checkpoint
-                };
-                let opened = Checkpoint::open(&copy, &mapped);
-                if opened.is_err() {
-                    // Nothing is gained by keeping what is no model; that it cannot be removed costs room alone.
-                    let _ = private_copy::remove(its);
-                }
-                return Ok(Opened {
-                    checkpoint: opened?,
-                    entry,
-                    warning,
-                });
-            }
-            Ok(None) => entry = None,
-            Err(error) => {
-                entry = None;
-                warning = Some(format!(
-                    "the model is kept in memory, as its copy cannot be used: {error}"
-                ));
-            }
-        }
-    }
-    Ok(Opened {
-        checkpoint: Checkpoint::open(path, &options.checkpoint)?,
-        entry,
-        warning,
-    })
 }
 
 /// The tokenizer's end tokens and those that the model's `generation_config` names.

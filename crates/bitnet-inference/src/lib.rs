@@ -49,6 +49,7 @@ pub mod loader;
 pub mod logits;
 pub mod logprobs;
 pub mod metrics;
+mod open;
 pub mod packed_cache;
 pub mod prefix_cache;
 mod private_copy;
@@ -95,8 +96,8 @@ pub use bitnet_kernels::{
 };
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
-    Batch, CheckpointOptions, EmbeddingConfig, I2sDialect, LoadProgress, LogitRows, ModelConfig,
-    ModelError, Observer, Operation, PackedArrays, Pooling, Profile,
+    Batch, CheckpointOptions, EmbeddingConfig, FileStamp, I2sDialect, LoadProgress, LogitRows,
+    ModelConfig, ModelError, ModelFiles, Observer, Operation, PackedArrays, Pooling, Profile,
 };
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

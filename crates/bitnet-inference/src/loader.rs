@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bitnet_kernels::{
     Backend, CpuBackend, CpuOptions, KV_BLOCK, KernelError, KvType, LEAST_HEAD_ROWS, LayoutProbe,
 };
+use bitnet_models::mmap::Access;
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Finding, GenerationDefaults, LoadProgress, Model, ModelConfig,
     ModelError, PackError, PackedArrays, PackedFile, PackedFileError, TokenizerSource, WeightBytes,
@@ -236,7 +237,9 @@ pub(crate) fn load(
             let model = Model::load_packed(backend, checkpoint, context, &mut packed, progress);
             match (model, entry) {
                 // Whole, and of this model by its own word, yet not what this version reads: it is of no use to anybody.
-                (Err(ModelError::Kernel(KernelError::PackedArray { .. })), Some(entry)) => {
+                (Err(ModelError::Kernel(KernelError::PackedArray { .. })), Some(entry))
+                    if packed_weights == PackedWeights::Kept =>
+                {
                     let entry = fs::remove_file(&entry.path).ok().map(|()| entry);
                     return load(checkpoint, entry, options, progress);
                 }
@@ -468,7 +471,7 @@ pub(crate) fn load_tokenizer(
         tokenizer
     };
     if let Some(path) = &options.tokenizer {
-        let opened = open_tokenizer(path, &strict)?;
+        let opened = tokenizer_at(path, &strict, options.checkpoint.access)?;
         return Ok(Some(Arc::new(with_template(opened))));
     }
     let source = checkpoint.tokenizer_source()?;
@@ -532,7 +535,16 @@ fn with_own_template(
 /// [`Error::Model`] when the file cannot be read, [`Error::Tokenizer`] when it is of no use, [`Error::NoTokenizer`]
 /// for a folder or a GGUF file without one.
 pub fn open_tokenizer(path: &Path, options: &TokenizerOptions) -> Result<Tokenizer, Error> {
-    from_source(TokenizerSource::open(path)?, options)?.ok_or_else(|| Error::NoTokenizer {
+    tokenizer_at(path, options, Access::Map)
+}
+
+fn tokenizer_at(
+    path: &Path,
+    options: &TokenizerOptions,
+    access: Access,
+) -> Result<Tokenizer, Error> {
+    let source = TokenizerSource::open(path, access)?;
+    from_source(source, options)?.ok_or_else(|| Error::NoTokenizer {
         model: path.display().to_string(),
     })
 }

@@ -1,17 +1,21 @@
-//! Where packed weights are kept between starts, and which file belongs to which model.
+//! Where packed weights are kept between starts, and what of it belongs to which model.
 //!
 //! A model is known by its files' paths, sizes, times of change and inode numbers, not by their content: reading a
-//! gigabyte to find out that nothing has changed would take as long as packing it. There is one file for each path, so a
-//! model that was replaced replaces its packed weights with the next start.
+//! gigabyte to find out that nothing has changed would take as long as packing it. Of a path one model is kept, so one that
+//! was replaced replaces its packed weights with the next start, and nothing is kept of a path that leads nowhere.
+//!
+//! ```text
+//! STEM.bnpk        packed weights (bitnet_models::packed_file)
+//! STEM.KEY.files/  a copy of the model's files (private_copy)
+//! STEM.model       whose it is (owner)
+//! ```
 
 pub(crate) mod owner;
 
-use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
-use bitnet_models::CheckpointOptions;
+use bitnet_models::{CheckpointOptions, ModelFiles};
 
 /// Where packed weights are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +45,9 @@ pub const LEAST_CACHED_BYTES: usize = 64 << 20;
 
 /// Files below this many bytes are not worth a copy: two of them in memory are far from what a swap may take.
 pub const LEAST_SERVED_BYTES: usize = 16 << 20;
+
+/// Bytes of a model's name that are in the names of its files, which systems bound to 255.
+const LONGEST_NAME: usize = 128;
 
 /// Extension of the files.
 const EXTENSION: &str = "bnpk";
@@ -87,12 +94,13 @@ impl CacheEntry {
             "i2s dialect {:?}\n",
             options.i2s_dialect.unwrap_or_default()
         );
-        for file in files_of(&path)? {
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            key.push_str(&format!("{name} {}\n", stamp(&fs::metadata(&file)?)?));
+        let base = path.parent().unwrap_or(Path::new(""));
+        for (file, stamp) in ModelFiles::of(&path)?.iter() {
+            let name = file.strip_prefix(base).unwrap_or(file);
+            key.push_str(&format!("{} {stamp}\n", name.display()));
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let stem: String = stem.chars().take(80).collect();
+        let stem = &stem[..stem.floor_char_boundary(LONGEST_NAME)];
         let place = crc32fast::hash(path.as_os_str().as_encoded_bytes());
         let stem = cache.folder.join(format!("{stem}-{place:08x}"));
         Ok(CacheEntry {
@@ -112,49 +120,10 @@ pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The files of a model: all of a directory, all parts of a split, or the one.
-pub(crate) fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let (folder, prefix) = if path.is_dir() {
-        (path, "")
-    } else {
-        match (name.find("-00001-of-"), path.parent()) {
-            (Some(end), Some(folder)) => (folder, &name[..end]),
-            _ => return Ok(vec![path.to_owned()]),
-        }
-    };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let ours = entry.file_name().to_string_lossy().starts_with(prefix);
-        if ours && !entry.path().is_dir() {
-            files.push(entry.path());
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// Size, time of change and identity of a file.
-fn stamp(file: &Metadata) -> io::Result<String> {
-    let modified = file.modified()?;
-    let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let stamp = format!("{} bytes, changed {} ns", file.len(), modified.as_nanos());
-    #[cfg(unix)]
-    let stamp = {
-        use std::os::unix::fs::MetadataExt;
-        let created = i128::from(file.ctime()) * 1_000_000_000 + i128::from(file.ctime_nsec());
-        format!(
-            "{stamp} and {created} ns, inode {}:{}",
-            file.dev(),
-            file.ino()
-        )
-    };
-    Ok(stamp)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -175,20 +144,36 @@ mod tests {
     }
 
     #[test]
-    fn all_parts_of_a_split_are_in_the_key() {
+    fn whatever_loading_reads_is_in_the_key() {
         let folder = tempfile::tempdir().unwrap();
-        let part = |name: &str| folder.path().join(name);
-        for name in [
-            "m-00001-of-00002.gguf",
-            "m-00002-of-00002.gguf",
-            "other.gguf",
-        ] {
-            fs::write(part(name), name).unwrap();
-        }
-        let files = files_of(&part("m-00001-of-00002.gguf")).unwrap();
-        assert_eq!(
-            files,
-            [part("m-00001-of-00002.gguf"), part("m-00002-of-00002.gguf")]
-        );
+        let cache = PackedCache::in_folder(folder.path().join("cache"));
+        let model = folder.path().join("model");
+        fs::create_dir_all(model.join("1_Pooling")).unwrap();
+        let write = |name: &str, text: &str| fs::write(model.join(name), text).unwrap();
+        let key = || {
+            let options = CheckpointOptions::default();
+            CacheEntry::of(&cache, &model, &options).unwrap().key
+        };
+        write("config.json", "{}");
+        write("1_Pooling/config.json", "cls");
+        let first = key();
+        write("README.md", "nobody loads it");
+        assert_eq!(key(), first);
+        write("1_Pooling/config.json", "mean");
+        assert_ne!(key(), first);
+    }
+
+    #[test]
+    fn a_long_name_in_any_script_is_the_name_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("模".repeat(80));
+        fs::write(&model, "one").unwrap();
+        let cache = PackedCache::in_folder(folder.path());
+        let entry = CacheEntry::of(&cache, &model, &CheckpointOptions::default()).unwrap();
+        fs::write(
+            with_ending(&entry.stem, "0123456789abcdef.0123456789abcdef.part"),
+            "",
+        )
+        .unwrap();
     }
 }

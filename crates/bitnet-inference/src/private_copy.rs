@@ -6,7 +6,8 @@
 //! its pages are clean, shared between processes, and go when the system wants them to.
 //!
 //! ```text
-//! STEM.KEY.files/model.gguf       the files, under their own names (of a directory, in a directory of its name)
+//! STEM.KEY.files/model/m.gguf     the files, under their own names (of a directory, in a directory of its name)
+//! STEM.KEY.files/key              what the model was like
 //! STEM.KEY.files/sums             "CRC-32 bytes name", a line for each
 //! ```
 //!
@@ -17,22 +18,26 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use bitnet_models::own_files::{self, Checked};
+use bitnet_models::own_files::{self, Unfinished};
+use bitnet_models::{FileStamp, ModelFiles};
 
 use crate::packed_cache::owner::remove_copies;
-use crate::packed_cache::{CacheEntry, files_of, with_ending};
+use crate::packed_cache::{CacheEntry, with_ending};
 
 /// Ends the names of the folders.
 pub(crate) const EXTENSION: &str = "files";
+
+/// The folder of the files.
+const MODEL: &str = "model";
+
+/// The file that says whose copy it is: names have a checksum of the key alone.
+const KEY: &str = "key";
 
 /// The file that says what is there.
 const SUMS: &str = "sums";
 
 /// Bytes copied at once.
 const CHUNK: usize = 1 << 20;
-
-/// Extensions of the files of a model directory that loading may read.
-const OF_DIRECTORY: [&str; 5] = ["safetensors", "json", "jinja", "model", "txt"];
 
 /// The copy of the model at `path`, made if there is none; `None` for a model whose files take less than `least_bytes`.
 ///
@@ -44,12 +49,8 @@ pub(crate) fn of(
     least_bytes: usize,
 ) -> io::Result<Option<PathBuf>> {
     let path = path.canonicalize()?;
-    let files = files_to_copy(&path)?;
-    let mut bytes = 0;
-    for file in &files {
-        bytes += fs::metadata(file)?.len();
-    }
-    if bytes < least_bytes as u64 {
+    let files = ModelFiles::of(&path)?;
+    if files.bytes() < least_bytes as u64 {
         return Ok(None);
     }
     let folder = entry.stem.parent().unwrap_or(Path::new("."));
@@ -57,9 +58,10 @@ pub(crate) fn of(
     own_files::check_folder(folder)?;
     let kept = folder_of(entry);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let copied = kept.join(MODEL).join(name);
     if kept.exists() {
-        match verify(&kept) {
-            Ok(()) => return Ok(Some(kept.join(name))),
+        match verify(&kept, &entry.key) {
+            Ok(()) => return Ok(Some(copied)),
             Err(error) => {
                 tracing::warn!("a copy of {} is of no use: {error}", name.display());
                 remove(entry)?;
@@ -67,18 +69,16 @@ pub(crate) fn of(
         }
     }
     own_files::remove_left_over(folder);
-    let unfinished = own_files::unfinished_name(&kept);
-    let made = copy(&path, &files, &unfinished).and_then(|()| fs::rename(&unfinished, &kept));
-    if let Err(error) = made {
-        // Nothing more can be done about a folder that cannot be removed.
-        let _ = fs::remove_dir_all(&unfinished);
+    let unfinished = Unfinished::folder(&kept)?;
+    copy(&path, &files, &entry.key, unfinished.path())?;
+    if let Err(error) = unfinished.rename(&kept) {
         // Another process may have made the same copy meanwhile.
-        verify(&kept).map_err(|_| error)?;
+        verify(&kept, &entry.key).map_err(|_| error)?;
     }
     entry.claim();
     // Of what this model was before: whoever has them mapped keeps them.
     remove_copies(folder, &entry.stem, Some(&kept));
-    Ok(Some(kept.join(name)))
+    Ok(Some(copied))
 }
 
 /// Removes the copy of a model, such as one of files that are no model.
@@ -94,43 +94,19 @@ fn folder_of(entry: &CacheEntry) -> PathBuf {
     with_ending(&entry.stem, &format!("{key:08x}.{EXTENSION}"))
 }
 
-/// All files that loading the model at `path` reads.
-fn files_to_copy(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return files_of(path);
-    }
-    let mut files = Vec::new();
-    for file in files_of(path)? {
-        let extension = file.extension().and_then(|extension| extension.to_str());
-        if extension.is_some_and(|extension| OF_DIRECTORY.contains(&extension)) {
-            files.push(file);
-        }
-    }
-    // Those of sentence transformers have the configurations of their parts in folders.
-    for entry in fs::read_dir(path)? {
-        let part = entry?.path().join("config.json");
-        if part.is_file() {
-            files.push(part);
-        }
-    }
-    Ok(files)
-}
-
 /// Copies `files` of the model at `path` to the new folder `to`, onto the disk.
-fn copy(path: &Path, files: &[PathBuf], to: &Path) -> io::Result<()> {
+fn copy(path: &Path, files: &ModelFiles, key: &str, to: &Path) -> io::Result<()> {
     let base = path.parent().unwrap_or(Path::new("/"));
-    own_files::make_folder(to)?;
     let mut sums = String::new();
-    for file in files {
+    for (file, stamp) in files.iter() {
         let name = file.strip_prefix(base).map_err(io::Error::other)?;
         let text = name.to_str().filter(|name| !name.contains('\n'));
         let text = text.ok_or_else(|| io::Error::other("a file's name is no line of text"))?;
-        let target = to.join(name);
+        let target = to.join(MODEL).join(name);
         if let Some(folder) = target.parent() {
             own_files::make_folder(folder)?;
         }
         let (mut source, mut copied) = (File::open(file)?, own_files::create(&target)?);
-        let before = Checked::of(&source.metadata()?);
         let (mut sum, mut len) = (crc32fast::Hasher::new(), 0);
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -142,7 +118,7 @@ fn copy(path: &Path, files: &[PathBuf], to: &Path) -> io::Result<()> {
             len += n as u64;
             copied.write_all(&chunk[..n])?;
         }
-        if Checked::of(&fs::metadata(file)?) != before {
+        if FileStamp::of(&source.metadata()?) != stamp {
             return Err(io::Error::other(format!(
                 "{text} changed while it was copied"
             )));
@@ -151,33 +127,39 @@ fn copy(path: &Path, files: &[PathBuf], to: &Path) -> io::Result<()> {
         copied.sync_data()?;
         sums.push_str(&format!("{:08x} {len} {text}\n", sum.finalize()));
     }
-    let mut file = own_files::create(&to.join(SUMS))?;
-    file.write_all(sums.as_bytes())?;
-    file.sync_data()
+    for (name, text) in [(KEY, key), (SUMS, &sums)] {
+        let mut file = own_files::create(&to.join(name))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_data()?;
+    }
+    files.check_unchanged()
 }
 
-/// Makes sure that a copy is what was written, and that nobody else may write it.
-fn verify(kept: &Path) -> io::Result<()> {
+/// Makes sure that a copy is what was written of the model with `key`, and that nobody else may write it.
+fn verify(kept: &Path, key: &str) -> io::Result<()> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
     own_files::check_folder(kept)?;
+    if fs::read_to_string(kept.join(KEY))? != key {
+        return Err(damaged());
+    }
     let sums = fs::read_to_string(kept.join(SUMS))?;
     for line in sums.lines() {
         let mut parts = line.splitn(3, ' ');
         let mut part = || parts.next().ok_or_else(damaged);
         let expected = u32::from_str_radix(part()?, 16).map_err(|_| damaged())?;
         let len: u64 = part()?.parse().map_err(|_| damaged())?;
-        let path = kept.join(part()?);
+        let path = kept.join(MODEL).join(part()?);
         if let Some(folder) = path.parent() {
             own_files::check_folder(folder)?;
         }
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
         own_files::check_file(&metadata)?;
-        let checked = Checked::of(&metadata);
+        let stamp = FileStamp::of(&metadata);
         if metadata.len() != len {
             return Err(damaged());
         }
-        if checked.is_known() {
+        if own_files::is_checked(stamp) {
             continue;
         }
         let mut sum = crc32fast::Hasher::new();
@@ -191,7 +173,7 @@ fn verify(kept: &Path) -> io::Result<()> {
         if sum.finalize() != expected {
             return Err(damaged());
         }
-        checked.remember();
+        own_files::remember_checked(stamp);
     }
     Ok(())
 }

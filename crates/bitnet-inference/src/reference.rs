@@ -12,9 +12,10 @@ use bitnet_models::{Checkpoint, ModelConfig, streamed_logits};
 use bitnet_tokenizers::Tokenizer;
 use bytes::Bytes;
 
-use crate::engine::{encode, open_checkpoint};
+use crate::engine::encode;
 use crate::error::Error;
 use crate::loader::{LoadOptions, load_tokenizer};
+use crate::open::open_checkpoint;
 
 /// The kernel that is written for reading: no vector instructions, one weight after the other.
 pub const REFERENCE_KERNEL: &str = "scalar-i2s";

@@ -27,6 +27,7 @@ mod json;
 
 #[allow(unsafe_code)] // mapping files; see its SAFETY notes
 pub mod mmap;
+pub mod model_files;
 
 pub mod gguf;
 pub mod own_files;
@@ -75,6 +76,7 @@ pub use finding::{Finding, Severity};
 pub use generation::GenerationDefaults;
 pub use head::{HeadOutput, RowLogits};
 pub use kv_cache::{KvCache, kv_block_bytes};
+pub use model_files::{FileStamp, ModelFiles, model_files};
 pub use observer::{Observer, Operation, Site, Work};
 pub use packed_file::{PackError, PackedArrays, PackedFile, PackedFileError, PackedFileWriter};
 pub use profile::Profile;

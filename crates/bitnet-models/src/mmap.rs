@@ -12,6 +12,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::error::{ModelError, file_name};
+use crate::own_files;
 
 /// How a file's bytes come into the program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Access {
     /// Mapped: no copy, paged in on use.
     #[default]
     Map,
+    /// Mapped, if nobody but this user and root may write the file: nobody else can cut it short then.
+    MapOwn,
     /// Read into memory: safe against a file that shrinks or changes while in use.
     ReadIntoMemory,
 }
@@ -35,6 +38,7 @@ impl FileBytes {
     pub fn load(path: &Path, access: Access) -> Result<Bytes, ModelError> {
         match access {
             Access::Map => Self::open(path),
+            Access::MapOwn => Self::open_own(path),
             Access::ReadIntoMemory => Self::read_into_memory(path),
         }
     }
@@ -47,8 +51,19 @@ impl FileBytes {
         Self::map(&open(path)?, path, false)
     }
 
-    /// The same of a file that is open, with all pages that are in the system's cache mapped at once: for one of which
-    /// everything is read. `path` stands for it in messages.
+    fn open_own(path: &Path) -> Result<Bytes, ModelError> {
+        let file = open(path)?;
+        let metadata = file.metadata();
+        let trusted = metadata.and_then(|metadata| own_files::check_file(&metadata));
+        trusted.map_err(|source| ModelError::Io {
+            file: file_name(path),
+            action: "trust the file",
+            source,
+        })?;
+        Self::map(&file, path, false)
+    }
+
+    /// The same of a file that is open, all of it mapped and read at once: for one of which everything is read. `path` stands for it in messages.
     ///
     /// # Errors
     /// As [`FileBytes::open`].

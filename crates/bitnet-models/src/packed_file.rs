@@ -39,7 +39,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, file_name};
 use crate::mmap::FileBytes;
-use crate::own_files::{self, Checked};
+use crate::model_files::FileStamp;
+use crate::own_files;
 
 pub use self::writer::PackedFileWriter;
 
@@ -188,7 +189,7 @@ impl PackedFile {
         };
         let metadata = opened.metadata().map_err(io("look at the file"))?;
         own_files::check_file(&metadata).map_err(io("trust the file"))?;
-        let checked = Checked::of(&metadata);
+        let stamp = FileStamp::of(&metadata);
         let bytes =
             FileBytes::map_populated(&opened, path).map_err(|error| PackedFileError::Unusable {
                 file: file.clone(),
@@ -243,7 +244,7 @@ impl PackedFile {
             pieces.extend(all.chunks(SUMMED_AT_ONCE).map(|piece| (array, piece)));
         }
         // Nobody has written it since this process has summed it: that is what its stamp says.
-        if !checked.is_known() {
+        if !own_files::is_checked(stamp) {
             let sums = checksums(&pieces, index.arrays.len(), threads);
             for (array, (&(_, _, expected), found)) in index.arrays.iter().zip(sums).enumerate() {
                 if expected != found {
@@ -254,7 +255,7 @@ impl PackedFile {
                     );
                 }
             }
-            checked.remember();
+            own_files::remember_checked(stamp);
         }
         Ok(Some(PackedFile {
             index,

@@ -127,14 +127,16 @@ pub fn prepare<E: From<StartupError>>(
     app.telemetry = telemetry;
     let app = Arc::new(app);
     process.watch_over(&app).map_err(StartupError::from)?;
-    let (engine, version) = std::thread::scope(|scope| {
+    let before = version::files_of_source(&origin.source);
+    let (engine, hashed) = std::thread::scope(|scope| {
         // Beside the load, which takes longer.
-        let hashed = scope.spawn(|| version::of_source(&origin.source).map(|(version, _)| version));
+        let hashed = scope.spawn(|| version::of_source(&origin.source));
         let options = policy::sized(&origin.options, app.manager.policy.kv_cache_bytes, 0);
         let loaded = load(&origin.source, &options);
         (loaded, hashed.join().expect("hashing does not panic"))
     });
     let engine = Arc::new(engine?);
+    let version = hashed.and_then(|hashed| version::of_loaded(before, hashed));
     let version = version.map_err(|source| StartupError::Version {
         name: origin.source.name(),
         source,

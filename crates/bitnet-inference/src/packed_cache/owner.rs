@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use bitnet_models::own_files;
+use bitnet_models::own_files::{self, Unfinished};
 
 use super::{CacheEntry, EXTENSION as PACKED, with_ending};
 use crate::private_copy::EXTENSION as COPIED;
@@ -42,14 +42,9 @@ impl CacheEntry {
         let folder = self.stem.parent().unwrap_or(Path::new("."));
         own_files::make_folder(folder)?;
         own_files::check_folder(folder)?;
-        let unfinished = own_files::unfinished_name(&to);
-        let written = own_files::create(&unfinished)
-            .and_then(|mut file| file.write_all(model.as_bytes()))
-            .and_then(|()| fs::rename(&unfinished, &to));
-        if written.is_err() {
-            let _ = fs::remove_file(&unfinished);
-        }
-        written
+        let (unfinished, mut file) = Unfinished::file(&to)?;
+        file.write_all(model.as_bytes())?;
+        unfinished.rename(&to)
     }
 }
 

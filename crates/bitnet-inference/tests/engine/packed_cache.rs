@@ -1,7 +1,7 @@
 //! Packed weights that are kept give the numbers that packing gives, and never those of another model.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bitnet_inference::{
     CachePurpose, Engine, GenerateOptions, HeadMode, LoadOptions, LogitRows, PackedCache,
@@ -47,12 +47,11 @@ fn story(engine: &Engine) -> String {
     text_of(&tokens(engine, "Once upon a time", &options))
 }
 
-/// The one file of the cache.
-fn kept(folder: &Path) -> std::path::PathBuf {
-    let mut files = fs::read_dir(folder).unwrap();
-    let file = files.next().unwrap().unwrap().path();
-    assert!(files.next().is_none(), "one file for a model");
-    file
+/// The one file of packed weights.
+fn kept(folder: &Path) -> PathBuf {
+    let files = names(folder, ".bnpk");
+    assert_eq!(files.len(), 1, "one file for a model");
+    files[0].clone()
 }
 
 #[test]
@@ -165,7 +164,7 @@ fn a_folder_that_cannot_be_made_costs_the_file_or_a_warning_only() {
 }
 
 /// The names in a folder, by kind.
-fn names(folder: &Path, ending: &str) -> Vec<std::path::PathBuf> {
+fn names(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -263,19 +262,63 @@ fn a_damaged_copy_is_made_again_and_an_old_one_goes() {
     fs::copy(stories_path(), &model).unwrap();
     let expected = story(&serve(&model, &cache));
     let copy = names(&cache, ".files").remove(0);
-    let whole = fs::read(copy.join("model.gguf")).unwrap();
+    let copied = copy.join("model/model.gguf");
+    let whole = fs::read(&copied).unwrap();
     assert!(whole == fs::read(&model).unwrap());
 
     // Shorter, so that its stamp tells it apart however soon this comes.
-    fs::write(copy.join("model.gguf"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(&copied, &whole[..whole.len() / 2]).unwrap();
     assert_eq!(story(&serve(&model, &cache)), expected);
-    assert!(fs::read(copy.join("model.gguf")).unwrap() == whole);
+    assert!(fs::read(&copied).unwrap() == whole);
+
+    // Of another model whose key has the same checksum.
+    fs::write(copy.join("key"), "another").unwrap();
+    assert_eq!(story(&serve(&model, &cache)), expected);
+    assert_ne!(fs::read(copy.join("key")).unwrap(), b"another");
 
     fs::remove_file(&model).unwrap();
     fs::write(&model, &whole).unwrap();
     assert_eq!(story(&serve(&model, &cache)), expected);
     let now = names(&cache, ".files");
     assert!(now.len() == 1 && now[0] != copy, "{now:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_copy_that_somebody_else_could_cut_short_is_not_mapped() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (model, cache) = (
+        folder.path().join("model.gguf"),
+        folder.path().join("cache"),
+    );
+    fs::copy(stories_path(), &model).unwrap();
+    let expected = story(&serve(&model, &cache));
+    let copied = || names(&cache, ".files").remove(0).join("model/model.gguf");
+    fs::set_permissions(copied(), fs::Permissions::from_mode(0o666)).unwrap();
+    let again = serve(&model, &cache);
+    assert_eq!(again.info().weights_in, WeightsPlace::Cache);
+    assert_eq!(story(&again), expected);
+    let mode = fs::metadata(copied()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it was made again");
+}
+
+#[test]
+fn a_copy_of_a_split_has_its_parts_and_nothing_that_begins_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let at = |name: &str| folder.path().join(name);
+    fs::copy(stories_path(), at("m-00001-of-00001.gguf")).unwrap();
+    for name in [
+        "m.tar",
+        "m-large-00001-of-00002.gguf",
+        "m-00001-of-00002.gguf",
+    ] {
+        fs::write(at(name), "another model").unwrap();
+    }
+    serve(&at("m-00001-of-00001.gguf"), &cache);
+    let copied = names(&names(&cache, ".files")[0].join("model"), "");
+    assert_eq!(copied.len(), 1, "{copied:?}");
 }
 
 #[cfg(unix)]
@@ -461,7 +504,8 @@ fn packed_weights_that_do_not_fit_on_the_disk_are_a_warning_and_leave_nothing_be
     }
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let nothing = || fs::read_dir(&cache).unwrap().count() == 0;
+    // But for the line that says whose it would be.
+    let nothing = || names(&cache, "").len() == names(&cache, ".model").len();
     let engine = Engine::load(stories_path(), &options(&cache, CachePurpose::NextStart)).unwrap();
     engine.take_unwritten().unwrap().write().unwrap_err();
     assert!(nothing(), "no part of a file");

@@ -43,17 +43,18 @@ pub enum TokenizerSource {
 
 impl TokenizerSource {
     /// Opens a tokenizer by itself: a `tokenizer.json` or a `tokenizer.model` (with the `tokenizer_config.json` and
-    /// `special_tokens_map.json` beside it), a directory that holds one, or the vocabulary of a GGUF file.
+    /// `special_tokens_map.json` beside it), a directory that holds one, or the vocabulary of a GGUF file; its files come
+    /// into memory as `access` says.
     ///
     /// # Errors
     /// [`ModelError`] for files that cannot be read and vocabulary fields of the wrong type.
-    pub fn open(path: &Path) -> Result<Self, ModelError> {
+    pub fn open(path: &Path, access: Access) -> Result<Self, ModelError> {
         if path.is_dir() {
-            return hf_tokenizer(path, Access::default());
+            return hf_tokenizer(path, access);
         }
-        let bytes = FileBytes::open(path)?;
+        let bytes = FileBytes::load(path, access)?;
         if bytes.starts_with(&MAGIC) {
-            let vocabulary = model::vocabulary(&Gguf::open(path)?)?;
+            let vocabulary = model::vocabulary(&Gguf::open_with(path, access)?)?;
             return Ok(vocabulary.map_or(Self::Missing, |v| Self::Gguf(Box::new(v))));
         }
         let dir = path.parent().unwrap_or(Path::new(""));
@@ -61,9 +62,9 @@ impl TokenizerSource {
             .extension()
             .is_some_and(|extension| extension == "model")
         {
-            return Self::beside_model(bytes, dir, Access::default());
+            return Self::beside_model(bytes, dir, access);
         }
-        Self::beside(bytes, dir, Access::default())
+        Self::beside(bytes, dir, access)
     }
 
     /// A `tokenizer.model` with the files of `dir` that say more about it.

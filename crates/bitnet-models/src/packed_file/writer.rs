@@ -1,6 +1,6 @@
 //! Writing a file of packed weights: array after array, or pieces of several arrays by turns.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use bytes::Bytes;
 
 use super::{HEADER_BYTES, Index, MAGIC, PackedFileError, VERSION};
 use crate::error::file_name;
-use crate::own_files;
+use crate::own_files::{self, Unfinished};
 
 /// Writes a file of packed weights beside its final name and gives it that name in the end: a reader finds all of it or
 /// nothing.
 #[derive(Debug)]
 pub struct PackedFileWriter {
     path: PathBuf,
-    unfinished: Unfinished,
+    unfinished: Option<Unfinished>,
     out: BufWriter<File>,
     index: Index,
     at: u64,
@@ -52,11 +52,10 @@ impl PackedFileWriter {
         let folder = path.parent().unwrap_or(Path::new("."));
         own_files::make_folder(folder).map_err(io("make its folder"))?;
         own_files::remove_left_over(folder);
-        let unfinished = own_files::unfinished_name(path);
-        let file = own_files::create(&unfinished).map_err(io("create the file"))?;
+        let (unfinished, file) = Unfinished::file(path).map_err(io("create the file"))?;
         let mut writer = PackedFileWriter {
             path: path.to_owned(),
-            unfinished: Unfinished(Some(unfinished)),
+            unfinished: Some(unfinished),
             out: BufWriter::with_capacity(1 << 20, file),
             index: Index {
                 engine: concat!("bitnet ", env!("CARGO_PKG_VERSION")).into(),
@@ -110,9 +109,8 @@ impl PackedFileWriter {
         if synced {
             self.out.get_ref().sync_data()?;
         }
-        if let Some(unfinished) = &self.unfinished.0 {
-            fs::rename(unfinished, &self.path)?;
-            self.unfinished.0 = None;
+        if let Some(unfinished) = self.unfinished.take() {
+            unfinished.rename(&self.path)?;
         }
         Ok(start + index.len() as u64)
     }
@@ -191,18 +189,5 @@ impl PieceWriter for PackedFileWriter {
         pieced.sum.update(bytes);
         pieced.at += bytes.len() as u64;
         Ok(())
-    }
-}
-
-/// A file that goes away unless it is finished.
-#[derive(Debug)]
-struct Unfinished(Option<PathBuf>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // Nothing more can be done about a file that cannot be removed.
-            let _ = fs::remove_file(path);
-        }
     }
 }

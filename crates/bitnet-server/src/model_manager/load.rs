@@ -4,13 +4,14 @@
 //! waits for it waits on its [`LoadJob`]; when nobody wants it any more it ends at its next look, and what it had is
 //! dropped.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bitnet_inference::{
-    Engine, GenerateOptions, LoadOptions, LoadProgress, ModelConfig, Reference,
+    Engine, GenerateOptions, LoadOptions, LoadProgress, ModelConfig, ModelFiles, Reference,
     give_back_free_memory,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -20,7 +21,7 @@ use super::job::{LoadJob, LoadStage};
 use super::policy::{self, ModelOrigin, OriginSource};
 use super::room::make_room;
 use super::validate::{self, ValidationPlan};
-use super::version::{self, FileStamp};
+use super::version;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::machine;
@@ -193,13 +194,22 @@ fn make(
         });
         let made = thread::scope(|scope| {
             let source = &order.origin.source;
+            let before = version::files_of_source(source);
             // Beside the load: reading from the system's cache and hashing take about as long as repacking.
-            let hashed = scope.spawn(move || version_of(source));
+            let hashed = scope.spawn(move || version::of_source(source));
             let built = build(app, job, order);
             let hashed = hashed
                 .join()
                 .map_err(|_| ApiError::new(ErrorCode::InternalError, "hashing the model failed"))?;
-            finish(app, job, order, built?, hashed?)
+            let built = built?;
+            let version = hashed.and_then(|hashed| version::of_loaded(before, hashed));
+            finish(
+                app,
+                job,
+                order,
+                built,
+                version.map_err(|e| unversioned(source, &e))?,
+            )
         });
         drop(watching);
         memory.peak_bytes = watcher.join().unwrap_or_default();
@@ -294,15 +304,10 @@ fn finish(
     job: &LoadJob,
     order: &LoadOrder,
     built: Built,
-    (version, stamps): (String, Vec<FileStamp>),
+    version: String,
 ) -> Result<LoadedModel, ApiError> {
     job.enter(LoadStage::Starting);
     job.check()?;
-    let source = &order.origin.source;
-    version::check_unchanged(&stamps).map_err(|error| {
-        let message = without_folder(source, &error.to_string());
-        ApiError::new(ErrorCode::ModelIncompatible, message)
-    })?;
     if let Some(expected) = &order.version
         && *expected != version
     {
@@ -312,7 +317,11 @@ fn finish(
         like.check_texts(&built.engine)?;
     }
     for warning in &built.engine.info().warnings {
-        tracing::warn!(model = order.id, "{}", without_folder(source, warning));
+        tracing::warn!(
+            model = order.id,
+            "{}",
+            without_folder(&order.origin.source, warning)
+        );
     }
     let engine = Arc::new(built.engine);
     let mut model =
@@ -386,13 +395,10 @@ fn room_for(source: &OriginSource) -> Result<(), ApiError> {
 
 /// Bytes of a model's files; 0 for what is not there, which opening it tells.
 pub(super) fn bytes_of(path: &Path) -> u64 {
-    let stamps = version::files_of(path).and_then(|files| version::stamps(&files));
-    stamps.map_or(0, |stamps| stamps.iter().map(FileStamp::len).sum())
+    ModelFiles::of(path).map_or(0, |files| files.bytes())
 }
 
-fn version_of(source: &OriginSource) -> Result<(String, Vec<FileStamp>), ApiError> {
-    version::of_source(source).map_err(|error| {
-        let message = without_folder(source, &format!("{}: {error}", source.name()));
-        ApiError::new(ErrorCode::ModelIncompatible, message)
-    })
+fn unversioned(source: &OriginSource, error: &io::Error) -> ApiError {
+    let message = without_folder(source, &format!("{}: {error}", source.name()));
+    ApiError::new(ErrorCode::ModelIncompatible, message)
 }

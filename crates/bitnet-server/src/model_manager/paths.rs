@@ -6,7 +6,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::version;
+use bitnet_inference::ModelFiles;
+
 use crate::error::{ApiError, ErrorCode};
 
 /// Bytes of a path in a request.
@@ -70,10 +71,10 @@ fn is_inside(path: &Path, directories: &[PathBuf]) -> bool {
 /// Whether everything that loading `path` reads is inside too. A named pipe or a device is no model file: opening one
 /// may wait for ever.
 fn reads_inside(path: &Path, directories: &[PathBuf]) -> bool {
-    version::files_of(path).is_ok_and(|files| {
-        files.iter().all(|file| {
+    ModelFiles::of(path).is_ok_and(|files| {
+        files.iter().all(|(file, _)| {
             file.canonicalize()
-                .is_ok_and(|file| is_inside(&file, directories) && file.is_file())
+                .is_ok_and(|file| is_inside(&file, directories))
         })
     })
 }

@@ -6,25 +6,15 @@
 //! loading a model again costs no second reading.
 
 use std::collections::HashMap;
-use std::fmt::Write;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
+use bitnet_inference::ModelFiles;
 use sha2::{Digest, Sha256};
 
 use super::policy::OriginSource;
-
-/// What tells that a file is still the one that was read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct FileStamp {
-    path: PathBuf,
-    len: u64,
-    modified: Option<SystemTime>,
-    inode: u64,
-}
 
 /// Hashes that are remembered; past them all are forgotten.
 const REMEMBERED: usize = 256;
@@ -32,7 +22,7 @@ const REMEMBERED: usize = 256;
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
 
-static KNOWN: Mutex<Option<HashMap<Vec<FileStamp>, String>>> = Mutex::new(None);
+static KNOWN: Mutex<Option<HashMap<ModelFiles, String>>> = Mutex::new(None);
 
 /// The version of a model that is in memory.
 pub fn of_bytes(bytes: &[u8]) -> String {
@@ -43,133 +33,75 @@ pub fn of_bytes(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// Files that are missing, unreadable or change while they are read.
-pub fn of_path(path: &Path) -> io::Result<(String, Vec<FileStamp>)> {
-    let files = files_of(path)?;
-    let stamps = stamps(&files)?;
-    if let Some(known) = known(|hashes| hashes.get(&stamps).cloned()) {
-        return Ok((known, stamps));
+pub fn of_path(path: &Path) -> io::Result<(String, ModelFiles)> {
+    let files = ModelFiles::of(path)?;
+    if let Some(known) = known(|hashes| hashes.get(&files).cloned()) {
+        return Ok((known, files));
     }
-    let version = match &files[..] {
-        [file] => of_file(file)?,
-        files => {
-            let mut lines = String::new();
-            for file in files {
-                let name = file.file_name().unwrap_or_default().to_string_lossy();
-                // Writing to a string never fails.
-                let _ = writeln!(lines, "{}  {name}", of_file(file)?);
-            }
-            of_bytes(lines.as_bytes())
+    let base = match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(Path::new("")),
+    };
+    let mut sums = Vec::new();
+    for (file, _) in files.iter() {
+        let name = file.strip_prefix(base).unwrap_or(file);
+        sums.push((of_file(file)?, name.to_string_lossy()));
+    }
+    let version = match &sums[..] {
+        [(sum, _)] => sum.clone(),
+        sums => {
+            let lines = sums.iter().map(|(sum, name)| format!("{sum}  {name}\n"));
+            of_bytes(lines.collect::<String>().as_bytes())
         }
     };
-    check_unchanged(&stamps)?;
+    files.check_unchanged()?;
     known(|hashes| {
         if hashes.len() >= REMEMBERED {
             hashes.clear();
         }
-        hashes.insert(stamps.clone(), version.clone());
+        hashes.insert(files.clone(), version.clone());
     });
-    Ok((version, stamps))
+    Ok((version, files))
 }
 
-/// The version of a model wherever it comes from, and what its files were like.
+/// The files of a model that comes from files.
+///
+/// # Errors
+/// Files that are missing, or are no regular ones.
+pub fn files_of_source(source: &OriginSource) -> io::Result<Option<ModelFiles>> {
+    match source {
+        OriginSource::Path(path) => ModelFiles::of(path).map(Some),
+        OriginSource::Bytes { .. } => Ok(None),
+    }
+}
+
+/// The version of a model wherever it comes from, and the files that it was computed of.
 ///
 /// # Errors
 /// Files that cannot be read to their end, or change meanwhile.
-pub fn of_source(source: &OriginSource) -> io::Result<(String, Vec<FileStamp>)> {
+pub fn of_source(source: &OriginSource) -> io::Result<(String, Option<ModelFiles>)> {
     match source {
-        OriginSource::Path(path) => of_path(path),
-        OriginSource::Bytes { bytes, .. } => Ok((of_bytes(bytes), Vec::new())),
+        OriginSource::Path(path) => of_path(path).map(|(version, files)| (version, Some(files))),
+        OriginSource::Bytes { bytes, .. } => Ok((of_bytes(bytes), None)),
     }
 }
 
-/// Whether the files are still those that were read.
+/// The version of a model that was hashed while it was loaded: `before` is what its files were like before either began.
 ///
 /// # Errors
-/// When one has changed, or is gone.
-pub fn check_unchanged(before: &[FileStamp]) -> io::Result<()> {
-    for stamp in before {
-        if FileStamp::of(&stamp.path)? != *stamp {
-            let name = stamp.path.file_name().unwrap_or_default();
-            let message = format!("{} changed while it was read", name.display());
-            return Err(io::Error::other(message));
-        }
+/// When not all of it was done with the same files, which are there still.
+pub fn of_loaded(
+    before: io::Result<Option<ModelFiles>>,
+    (version, hashed): (String, Option<ModelFiles>),
+) -> io::Result<String> {
+    let before = before?;
+    if let Some(files) = &before {
+        files.check_unchanged()?;
     }
-    Ok(())
-}
-
-/// The files that a model is loaded from, by name: of a GGUF file it and the other parts of its split, of a directory all
-/// weights, configurations and vocabularies in it.
-///
-/// # Errors
-/// A path that does not exist, and a directory without any.
-pub fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = if fs::metadata(path)?.is_dir() {
-        let kept = ["safetensors", "json", "jinja", "model", "txt"];
-        let mut files = Vec::new();
-        for entry in fs::read_dir(path)? {
-            let file = entry?.path();
-            let extension = file.extension().and_then(|extension| extension.to_str());
-            if extension.is_some_and(|extension| kept.contains(&extension)) {
-                files.push(file);
-            }
-        }
-        files
-    } else {
-        parts_of(path).unwrap_or_else(|| vec![path.to_owned()])
-    };
-    if files.is_empty() {
-        return Err(io::Error::from(io::ErrorKind::NotFound));
+    if before != hashed {
+        return Err(io::Error::other("its files changed while they were read"));
     }
-    files.sort();
-    Ok(files)
-}
-
-/// The parts of `NAME-00001-of-00003.gguf`.
-fn parts_of(path: &Path) -> Option<Vec<PathBuf>> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
-    let (rest, count) = name.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(count) || !digits(number) {
-        return None;
-    }
-    let n: usize = count.parse().ok()?;
-    let part = |i| path.with_file_name(format!("{stem}-{i:05}-of-{count}.gguf"));
-    Some((1..=n).map(part).collect())
-}
-
-impl FileStamp {
-    fn of(path: &Path) -> io::Result<FileStamp> {
-        let metadata = fs::metadata(path)?;
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Ok(FileStamp {
-            path: path.to_owned(),
-            len: metadata.len(),
-            modified: metadata.modified().ok(),
-            inode,
-        })
-    }
-
-    /// Bytes of the file.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
-
-/// The stamps of files.
-///
-/// # Errors
-/// A file that is not there.
-pub fn stamps(files: &[PathBuf]) -> io::Result<Vec<FileStamp>> {
-    files.iter().map(|file| FileStamp::of(file)).collect()
+    Ok(version)
 }
 
 fn of_file(path: &Path) -> io::Result<String> {
@@ -184,7 +116,7 @@ fn of_file(path: &Path) -> io::Result<String> {
     }
 }
 
-fn known<T>(work: impl FnOnce(&mut HashMap<Vec<FileStamp>, String>) -> T) -> T {
+fn known<T>(work: impl FnOnce(&mut HashMap<ModelFiles, String>) -> T) -> T {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     work(known.get_or_insert_default())
 }
@@ -195,6 +127,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -209,9 +143,33 @@ mod tests {
         write("m-00001-of-00002.gguf", "abc");
         write("m-00002-of-00002.gguf", "abc");
         let lines = format!("{abc}  m-00001-of-00002.gguf\n{abc}  m-00002-of-00002.gguf\n");
-        let (split, stamps) = of_path(&dir.path().join("m-00001-of-00002.gguf")).unwrap();
+        let (split, files) = of_path(&dir.path().join("m-00001-of-00002.gguf")).unwrap();
         assert_eq!(split, of_bytes(lines.as_bytes()));
-        assert_eq!(stamps.len(), 2);
+        assert_eq!(files.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_model_whose_files_change_while_it_is_loaded_has_no_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        fs::write(&path, "abc").unwrap();
+        let source = OriginSource::Path(path.clone());
+        let before = || files_of_source(&source);
+        let hashed = of_source(&source).unwrap();
+        assert_eq!(of_loaded(before(), hashed.clone()).unwrap(), hashed.0);
+        let earlier = before();
+        fs::write(&path, "abcd").unwrap();
+        assert!(of_loaded(earlier, hashed.clone()).is_err(), "after both");
+        assert!(of_loaded(before(), hashed).is_err(), "between the two");
+        let bytes = OriginSource::Bytes {
+            name: "a".into(),
+            bytes: "abc".into(),
+        };
+        let hashed = of_source(&bytes).unwrap();
+        assert_eq!(
+            of_loaded(files_of_source(&bytes), hashed.clone()).unwrap(),
+            hashed.0
+        );
     }
 
     #[test]
@@ -219,10 +177,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.gguf");
         fs::write(&path, "abc").unwrap();
-        let (version, stamps) = of_path(&path).unwrap();
-        check_unchanged(&stamps).unwrap();
+        let (version, files) = of_path(&path).unwrap();
+        files.check_unchanged().unwrap();
         fs::write(&path, "abcd").unwrap();
-        assert!(check_unchanged(&stamps).is_err());
+        assert!(files.check_unchanged().is_err());
         assert_ne!(of_path(&path).unwrap().0, version);
         fs::remove_file(&path).unwrap();
         assert!(of_path(&path).is_err());
