@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use bitnet_inference::DETERMINISTIC_SEED;
+use bitnet_inference::{DETERMINISTIC_SEED, PackedCache};
 
 use crate::args::{Device, parse_device, parse_threads};
 use crate::exit::CliError;
@@ -178,15 +178,7 @@ impl Environment {
                 "BITNET_STRICT_TOKENIZERS",
                 text("BITNET_STRICT_TOKENIZERS")?,
             )?,
-            cache: get("BITNET_CACHE").map(PathBuf::from).or_else(|| {
-                let (base, below) = match get("XDG_CACHE_HOME") {
-                    Some(folder) => (folder, "bitnet"),
-                    None if cfg!(windows) => (get("LOCALAPPDATA")?, "bitnet"),
-                    None if cfg!(target_os = "macos") => (get("HOME")?, "Library/Caches/bitnet"),
-                    None => (get("HOME")?, ".cache/bitnet"),
-                };
-                Some(PathBuf::from(base).join(below).join("packed"))
-            }),
+            cache: PackedCache::usual_folder(&lookup),
             log: text("BITNET_LOG")?,
             no_color: get("NO_COLOR").is_some(),
         })

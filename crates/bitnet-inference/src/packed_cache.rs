@@ -12,6 +12,7 @@
 
 pub(crate) mod owner;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,26 @@ impl PackedCache {
             purpose: CachePurpose::NextStart,
             least_bytes: LEAST_CACHED_BYTES,
         }
+    }
+
+    /// The folder where this user's programs keep what can be made again; `get` looks up a variable of the environment.
+    /// In order: `BITNET_CACHE`, systemd's `CACHE_DIRECTORY`, `XDG_CACHE_HOME`, and what is usual on the system.
+    pub fn usual_folder(get: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        if let Some(folder) = get("BITNET_CACHE") {
+            return Some(folder.into());
+        }
+        if let Some(folders) = get("CACHE_DIRECTORY") {
+            // Several are parted as in PATH.
+            return std::env::split_paths(&folders).next();
+        }
+        let (base, below) = match get("XDG_CACHE_HOME") {
+            Some(folder) => (folder, "bitnet"),
+            None if cfg!(windows) => (get("LOCALAPPDATA")?, "bitnet"),
+            None if cfg!(target_os = "macos") => (get("HOME")?, "Library/Caches/bitnet"),
+            None => (get("HOME")?, ".cache/bitnet"),
+        };
+        Some(PathBuf::from(base).join(below).join("packed"))
     }
 
     /// A cache in `folder` that models are served from.
@@ -141,6 +162,28 @@ mod tests {
         assert_ne!(first.key, second.key);
         let other = CacheEntry::of(&cache, folder.path(), &options).unwrap();
         assert_ne!(first.path, other.path);
+    }
+
+    #[test]
+    fn the_usual_folder_is_the_first_that_is_named() {
+        let mut set = vec![("HOME", "/home/me"), ("LOCALAPPDATA", "/home/me")];
+        let mut folder_with = |variable| {
+            set.insert(0, variable);
+            let get = |name: &str| {
+                let found = set.iter().find(|(set, _)| *set == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            PackedCache::usual_folder(get).unwrap()
+        };
+        assert!(folder_with(("XDG_CACHE_HOME", "")).starts_with("/home/me"));
+        let base = folder_with(("XDG_CACHE_HOME", "/cache"));
+        assert_eq!(base, Path::new("/cache/bitnet/packed"));
+        if cfg!(unix) {
+            let first = folder_with(("CACHE_DIRECTORY", "/var/cache/bitnet:/var/cache/other"));
+            assert_eq!(first, Path::new("/var/cache/bitnet"));
+        }
+        assert_eq!(folder_with(("BITNET_CACHE", "/own")), Path::new("/own"));
+        assert_eq!(PackedCache::usual_folder(|_| None), None);
     }
 
     #[test]

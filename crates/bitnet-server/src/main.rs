@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use bitnet_inference::Engine;
+use bitnet_inference::{Engine, PackedCache};
 use bitnet_server::config::flags::ConfigArgs;
 use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::log::{self, LogFilter};
@@ -58,7 +58,8 @@ fn run(args: &ServerArgs) -> Result<()> {
     )?;
     let process = Process::begin(config, sources, filter)?;
     let source = OriginSource::Path(PathBuf::from(&model));
-    let first = FirstModel::of(source, process.config(), cache_folder())?;
+    let usual_cache = PackedCache::usual_folder(|name| std::env::var_os(name));
+    let first = FirstModel::of(source, process.config(), usual_cache)?;
     let ready = startup::prepare(&process, first, |_, options| {
         Engine::load(&model, options).with_context(|| format!("cannot load {model}"))
     })?;
@@ -72,19 +73,6 @@ fn run(args: &ServerArgs) -> Result<()> {
         say(&format!("serving {name} on {url}: {summary}"));
     })?;
     Ok(())
-}
-
-/// Where this user's programs keep what can be made again: as systemd says, or where they all do.
-fn cache_folder() -> Option<PathBuf> {
-    let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(folder) = given("CACHE_DIRECTORY") {
-        return Some(folder.into());
-    }
-    let base = match given("XDG_CACHE_HOME") {
-        Some(base) => PathBuf::from(base),
-        None => PathBuf::from(given("HOME")?).join(".cache"),
-    };
-    Some(base.join("bitnet/packed"))
 }
 
 /// Writes a line to standard error; nobody is left to tell when that is closed.
