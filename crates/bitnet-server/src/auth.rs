@@ -11,10 +11,11 @@
 //! - [`credentials`]: what a request shows, held against them; [`refusals`]: how often an address may show bad ones
 //! - [`rate`]: what one principal may take
 //! - [`host`]: against pages of a browser that talk to loopback; [`cors`]: pages that may talk to any address
-//! - [`guard`]: the layer
+//! - [`clock`]: the two times of a request; [`guard`]: the layer
 
 pub mod access;
 pub mod bind;
+pub mod clock;
 pub mod cors;
 pub mod credentials;
 pub mod guard;

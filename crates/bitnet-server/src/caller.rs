@@ -47,7 +47,7 @@ impl From<&Refusal> for ApiError {
         let code = match refusal {
             Refusal::HostNotAllowed | Refusal::CrossSite => ErrorCode::HostNotAllowed,
             Refusal::MissingCredentials | Refusal::NobodyHasCredentials => ErrorCode::MissingApiKey,
-            Refusal::InvalidCredentials => ErrorCode::InvalidApiKey,
+            Refusal::InvalidCredentials | Refusal::Expired { .. } => ErrorCode::InvalidApiKey,
             Refusal::InsufficientRole => ErrorCode::InsufficientRole,
             Refusal::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Refusal::TooMuch(_) => ErrorCode::RateLimitExceeded,
@@ -61,6 +61,7 @@ impl From<&Refusal> for ApiError {
             Refusal::TooMuch(too_much) => error
                 .retry_after(too_much.retry_after)
                 .with_limit(too_much.exceeded.name()),
+            Refusal::Expired { .. } => error.with_hint("get a new one from whoever gave you this one"),
             Refusal::NobodyHasCredentials => error.with_hint(
                 "make a key with `bitnet keys add --file keys.json --name NAME --role admin`, and start the server with \
                  --keys-file keys.json",

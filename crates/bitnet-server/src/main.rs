@@ -69,8 +69,9 @@ fn run(args: &ServerArgs) -> Result<()> {
     let (name, summary) = (ready.name, startup::summary(ready.engine.info()));
     // Whoever holds it keeps its memory, also when another model has taken its place.
     drop(ready.engine);
+    let who = process.who_may_ask();
     process.serve(ready.app, |url| {
-        say(&format!("serving {name} on {url}: {summary}"));
+        say(&format!("serving {name} on {url}: {summary}; {who}"));
     })?;
     Ok(())
 }

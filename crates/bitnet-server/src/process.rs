@@ -111,6 +111,15 @@ impl Process {
             None => address.ip(),
         };
         let guard = Arc::new(Guard::at(host, &config, routes::access())?);
+        if let Some(path) = &config.auth.keys_file
+            && guard.credentials().lets_nobody_in()
+        {
+            let path = path.display();
+            tracing::warn!(
+                target: LIFE,
+                "{path} has no keys: nobody has one until `bitnet keys add --file {path} --name NAME`"
+            );
+        }
         let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         let watchers = Watchers::begin(&config)?;
         // A process before this one may hand the address over.
@@ -150,6 +159,11 @@ impl Process {
     /// The settings.
     pub fn config(&self) -> &ServerConfig {
         &self.config
+    }
+
+    /// Who may ask, in a few words: for the line that says that it serves.
+    pub fn who_may_ask(&self) -> String {
+        self.guard.summary()
     }
 
     /// Begins to answer probes about `app` on the health port and to look after its engines, as far as the settings say

@@ -116,3 +116,98 @@ fn as_json_everything_that_it_says_is_an_object_a_line() {
     );
     assert!(stderr.contains("no/such.gguf"), "{stderr}");
 }
+
+/// Who sends a token is answered with this status.
+#[cfg(unix)]
+fn status_of(address: &str, token: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!(
+        "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_hangup_reads_the_key_of_tokens_again_and_a_bad_one_changes_nothing() {
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    let (old, new) = (
+        "the old secret of 32 bytes or so",
+        "the new secret of 32 bytes or so",
+    );
+    std::fs::write(&file, old).unwrap();
+    let token = |secret: &str| {
+        let claims = serde_json::json!({
+            "sub": "u", "iss": "issuer", "aud": "bitnet", "exp": 4_000_000_000u64,
+            "realm_access": {"roles": ["viewer", "infer"]}
+        });
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        encode(&Header::default(), &claims, &key).unwrap()
+    };
+    let args = [
+        ["--model", MODEL],
+        ["--port", "0"],
+        ["--threads", "1"],
+        ["--log-level", "info"],
+        ["--jwt-key-file", file.to_str().unwrap()],
+        ["--jwt-algorithm", "HS256"],
+        ["--jwt-issuer", "issuer"],
+        ["--jwt-audience", "bitnet"],
+        ["--jwt-role-claim", "realm_access.roles"],
+    ];
+    let mut command = program(args.as_flattened());
+    let mut served = Served(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut stderr = BufReader::new(served.0.stderr.take().unwrap());
+    let mut said = String::new();
+    let mut until_line = |words: &str| {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert!(
+                stderr.read_line(&mut line).unwrap() > 0,
+                "no {words:?} in {said}"
+            );
+            said.push_str(&line);
+        }
+        (line, said.clone())
+    };
+    let hang_up = |served: &Served| {
+        let id = served.0.id().to_string();
+        let status = Command::new("kill").args(["-HUP", &id]).status();
+        assert!(status.unwrap().success());
+    };
+    let (line, _) = until_line("serving ");
+    assert!(
+        line.trim_end().ends_with("; key needed: tokens by 1 key"),
+        "{line}"
+    );
+    let (_, rest) = line.split_once("://").unwrap();
+    let address = rest.split(": ").next().unwrap();
+    assert_eq!(status_of(address, &token(old)), "200");
+    assert_eq!(status_of(address, &token(new)), "401");
+    let (refused, said) = until_line("a credential was refused");
+    assert!(
+        refused.contains("its signature is not by the key"),
+        "{refused}"
+    );
+    let signature = token(new);
+    let signature = signature.rsplit('.').next().unwrap();
+    assert!(!said.contains(signature), "{said}");
+
+    std::fs::write(&file, "too short").unwrap();
+    hang_up(&served);
+    until_line("the key of tokens stays as it was");
+    assert_eq!(status_of(address, &token(old)), "200");
+
+    std::fs::write(&file, new).unwrap();
+    hang_up(&served);
+    until_line("read the key of tokens");
+    assert_eq!(status_of(address, &token(old)), "401");
+    assert_eq!(status_of(address, &token(new)), "200");
+}

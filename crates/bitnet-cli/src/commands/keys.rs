@@ -139,7 +139,7 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
             out.line(&format!("revoked {} ({})", entry.id, entry.name))?;
         }
         Action::List(list) => {
-            let keys = key_file::read(&list.file.file).map_err(failed)?;
+            let keys = key_file::entries(&list.file.file).map_err(failed)?;
             match list.format {
                 Format::Json => {
                     let shown: Vec<_> = keys
@@ -226,7 +226,7 @@ fn failed(error: KeyFileError) -> CliError {
             message,
             "restore the file from a copy, or remove it and add the keys anew",
         ),
-        KeyFileError::Name | KeyFileError::NoSuchKey { .. } => {
+        KeyFileError::Name | KeyFileError::NameTaken { .. } | KeyFileError::NoSuchKey { .. } => {
             CliError::usage(message, "`bitnet keys --help` shows examples")
         }
     }

@@ -124,9 +124,10 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     drop(engine);
     // The first Ctrl-C drains; the second one ends the process.
     let _cooperative = Cooperative::begin();
+    let who = process.who_may_ask();
     let stopped = process
         .serve(ready.app, |url| {
-            notice(&format!("serving {name} on {url}: {summary}"))
+            notice(&format!("serving {name} on {url}: {summary}; {who}"))
         })
         .map_err(|e| process_error(&e))?;
     if stopped == Stopped::CutOff {

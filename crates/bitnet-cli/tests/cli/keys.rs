@@ -26,6 +26,7 @@ fn a_key_is_shown_once_listed_without_its_secret_and_revoked() {
         "9",
     ];
     run(&admin).ok();
+    run(&admin).fails(2, "a key named 'ops' already", "--help");
 
     let listed = run(&["keys", "list", "--file", file, "--format", "json"]);
     assert!(!listed.stdout.contains(&key[12..]), "{listed:?}");

@@ -14,6 +14,7 @@ fn the_first_line_tells_the_address_and_the_memory() {
         "KV cache",
         "2048 positions; context 256",
         "1 threads",
+        "; open on loopback",
     ] {
         assert!(line.contains(word), "{word}: {line}");
     }
@@ -29,6 +30,35 @@ fn the_first_line_tells_the_address_and_the_memory() {
     let answer = served.ask(&request).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("\"model\":\"stories-5m\""), "{answer}");
+}
+
+#[test]
+fn the_first_line_tells_who_may_ask_and_a_file_without_keys_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, r#"{"version": 1, "keys": []}"#).unwrap();
+    let served = serve(&["--keys-file", path]);
+    let line = served.until_line("serving ");
+    assert!(line.ends_with("; key needed: 0 keys"), "{line}");
+    let warned = served.until_line("has no keys");
+    assert!(warned.contains("bitnet keys add --file"), "{warned}");
+    drop(served);
+    for name in ["alice", "bob"] {
+        run(&["keys", "add", "--file", path, "--name", name]).ok();
+    }
+    let served = serve(&["--keys-file", path, "--loopback-inference", "open"]);
+    let line = served.until_line("serving ");
+    assert!(line.ends_with("; open on loopback; 2 keys"), "{line}");
+    assert!(!served.text().contains("has no keys"), "{}", served.text());
+    drop(served);
+    let served = serve(&["--loopback-inference", "key"]);
+    let line = served.until_line("serving ");
+    assert!(line.ends_with("; key needed, and there is none"), "{line}");
+    // Nobody is to guess which of two is meant.
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("bob", "alice")).unwrap();
+    run(&["serve", "--port", "0", "--keys-file", path]).fails(1, "both named 'alice'", "");
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! What a request shows to be let in: found in its headers, and held against the keys and the key of tokens, once.
 
+use std::time::SystemTime;
+
 use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
 
 use super::access::Role;
 use super::guard::GuardError;
-use super::jwt::{JwtKeyError, JwtVerifier};
+use super::jwt::{JwtKeyError, JwtVerifier, TokenRefused};
+use super::key::PREFIX;
 use super::key_file::KeyFileError;
 use super::key_store::KeyStore;
 use super::rate::RateLimits;
@@ -37,10 +40,34 @@ pub struct Holder {
 pub enum Shown {
     /// Nothing.
     Nothing,
-    /// Something that is not good, or that nothing could be held against.
-    Bad,
+    /// Something that is not good, or that could be held against nothing.
+    Bad(BadCredential),
     /// A good credential.
     Good(Holder),
+}
+
+/// Why a credential is not good: for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadCredential {
+    /// Two of them, another scheme than `Bearer`, or more than is looked at.
+    #[error("it is not one key or token, as 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'")]
+    Unreadable,
+    /// No key of the file, or a revoked one.
+    #[error("it is none of the keys")]
+    NoSuchKey,
+    /// A token.
+    #[error("token: {0}")]
+    Token(#[from] TokenRefused),
+}
+
+impl BadCredential {
+    /// What it is that was good once, and whose time is over: whoever has it may know.
+    pub fn expired(&self) -> Option<&'static str> {
+        match self {
+            BadCredential::Token(TokenRefused::Expired) => Some("token"),
+            _ => None,
+        }
+    }
 }
 
 impl CredentialCheck {
@@ -62,25 +89,51 @@ impl CredentialCheck {
         self.keys.is_some() || self.jwt.is_some()
     }
 
-    /// What a request with these headers shows.
-    pub fn shown(&self, headers: &HeaderMap) -> Shown {
+    /// Who gets in, for the line that a server begins with; `None` when nobody could.
+    pub fn summary(&self) -> Option<String> {
+        let counted = |n: usize, what: &str| match n {
+            1 => format!("1 {what}"),
+            n => format!("{n} {what}s"),
+        };
+        let keys = self.keys.as_ref();
+        let keys = keys.map(|keys| counted(keys.count(), "key"));
+        let jwt = self.jwt.as_ref();
+        let jwt = jwt.map(|jwt| format!("tokens by {}", counted(jwt.load().n_keys(), "key")));
+        let both: Vec<String> = keys.into_iter().chain(jwt).collect();
+        (!both.is_empty()).then(|| both.join(", "))
+    }
+
+    /// Whether there is a file of keys without a key in it, and no other way in.
+    pub fn lets_nobody_in(&self) -> bool {
+        self.jwt.is_none() && self.keys.as_ref().is_some_and(|keys| keys.count() == 0)
+    }
+
+    /// What a request with these headers shows, at the time `now`.
+    pub fn shown(&self, headers: &HeaderMap, now: SystemTime) -> Shown {
         let Some(credential) = credential(headers) else {
             return Shown::Nothing;
         };
-        let holder = credential.and_then(|text| self.holder(text));
-        holder.map_or(Shown::Bad, Shown::Good)
+        let credential = credential.ok_or(BadCredential::Unreadable);
+        match credential.and_then(|text| self.holder(text, now)) {
+            Ok(holder) => Shown::Good(holder),
+            Err(bad) => Shown::Bad(bad),
+        }
     }
 
-    fn holder(&self, text: &str) -> Option<Holder> {
+    fn holder(&self, text: &str, now: SystemTime) -> Result<Holder, BadCredential> {
         if let Some(entry) = self.keys.as_ref().and_then(|keys| keys.find(text)) {
-            return Some(Holder {
+            return Ok(Holder {
                 id: format!("key:{}", entry.id),
                 role: entry.role,
                 limits: entry.limits,
             });
         }
-        let subject = self.jwt.as_ref()?.load().verify(text)?;
-        Some(Holder {
+        let jwt = match &self.jwt {
+            Some(jwt) if !text.starts_with(PREFIX) => jwt,
+            _ => return Err(BadCredential::NoSuchKey),
+        };
+        let subject = jwt.load().verify(text, now)?;
+        Ok(Holder {
             id: format!("jwt:{}", subject.id),
             role: subject.role,
             limits: RateLimits::default(),

@@ -17,7 +17,8 @@ use sha2::{Digest, Sha256};
 
 use super::access::{AccessTable, Role, RouteAccess};
 use super::bind::{BindRefused, Exposure, exposure};
-use super::credentials::{CredentialCheck, Shown};
+use super::clock::Moment;
+use super::credentials::{BadCredential, CredentialCheck, Shown};
 use super::host;
 use super::jwt::JwtKeyError;
 use super::key_file::KeyFileError;
@@ -62,6 +63,12 @@ pub enum Refusal {
     /// Its credentials are not good.
     #[error("the API key or token is not valid")]
     InvalidCredentials,
+    /// Its credentials were good once.
+    #[error("this {what} has expired")]
+    Expired {
+        /// A token or an API key.
+        what: &'static str,
+    },
     /// Its credentials are not good for this.
     #[error("this route needs a key of the role admin")]
     InsufficientRole,
@@ -162,6 +169,26 @@ impl Guard {
         self.exposure
     }
 
+    /// Who may ask, in a few words.
+    pub fn summary(&self) -> String {
+        let opened = match self.exposure {
+            Exposure {
+                open_inference: false,
+                ..
+            } => None,
+            Exposure { loopback: true, .. } => Some("open on loopback"),
+            Exposure {
+                loopback: false, ..
+            } => Some("open to everybody"),
+        };
+        match (self.credentials.summary(), opened) {
+            (None, None) => "key needed, and there is none".into(),
+            (None, Some(opened)) => opened.into(),
+            (Some(credentials), None) => format!("key needed: {credentials}"),
+            (Some(credentials), Some(opened)) => format!("{opened}; {credentials}"),
+        }
+    }
+
     /// The origin of the page that sends a request, if the operator lists it and the request is meant for this host.
     pub fn allowed_origin(&self, headers: &HeaderMap, uri: &Uri) -> Option<HeaderValue> {
         let meant = !self.exposure.loopback || host::is_allowed(headers, uri, &self.allowed_hosts);
@@ -197,7 +224,7 @@ impl Guard {
         &self,
         head: RequestHead<'_>,
         notes: &RequestNotes,
-        now: Instant,
+        now: Moment,
     ) -> Result<Option<(Principal, Permit)>, Refusal> {
         let is_meant = !self.exposure.loopback
             || host::is_allowed(head.headers, head.uri, &self.allowed_hosts);
@@ -210,7 +237,7 @@ impl Guard {
             return Ok(None);
         }
         // Looked at once: a signature costs something.
-        let shown = self.credentials.shown(head.headers);
+        let shown = self.credentials.shown(head.headers, now.time);
         if let Shown::Good(holder) = &shown {
             notes.set_who(&holder.id);
         }
@@ -218,7 +245,7 @@ impl Guard {
             return Err(Refusal::HostNotAllowed);
         }
         let need = listed.unwrap_or(RouteAccess::Infer);
-        let (id, role, limits) = self.identify(head, shown, need, now)?;
+        let (id, role, limits) = self.identify(head, shown, need, now.instant)?;
         notes.set_who(&id);
         if need == RouteAccess::Admin && role != Some(Role::Admin) {
             return Err(Refusal::InsufficientRole);
@@ -230,7 +257,7 @@ impl Guard {
         // What costs no tokens is never refused for them, and changes nothing: neither a scraper nor an operator's look.
         let permit = if need == RouteAccess::Infer && head.method == Method::POST {
             let limits = limits.or(limits_of(&self.limits.load()));
-            let entered = self.limiter.enter(&id, limits, now);
+            let entered = self.limiter.enter(&id, limits, now.instant);
             entered.map_err(Refusal::TooMuch)?
         } else {
             self.limiter.let_free(&id)
@@ -260,24 +287,15 @@ impl Guard {
         };
         match shown {
             Shown::Good(holder) => return Ok((holder.id, Some(holder.role), holder.limits)),
-            Shown::Bad if self.credentials.is_set_up() => {
-                let per_minute = self.limits.load().refused_credentials_per_minute;
-                let counted = self.refusals.count(head.peer, per_minute, now);
-                return Err(match counted {
-                    Ok(()) => Refusal::InvalidCredentials,
-                    Err(retry_after) => Refusal::TooMuch(TooMuch {
-                        exceeded: Exceeded::Credentials,
-                        retry_after,
-                        remaining: Remaining::default(),
-                    }),
-                });
+            Shown::Bad(bad) if self.credentials.is_set_up() => {
+                return Err(self.refuse(&bad, head.peer, now));
             }
             // Clients send some key always; where nobody has one, it means nothing.
-            Shown::Bad | Shown::Nothing if is_open => {}
+            Shown::Bad(_) | Shown::Nothing if is_open => {}
             Shown::Nothing if self.credentials.is_set_up() => {
                 return Err(Refusal::MissingCredentials);
             }
-            Shown::Bad | Shown::Nothing => return Err(Refusal::NobodyHasCredentials),
+            Shown::Bad(_) | Shown::Nothing => return Err(Refusal::NobodyHasCredentials),
         }
         if self.exposure.loopback && self.is_cross_site(head.headers) {
             return Err(Refusal::CrossSite);
@@ -286,6 +304,25 @@ impl Guard {
             .peer
             .map_or("unknown".into(), |peer| peer_of(peer).to_string());
         Ok((format!("address:{address}"), None, RateLimits::default()))
+    }
+
+    /// What is told to whoever shows a bad credential: the reason is for the log, so that nobody learns by trying.
+    fn refuse(&self, bad: &BadCredential, peer: Option<IpAddr>, now: Instant) -> Refusal {
+        let per_minute = self.limits.load().refused_credentials_per_minute;
+        if let Err(retry_after) = self.refusals.count(peer, per_minute, now) {
+            return Refusal::TooMuch(TooMuch {
+                exceeded: Exceeded::Credentials,
+                retry_after,
+                remaining: Remaining::default(),
+            });
+        }
+        // As many lines as are counted: a flood is told by its answers' own.
+        let peer = peer.map_or("unknown".into(), |peer| peer.to_string());
+        tracing::info!(peer, reason = %bad, "a credential was refused");
+        bad.expired()
+            .map_or(Refusal::InvalidCredentials, |what| Refusal::Expired {
+                what,
+            })
     }
 
     fn is_cross_site(&self, headers: &HeaderMap) -> bool {
@@ -335,7 +372,7 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
     if let Some(action) = &action {
         notes.set_action(action.clone());
     }
-    match gate.guard.admit(head, &notes, Instant::now()) {
+    match gate.guard.admit(head, &notes, Moment::now()) {
         Err(refusal) => {
             let mut response = (gate.tell)(&refusal);
             refusal_headers(&refusal, response.headers_mut());
@@ -363,6 +400,9 @@ pub async fn follow_keys(guard: Arc<Guard>, interval: Duration) {
         let guard = guard.clone();
         match tokio::task::spawn_blocking(move || guard.credentials.poll_keys()).await {
             Ok(None) => {}
+            Ok(Some(Ok(0))) => {
+                tracing::warn!("the changed file of keys has none: nobody has a key")
+            }
             Ok(Some(Ok(n_keys))) => tracing::info!(n_keys, "read the changed file of keys"),
             Ok(Some(Err(e))) => tracing::error!("{e}; the keys stay as they were"),
             Err(e) => {
@@ -384,7 +424,8 @@ fn refusal_headers(refusal: &Refusal, headers: &mut HeaderMap) {
     match refusal {
         Refusal::MissingCredentials
         | Refusal::NobodyHasCredentials
-        | Refusal::InvalidCredentials => {
+        | Refusal::InvalidCredentials
+        | Refusal::Expired { .. } => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         Refusal::TooMuch(too_much) => {

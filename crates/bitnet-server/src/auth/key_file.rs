@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Role;
+use super::clock::unix_seconds;
 use super::key::{ApiKey, KeyHash, is_id};
 use super::rate::RateLimits;
 
@@ -78,6 +79,18 @@ pub enum KeyFileError {
     /// A name that cannot be a name.
     #[error("a key's name has 1 to {MAX_NAME_LEN} letters, digits and ._- only")]
     Name,
+    /// A name that another key has.
+    #[error(
+        "{path} has a key named '{name}' already, {id}: choose another name, or revoke that one first"
+    )]
+    NameTaken {
+        /// The file.
+        path: String,
+        /// The name.
+        name: String,
+        /// The key that has it.
+        id: String,
+    },
     /// Nothing to revoke.
     #[error("{path} has no key with the id '{id}'; `bitnet keys list` lists them")]
     NoSuchKey {
@@ -99,11 +112,30 @@ pub struct NewKey<'a> {
     pub limits: RateLimits,
 }
 
-/// All keys of a file.
+/// All keys of a file that is good to serve with.
+///
+/// # Errors
+/// As [`entries`], and when two keys have one name: whoever revokes the one would think that the other was meant.
+pub fn read(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
+    let keys = entries(path)?;
+    let mut names = std::collections::BTreeMap::new();
+    for entry in &keys {
+        let (id, name) = (&entry.id, &entry.name);
+        if let Some(first) = names.insert(name, id) {
+            let reason = format!(
+                "the keys {first} and {id} are both named '{name}': take one of them out with `bitnet keys revoke`"
+            );
+            return Err(invalid(path, reason));
+        }
+    }
+    Ok(keys)
+}
+
+/// All keys of a file, though some may have one name: those can be listed and revoked.
 ///
 /// # Errors
 /// When it cannot be read, is cut off, or has an entry that is no key.
-pub fn read(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
+pub fn entries(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
     let mut text = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
@@ -150,7 +182,7 @@ pub fn read(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
 /// Makes a key and adds its hash; the file is made when there is none.
 ///
 /// # Errors
-/// When the name is none, there are no random numbers, or the file cannot be read or replaced.
+/// When the name is none or another key's, there are no random numbers, or the file cannot be read or replaced.
 pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
     if !is_name(new.name) {
         return Err(KeyFileError::Name);
@@ -161,6 +193,13 @@ pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
         Err(KeyFileError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
         read => read?,
     };
+    if let Some(taken) = keys.iter().find(|entry| entry.name == new.name) {
+        return Err(KeyFileError::NameTaken {
+            path: path.display().to_string(),
+            name: taken.name.clone(),
+            id: taken.id.clone(),
+        });
+    }
     // 32 bits of id: two keys of one file may draw the same, one in 400 000 for 10 000 keys, so it is drawn again.
     let key = loop {
         let key = ApiKey::generate().map_err(|e| io(path)(std::io::Error::other(e.to_string())))?;
@@ -168,13 +207,12 @@ pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
             break key;
         }
     };
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     keys.push(KeyEntry {
         id: key.id().to_owned(),
         name: new.name.to_owned(),
         role: new.role,
         sha256: key.hash().to_hex(),
-        created: since_1970.map_or(0, |time| time.as_secs()),
+        created: unix_seconds(std::time::SystemTime::now()),
         limits: new.limits,
     });
     replace(path, keys)?;
@@ -188,7 +226,7 @@ pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
 pub fn revoke(path: &Path, id: &str) -> Result<KeyEntry, KeyFileError> {
     let path = &real(path)?;
     let _lock = lock(path)?;
-    let mut keys = read(path)?;
+    let mut keys = entries(path)?;
     let Some(i) = keys.iter().position(|entry| entry.id == id) else {
         return Err(KeyFileError::NoSuchKey {
             path: path.display().to_string(),
@@ -361,5 +399,29 @@ mod tests {
         let error = add(&link, &new("first")).unwrap_err();
         assert!(matches!(error, KeyFileError::Io { .. }), "{error}");
         assert!(link.is_symlink() && !link.exists());
+    }
+
+    #[test]
+    fn two_keys_have_two_names_and_one_too_many_can_be_taken_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.json");
+        let first = add(&file, &new("alice")).unwrap();
+        let again = add(&file, &new("alice")).unwrap_err();
+        let told = again.to_string();
+        assert!(matches!(again, KeyFileError::NameTaken { .. }), "{told}");
+        assert!(told.contains(first.id()), "{told}");
+        let second = add(&file, &new("bob")).unwrap();
+        // As somebody may have written it, or an older version.
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("bob", "alice")).unwrap();
+        let told = read(&file).unwrap_err().to_string();
+        for words in [first.id(), second.id(), "'alice'", "keys revoke"] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        assert!(add(&file, &new("carol")).is_err());
+        assert_eq!(entries(&file).unwrap().len(), 2);
+        revoke(&file, second.id()).unwrap();
+        assert_eq!(read(&file).unwrap().len(), 1);
+        add(&file, &new("bob")).unwrap();
     }
 }

@@ -81,6 +81,11 @@ impl KeyStore {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many keys there are.
+    pub fn count(&self) -> usize {
+        self.keys.load().len()
+    }
+
     /// What the file says of a key; `None` when it is none of its keys.
     pub fn find(&self, key: &str) -> Option<KeyEntry> {
         let keys = self.keys.load();

@@ -49,7 +49,8 @@ fn tell(refusal: &Refusal) -> Response {
     let status = match refusal {
         Refusal::MissingCredentials
         | Refusal::NobodyHasCredentials
-        | Refusal::InvalidCredentials => StatusCode::UNAUTHORIZED,
+        | Refusal::InvalidCredentials
+        | Refusal::Expired { .. } => StatusCode::UNAUTHORIZED,
         Refusal::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
         Refusal::TooMuch(_) => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,
@@ -98,9 +99,11 @@ fn status(router: &Router, method: &Method, path: &str, headers: &[(&str, &str)]
     ask(router, method, path, headers).status().as_u16()
 }
 
+/// A key with a name of its own.
 fn new_key(path: &Path, role: Role) -> String {
+    let n_keys = key_file::read(path).map_or(0, |keys| keys.len());
     let new = NewKey {
-        name: "test",
+        name: &format!("test-{n_keys}-{}", role.name()),
         role,
         limits: RateLimits::default(),
     };

@@ -409,13 +409,16 @@ settings! {
         restart insecure_no_auth: [bool] = false, Any;
         /// The one algorithm by which JSON Web Tokens are signed.
         restart jwt_algorithm: [JwtAlgorithm] = JwtAlgorithm::EdDsa, Any;
-        /// File with the public key (PEM), or for HS256 the secret, of at least 32 bytes. It turns tokens on, and is read again
-        /// on SIGHUP.
+        /// Public key (PEM) or, for HS256, secret of at least 32 bytes; or a JSON Web Key Set, or a folder with a file for each
+        /// key, whose `kid` is its name without `.pem`. It turns tokens on, and is read again on SIGHUP.
         restart jwt_key_file: [Option<PathBuf>] = None, Any;
         /// Who must have made a token (`iss`).
         restart jwt_issuer: [Option<String>] = None, Any;
         /// For whom a token must be (`aud`).
         restart jwt_audience: [Option<String>] = None, Any;
+        /// Claim with the role of a token's owner, `admin` or `infer`: a name, or a path such as `realm_access.roles`. A text
+        /// with spaces or a list may have several, of which the highest counts.
+        restart jwt_role_claim: [String] = "role".into(), Any;
         /// How far the clocks of the issuer and of this machine may be apart.
         restart jwt_leeway: [Duration] = seconds(10), Within(seconds(0)..=seconds(30));
     }

@@ -50,8 +50,9 @@ pub fn config_with_keys(flags: &[(&str, &str)], limits: &[RateLimits]) -> (Serve
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
     let key = |limits: &RateLimits| {
+        let n_keys = key_file::read(&path).map_or(0, |keys| keys.len());
         let new = NewKey {
-            name: "test",
+            name: &format!("test-{n_keys}"),
             role: Role::Infer,
             limits: *limits,
         };
@@ -105,7 +106,8 @@ fn all_routes() -> Vec<(String, String, RouteAccess)> {
 
 #[test]
 fn nothing_but_the_probes_answers_without_a_key() {
-    let (server, key) = server(RateLimits::default());
+    // More bad ones than an address may show.
+    let (server, key) = server_with_key(&[("refused-credentials-per-minute", "0")], 0);
     for (method, path, access) in all_routes() {
         let body = if method == "POST" { "{}" } else { "" };
         let without = status(&server, &method, &path, None, body);

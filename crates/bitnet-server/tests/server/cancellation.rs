@@ -241,8 +241,9 @@ fn only_its_sender_or_an_administrator_cancels_a_request() {
             concurrent_requests,
             ..RateLimits::default()
         };
+        let n_keys = key_file::read(&path).map_or(0, |keys| keys.len());
         let new = NewKey {
-            name: "test",
+            name: &format!("test-{n_keys}"),
             role,
             limits,
         };
