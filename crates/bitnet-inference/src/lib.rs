@@ -95,8 +95,8 @@ pub use bitnet_kernels::{
 };
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
-    Batch, CheckpointOptions, EmbeddingConfig, I2sDialect, LoadProgress, LogitRows, ModelConfig,
-    ModelError, Observer, Operation, PackedArrays, Pooling, Profile,
+    Batch, CheckpointOptions, Dialects, EmbeddingConfig, I2sDialect, LoadProgress, LogitRows,
+    ModelConfig, ModelError, Observer, Operation, PackedArrays, Pooling, Profile,
 };
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

@@ -79,10 +79,7 @@ impl CacheEntry {
     /// nobody asks for again.
     pub fn of(cache: &PackedCache, path: &Path, options: &CheckpointOptions) -> io::Result<Self> {
         let path = path.canonicalize()?;
-        let mut key = format!(
-            "i2s dialect {:?}\n",
-            options.i2s_dialect.unwrap_or_default()
-        );
+        let mut key = format!("dialects {}\n", options.dialects);
         for file in files_of(&path)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             key.push_str(&format!("{name} {}\n", stamp(&fs::metadata(&file)?)?));
