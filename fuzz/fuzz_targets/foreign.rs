@@ -1,7 +1,7 @@
 //! Any bytes as a tensor of the formats that are only imported, in any shape and any tiles: trits or an error.
 #![no_main]
 
-use bitnet_quantization::{ForeignRows, ForeignType, Repacker, TensorType, TernaryRows, TileRows, Tiles};
+use bitnet_quantization::{ForeignType, Repacker, TensorType, TernaryRows, TileRows, Tiles, foreign};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -16,8 +16,8 @@ fuzz_target!(|data: &[u8]| {
     if kind & 0x80 == 0 {
         bytes.resize(size, 0x44); // else whatever length there is
     }
-    if let Ok(weights) = ForeignRows::new(ty, rows, cols, &bytes) {
-        read(&weights);
+    if let Ok(weights) = foreign::open(ty, (rows, cols), &bytes, Some(0.5), None) {
+        read(&*weights);
     }
     let tiles = Tiles {
         rows: usize::from(tile_rows),

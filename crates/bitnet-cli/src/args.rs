@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use bitnet_inference::speculative::MAX_DRAFT;
 use bitnet_inference::{GenerateOptions, KvType};
-use bitnet_quantization::I2sDialect;
+use bitnet_quantization::Dialects;
 use bitnet_server::config::settings::{CONTEXTS, MAX_THREADS};
 use clap::Args;
 
@@ -42,9 +42,11 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
-    /// Byte layout of I2_S tensors, which no file tells: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
-    #[arg(long, value_name = "LAYOUT", value_parser = parse_dialect)]
-    pub dialect: Option<I2sDialect>,
+    /// What no file tells, or tells wrongly: the byte layout of I2_S tensors (i2s-128, i2s-64 or i2s-4row), the format of
+    /// type numbers that several projects use (tl1, tl2, q2_0, pq2_0 or stq1_0); several with commas [default: i2s-128, and
+    /// the format whose size the tensors have]
+    #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
+    pub dialect: Option<Dialects>,
 }
 
 /// How to run a model.
@@ -291,12 +293,12 @@ fn parse_speculate(value: &str) -> Result<usize, String> {
     }
 }
 
-/// Parses a layout of I2_S tensors.
+/// Parses what `--dialect` says.
 ///
 /// # Errors
 /// What is expected instead.
-pub fn parse_dialect(value: &str) -> Result<I2sDialect, String> {
-    I2sDialect::from_str(value).map_err(|_| "expected i2s-128, i2s-64 or i2s-4row".into())
+pub fn parse_dialects(value: &str) -> Result<Dialects, String> {
+    Dialects::from_str(value).map_err(|error| error.to_string())
 }
 
 fn parse_finite(value: &str) -> Result<f32, String> {

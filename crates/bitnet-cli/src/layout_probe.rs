@@ -2,7 +2,7 @@
 //! surprising as noise. So a fixed text is scored under each, and the lowest loss wins.
 
 use bitnet_inference::{Prompt, ScoreOptions};
-use bitnet_quantization::I2sDialect;
+use bitnet_quantization::{Dialects, I2sDialect};
 use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs};
@@ -45,19 +45,20 @@ pub struct LayoutProbe {
     pub best: Option<String>,
 }
 
-/// Scores the text under each layout.
+/// Scores the text under each layout; `dialects` says the rest of how the file is read.
 ///
 /// # Errors
 /// What loading the model gives under every layout.
 pub fn run(
     source: &ModelSource,
+    dialects: Dialects,
     engine: &EngineArgs,
     env: &Environment,
 ) -> Result<LayoutProbe, CliError> {
     let mut layouts = Vec::new();
     let mut first_error = None;
     for &dialect in I2sDialect::ALL {
-        let (nats_a_token, problem) = match loss(source, dialect, engine, env) {
+        let (nats_a_token, problem) = match loss(source, dialects.with_i2s(dialect), engine, env) {
             Ok(loss) => (Some(loss), None),
             Err(error) => {
                 let problem = error.message.clone();
@@ -82,14 +83,14 @@ pub fn run(
 
 fn loss(
     source: &ModelSource,
-    dialect: I2sDialect,
+    dialects: Dialects,
     engine: &EngineArgs,
     env: &Environment,
 ) -> Result<f64, CliError> {
     let model = ModelArgs {
         model: None,
         tokenizer: None,
-        dialect: Some(dialect),
+        dialect: Some(dialects),
     };
     let engine = load_source(
         source,

@@ -197,7 +197,7 @@ pub fn load_options(
 /// How the file is read.
 pub fn checkpoint_options(model: &ModelArgs) -> CheckpointOptions {
     CheckpointOptions {
-        i2s_dialect: model.dialect,
+        dialects: model.dialect.unwrap_or_default(),
         ..CheckpointOptions::default()
     }
 }

@@ -96,8 +96,9 @@ pub use bitnet_kernels::{
 };
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
-    Batch, CheckpointOptions, EmbeddingConfig, FileStamp, I2sDialect, LoadProgress, LogitRows,
-    ModelConfig, ModelError, ModelFiles, Observer, Operation, PackedArrays, Pooling, Profile,
+    Batch, CheckpointOptions, Dialects, EmbeddingConfig, FileStamp, I2sDialect, LoadProgress,
+    LogitRows, ModelConfig, ModelError, ModelFiles, Observer, Operation, PackedArrays, Pooling,
+    Profile,
 };
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

@@ -111,10 +111,7 @@ impl CacheEntry {
     /// nobody asks for again.
     pub fn of(cache: &PackedCache, path: &Path, options: &CheckpointOptions) -> io::Result<Self> {
         let path = path.canonicalize()?;
-        let mut key = format!(
-            "i2s dialect {:?}\n",
-            options.i2s_dialect.unwrap_or_default()
-        );
+        let mut key = format!("dialects {}\n", options.dialects);
         let base = path.parent().unwrap_or(Path::new(""));
         for (file, stamp) in ModelFiles::of(&path)?.iter() {
             let name = file.strip_prefix(base).unwrap_or(file);

@@ -52,6 +52,7 @@ fn check_open(checkpoint: &Checkpoint) -> Vec<Finding> {
         Err(error) => report.error(&error),
     }
     report.findings.extend(checkpoint.judge_tokenizer());
+    report.findings.extend(checkpoint.judge_dialects());
     report.finish()
 }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use bitnet_kernels::{KernelError, MatrixData};
-use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType, TernaryRows, dequantize};
+use bitnet_quantization::{Dialects, ScaleLayout, TensorType, TernaryRows, dequantize};
 use bytes::Bytes;
 
 use crate::config::ModelConfig;
@@ -38,8 +38,9 @@ pub use self::tokenizer::TokenizerSource;
 /// How to open a checkpoint. Plain data; the default is right for every published model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CheckpointOptions {
-    /// Layout of I2_S tensors, which the file does not tell; `None` is the 128 layout of every published file.
-    pub i2s_dialect: Option<I2sDialect>,
+    /// The layout of I2_S tensors, and what type numbers mean that several projects use, where the file does not tell, or
+    /// tells wrongly; the default is right for every published file.
+    pub dialects: Dialects,
     /// Map the files or read them into memory.
     pub access: Access,
 }
@@ -113,7 +114,7 @@ impl Checkpoint {
             let config = source.config(raw)?;
             (Source::Hf(source), config, generation)
         } else {
-            let source = GgufSource::open(path, options.access)?;
+            let source = GgufSource::open(path, options)?;
             let config = source.config()?;
             let generation = GenerationDefaults::of_gguf(source.gguf.metadata())?;
             (Source::Gguf(source), config, generation)
@@ -131,7 +132,7 @@ impl Checkpoint {
         bytes: Bytes,
         options: &CheckpointOptions,
     ) -> Result<Self, ModelError> {
-        let source = GgufSource::from_bytes(name, bytes)?;
+        let source = GgufSource::from_bytes(name, bytes, options)?;
         let config = source.config()?;
         let generation = GenerationDefaults::of_gguf(source.gguf.metadata())?;
         Self::new(Source::Gguf(source), config, generation, *options).verified()
@@ -162,6 +163,7 @@ impl Checkpoint {
         self.findings = self.judge_unused()?;
         self.findings.extend(self.judge_tokenizer());
         self.findings.extend(self.judge_window());
+        self.findings.extend(self.judge_dialects());
         Ok(self)
     }
 
@@ -224,7 +226,7 @@ impl Checkpoint {
                 source: io::Error::other("its memory was given back after the first time"),
             });
         }
-        let rows = stored.ternary(self.options.i2s_dialect.unwrap_or_default())?;
+        let rows = stored.ternary(self.options.dialects.i2s())?;
         let multiplier = match &self.source {
             Source::Gguf(source) => source.multiplier(role)?,
             Source::Hf(_) => None,

@@ -166,6 +166,20 @@ pub enum ModelError {
         /// The type in the file.
         found: String,
     },
+    /// A type number that several formats use, of which the file and `--dialect` make none, or more than one.
+    #[error("{file}: tensor {tensor}: its type number {number} {what}")]
+    Dialect {
+        /// The file.
+        file: String,
+        /// The first tensor of that number.
+        tensor: String,
+        /// The number.
+        number: u32,
+        /// What is the matter, as a verb phrase.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// A projection holds ordinary numbers where a ternary model has {-s, 0, +s}.
     #[error("{file}: tensor {tensor}: expected ternary weights, found {found}")]
     NotTernary {
@@ -304,6 +318,7 @@ impl ModelError {
             Self::MissingTensor { .. } => "missing-tensor",
             Self::TensorShape { .. } => "tensor-shape",
             Self::TensorType { .. } => "tensor-type",
+            Self::Dialect { .. } => "dialect",
             Self::NotTernary { .. } => "not-ternary",
             Self::Scale { .. } => "scale",
             Self::TensorData { .. } | Self::Quant(_) => "tensor-data",
@@ -328,6 +343,7 @@ impl ModelError {
             Self::MissingTensor { tensor, .. }
             | Self::TensorShape { tensor, .. }
             | Self::TensorType { tensor, .. }
+            | Self::Dialect { tensor, .. }
             | Self::NotTernary { tensor, .. }
             | Self::Scale { tensor, .. }
             | Self::TensorData { tensor, .. }
@@ -366,6 +382,10 @@ impl ModelError {
             Self::TensorData { source: QuantError::InvalidCode { format: "I2_S", .. }, .. } => {
                 "the file is damaged or in another I2_S layout: try --dialect i2s-64 or i2s-4row".into()
             }
+            Self::TensorData { source: QuantError::Codebook { .. }, .. } => {
+                "take the model in I2_S, TQ2_0 or Q2_0, or make such a file from the original weights with `bitnet convert`".into()
+            }
+            Self::Dialect { hint, .. } => hint.clone(),
             Self::Malformed { .. } | Self::TensorData { .. } | Self::Quant(_) => AGAIN.into(),
             Self::Limit { .. } => {
                 "no real model needs that much: the file is damaged or made to harm; do not use it".into()

@@ -85,4 +85,4 @@ pub use tensor_role::{NormPlace, Projection, TensorRole};
 pub use weights::{LoadProgress, WeightBytes};
 
 // Of a lower crate, in the signatures above.
-pub use bitnet_quantization::I2sDialect;
+pub use bitnet_quantization::{Dialects, I2sDialect};

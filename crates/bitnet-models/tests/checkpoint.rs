@@ -155,7 +155,7 @@ fn every_ternary_type_gives_the_same_trits() {
 fn the_dialect_option_chooses_the_layout() {
     for &dialect in I2sDialect::ALL {
         let options = CheckpointOptions {
-            i2s_dialect: Some(dialect),
+            dialects: dialect.into(),
             ..CheckpointOptions::default()
         };
         let checkpoint = open(model(TensorType::I2S, dialect, None), options);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bitnet_models::export::{ExportError, TERNARY_TYPES, TILE_TYPES, TernaryTarget};
 use bitnet_models::gguf::Gguf;
-use bitnet_models::{Export, Targets};
+use bitnet_models::{Export, ModelError, Targets};
 use bitnet_quantization::{
     BlockTernaryRows, ForeignType, I2sDialect, I2sRows, ScaleLayout, TensorType, TernaryRows,
     TilePreset, TypeId, encode_i2s,
@@ -150,7 +150,7 @@ fn tensors_of_a_number_that_do_not_agree_are_refused() {
 
 #[test]
 fn numbers_whose_sizes_fit_nothing_stay_unread() {
-    for ty in [38, 39, 43, 134, 135] {
+    for ty in [22, 38, 39, 43, 134, 135] {
         let gguf = open(&[raw(ty, 2, 768, vec![0; 96])]);
         let tensor = &gguf.tensors()[0];
         assert!(
@@ -164,6 +164,110 @@ fn numbers_whose_sizes_fit_nothing_stay_unread() {
     let gguf = open(&[raw(39, 2, 768, vec![0; 816])]);
     let meaning = gguf.tensors()[0].type_id().to_string();
     assert!(meaning.starts_with("MXFP4"), "{meaning}");
+}
+
+fn open_as(tensors: &[Raw], dialects: &str) -> Result<Gguf, ModelError> {
+    let dialects = dialects.parse().unwrap();
+    Gguf::from_bytes_with("dialect.gguf", file(tensors).into(), dialects)
+}
+
+#[test]
+fn a_named_format_goes_before_the_size_test() {
+    // A gap behind the tensor: no size fits, and the number would be held to Q2_0.
+    let gap = || {
+        let mut data = golden("foreign/STQ1_0.bytes");
+        data.extend([0; 96]);
+        raw(42, 3, 512, data)
+    };
+    assert!(Gguf::from_bytes("gap.gguf", file(&[gap()]).into()).is_err());
+    let gguf = open_as(&[gap()], "stq1_0").unwrap();
+    let tensor = &gguf.tensors()[0];
+    assert_eq!(tensor.type_id(), TypeId::Foreign(ForeignType::Stq1_0));
+    assert_eq!(tensor.overruled(), None);
+    assert_eq!(gguf.slice(tensor).unwrap(), golden("foreign/STQ1_0.bytes"));
+    let (trits, _) = weights(&export(&gguf, TensorType::Tq2_0, None).unwrap());
+    assert!(
+        trits
+            .iter()
+            .map(|&trit| trit as u8)
+            .eq(golden("foreign/STQ1_0.trits"))
+    );
+
+    // Blocks of 66 bytes taken for blocks of 42: what the sizes say is kept for the report.
+    let q2_0 = || raw(42, 2, 768, golden("encode/Q2_0.blocks"));
+    let other = open_as(&[q2_0()], "pq2_0").unwrap();
+    let tensor = &other.tensors()[0];
+    assert_eq!(tensor.type_id(), TypeId::Supported(TensorType::Pq2_0));
+    let by_size = TypeId::Supported(TensorType::Q2_0);
+    assert_eq!(tensor.overruled(), Some(by_size));
+    // Names of other numbers change nothing.
+    let same = open_as(&[q2_0()], "tl1,i2s-64").unwrap();
+    assert_eq!(same.tensors()[0].type_id(), by_size);
+}
+
+#[test]
+fn a_named_format_that_has_no_room_is_refused() {
+    let stq1_0 = || raw(42, 3, 512, golden("foreign/STQ1_0.bytes"));
+    let error = open_as(&[stq1_0()], "q2_0").unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("number 42 cannot be Q2_0"), "{text}");
+    assert!(error.hint().contains("--dialect"), "{}", error.hint());
+    // Rows of 64 are no whole blocks of 128.
+    let narrow = raw(42, 2, 64, vec![0; 64]);
+    assert!(open_as(&[narrow], "pq2_0").is_err());
+}
+
+#[test]
+fn tensors_too_small_for_the_size_test_are_refused_until_a_format_is_named() {
+    // 72 and 68 bytes, both padded to 96.
+    let tiny = || {
+        let mut second = raw(42, 1, 256, golden("encode/PQ2_0.blocks")[..68].to_vec());
+        second.name = "blk.0.attn_k.weight";
+        [
+            raw(42, 1, 256, golden("encode/PQ2_0.blocks")[..68].to_vec()),
+            second,
+        ]
+    };
+    let error = Gguf::from_bytes("tiny.gguf", file(&tiny()).into()).unwrap_err();
+    assert!(error.to_string().contains("both Q2_0 and PQ2_0"), "{error}");
+    assert!(
+        error.hint().contains("--dialect q2_0 or --dialect pq2_0"),
+        "{}",
+        error.hint()
+    );
+    let gguf = open_as(&tiny(), "pq2_0").unwrap();
+    let found: Vec<&[u8]> = gguf
+        .tensors()
+        .iter()
+        .map(|t| gguf.slice(t).unwrap())
+        .collect();
+    assert_eq!(found, [&golden("encode/PQ2_0.blocks")[..68]; 2]);
+    assert_eq!(gguf.tensors()[0].overruled(), None);
+}
+
+#[test]
+fn iq2_s_comes_out_where_it_is_ternary() {
+    // The first three rows: a scale for each row, blocks without any.
+    let bytes = golden("foreign/IQ2_S.bytes");
+    let gguf = open(&[raw(22, 3, 512, bytes[..3 * 164].to_vec())]);
+    assert_eq!(
+        gguf.tensors()[0].type_id(),
+        TypeId::Foreign(ForeignType::Iq2S)
+    );
+    let (trits, scales) = weights(&export(&gguf, TensorType::Tq2_0, None).unwrap());
+    assert_eq!(scales, [3.5, 1.34375, 120.9375]);
+    let floats = golden("foreign/IQ2_S.f32");
+    let signs = floats.as_chunks().0.iter().map(|bytes| {
+        let value = f32::from_le_bytes(*bytes);
+        i8::from(value > 0.0) - i8::from(value < 0.0)
+    });
+    assert!(signs.take(trits.len()).eq(trits.iter().copied()));
+
+    // What llama.cpp makes of an ordinary model, and of a ternary one: no zero is left.
+    let dense = golden("foreign/IQ2_S.blocks");
+    let gguf = open(&[raw(22, 1, 512, dense[10 * 82..][..164].to_vec())]);
+    let error = export(&gguf, TensorType::Tq2_0, None).unwrap_err();
+    assert!(error.to_string().contains("lost its zeros"), "{error}");
 }
 
 #[test]

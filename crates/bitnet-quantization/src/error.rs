@@ -147,6 +147,24 @@ pub enum QuantError {
         bias: f32,
     },
 
+    /// Weights of a codebook that is not ternary.
+    #[error(
+        "{format} weights: row {row} has the magnitudes {magnitude} and {other} in the 32 weights from column {col}: they \
+         are no trits, and a ternary model written in this codebook, which has no 0, has lost its zeros"
+    )]
+    Codebook {
+        /// Name of the format.
+        format: &'static str,
+        /// Row of the weights.
+        row: usize,
+        /// Column of the first of them.
+        col: usize,
+        /// The magnitude of the first.
+        magnitude: f32,
+        /// Another among them.
+        other: f32,
+    },
+
     /// A stored floating-point weight that is NaN or infinite.
     #[error("{format} weights: {value} at row {row}, column {col}, expected a finite number")]
     NonFiniteWeight {

@@ -2,12 +2,15 @@
 //!
 //! - **STQ1_0** (Tencent's Sherry): one zero in every four weights, 42 bytes for 256.
 //! - **IQ1_BN, IQ2_BN** (ik_llama.cpp): a scale in front of each row, then 13 or 16 bytes for 64 weights.
+//! - **IQ2_S** (llama.cpp): a codebook of ordinary weights, as far as they are trits: see [`iq2_s`].
 //! - **TL1, TL2** (bitnet.cpp's table lookup kernels): see [`tiles`].
 //!
 //! Bit layouts are drawn at the decoders.
 
+pub mod iq2_s;
 pub mod tiles;
 
+use self::iq2_s::Iq2sRows;
 use self::tiles::{TilePreset, TileRows, Tiles};
 use crate::error::QuantError;
 use crate::floats::f16_at;
@@ -22,6 +25,8 @@ pub enum ForeignType {
     Iq1Bn,
     /// Rows with an f32 scale, 64 weights in 16 bytes of 2-bit codes.
     Iq2Bn,
+    /// Blocks of 256 with an f16 scale, rows of a codebook without zeros.
+    Iq2S,
     /// Pairs of weights in tiles, for ARM.
     Tl1,
     /// Triples of weights in tiles, for x86.
@@ -34,6 +39,7 @@ impl ForeignType {
         ForeignType::Stq1_0,
         ForeignType::Iq1Bn,
         ForeignType::Iq2Bn,
+        ForeignType::Iq2S,
         ForeignType::Tl1,
         ForeignType::Tl2,
     ];
@@ -44,6 +50,7 @@ impl ForeignType {
             ForeignType::Stq1_0 => "STQ1_0",
             ForeignType::Iq1Bn => "IQ1_BN",
             ForeignType::Iq2Bn => "IQ2_BN",
+            ForeignType::Iq2S => "IQ2_S",
             ForeignType::Tl1 => "TL1",
             ForeignType::Tl2 => "TL2",
         }
@@ -55,6 +62,7 @@ impl ForeignType {
             ForeignType::Stq1_0 => 43,
             ForeignType::Iq1Bn => 134,
             ForeignType::Iq2Bn => 135,
+            ForeignType::Iq2S => 22,
             ForeignType::Tl1 => 38,
             ForeignType::Tl2 => 39,
         }
@@ -73,6 +81,9 @@ impl ForeignType {
             ForeignType::Iq2Bn if cols.is_multiple_of(64) => {
                 rows.checked_mul((cols / 64).checked_mul(16)?.checked_add(4)?)
             }
+            ForeignType::Iq2S if cols.is_multiple_of(iq2_s::BLOCK_LEN as u64) => rows
+                .checked_mul(cols / iq2_s::BLOCK_LEN as u64)?
+                .checked_mul(iq2_s::BLOCK_BYTES as u64),
             ForeignType::Tl1 => tiles::tl1_bytes(rows, cols),
             ForeignType::Tl2 => tiles::tl2_bytes(rows, cols),
             _ => None,
@@ -84,6 +95,7 @@ impl ForeignType {
         match self {
             ForeignType::Stq1_0 => STQ1_0_LEN,
             ForeignType::Iq1Bn | ForeignType::Iq2Bn => BN_LEN,
+            ForeignType::Iq2S => iq2_s::BLOCK_LEN,
             ForeignType::Tl1 => 2,
             ForeignType::Tl2 => 32,
         }
@@ -100,7 +112,7 @@ impl std::fmt::Display for ForeignType {
 /// their tile sizes are those of `preset`, or of the only presets that have the shape.
 ///
 /// # Errors
-/// As [`ForeignRows::new`] and [`tiles::TileRows::new`], and for tile sizes that nobody tells.
+/// As [`ForeignRows::new`], [`Iq2sRows::new`] and [`tiles::TileRows::new`], and for tile sizes that nobody tells.
 pub fn open(
     ty: ForeignType,
     (rows, cols): (usize, usize),
@@ -108,8 +120,10 @@ pub fn open(
     scale: Option<f32>,
     preset: Option<TilePreset>,
 ) -> Result<Box<dyn TernaryRows + '_>, QuantError> {
-    if !matches!(ty, ForeignType::Tl1 | ForeignType::Tl2) {
-        return Ok(Box::new(ForeignRows::new(ty, rows, cols, bytes)?));
+    match ty {
+        ForeignType::Tl1 | ForeignType::Tl2 => {}
+        ForeignType::Iq2S => return Ok(Box::new(Iq2sRows::new(rows, cols, bytes)?)),
+        _ => return Ok(Box::new(ForeignRows::new(ty, rows, cols, bytes)?)),
     }
     let tiles = tile_sizes(ty, rows, cols, preset)?;
     let rows = TileRows::new(ty, tiles, rows, cols, bytes, scale)?;
@@ -169,7 +183,7 @@ impl<'a> ForeignRows<'a> {
     /// Takes the bytes of a whole tensor `[rows, cols]`. Scales that are all the same are one scale for the tensor.
     ///
     /// # Errors
-    /// TL1 and TL2 ([`tiles::TileRows`] reads them), an impossible shape, another byte count than the shape has, a scale
+    /// TL1, TL2 and IQ2_S ([`tiles::TileRows`] and [`Iq2sRows`] read them), an impossible shape, another byte count than the shape has, a scale
     /// that is NaN or infinite.
     pub fn new(
         ty: ForeignType,
@@ -178,8 +192,14 @@ impl<'a> ForeignRows<'a> {
         bytes: &'a [u8],
     ) -> Result<Self, QuantError> {
         let format = ty.name();
-        if matches!(ty, ForeignType::Tl1 | ForeignType::Tl2) {
-            let why = "its layout depends on tile sizes: read it with TileRows";
+        let why = match ty {
+            ForeignType::Tl1 | ForeignType::Tl2 => {
+                Some("its layout depends on tile sizes: read it with TileRows")
+            }
+            ForeignType::Iq2S => Some("its weights may be no trits: read it with Iq2sRows"),
+            _ => None,
+        };
+        if let Some(why) = why {
             return Err(QuantError::NotPossible {
                 format,
                 operation: "decoded row by row",

@@ -7,7 +7,8 @@
 //! multiply. Everything else (embeddings, heads, norms) goes through [`dequantize`].
 //!
 //! # Layout
-//! - [`qtype`], [`type_id`]: the types, their GGUF numbers and sizes, and what other numbers mean.
+//! - [`qtype`], [`type_id`]: the types, their GGUF numbers and sizes, and what other numbers mean; [`dialects`]: what
+//!   people say of that.
 //! - [`ternary`]: the trait; behind it [`i2s`] (Microsoft), [`block_ternary`] over [`tq`] and [`q2_0`] (llama.cpp),
 //!   [`hf_packed`] (transformers), [`mlx`] (Apple's), [`dense_ternary`] (floats that are trits), [`absmean`] (master weights).
 //! - [`foreign`]: formats of single projects; all but TL1 and TL2 are read only.
@@ -29,6 +30,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod dialects;
 pub mod qtype;
 pub mod type_id;
 
@@ -61,6 +63,7 @@ pub use absmean::AbsmeanRows;
 pub use block_ternary::BlockTernaryRows;
 pub use blocks::{dequantize, quantize};
 pub use dense_ternary::{DenseTernaryRows, Recognition, recognise};
+pub use dialects::Dialects;
 pub use error::QuantError;
 pub use foreign::tiles::{TilePreset, TileRows, Tiles, check_tiles, encode_tiles, tile_bytes};
 pub use foreign::{ForeignRows, ForeignType};

@@ -90,6 +90,7 @@ impl TypeCandidate {
 /// The formats that share a number which its tensors' sizes decide; empty for a number of one meaning.
 pub const fn candidates(id: u32) -> &'static [TypeCandidate] {
     match id {
+        22 => &[TypeCandidate::Foreign(ForeignType::Iq2S)],
         36 => &[
             TypeCandidate::Tensor(TensorType::I2S),
             TypeCandidate::Other {
@@ -167,7 +168,7 @@ pub fn type_from_ggml_id(id: u32) -> TypeId {
         19 => ("IQ1_S", I_QUANT),
         20 => ("IQ4_NL", I_QUANT),
         21 => ("IQ3_S", I_QUANT),
-        22 => ("IQ2_S", I_QUANT),
+        22 => ("IQ2_S", OTHER_SIZE),
         23 => ("IQ4_XS", I_QUANT),
         29 => ("IQ1_M", I_QUANT),
         24 => ("I8", NO_WEIGHTS),
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn huge_shapes_have_no_size() {
-        for id in [36, 38, 39, 42, 43, 134, 135, 142, 143] {
+        for id in [22, 36, 38, 39, 42, 43, 134, 135, 142, 143] {
             for candidate in candidates(id) {
                 assert_eq!(candidate.tensor_bytes(u64::MAX, 1 << 40)[0], None, "{id}");
             }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bitnet_quantization::foreign::{self, iq2_s};
 use bitnet_quantization::{
     BlockTernaryRows, ForeignRows, ForeignType, I2sDialect, I2sRows, QuantError, ScaleLayout,
     TensorType, TernaryRows, TilePreset, TileRows, Tiles, check_tiles, encode_i2s, encode_tiles,
@@ -60,6 +61,89 @@ fn rows_and_blocks_with_their_scales_are_read_exactly() {
         let short = ForeignRows::new(ty, rows, cols, &bytes[1..]).unwrap_err();
         assert!(matches!(short, QuantError::ByteLength { .. }), "{short}");
     }
+}
+
+fn floats(name: &str) -> Vec<f32> {
+    let bytes = read(name);
+    let values = bytes.as_chunks().0.iter();
+    values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[test]
+fn every_row_of_the_iq2_s_codebook_decodes_to_gguf_pys_floats() {
+    let bytes = read("IQ2_S.blocks");
+    let (blocks, []) = bytes.as_chunks::<{ iq2_s::BLOCK_BYTES }>() else {
+        panic!("whole blocks")
+    };
+    let mut found = Vec::new();
+    for block in blocks {
+        let mut values = [0.0; iq2_s::BLOCK_LEN];
+        iq2_s::decode(block, &mut values);
+        found.extend(values.map(f32::to_bits));
+    }
+    let expected = floats("IQ2_S.blocks.f32").into_iter().map(f32::to_bits);
+    assert!(found == expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn iq2_s_weights_of_one_magnitude_are_exact_trits() {
+    let (bytes, expected) = (read("IQ2_S.bytes"), floats("IQ2_S.f32"));
+    let size = ForeignType::Iq2S.tensor_bytes(4, 512);
+    assert_eq!(size, Some(bytes.len() as u64));
+    let weights = foreign::open(ForeignType::Iq2S, (4, 512), &bytes, None, None).unwrap();
+    // The last row has another scale for every 32 weights.
+    assert_eq!(weights.scale(), ScaleLayout::PerBlock { block_len: 32 });
+    let (trits, scales) = decode(&*weights).unwrap();
+    let found = trits.iter().zip(0..);
+    let found = found.map(|(&trit, i): (_, usize)| f32::from(trit) * scales[i / 32]);
+    assert!(found.eq(expected.iter().copied()));
+    assert!(trits[2 * 512..][..256].iter().all(|&trit| trit == 0));
+
+    // One scale, and one for each row.
+    let rows = |n: usize| foreign::open(ForeignType::Iq2S, (n, 512), &bytes[..n * 164], None, None);
+    assert_eq!(rows(1).unwrap().scale(), ScaleLayout::PerTensor(3.5));
+    let three = rows(3).unwrap();
+    assert_eq!(three.scale(), ScaleLayout::PerBlock { block_len: 512 });
+    let (trits, scales) = decode(&*three).unwrap();
+    assert_eq!(scales, [3.5, 1.34375, 120.9375]);
+    let found = trits.iter().zip(0..);
+    let found = found.map(|(&trit, i): (_, usize)| f32::from(trit) * scales[i / 512]);
+    assert!(found.eq(expected[..3 * 512].iter().copied()));
+}
+
+#[test]
+fn iq2_s_weights_that_are_no_trits_are_refused_with_their_place_and_the_reason() {
+    let mut bytes = read("IQ2_S.bytes");
+    let open = |bytes: &[u8]| {
+        let opened = foreign::open(ForeignType::Iq2S, (4, 512), bytes, None, None);
+        opened.err().map(|error| error.to_string())
+    };
+    assert_eq!(open(&bytes), None);
+    // Row 3, second block, the last eight weights of its third run: another row of the codebook.
+    let block = 7 * iq2_s::BLOCK_BYTES;
+    bytes[block + 2 + 11] = 1;
+    let text = open(&bytes).unwrap();
+    assert!(
+        text.contains("row 3") && text.contains("column 320"),
+        "{text}"
+    );
+    assert!(text.contains("lost its zeros"), "{text}");
+    // Two halves of a run with scales of their own.
+    let mut halves = read("IQ2_S.bytes");
+    halves[74] = 0x21;
+    let text = open(&halves).unwrap();
+    assert!(
+        text.contains("row 0") && text.contains("column 0"),
+        "{text}"
+    );
+    let mut infinite = read("IQ2_S.bytes");
+    infinite[82..84].copy_from_slice(&0x7c00u16.to_le_bytes());
+    let text = open(&infinite).unwrap();
+    assert!(text.contains("row 0, block 1"), "{text}");
+    let text = open(&read("IQ2_S.bytes")[1..]).unwrap();
+    assert!(text.contains("656 bytes"), "{text}");
+    let direct = ForeignRows::new(ForeignType::Iq2S, 4, 512, &bytes).unwrap_err();
+    assert!(direct.to_string().contains("Iq2sRows"), "{direct}");
 }
 
 #[test]
@@ -175,8 +259,8 @@ proptest! {
             let mut bytes = bytes.clone();
             bytes.resize(need.min(1 << 20), 0x5a);
             let tiles = Tiles { rows: tile.0, cols: tile.1, lane_rows: tile.2 };
-            if let Ok(weights) = ForeignRows::new(ty, rows, cols, &bytes)
-                && let Ok((trits, _)) = decode(&weights)
+            if let Ok(weights) = foreign::open(ty, (rows, cols), &bytes, Some(1.0), None)
+                && let Ok((trits, _)) = decode(&*weights)
             {
                 prop_assert!(trits.iter().all(|trit| (-1..=1).contains(trit)));
             }

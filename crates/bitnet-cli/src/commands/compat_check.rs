@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use bitnet_models::export::split;
 use bitnet_models::gguf::{Gguf, describe};
 use bitnet_models::{CheckpointOptions, Finding, Severity, check};
-use bitnet_quantization::{I2sDialect, TensorType};
+use bitnet_quantization::{Dialects, I2sDialect, TensorType};
 use clap::Args;
 use serde::Serialize;
 
-use crate::args::{EngineArgs, parse_dialect, parse_threads};
+use crate::args::{EngineArgs, parse_dialects, parse_threads};
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::layout_probe::{self, LayoutProbe};
@@ -34,9 +34,10 @@ pub struct CompatCheckArgs {
     #[arg(value_name = "FILE")]
     pub file: Option<String>,
 
-    /// Byte layout of I2_S tensors: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
-    #[arg(long, value_name = "LAYOUT", value_parser = parse_dialect)]
-    pub dialect: Option<I2sDialect>,
+    /// Byte layout of I2_S tensors, and the format of type numbers that several projects use: i2s-128, i2s-64,
+    /// i2s-4row, tl1, tl2, q2_0, pq2_0 or stq1_0, several with commas [default: i2s-128, and by the tensors' sizes]
+    #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
+    pub dialect: Option<Dialects>,
 
     /// Load the model under each layout of I2_S tensors, score a fixed text, and tell which layout the file has
     #[arg(long)]
@@ -101,7 +102,7 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
         None => None,
     };
     let options = CheckpointOptions {
-        i2s_dialect: args.dialect,
+        dialects: args.dialect.unwrap_or_default(),
         ..CheckpointOptions::default()
     };
     let mut findings = match &source {
@@ -121,8 +122,8 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
             .any(|tensor| tensor.type_name == TensorType::I2S.name());
         if args.probe_layout && has_i2s {
             let engine = EngineArgs::with_threads(args.threads);
-            let probe = layout_probe::run(&source, &engine, env)?;
-            findings.extend(judge(&probe, args.dialect.unwrap_or_default()));
+            let probe = layout_probe::run(&source, options.dialects, &engine, env)?;
+            findings.extend(judge(&probe, options.dialects.i2s()));
             layout_probe = Some(probe);
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet_models::export::{DirectoryExport, TernaryTarget};
 use bitnet_models::{Checkpoint, CheckpointOptions, Export, Targets};
-use bitnet_quantization::{I2sDialect, TensorType, TilePreset};
+use bitnet_quantization::{Dialects, I2sDialect, TensorType, TilePreset};
 use clap::Args;
 
 use crate::args;
@@ -51,9 +51,10 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub ternarize: bool,
 
-    /// Byte layout of I2_S tensors in a .gguf file: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
-    #[arg(long, value_name = "LAYOUT", value_parser = args::parse_dialect)]
-    pub dialect: Option<I2sDialect>,
+    /// Byte layout of I2_S tensors in a .gguf file, and the format of type numbers that several projects use: i2s-128, i2s-64,
+    /// i2s-4row, tl1, tl2, q2_0, pq2_0 or stq1_0, several with commas [default: i2s-128, and by the tensors' sizes]
+    #[arg(long, value_name = "NAMES", value_parser = args::parse_dialects)]
+    pub dialect: Option<Dialects>,
 
     /// Replace the file OUT if it exists; a directory never is
     #[arg(long)]
@@ -79,7 +80,7 @@ pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
         pending.is_new()?;
     }
     let options = CheckpointOptions {
-        i2s_dialect: args.dialect,
+        dialects: args.dialect.unwrap_or_default(),
         ..CheckpointOptions::default()
     };
     if args.input.is_dir() {

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 use bitnet_models::checkpoint::{Description, TensorSummary};
 use bitnet_models::gguf::Gguf;
-use bitnet_models::{Checkpoint, Finding, ModelConfig};
-use bitnet_quantization::{I2sDialect, TensorType};
+use bitnet_models::{Checkpoint, CheckpointOptions, Finding, ModelConfig};
+use bitnet_quantization::{Dialects, TensorType};
 use clap::Args;
 use serde::Serialize;
 
-use crate::args::parse_dialect;
+use crate::args::parse_dialects;
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::model_source::ModelSource;
@@ -45,9 +45,10 @@ pub struct InspectArgs {
     #[arg(value_name = "OTHER", conflicts_with = "dialect")]
     pub other: Option<PathBuf>,
 
-    /// Byte layout of I2_S tensors: i2s-128, i2s-64 or i2s-4row [default: i2s-128]
-    #[arg(long, value_name = "LAYOUT", value_parser = parse_dialect)]
-    pub dialect: Option<I2sDialect>,
+    /// Byte layout of I2_S tensors, and the format of type numbers that several projects use: i2s-128, i2s-64,
+    /// i2s-4row, tl1, tl2, q2_0, pq2_0 or stq1_0, several with commas [default: i2s-128, and by the tensors' sizes]
+    #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
+    pub dialect: Option<Dialects>,
 
     /// text or json
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -128,12 +129,14 @@ pub fn run(args: &InspectArgs, env: &Environment) -> Result<Exit, CliError> {
         return difference::run(Path::new(file), other, args.format);
     }
     let source = ModelSource::choose(args.file.as_deref(), env)?;
-    let options = bitnet_models::CheckpointOptions {
-        i2s_dialect: args.dialect,
-        ..Default::default()
+    let options = CheckpointOptions {
+        dialects: args.dialect.unwrap_or_default(),
+        ..CheckpointOptions::default()
     };
     let (description, checkpoint) = match &source {
-        ModelSource::Path(path) if !path.is_dir() => (describe_gguf(path)?, source.open(&options)),
+        ModelSource::Path(path) if !path.is_dir() => {
+            (describe_gguf(path, &options)?, source.open(&options))
+        }
         _ => {
             let checkpoint = source.open(&options)?;
             (checkpoint.describe(), Ok(checkpoint))
@@ -141,13 +144,19 @@ pub fn run(args: &InspectArgs, env: &Environment) -> Result<Exit, CliError> {
     };
     let (inspection, problem) = match checkpoint {
         Ok(checkpoint) => (
-            inspection(&source, description, Some(&checkpoint), None, args.dialect),
+            inspection(
+                &source,
+                description,
+                Some(&checkpoint),
+                None,
+                options.dialects,
+            ),
             None,
         ),
         Err(error) => {
             let message = Some(error.message.clone());
             (
-                inspection(&source, description, None, message, args.dialect),
+                inspection(&source, description, None, message, options.dialects),
                 Some(error),
             )
         }
@@ -161,8 +170,9 @@ pub fn run(args: &InspectArgs, env: &Environment) -> Result<Exit, CliError> {
     problem.map_or(Ok(Exit::Ok), Err)
 }
 
-fn describe_gguf(path: &Path) -> Result<Description, CliError> {
-    Ok(Description::of_gguf(&Gguf::open(path)?))
+fn describe_gguf(path: &Path, options: &CheckpointOptions) -> Result<Description, CliError> {
+    let gguf = Gguf::open_with(path, options.access, options.dialects)?;
+    Ok(Description::of_gguf(&gguf))
 }
 
 fn inspection(
@@ -170,11 +180,11 @@ fn inspection(
     description: Description,
     checkpoint: Option<&Checkpoint>,
     problem: Option<String>,
-    dialect: Option<I2sDialect>,
+    dialects: Dialects,
 ) -> Inspection {
     let types = types(&description.tensors);
     let has_i2s = types.iter().any(|t| t.ty == TensorType::I2S.name());
-    let dialect = has_i2s.then(|| dialect.unwrap_or_default().to_string());
+    let dialect = has_i2s.then(|| dialects.i2s().to_string());
     let tokenizer = description
         .metadata
         .iter()
@@ -399,7 +409,7 @@ mod tests {
             checkpoint.describe(),
             Some(&checkpoint),
             None,
-            None,
+            Dialects::default(),
         );
         assert_eq!(inspection.file, embedded::NAME);
         let text = text(&inspection);

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use bitnet_models::export::TernaryTarget;
 use bitnet_models::gguf::Gguf;
+use bitnet_models::mmap::Access;
 use bitnet_models::{Export, Targets};
-use bitnet_quantization::{I2sDialect, TensorType, TilePreset};
+use bitnet_quantization::{Dialects, TensorType, TilePreset};
 use clap::Args;
 
 use crate::args;
@@ -43,9 +44,10 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "TYPE", value_parser = parse_dense_type)]
     pub head_type: Option<TensorType>,
 
-    /// Byte layout of I2_S tensors in IN: i2s-128, i2s-64 or i2s-4row [default: i2s-128, which is also written]
-    #[arg(long, value_name = "LAYOUT", value_parser = args::parse_dialect)]
-    pub dialect: Option<I2sDialect>,
+    /// Byte layout of I2_S tensors in IN, and the format of type numbers that several projects use: i2s-128, i2s-64,
+    /// i2s-4row, tl1, tl2, q2_0, pq2_0 or stq1_0, several with commas [default: i2s-128, and by the tensors' sizes]
+    #[arg(long, value_name = "NAMES", value_parser = args::parse_dialects)]
+    pub dialect: Option<Dialects>,
 
     /// Whose tile sizes TL1 and TL2 tensors have, in IN and in OUT: large, 3b, llama3 or llama3-ini [default: by their shapes]
     #[arg(long, value_name = "PRESET", value_parser = parse_tiles)]
@@ -69,14 +71,15 @@ pub struct QuantizeArgs {
 /// # Errors
 /// A file that cannot be read, types that cannot hold its weights, a full disk, Ctrl-C.
 pub fn run(args: &QuantizeArgs) -> Result<Exit, CliError> {
-    let gguf = Gguf::open(&args.input)?;
+    let dialects = args.dialect.unwrap_or_default();
+    let gguf = Gguf::open_with(&args.input, Access::default(), dialects)?;
     let pending = Pending::new(&args.out)?;
     pending.is_none_of(gguf.files().map(Path::new))?;
     let targets = Targets {
         ternary: args.ternary,
         embedding: args.embedding_type,
         head: args.head_type,
-        i2s_dialect: args.dialect.unwrap_or_default(),
+        i2s_dialect: dialects.i2s(),
         tiles: args.tiles,
         ternarize: args.ternarize,
     };

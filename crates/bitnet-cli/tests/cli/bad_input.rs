@@ -145,7 +145,7 @@ fn options_of_later_versions_and_invalid_values() {
         (&["run", "--top-p", "2"], "expected a number from 0 to 1"),
         (
             &["run", "--dialect", "i2s-99"],
-            "expected i2s-128, i2s-64 or i2s-4row",
+            "expected i2s-128, i2s-64, i2s-4row, tl1",
         ),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
     ];

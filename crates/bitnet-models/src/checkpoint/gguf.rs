@@ -6,11 +6,10 @@ use bitnet_quantization::{TensorType, TypeId, dequantize};
 use bytes::Bytes;
 
 use super::stored::{Storage, Stored};
-use super::{Description, TensorSummary, TokenizerSource, size};
+use super::{CheckpointOptions, Description, TensorSummary, TokenizerSource, size};
 use crate::config::ModelConfig;
 use crate::error::{ModelError, quoted};
 use crate::gguf::{Gguf, describe, model};
-use crate::mmap::Access;
 use crate::tensor_role::TensorRole;
 
 #[derive(Debug)]
@@ -19,15 +18,19 @@ pub(super) struct GgufSource {
 }
 
 impl GgufSource {
-    pub fn open(path: &Path, access: Access) -> Result<Self, ModelError> {
+    pub fn open(path: &Path, options: &CheckpointOptions) -> Result<Self, ModelError> {
         Ok(Self {
-            gguf: Gguf::open_with(path, access)?,
+            gguf: Gguf::open_with(path, options.access, options.dialects)?,
         })
     }
 
-    pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self, ModelError> {
+    pub fn from_bytes(
+        name: &str,
+        bytes: Bytes,
+        options: &CheckpointOptions,
+    ) -> Result<Self, ModelError> {
         Ok(Self {
-            gguf: Gguf::from_bytes(name, bytes)?,
+            gguf: Gguf::from_bytes_with(name, bytes, options.dialects)?,
         })
     }
 

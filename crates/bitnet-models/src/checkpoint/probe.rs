@@ -106,6 +106,33 @@ impl Checkpoint {
         })
     }
 
+    /// Type numbers that `--dialect` gives another meaning than the sizes of their tensors.
+    pub(crate) fn judge_dialects(&self) -> Vec<Finding> {
+        let Source::Gguf(source) = &self.source else {
+            return Vec::new();
+        };
+        let mut told = BTreeSet::new();
+        let tensors = source.gguf.tensors().iter();
+        tensors
+            .filter_map(|tensor| {
+                let by_size = tensor.overruled()?;
+                let number = tensor.type_number();
+                told.insert(number).then(|| {
+                    Finding::new(
+                        Severity::Warning,
+                        "dialect-overrules",
+                        format!("type number {number}"),
+                        format!(
+                            "its tensors have the size of {by_size} and are read as {}, as --dialect says",
+                            tensor.type_id()
+                        ),
+                        "leave out --dialect, unless the model is known to be in that format",
+                    )
+                })
+            })
+            .collect()
+    }
+
     /// Problems of the tokenizer that can be seen without building one.
     pub(crate) fn judge_tokenizer(&self) -> Vec<Finding> {
         let source = match &self.source {

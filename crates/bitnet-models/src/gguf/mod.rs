@@ -3,7 +3,7 @@
 //! # Layout
 //! - `reader`: [`Gguf`], an open model whose tensors are slices of the mapped file
 //! - `metadata`, `value`: the key-value section, lazily decoded
-//! - `tensor`: the checked tensor directory
+//! - `tensor`: the checked tensor directory; `size_test`: what numbers mean that several projects use
 //! - `split`: models in several files
 //! - `writer`: [`GgufWriter`], streaming
 //! - `model`: the keys that describe a model and its vocabulary
@@ -17,6 +17,7 @@ pub mod limits;
 mod metadata;
 pub(crate) mod model;
 mod reader;
+mod size_test;
 mod split;
 mod tensor;
 mod value;

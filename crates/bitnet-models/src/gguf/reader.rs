@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use bitnet_quantization::Dialects;
 use bytes::Bytes;
 
 use super::cursor::Cursor;
@@ -57,22 +58,25 @@ impl Gguf {
     /// # Errors
     /// Every way a file can be missing, something else, damaged or hostile: see [`ModelError`].
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        Self::open_with(path, Access::Map)
+        Self::open_with(path, Access::Map, Dialects::default())
     }
 
-    /// [`Gguf::open`] with the choice of reading into memory instead of mapping.
+    /// [`Gguf::open`] with the choice of reading into memory instead of mapping, and with what numbers of several meanings
+    /// are to mean.
     ///
     /// # Errors
     /// As [`Gguf::open`].
-    pub fn open_with(path: &Path, access: Access) -> Result<Self, ModelError> {
-        let first = Part::read(file_name(path), FileBytes::load(path, access)?, 0)?;
+    pub fn open_with(path: &Path, access: Access, dialects: Dialects) -> Result<Self, ModelError> {
+        let bytes = FileBytes::load(path, access)?;
+        let first = Part::read(file_name(path), bytes, 0, dialects)?;
         let mut parts = vec![first];
         for (shard, sibling) in split::siblings(path, &parts[0].name, &parts[0].metadata)?
             .iter()
             .enumerate()
         {
             let bytes = FileBytes::load(sibling, access)?;
-            parts.push(Part::read(file_name(sibling), bytes, shard as u16 + 1)?);
+            let name = file_name(sibling);
+            parts.push(Part::read(name, bytes, shard as u16 + 1, dialects)?);
         }
         split::check(&parts)?;
         Self::join(parts)
@@ -84,7 +88,19 @@ impl Gguf {
     /// # Errors
     /// As [`Gguf::open`]; a split cannot be read this way.
     pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self, ModelError> {
-        let part = Part::read(name.into(), bytes, 0)?;
+        Self::from_bytes_with(name, bytes, Dialects::default())
+    }
+
+    /// [`Gguf::from_bytes`] with what numbers of several meanings are to mean.
+    ///
+    /// # Errors
+    /// As [`Gguf::from_bytes`].
+    pub fn from_bytes_with(
+        name: &str,
+        bytes: Bytes,
+        dialects: Dialects,
+    ) -> Result<Self, ModelError> {
+        let part = Part::read(name.into(), bytes, 0, dialects)?;
         let parts = vec![part];
         split::check(&parts)?;
         Self::join(parts)
@@ -223,7 +239,12 @@ impl Gguf {
 }
 
 impl Part {
-    fn read(name: String, bytes: Bytes, shard: u16) -> Result<Self, ModelError> {
+    fn read(
+        name: String,
+        bytes: Bytes,
+        shard: u16,
+        dialects: Dialects,
+    ) -> Result<Self, ModelError> {
         check_magic(&name, &bytes)?;
         let mut cursor = Cursor::new(&name, &bytes, MAGIC.len());
         let version = read_version(&mut cursor)?;
@@ -245,7 +266,7 @@ impl Part {
             file_len: bytes.len() as u64,
             alignment: alignment.into(),
         };
-        tensor::place(&name, &mut tensors, data)?;
+        tensor::place(&name, &mut tensors, data, dialects)?;
         Ok(Self {
             metadata,
             tensors,

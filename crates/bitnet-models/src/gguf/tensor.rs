@@ -4,11 +4,11 @@
 //! row lengths, alignment, that every tensor lies within the file and that no two share bytes. The order of the
 //! tensors and gaps between them are the writer's business.
 
-use bitnet_quantization::type_id::{TypeCandidate, candidates};
-use bitnet_quantization::{TensorType, TypeId, type_from_ggml_id};
+use bitnet_quantization::{Dialects, TensorType, TypeId, type_from_ggml_id};
 
 use super::cursor::Cursor;
 use super::limits::{MAX_DIM, MAX_DIMS, MAX_NAME_BYTES, MAX_TENSORS};
+use super::size_test;
 use crate::error::{ModelError, Place, quoted};
 
 /// Bytes of the shortest possible directory entry: name length, one letter, dimension count, one dimension, type
@@ -27,6 +27,8 @@ pub struct TensorInfo {
     type_id: u32,
     /// What the number means in this file: several projects may use it.
     meaning: TypeId,
+    /// What the sizes say that it means, where somebody has said otherwise.
+    overruled: Option<TypeId>,
     shard: u16,
     n_dims: u8,
 }
@@ -83,6 +85,18 @@ impl TensorInfo {
     /// Which file of a split it is in, from 0.
     pub fn shard(&self) -> usize {
         self.shard as usize
+    }
+
+    /// What the sizes of its number's tensors say that the number means, where `--dialect` says otherwise.
+    pub fn overruled(&self) -> Option<TypeId> {
+        self.overruled
+    }
+
+    /// Gives the type number a meaning, with the bytes that the tensor then has, and the meaning that this overrules.
+    pub(super) fn means(&mut self, meaning: TypeId, bytes: u64, overruled: Option<TypeId>) {
+        self.meaning = meaning;
+        self.bytes = bytes;
+        self.overruled = overruled;
     }
 
     /// Reads one entry; the offset is still relative to the data section.
@@ -167,6 +181,7 @@ impl TensorInfo {
             bytes,
             type_id,
             meaning,
+            overruled: None,
             shard,
             n_dims: n_dims as u8,
         })
@@ -184,7 +199,7 @@ pub(super) struct DataSection {
 }
 
 impl DataSection {
-    fn padded(self, bytes: u64) -> Option<u64> {
+    pub(super) fn padded(self, bytes: u64) -> Option<u64> {
         bytes.checked_next_multiple_of(self.alignment)
     }
 }
@@ -215,6 +230,7 @@ pub(super) fn place(
     file: &str,
     tensors: &mut [TensorInfo],
     data: DataSection,
+    dialects: Dialects,
 ) -> Result<(), ModelError> {
     for tensor in tensors.iter_mut() {
         let malformed = |expected: String, found: u64| ModelError::Malformed {
@@ -250,7 +266,7 @@ pub(super) fn place(
         })
         .collect();
     let span = |at: usize| spans[at];
-    resolve_types(file, tensors, &by_offset, &spans, data)?;
+    size_test::resolve(file, tensors, &by_offset, &spans, data, dialects)?;
     for (at, &index) in by_offset.iter().enumerate() {
         let tensor = &tensors[index as usize];
         let available = data.file_len - tensor.offset;
@@ -276,72 +292,6 @@ pub(super) fn place(
                     span(at)
                 ),
             });
-        }
-    }
-    Ok(())
-}
-
-/// Numbers that several projects use, each with a size of its own.
-const SHARED_NUMBERS: [u32; 9] = [36, 38, 39, 42, 43, 134, 135, 142, 143];
-
-/// The size test: a number that several projects use means the one format whose size all tensors of the number have. Where
-/// none fits, the number keeps what it means by itself, and the file is held to that.
-fn resolve_types(
-    file: &str,
-    tensors: &mut [TensorInfo],
-    by_offset: &[u32],
-    spans: &[u64],
-    data: DataSection,
-) -> Result<(), ModelError> {
-    for id in SHARED_NUMBERS {
-        let of_type: Vec<(usize, usize)> = by_offset
-            .iter()
-            .enumerate()
-            .map(|(at, &i)| (at, i as usize))
-            .filter(|&(_, i)| tensors[i].type_id == id)
-            .collect();
-        let Some(&(_, first)) = of_type.first() else {
-            continue;
-        };
-        let fits = |candidate: &TypeCandidate, variant: usize| {
-            of_type.iter().all(|&(at, i)| {
-                let (rows, cols) = tensors[i].shape();
-                let Some(bytes) = candidate.tensor_bytes(rows, cols)[variant] else {
-                    return false;
-                };
-                let is_last = at + 1 == by_offset.len();
-                data.padded(bytes) == Some(spans[at]) || (is_last && bytes == spans[at])
-            })
-        };
-        let found = candidates(id).iter().find_map(|candidate| {
-            let variant = (0..2).find(|&variant| fits(candidate, variant))?;
-            Some((*candidate, variant))
-        });
-        match found {
-            None => {}
-            Some((TypeCandidate::Other { name, .. }, _)) => {
-                let native = type_from_ggml_id(id);
-                let TypeId::Supported(ty) = native else {
-                    for &(_, i) in &of_type {
-                        tensors[i].meaning = found.map_or(native, |(c, _)| c.type_id());
-                    }
-                    continue;
-                };
-                return Err(ModelError::TensorType {
-                    file: file.into(),
-                    tensor: quoted(&tensors[first].name),
-                    expected: format!("{ty} (type {id})"),
-                    found: format!("data of the size of {name}"),
-                });
-            }
-            Some((candidate, variant)) => {
-                for &(_, i) in &of_type {
-                    let (rows, cols) = tensors[i].shape();
-                    tensors[i].bytes =
-                        candidate.tensor_bytes(rows, cols)[variant].unwrap_or_default();
-                    tensors[i].meaning = candidate.type_id();
-                }
-            }
         }
     }
     Ok(())

@@ -77,7 +77,41 @@ def absmean(weights):
     return trits, np.float32(1.0) / s
 
 
+def iq2_s(rng):
+    """IQ2_S: random blocks that name every row of its codebook, and a tensor [4, 512] whose runs of 32 have one magnitude."""
+    blocks = rng.integers(0, 256, (BLOCKS + 32, 82), dtype=np.uint8)
+    scales = np.concatenate([f16_scales(rng), rng.uniform(0.001, 0.1, 32).astype(np.float16)])
+    for v in range(1024):
+        block, group = blocks[BLOCKS + v // 32], v % 32
+        block[2 + group] = v & 255
+        block[66 + group // 4] &= np.uint8(255 ^ (3 << 2 * (group % 4)))
+        block[66 + group // 4] |= np.uint8((v >> 8) << 2 * (group % 4))
+    blocks[:, 0:2] = scales.view(np.uint8).reshape(-1, 2)
+    save("foreign", "IQ2_S.blocks", blocks)
+    save("foreign", "IQ2_S.blocks.f32", quants.dequantize(blocks, Type.IQ2_S).astype(np.float32))
+
+    # The rows of the codebook with eight equal lanes, by the magnitudes that gguf-py decodes.
+    quants.IQ2_S.init_grid()
+    grid = np.asarray(quants.IQ2_S.grid).reshape(1024, 8)
+    equal = {int(row[0]): i for i, row in enumerate(grid) if len(set(row)) == 1}
+    tensor = np.zeros((4, 2, 82), dtype=np.uint8)
+    for row, block, d, magnitude, nibbles in (
+        (0, 0, 0.5, 8, [3] * 8), (0, 1, 0.5, 8, [3] * 8), (1, 0, -0.25, 43, [0] * 8), (1, 1, 0.25, 43, [0] * 8),
+        (2, 0, 0.0, 43, [7] * 8), (2, 1, 1.5, 43, [7] * 8), (3, 0, 2.0, 8, [1, 1, 2, 3, 4, 5, 6, 15]), (3, 1, 1.0, 43, [9] * 8),
+    ):
+        out = tensor[row, block]
+        out[0:2] = np.array([d], dtype=np.float16).view(np.uint8)
+        index = equal[magnitude]
+        out[2:34] = index & 255
+        out[34:66] = rng.integers(0, 256, 32)
+        out[66:74] = (index >> 8) * 0b01010101
+        out[74:82] = [nibble * 17 for nibble in nibbles]
+    save("foreign", "IQ2_S.bytes", tensor)
+    save("foreign", "IQ2_S.f32", quants.dequantize(tensor.reshape(8, 82), Type.IQ2_S).astype(np.float32))
+
+
 def main():
+    iq2_s(np.random.default_rng(159))
     rng = np.random.default_rng(158)
 
     # Decoding: random blocks and their values.

@@ -26,7 +26,7 @@ impl EngineSettings {
                 false => HeadMode::Auto,
             },
             checkpoint: CheckpointOptions {
-                i2s_dialect: self.dialect.map(|dialect| dialect.0),
+                dialects: self.dialect.map(|names| names.0).unwrap_or_default(),
                 ..CheckpointOptions::default()
             },
             strict_tokenizers: self.strict_tokenizers,

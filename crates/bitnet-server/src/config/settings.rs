@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bitnet_inference::I2sDialect;
+use bitnet_inference::Dialects;
 use bitnet_inference::KvType;
 
 use super::ServerConfig;
@@ -343,8 +343,9 @@ settings! {
         /// Read every weight, also those of channels that are exactly 0: for comparison, the output is the same. Also
         /// `BITNET_DENSE`.
         restart dense: [bool] = false, Any;
-        /// Byte layout of I2_S tensors, which no file tells. Without it, i2s-128.
-        restart dialect: [Option<EngineWord<I2sDialect>>] = None, Any;
+        /// Byte layout of I2_S tensors, which no file tells (without it, i2s-128), and the format of type numbers that several
+        /// projects use (without it, the one whose size the tensors have).
+        restart dialect: [Option<EngineWord<Dialects>>] = None, Any;
         /// Tokenizer of the first model instead of its own: a tokenizer.json, a .gguf or a Hugging Face directory; also
         /// `BITNET_TOKENIZER`.
         restart tokenizer: [Option<PathBuf>] = None, Any;

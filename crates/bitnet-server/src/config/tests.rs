@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use bitnet_inference::I2sDialect;
 use bitnet_inference::{CheckpointOptions, DETERMINISTIC_SEED, HeadMode, KvType, LoadOptions};
 use clap::{Args, Command, FromArgMatches};
 
@@ -507,7 +506,7 @@ fn the_section_engine_says_how_models_are_loaded() {
     std::fs::write(&template, "{{ messages }}").unwrap();
     let text = format!(
         "engine:\n  threads: 3\n  ctx: 512\n  kv_type: f16\n  kernel: scalar-i2s\n  full_head: true\n  dense: true\n  \
-         dialect: i2s-64\n  tokenizer: t.json\n  strict_tokenizers: true\n  template: {}\n",
+         dialect: i2s-64,stq1_0\n  tokenizer: t.json\n  strict_tokenizers: true\n  template: {}\n",
         template.display()
     );
     let config = load_file("c.yaml", &text).unwrap();
@@ -520,7 +519,7 @@ fn the_section_engine_says_how_models_are_loaded() {
         head: HeadMode::Full,
         dense: true,
         checkpoint: CheckpointOptions {
-            i2s_dialect: Some(I2sDialect::Block64),
+            dialects: "stq1_0,i2s-64".parse().unwrap(),
             ..CheckpointOptions::default()
         },
         tokenizer: Some("t.json".into()),

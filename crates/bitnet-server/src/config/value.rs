@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bitnet_inference::I2sDialect;
+use bitnet_inference::Dialects;
 use bitnet_inference::KvType;
 
 /// Longest list in a setting: host names and directories are few, and the file is hostile.
@@ -376,7 +376,20 @@ macro_rules! engine_words {
 }
 engine_words! {
     KvType, KvType::ALL;
-    I2sDialect, I2sDialect::ALL;
+}
+
+impl SettingValue for EngineWord<Dialects> {
+    fn expected() -> String {
+        Dialects::EXPECTED.to_owned()
+    }
+
+    fn read(given: Given<'_>) -> Option<Self> {
+        String::read(given)?.parse().ok().map(EngineWord)
+    }
+
+    fn write(&self) -> String {
+        self.0.to_string()
+    }
 }
 
 /// A setting that is one word of a few.
