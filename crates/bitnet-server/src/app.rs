@@ -184,11 +184,14 @@ impl App {
     pub async fn model_for(
         self: &Arc<App>,
         fields: &mut Fields,
+        caller: &Caller,
     ) -> Result<Arc<LoadedModel>, ApiError> {
         let name = fields.text("model")?;
         if let (Some(name), Some(trace)) = (&name, &request_id::current().trace) {
             trace.asks_for(name);
         }
+        // Before it is loaded for somebody who may not have it.
+        let name = self.models.allowed_name(name, &caller.models)?;
         let found = self.model(name.as_deref());
         with_room(&self.held_bodies, fields.body_len, found).await?
     }
@@ -267,10 +270,10 @@ impl App {
         let deadline = self.deadline(caller)?;
         let attended = self.metrics.attended(CancelPhase::Load);
         let found = match deadline {
-            None => self.model_for(fields).await,
+            None => self.model_for(fields, caller).await,
             Some(time) => {
                 let left = time.saturating_sub(request_id::current().arrived.elapsed());
-                let found = tokio::time::timeout(left, self.model_for(fields)).await;
+                let found = tokio::time::timeout(left, self.model_for(fields, caller)).await;
                 found.unwrap_or_else(|_| {
                     let message = format!(
                         "the model was not loaded within the {} s of the request",

@@ -9,15 +9,18 @@
 //! - [`key`], [`key_file`], [`key_store`]: API keys, their file, and the copy that follows it
 //! - [`jwt`]: tokens that somebody else signs
 //! - [`credentials`]: what a request shows, held against them; [`refusals`]: how often an address may show bad ones
+//! - [`expiry`]: until when a key is good; [`allowed_models`]: for which models
 //! - [`rate`]: what one principal may take
 //! - [`host`]: against pages of a browser that talk to loopback; [`cors`]: pages that may talk to any address
 //! - [`clock`]: the two times of a request; [`guard`]: the layer
 
 pub mod access;
+pub mod allowed_models;
 pub mod bind;
 pub mod clock;
 pub mod cors;
 pub mod credentials;
+pub mod expiry;
 pub mod guard;
 pub mod host;
 pub mod jwt;

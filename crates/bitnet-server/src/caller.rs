@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use bitnet_inference::TenantId;
 
+use crate::auth::allowed_models::AllowedModels;
 use crate::auth::rate::{Exceeded, Permit};
 use crate::auth::{Principal, Refusal, Role};
 use crate::error::{ApiError, ErrorCode};
@@ -25,6 +26,8 @@ pub struct Caller {
     pub permit: Option<Arc<Permit>>,
     /// Whether it may manage the server.
     pub is_admin: bool,
+    /// The models that it may use and see.
+    pub models: AllowedModels,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -37,6 +40,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
             tenant: TenantId(principal.map_or(0, |principal| principal.tenant)),
             cache_salt: principal.map_or(0, |principal| principal.cache_salt),
             permit: parts.extensions.get::<Arc<Permit>>().cloned(),
+            models: principal.map_or_else(Default::default, |principal| principal.models.clone()),
             is_admin: principal.is_some_and(|principal| principal.role == Some(Role::Admin)),
         })
     }

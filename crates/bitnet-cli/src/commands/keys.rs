@@ -4,8 +4,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bitnet_server::auth::Role;
+use bitnet_server::auth::clock::unix_seconds;
+use bitnet_server::auth::expiry::{self, ExpiryError};
 use bitnet_server::auth::key_file::{self, KeyFileError, NewKey};
 use bitnet_server::auth::rate::RateLimits;
 use clap::{Args, Subcommand, ValueEnum};
@@ -20,6 +23,7 @@ use crate::table::{Align, Table};
 #[command(after_help = "Examples:\n  \
     bitnet keys add --file keys.json --name alice\n  \
     bitnet keys add --file keys.json --name ops --role admin\n  \
+    bitnet keys add --file keys.json --name guest --expires 30d --models stories\n  \
     bitnet keys list --file keys.json\n  \
     bitnet keys revoke --file keys.json 0123abcd")]
 pub struct KeysArgs {
@@ -73,6 +77,14 @@ pub struct AddArgs {
     /// Requests at once; 0: as the server's limits say
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub concurrent_requests: u32,
+
+    /// When it stops being good: 12h, 30d, 8w or a date such as 2027-01-31, in UTC [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_expiry)]
+    pub expires: Option<u64>,
+
+    /// Ids of the models that it is good for, separated by commas [default: all]
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub models: Option<Vec<String>>,
 }
 
 /// Options of `bitnet keys revoke`.
@@ -127,6 +139,8 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                     tokens_per_minute: add.tokens_per_minute,
                     concurrent_requests: add.concurrent_requests,
                 },
+                expires: add.expires,
+                models: add.models.clone(),
             };
             let key = key_file::add(&add.file.file, &new).map_err(failed)?;
             if let Err(error) = out.line(key.reveal()).and_then(|()| out.flush()) {
@@ -140,13 +154,15 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
         }
         Action::List(list) => {
             let keys = key_file::entries(&list.file.file).map_err(failed)?;
+            let now = unix_seconds(SystemTime::now());
             match list.format {
                 Format::Json => {
                     let shown: Vec<_> = keys
                         .iter()
                         .map(|key| {
                             json!({"id": key.id, "name": key.name, "role": key.role, "created": key.created,
-                                "limits": key.limits})
+                                "limits": key.limits, "expires": key.expires, "has_expired": key.has_expired(now),
+                                "models": key.models})
                         })
                         .collect();
                     out.json(&shown)?;
@@ -159,6 +175,8 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                         ("requests/min", Align::Right),
                         ("tokens/min", Align::Right),
                         ("at once", Align::Right),
+                        ("expires", Align::Left),
+                        ("models", Align::Left),
                     ]);
                     let limit = |limit: u32| match limit {
                         0 => "-".to_owned(),
@@ -172,6 +190,14 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                             limit(key.limits.requests_per_minute),
                             limit(key.limits.tokens_per_minute),
                             limit(key.limits.concurrent_requests),
+                            match key.expires {
+                                None => "never".to_owned(),
+                                Some(_) if key.has_expired(now) => "expired".to_owned(),
+                                Some(at) => expiry::written(at),
+                            },
+                            key.models
+                                .as_ref()
+                                .map_or("all".to_owned(), |ids| ids.join(",")),
                         ]);
                     }
                     out.text(&table.text())?;
@@ -181,6 +207,10 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
     }
     out.flush()?;
     Ok(Exit::Ok)
+}
+
+fn parse_expiry(text: &str) -> Result<u64, ExpiryError> {
+    expiry::parse(text, unix_seconds(SystemTime::now()))
 }
 
 /// Whether what is written has no room: on the disk, in the user's share of it, or in a file.
@@ -226,7 +256,10 @@ fn failed(error: KeyFileError) -> CliError {
             message,
             "restore the file from a copy, or remove it and add the keys anew",
         ),
-        KeyFileError::Name | KeyFileError::NameTaken { .. } | KeyFileError::NoSuchKey { .. } => {
+        KeyFileError::Name
+        | KeyFileError::Models
+        | KeyFileError::NameTaken { .. }
+        | KeyFileError::NoSuchKey { .. } => {
             CliError::usage(message, "`bitnet keys --help` shows examples")
         }
     }

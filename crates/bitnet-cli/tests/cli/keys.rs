@@ -61,3 +61,48 @@ fn a_bad_name_or_file_is_told() {
     std::fs::write(&file, "{\"version\": 1, \"keys\": [").unwrap();
     run(&["keys", "list", "--file", path]).fails(1, "no complete file of keys", "restore");
 }
+
+#[test]
+fn a_key_may_expire_and_be_for_some_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let path = file.to_str().unwrap();
+    let add = |name: &str, more: &[&str]| {
+        let mut args = vec!["keys", "add", "--file", path, "--name", name];
+        args.extend(more);
+        run(&args)
+    };
+    add("always", &[]).ok();
+    add("guest", &["--expires", "30d", "--models", "stories,bonsai"]).ok();
+    add("dated", &["--expires", "2100-01-31"]).ok();
+    for bad in ["yesterday", "2001-01-31", "0d"] {
+        let refused = add("bad", &["--expires", bad]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains(bad), "{refused:?}");
+    }
+    add("bad", &["--models", ""]).fails(2, "a key's models", "--help");
+    let admin = ["--models", "stories", "--role", "admin"];
+    add("bad", &admin).fails(2, "administrator", "--help");
+    let listed = run(&["keys", "list", "--file", path, "--format", "json"]).json();
+    let seconds = |i: usize, name: &str| listed[i][name].as_u64().unwrap();
+    assert!(
+        listed[0]["expires"].is_null() && listed[0]["models"].is_null(),
+        "{listed}"
+    );
+    // The time was asked for twice.
+    let span = seconds(1, "expires") - (seconds(1, "created") - 60);
+    assert!((30 * 86_400..=30 * 86_400 + 60).contains(&span), "{listed}");
+    assert_eq!(
+        listed[1]["models"],
+        serde_json::json!(["stories", "bonsai"])
+    );
+    assert_eq!(listed[1]["has_expired"], false);
+    assert_eq!(seconds(2, "expires"), 4_105_036_800);
+    // One whose time has come.
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("4105036800", "1000")).unwrap();
+    let shown = run(&["keys", "list", "--file", path]).ok().to_owned();
+    for words in ["never", "expired", "stories,bonsai", "all"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+}

@@ -6,6 +6,8 @@ use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
 
 use super::access::Role;
+use super::allowed_models::AllowedModels;
+use super::clock::unix_seconds;
 use super::guard::GuardError;
 use super::jwt::{JwtKeyError, JwtVerifier, TokenRefused};
 use super::key::PREFIX;
@@ -33,6 +35,8 @@ pub struct Holder {
     pub role: Role,
     /// Limits of its own.
     pub limits: RateLimits,
+    /// What it may use.
+    pub models: AllowedModels,
 }
 
 /// What a request shows.
@@ -55,6 +59,12 @@ pub enum BadCredential {
     /// No key of the file, or a revoked one.
     #[error("it is none of the keys")]
     NoSuchKey,
+    /// A key whose time is over.
+    #[error("the key {id} has expired")]
+    KeyExpired {
+        /// Which.
+        id: String,
+    },
     /// A token.
     #[error("token: {0}")]
     Token(#[from] TokenRefused),
@@ -64,6 +74,7 @@ impl BadCredential {
     /// What it is that was good once, and whose time is over: whoever has it may know.
     pub fn expired(&self) -> Option<&'static str> {
         match self {
+            BadCredential::KeyExpired { .. } => Some("API key"),
             BadCredential::Token(TokenRefused::Expired) => Some("token"),
             _ => None,
         }
@@ -122,10 +133,14 @@ impl CredentialCheck {
 
     fn holder(&self, text: &str, now: SystemTime) -> Result<Holder, BadCredential> {
         if let Some(entry) = self.keys.as_ref().and_then(|keys| keys.find(text)) {
+            if entry.has_expired(unix_seconds(now)) {
+                return Err(BadCredential::KeyExpired { id: entry.id });
+            }
             return Ok(Holder {
                 id: format!("key:{}", entry.id),
                 role: entry.role,
                 limits: entry.limits,
+                models: AllowedModels::from(entry.models.as_ref()),
             });
         }
         let jwt = match &self.jwt {
@@ -137,6 +152,7 @@ impl CredentialCheck {
             id: format!("jwt:{}", subject.id),
             role: subject.role,
             limits: RateLimits::default(),
+            models: AllowedModels::All,
         })
     }
 

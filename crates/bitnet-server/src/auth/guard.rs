@@ -16,6 +16,7 @@ use axum::response::Response;
 use sha2::{Digest, Sha256};
 
 use super::access::{AccessTable, Role, RouteAccess};
+use super::allowed_models::AllowedModels;
 use super::bind::{BindRefused, Exposure, exposure};
 use super::clock::Moment;
 use super::credentials::{BadCredential, CredentialCheck, Shown};
@@ -37,6 +38,8 @@ pub struct Principal {
     pub id: String,
     /// What it may do; `None` without credentials.
     pub role: Option<Role>,
+    /// The models that it may use.
+    pub models: AllowedModels,
     /// A number that stands for it in the scheduler.
     pub tenant: u64,
     /// What its cached prompts are found by: not to be guessed, and another one after a restart.
@@ -113,6 +116,14 @@ pub struct RequestHead<'a> {
     pub route: Option<&'a str>,
     /// Where it comes from.
     pub peer: Option<IpAddr>,
+}
+
+/// Who asks, and what is its own.
+struct Identity {
+    id: String,
+    role: Option<Role>,
+    limits: RateLimits,
+    models: AllowedModels,
 }
 
 /// The rules of one server.
@@ -245,7 +256,12 @@ impl Guard {
             return Err(Refusal::HostNotAllowed);
         }
         let need = listed.unwrap_or(RouteAccess::Infer);
-        let (id, role, limits) = self.identify(head, shown, need, now.instant)?;
+        let Identity {
+            id,
+            role,
+            limits,
+            models,
+        } = self.identify(head, shown, need, now.instant)?;
         notes.set_who(&id);
         if need == RouteAccess::Admin && role != Some(Role::Admin) {
             return Err(Refusal::InsufficientRole);
@@ -264,6 +280,7 @@ impl Guard {
         };
         let principal = Principal {
             role,
+            models,
             tenant: self.number("tenant", &id),
             cache_salt: self.number("cache", &id),
             id,
@@ -271,14 +288,14 @@ impl Guard {
         Ok(Some((principal, permit)))
     }
 
-    /// Who asks, as `id`, role, and limits of its own.
+    /// Who asks.
     fn identify(
         &self,
         head: RequestHead<'_>,
         shown: Shown,
         need: RouteAccess,
         now: Instant,
-    ) -> Result<(String, Option<Role>, RateLimits), Refusal> {
+    ) -> Result<Identity, Refusal> {
         let is_open = match need {
             RouteAccess::Probe => true,
             RouteAccess::Metrics => self.open_metrics || self.exposure.open_inference,
@@ -286,7 +303,14 @@ impl Guard {
             RouteAccess::Admin => false,
         };
         match shown {
-            Shown::Good(holder) => return Ok((holder.id, Some(holder.role), holder.limits)),
+            Shown::Good(holder) => {
+                return Ok(Identity {
+                    id: holder.id,
+                    role: Some(holder.role),
+                    limits: holder.limits,
+                    models: holder.models,
+                });
+            }
             Shown::Bad(bad) if self.credentials.is_set_up() => {
                 return Err(self.refuse(&bad, head.peer, now));
             }
@@ -303,7 +327,12 @@ impl Guard {
         let address = head
             .peer
             .map_or("unknown".into(), |peer| peer_of(peer).to_string());
-        Ok((format!("address:{address}"), None, RateLimits::default()))
+        Ok(Identity {
+            id: format!("address:{address}"),
+            role: None,
+            limits: RateLimits::default(),
+            models: AllowedModels::All,
+        })
     }
 
     /// What is told to whoever shows a bad credential: the reason is for the log, so that nobody learns by trying.

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Role;
+use super::allowed_models::is_list;
 use super::clock::unix_seconds;
+use super::expiry::LAST_SECOND;
 use super::key::{ApiKey, KeyHash, is_id};
 use super::rate::RateLimits;
 
@@ -40,6 +42,19 @@ pub struct KeyEntry {
     /// Limits of its own.
     #[serde(default)]
     pub limits: RateLimits,
+    /// When it stops being good, in seconds since 1970; without it, never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// Ids of the models that it is good for; without it, all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<String>>,
+}
+
+impl KeyEntry {
+    /// Whether its time is over at the second `now` since 1970.
+    pub fn has_expired(&self, now: u64) -> bool {
+        self.expires.is_some_and(|expires| now >= expires)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +94,11 @@ pub enum KeyFileError {
     /// A name that cannot be a name.
     #[error("a key's name has 1 to {MAX_NAME_LEN} letters, digits and ._- only")]
     Name,
+    /// Models that can be none.
+    #[error(
+        "a key's models are 1 to 256 ids without commas, and an administrator's key has none: leave them out for all models"
+    )]
+    Models,
     /// A name that another key has.
     #[error(
         "{path} has a key named '{name}' already, {id}: choose another name, or revoke that one first"
@@ -110,6 +130,23 @@ pub struct NewKey<'a> {
     pub role: Role,
     /// Limits of its own.
     pub limits: RateLimits,
+    /// When it stops being good, in seconds since 1970; without it, never.
+    pub expires: Option<u64>,
+    /// Ids of the models that it is good for; without it, all of them.
+    pub models: Option<Vec<String>>,
+}
+
+impl<'a> NewKey<'a> {
+    /// A key for all models that never expires.
+    pub fn new(name: &'a str, role: Role, limits: RateLimits) -> NewKey<'a> {
+        NewKey {
+            name,
+            role,
+            limits,
+            expires: None,
+            models: None,
+        }
+    }
 }
 
 /// All keys of a file that is good to serve with.
@@ -169,6 +206,14 @@ pub fn entries(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
                 format!("{place}.name: {}", KeyFileError::Name),
             ));
         }
+        if entry.expires.is_some_and(|at| at > LAST_SECOND) {
+            let reason = format!("{place}.expires is after the year 9999: leave it out");
+            return Err(invalid(path, reason));
+        }
+        if !may_have(entry.role, entry.models.as_deref()) {
+            let reason = format!("{place}.models: {}", KeyFileError::Models);
+            return Err(invalid(path, reason));
+        }
         if KeyHash::parse(&entry.sha256).is_none() {
             return Err(invalid(
                 path,
@@ -182,10 +227,13 @@ pub fn entries(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
 /// Makes a key and adds its hash; the file is made when there is none.
 ///
 /// # Errors
-/// When the name is none or another key's, there are no random numbers, or the file cannot be read or replaced.
+/// When the name or the models are none, the name is another key's, there are no random numbers, or the file cannot be read or replaced.
 pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
     if !is_name(new.name) {
         return Err(KeyFileError::Name);
+    }
+    if !may_have(new.role, new.models.as_deref()) {
+        return Err(KeyFileError::Models);
     }
     let path = &real(path)?;
     let _lock = lock(path)?;
@@ -214,6 +262,8 @@ pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
         sha256: key.hash().to_hex(),
         created: unix_seconds(std::time::SystemTime::now()),
         limits: new.limits,
+        expires: new.expires,
+        models: new.models.clone(),
     });
     replace(path, keys)?;
     Ok(key)
@@ -236,6 +286,11 @@ pub fn revoke(path: &Path, id: &str) -> Result<KeyEntry, KeyFileError> {
     let revoked = keys.remove(i);
     replace(path, keys)?;
     Ok(revoked)
+}
+
+/// Whether a key of this role may be for these models: whoever may load any of them under any id is held back by no list.
+fn may_have(role: Role, models: Option<&[String]>) -> bool {
+    models.is_none_or(|ids| role == Role::Infer && is_list(ids))
 }
 
 fn is_name(name: &str) -> bool {
@@ -352,11 +407,7 @@ mod tests {
     use super::*;
 
     fn new(name: &str) -> NewKey<'_> {
-        NewKey {
-            name,
-            role: Role::Infer,
-            limits: RateLimits::default(),
-        }
+        NewKey::new(name, Role::Infer, RateLimits::default())
     }
 
     #[cfg(unix)]

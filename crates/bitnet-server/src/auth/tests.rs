@@ -102,11 +102,8 @@ fn status(router: &Router, method: &Method, path: &str, headers: &[(&str, &str)]
 /// A key with a name of its own.
 fn new_key(path: &Path, role: Role) -> String {
     let n_keys = key_file::read(path).map_or(0, |keys| keys.len());
-    let new = NewKey {
-        name: &format!("test-{n_keys}-{}", role.name()),
-        role,
-        limits: RateLimits::default(),
-    };
+    let name = format!("test-{n_keys}");
+    let new = NewKey::new(&name, role, RateLimits::default());
     key_file::add(path, &new).unwrap().reveal().to_owned()
 }
 
@@ -401,8 +398,21 @@ fn hostile_files_of_keys_are_errors() {
     let (_folder, path) = keys();
     let hash = ApiKey::generate().unwrap().hash().to_hex();
     let entry = |id: &str, name: &str, hash: &str| json!({"id": id, "name": name, "role": "infer", "sha256": hash, "created": 0});
-    let cases: [Value; 8] = [
+    let with = |name: &str, value: Value, role: &str| {
+        let mut entry = entry("0123abcd", "n", &hash);
+        (entry[name], entry["role"]) = (value, json!(role));
+        json!({"version": 1, "keys": [entry]})
+    };
+    let many = vec!["a"; 257];
+    let cases = [
         json!([]),
+        with("expires", json!(u64::MAX), "infer"),
+        with("expires", json!(-1), "infer"),
+        with("models", json!([]), "infer"),
+        with("models", json!([""]), "infer"),
+        with("models", json!(["a\u{1b}[2J"]), "infer"),
+        with("models", json!(many), "infer"),
+        with("models", json!(["a"]), "admin"),
         json!({"version": 2, "keys": []}),
         json!({"version": 1, "keys": [], "more": 1}),
         json!({"version": 1, "keys": [entry("short", "n", &hash)]}),
@@ -418,11 +428,7 @@ fn hostile_files_of_keys_are_errors() {
     assert!(matches!(
         key_file::add(
             &path,
-            &NewKey {
-                name: "a b",
-                role: Role::Infer,
-                limits: RateLimits::default()
-            }
+            &NewKey::new("a b", Role::Infer, RateLimits::default())
         ),
         Err(KeyFileError::Name)
     ));

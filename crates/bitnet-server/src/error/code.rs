@@ -108,7 +108,7 @@ error_codes! {
     /// The path or name of a model lies outside what the operator allows.
     ModelNotAllowed: FORBIDDEN PERMISSION "model_not_allowed"
         "name a model in one of the directories that the operator has configured";
-    /// There is no such model.
+    /// There is no such model, or the key is not good for it.
     ModelNotFound: NOT_FOUND REQUEST "model_not_found"
         "GET /v1/models lists the models";
     /// No request by this name is under way, or it is somebody else's.

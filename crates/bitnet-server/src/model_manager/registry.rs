@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::entry::{Asleep, Entry, EntryState, ModelState, Previous, Rollback};
 use super::job::LoadJob;
 use super::policy::ModelOrigin;
+use crate::auth::allowed_models::AllowedModels;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{DEFAULT_ALIAS, LoadedModel};
 
@@ -207,6 +208,35 @@ impl ModelRegistry {
         let table = self.read();
         let (id, _) = table.resolve(Some(name))?;
         Ok(id.to_owned())
+    }
+
+    /// The id of what a name stands for, as far as it is among `allowed`. What is not, there or not, is told alike: nobody
+    /// learns of others' models.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::NotReady`] where the default model is asked for and there is none.
+    pub fn allowed_name(
+        &self,
+        name: Option<String>,
+        allowed: &AllowedModels,
+    ) -> Result<Option<String>, ApiError> {
+        let AllowedModels::These(ids) = allowed else {
+            return Ok(name);
+        };
+        match self.read().resolve(name.as_deref()) {
+            Ok((id, _)) if allowed.has(id) => Ok(Some(id.to_owned())),
+            Err(error) if error.code == ErrorCode::NotReady => Err(error),
+            Ok(_) | Err(_) => {
+                let asked: String = name.unwrap_or_default().chars().take(80).collect();
+                let what = match asked.as_str() {
+                    "" => "the default model is not one".to_owned(),
+                    name => format!("there is no model '{name}', or it is not one"),
+                };
+                let message = format!("{what} that this key may use");
+                let hint = format!("this key may use: {}", ids.join(", "));
+                Err(ApiError::about("model", ErrorCode::ModelNotFound, message).with_hint(hint))
+            }
+        }
     }
 
     /// Looks at a model, loaded or not.

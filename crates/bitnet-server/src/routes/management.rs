@@ -253,6 +253,7 @@ pub async fn status(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
+    app.models.allowed_name(Some(id.clone()), &caller.models)?;
     status_of(&app, &id, caller.is_admin).map(Json)
 }
 

@@ -22,6 +22,7 @@ pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList
     // One that was deleted in this moment is left out.
     let known: Vec<Seen> = ids
         .iter()
+        .filter(|id| caller.models.has(id))
         .filter_map(|id| app.models.look(id).ok())
         .collect();
     Json(ModelList {
@@ -41,7 +42,9 @@ pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList
 pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    caller: Caller,
 ) -> Result<Json<ListedModel>, ApiError> {
+    app.models.allowed_name(Some(id.clone()), &caller.models)?;
     let seen = app.models.look(&id)?;
     Ok(Json(ListedModel::of(&seen)))
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::body::JsonBody;
+use crate::caller::Caller;
 use crate::checking;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;
@@ -23,9 +24,10 @@ use crate::token_text;
 /// Those of the table in [`crate::error`].
 pub async fn tokenize(
     State(app): State<Arc<App>>,
+    caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let model = app.model_for(&mut fields).await?;
+    let model = app.model_for(&mut fields, &caller).await?;
     let conversation = fields.take("messages");
     let conversation = conversation
         .map(|value| messages(value, &app.limits))
@@ -91,9 +93,10 @@ fn piece(engine: &Engine, id: u32) -> Value {
 /// Those of the table in [`crate::error`].
 pub async fn detokenize(
     State(app): State<Arc<App>>,
+    caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let model = app.model_for(&mut fields).await?;
+    let model = app.model_for(&mut fields, &caller).await?;
     let value = fields.need("tokens")?;
     let ids: Option<Vec<u32>> = value
         .as_array()
@@ -117,9 +120,10 @@ pub async fn detokenize(
 /// Those of the table in [`crate::error`].
 pub async fn apply_template(
     State(app): State<Arc<App>>,
+    caller: Caller,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let model = app.model_for(&mut fields).await?;
+    let model = app.model_for(&mut fields, &caller).await?;
     let messages = messages(fields.need("messages")?, &app.limits)?;
     let len = messages.iter().map(|m| m.content.len()).sum();
     let work = move || Ok(json!({ "prompt": chat_text(&model, &messages)? }));
@@ -142,8 +146,12 @@ fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiErr
 ///
 /// # Errors
 /// A model without a tokenizer.
-pub async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    let model = app.model(None).await?;
+pub async fn tokenizer_info(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Json<Value>, ApiError> {
+    let name = app.models.allowed_name(None, &caller.models)?;
+    let model = app.model(name.as_deref()).await?;
     let engine = &model.engine;
     let tokenizer = engine.tokenizer()?;
     let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));

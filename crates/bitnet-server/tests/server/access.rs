@@ -51,11 +51,8 @@ pub fn config_with_keys(flags: &[(&str, &str)], limits: &[RateLimits]) -> (Serve
     let path = folder.path().join("keys.json");
     let key = |limits: &RateLimits| {
         let n_keys = key_file::read(&path).map_or(0, |keys| keys.len());
-        let new = NewKey {
-            name: &format!("test-{n_keys}"),
-            role: Role::Infer,
-            limits: *limits,
-        };
+        let name = format!("test-{n_keys}");
+        let new = NewKey::new(&name, Role::Infer, *limits);
         key_file::add(&path, &new).unwrap().reveal().to_owned()
     };
     let keys = limits.iter().map(key).collect();

@@ -242,11 +242,8 @@ fn only_its_sender_or_an_administrator_cancels_a_request() {
             ..RateLimits::default()
         };
         let n_keys = key_file::read(&path).map_or(0, |keys| keys.len());
-        let new = NewKey {
-            name: &format!("test-{n_keys}"),
-            role,
-            limits,
-        };
+        let name = format!("test-{n_keys}");
+        let new = NewKey::new(&name, role, limits);
         key_file::add(&path, &new).unwrap().reveal().to_owned()
     };
     let senders = [(); 3].map(|()| key(Role::Infer, 1));

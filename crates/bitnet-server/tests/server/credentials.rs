@@ -1,10 +1,17 @@
 //! Keys and tokens that are not good, or not good for this, against a running server.
 
+use std::time::SystemTime;
+
+use bitnet_server::auth::Role;
+use bitnet_server::auth::clock::unix_seconds;
+use bitnet_server::auth::key_file::{self, NewKey};
+use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::{ServerConfig, Sources};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
 
 use crate::access::{send_with, server_with_key};
+use crate::client::{Answer, Connection};
 use crate::fixture::TestServer;
 
 const COMPLETIONS: &str = "/v1/completions";
@@ -89,4 +96,116 @@ fn who_has_an_expired_token_is_told_so_and_nobody_else_learns_anything() {
     }
     let good = send_with(&server, &token(SECRET, far, 0), COMPLETIONS, &body);
     assert_eq!(good.status, 200, "{}", good.body);
+}
+
+/// A server with one key, and the key.
+fn server_with(change: impl FnOnce(&mut NewKey<'_>)) -> (TestServer, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let mut new = NewKey::new("test", Role::Infer, RateLimits::default());
+    change(&mut new);
+    let key = key_file::add(&path, &new).unwrap().reveal().to_owned();
+    let config = ServerConfig::load(&Sources {
+        flags: vec![("keys-file".into(), path.display().to_string())],
+        ..Sources::default()
+    });
+    (TestServer::with_config(config.unwrap()), key)
+}
+
+#[test]
+fn who_has_an_expired_key_is_told_so() {
+    let now = unix_seconds(SystemTime::now());
+    let body = json!({"prompt": "Once", "max_tokens": 1});
+    let (server, key) = server_with(|new| new.expires = Some(now + 3600));
+    assert_eq!(send_with(&server, &key, COMPLETIONS, &body).status, 200);
+    let (server, key) = server_with(|new| new.expires = Some(now));
+    let refused = send_with(&server, &key, COMPLETIONS, &body);
+    assert!(refused.is_error(401, "invalid_api_key"), "{}", refused.body);
+    let error = &refused.json()["error"];
+    assert_eq!(error["message"], "this API key has expired", "{error}");
+    // Who knows its id alone learns nothing of it.
+    let guessed = format!("{}{}", &key[..12], "0".repeat(64));
+    let refused = send_with(&server, &guessed, COMPLETIONS, &body);
+    let error = &refused.json()["error"];
+    assert_eq!(
+        error["message"], "the API key or token is not valid",
+        "{error}"
+    );
+}
+
+#[test]
+fn a_key_for_some_models_sees_and_uses_no_others() {
+    let of = |ids: &[&str]| Some(ids.iter().map(|id| (*id).to_owned()).collect());
+    let ask = |server: &TestServer, key: &str, method: &str, path: &str, body: &str| -> Answer {
+        let mut connection = Connection::open(server.address);
+        let headers = format!("Authorization: Bearer {key}\r\n");
+        connection.send(method, path, &headers, body);
+        connection.answer()
+    };
+    let routes = [
+        (COMPLETIONS, json!({"prompt": "Once", "max_tokens": 1})),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "Once"}], "max_tokens": 1}),
+        ),
+        ("/v1/inference", json!({"prompt": "Once", "max_tokens": 1})),
+        (
+            "/v1/inference/stream",
+            json!({"prompt": "Once", "max_tokens": 1}),
+        ),
+        ("/v1/embeddings", json!({"input": "Once"})),
+        ("/v1/rerank", json!({"query": "Once", "documents": ["a"]})),
+        ("/tokenize", json!({"content": "Once"})),
+        ("/detokenize", json!({"tokens": [1]})),
+        (
+            "/apply-template",
+            json!({"messages": [{"role": "user", "content": "Once"}]}),
+        ),
+    ];
+    let (server, key) = server_with(|new| new.models = of(&["other", "stories"]));
+    let (closed, shut) = server_with(|new| new.models = of(&["other", "third"]));
+    for (path, body) in &routes {
+        for name in [None, Some("stories")] {
+            let mut body = body.clone();
+            if let Some(name) = name {
+                body["model"] = json!(name);
+            }
+            // Some of them this model cannot do, which is said after it has been found.
+            let allowed = send_with(&server, &key, path, &body);
+            assert_ne!(allowed.status, 404, "{path}: {}", allowed.body);
+            let refused = send_with(&closed, &shut, path, &body);
+            assert!(
+                refused.is_error(404, "model_not_found"),
+                "{path}: {}",
+                refused.body
+            );
+            let error = &refused.json()["error"];
+            assert_eq!(error["param"], "model");
+            assert_eq!(error["hint"], "this key may use: other, third");
+        }
+    }
+    // What is there and what is not are told alike.
+    let told = |name: &str| {
+        let body = json!({"model": name, "prompt": "Once"});
+        let refused = send_with(&closed, &shut, COMPLETIONS, &body);
+        refused.json()["error"]["message"]
+            .as_str()
+            .unwrap()
+            .replace(name, "NAME")
+    };
+    assert_eq!(told("stories"), told("nothing"));
+    assert_eq!(told("stories"), told("third"));
+    for (server, key, n_seen) in [(&server, &key, 1), (&closed, &shut, 0)] {
+        let list = ask(server, key, "GET", "/v1/models", "").json();
+        assert_eq!(list["data"].as_array().unwrap().len(), n_seen, "{list}");
+        assert_eq!(list["models"].as_array().unwrap().len(), n_seen, "{list}");
+        for path in [
+            "/v1/models/stories",
+            "/v1/models/stories/status",
+            "/tokenizer_info",
+        ] {
+            let status = ask(server, key, "GET", path, "").status;
+            assert_eq!(status, if n_seen == 1 { 200 } else { 404 }, "{path}");
+        }
+    }
 }

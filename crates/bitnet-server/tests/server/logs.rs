@@ -208,11 +208,7 @@ fn what_administrators_do_and_who_is_refused_is_audited() {
     let to = Box::new(audit.clone());
     let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), to).unwrap();
     let (config, keys) = config_with_keys(&[], &[RateLimits::default()]);
-    let new = NewKey {
-        name: "operator",
-        role: Role::Admin,
-        limits: RateLimits::default(),
-    };
+    let new = NewKey::new("operator", Role::Admin, RateLimits::default());
     let file = config.auth.keys_file.clone().unwrap();
     let admin = key_file::add(&file, &new).unwrap().reveal().to_owned();
     let server = TestServer::with_log(config, log);

@@ -78,7 +78,7 @@ impl Managed {
         let keys = root.join("keys.json");
         let key = |name, role| {
             let limits = RateLimits::default();
-            let new = NewKey { name, role, limits };
+            let new = NewKey::new(name, role, limits);
             key_file::add(&keys, &new).unwrap().reveal().to_owned()
         };
         let (admin, infer) = (key("admin", Role::Admin), key("infer", Role::Infer));

@@ -259,7 +259,7 @@ fn requests_of_others_are_shown_to_administrators_and_where_nobody_has_a_key() {
     let path = folder.path().join("keys.json");
     let key = |name: &str, role| {
         let limits = RateLimits::default();
-        let key = key_file::add(&path, &NewKey { name, role, limits });
+        let key = key_file::add(&path, &NewKey::new(name, role, limits));
         key.unwrap().reveal().to_owned()
     };
     let (user, admin) = (key("user", Role::Infer), key("admin", Role::Admin));
