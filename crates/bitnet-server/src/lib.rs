@@ -13,7 +13,7 @@
 //! `service_manager`; [`health_check`] asks another one, by the [`client`] that commands have too. Two threads stand apart from all that: [`health_listener`] answers
 //! probes, [`watchdog`] ends a process that hangs; `watchers` begins both.
 //!
-//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`error`] every error.
+//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`build_info`] the program, [`error`] every error.
 //!
 //! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
 //! `.await`. Work crosses threads by channels that are bounded, or by the engine's, which admission bounds.
@@ -22,6 +22,7 @@ pub mod admission;
 pub mod app;
 pub mod auth;
 pub mod body;
+pub mod build_info;
 pub mod caller;
 pub mod cancellation;
 pub mod checking;
