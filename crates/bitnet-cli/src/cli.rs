@@ -32,6 +32,16 @@ pub enum Command {
     Serve(commands::serve::ServeArgs),
     /// Ask a server whether it is ready
     Healthcheck(commands::serve::HealthcheckArgs),
+    /// List the models of a running server
+    Ps(commands::ps::PsArgs),
+    /// Load a further model into a running server
+    Load(commands::load::LoadArgs),
+    /// Put another version in the place of a running server's model
+    Swap(commands::swap::SwapArgs),
+    /// Go back to the version before a model's last swap
+    Rollback(commands::swap::RollbackArgs),
+    /// Take a model out of a running server's memory
+    Unload(commands::unload::UnloadArgs),
     /// Perplexity of a text, by llama-perplexity's method
     Score(commands::score::ScoreArgs),
     /// Write the logits of a token sequence to a safetensors file

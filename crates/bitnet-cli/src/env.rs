@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use bitnet_inference::{DETERMINISTIC_SEED, PackedCache};
+use bitnet_server::client::BearerKey;
 
 use crate::args::{Device, parse_device, parse_threads};
 use crate::exit::CliError;
@@ -81,6 +82,11 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "where packed weights are kept, without --no-cache",
     },
     Variable {
+        name: "BITNET_API_KEY",
+        values: "KEY",
+        meaning: "key for ps, load, swap, rollback, unload, without --key-file",
+    },
+    Variable {
         name: "BITNET_LOG",
         values: "FILTER",
         meaning: "log to standard error: error, warn, info, debug, trace",
@@ -117,6 +123,8 @@ pub struct Environment {
     pub strict_tokenizers: bool,
     /// `BITNET_CACHE`, else a folder of ours in the one where programs keep what can be made again.
     pub cache: Option<PathBuf>,
+    /// `BITNET_API_KEY`
+    pub api_key: Option<BearerKey>,
     /// `BITNET_LOG`
     pub log: Option<String>,
     /// `NO_COLOR`
@@ -179,6 +187,13 @@ impl Environment {
                 text("BITNET_STRICT_TOKENIZERS")?,
             )?,
             cache: PackedCache::usual_folder(&lookup),
+            api_key: match text("BITNET_API_KEY")? {
+                None => None,
+                Some(value) => Some(BearerKey::of(&value).ok_or_else(|| {
+                    // Its value is not shown: it may be a key with something behind it.
+                    invalid("BITNET_API_KEY", "...", "it is no key")
+                })?),
+            },
             log: text("BITNET_LOG")?,
             no_color: get("NO_COLOR").is_some(),
         })
@@ -256,6 +271,14 @@ mod tests {
                 "kept",
                 Environment {
                     cache: Some("kept".into()),
+                    ..none.clone()
+                },
+            ),
+            (
+                "BITNET_API_KEY",
+                "secret",
+                Environment {
+                    api_key: BearerKey::of("secret"),
                     ..none.clone()
                 },
             ),

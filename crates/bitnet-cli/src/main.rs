@@ -7,6 +7,7 @@
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
 //! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`interrupt`]: what the
 //!   user sees
+//! - [`remote`]: a running server, for the commands that manage one
 //! - [`pending`], [`free_space`], [`export_report`], [`synth`]: files that are written
 //!
 //! The libraries below know nothing of the environment, the terminal or exit codes; this crate knows nothing of
@@ -29,6 +30,7 @@ mod output;
 mod pending;
 mod progress;
 mod prompt;
+mod remote;
 mod run_metrics;
 mod sanitize;
 mod synth;
@@ -80,6 +82,11 @@ fn run() -> Result<Exit, CliError> {
         Command::Chat(args) => commands::chat::run(args, &env),
         Command::Serve(args) => commands::serve::run(args, &env, log),
         Command::Healthcheck(args) => commands::serve::healthcheck(args),
+        Command::Ps(args) => commands::ps::run(args, &env),
+        Command::Load(args) => commands::load::run(args, &env),
+        Command::Swap(args) => commands::swap::run(args, &env),
+        Command::Rollback(args) => commands::swap::roll_back(args, &env),
+        Command::Unload(args) => commands::unload::run(args, &env),
         Command::Score(args) => commands::score::run(args, &env),
         Command::Logits(args) => commands::logits::run(args, &env),
         Command::Tokenize(args) => commands::tokenize::run(args, &env),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use bitnet_inference::{Engine, PackedCache};
-use bitnet_server::config::flags::ConfigArgs;
+use bitnet_server::config::flags::{ConfigArgs, ConfigTask};
 use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::log::{self, LogFilter};
 use bitnet_server::model_manager::policy::OriginSource;
@@ -29,14 +29,19 @@ struct ServerArgs {
 }
 
 fn main() -> ExitCode {
-    match run(&ServerArgs::parse()) {
+    let args = ServerArgs::parse();
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match log::is_json() {
                 true => log::say_error(&format!("{error:#}"), ""),
                 false => say(&format!("error: {error:#}")),
             }
-            ExitCode::FAILURE
+            match args.config.instead {
+                // As `bitnet serve` has it: whatever is wrong with them, settings are wrong usage.
+                Some(ConfigTask::Check) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -44,7 +49,7 @@ fn main() -> ExitCode {
 fn run(args: &ServerArgs) -> Result<()> {
     let sources = args.config.sources();
     let config = ServerConfig::load(&sources)?;
-    if args.config.print {
+    if args.config.instead == Some(ConfigTask::Print) {
         use std::io::Write;
         std::io::stdout().write_all(print::to_yaml(&config).as_bytes())?;
         return Ok(());
@@ -56,9 +61,15 @@ fn run(args: &ServerArgs) -> Result<()> {
         "models.default_model names no model: give --model model.gguf, set BITNET_GGUF, or name one in the file of --config; \
          `bitnet serve` has a small one of its own",
     )?;
-    let process = Process::begin(config, sources, filter)?;
     let source = OriginSource::Path(PathBuf::from(&model));
     let usual_cache = PackedCache::usual_folder(|name| std::env::var_os(name));
+    if args.config.instead == Some(ConfigTask::Check) {
+        let first = FirstModel::of(source, &config, usual_cache)?;
+        startup::check(&config, first)?;
+        say("a server can begin with this configuration");
+        return Ok(());
+    }
+    let process = Process::begin(config, sources, filter)?;
     let first = FirstModel::of(source, process.config(), usual_cache)?;
     let ready = startup::prepare(&process, first, |_, options| {
         Engine::load(&model, options).with_context(|| format!("cannot load {model}"))

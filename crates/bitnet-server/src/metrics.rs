@@ -34,6 +34,7 @@ use self::recent::{Recent, RequestRecord};
 use self::registry::Registry;
 use self::rolling::Notes;
 use self::table::Id;
+use crate::build_info::BuildInfo;
 
 pub use self::engines::{EngineKey, StepFigures};
 pub use self::registry::Exposition;
@@ -103,7 +104,15 @@ impl Metrics {
     /// Without any request yet. `longest_context` bounds the buckets that count tokens.
     pub fn new(longest_context: usize) -> Metrics {
         let registry = Registry::new(longest_context);
-        registry.set(Id::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1.0);
+        let build = BuildInfo::of_this();
+        let labels = [
+            build.version,
+            build.commit,
+            build.target,
+            build.rustc,
+            &build.features.join(","),
+        ];
+        registry.set(Id::BuildInfo, &labels, 1.0);
         registry.set(Id::StartTime, &[], unix_time());
         // What alerts look at begins at 0: a rate is taken between two values, and would miss the first event.
         for (id, label) in BEGINNINGS {

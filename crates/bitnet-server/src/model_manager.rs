@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`registry`]: models by name, and which one answers; [`entry`]: what is known of one
-//! - [`policy`]: what the operator allows; [`paths`]: which files a request may name
+//! - [`policy`]: what the operator allows; [`paths`]: which files a request may name; [`files`]: which there are
 //! - [`version`]: what a model's bytes are called
 //! - [`job`] and [`load`]: from a file to a model; [`validate`]: whether it says what its file says;
 //!   [`incompatible`]: why a file is none; `job_place`: where one thing at a time is done
@@ -10,6 +10,7 @@
 //!   others, [`sleep`]: because nobody asks
 
 pub mod entry;
+pub mod files;
 pub mod incompatible;
 pub mod job;
 mod job_place;

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,16 @@ pub enum ProcessError {
 }
 
 impl Process {
+    /// Tells what [`Process::begin`] would refuse, but for addresses that are taken: the server that the settings are meant
+    /// for may have them.
+    ///
+    /// # Errors
+    /// As [`Process::begin`].
+    pub fn check(config: &ServerConfig) -> Result<(), ProcessError> {
+        check_platform(config)?;
+        guard_and_tls(config.server.host, config).map(drop)
+    }
+
     /// Settles everything that needs no model: who may ask, the certificate, the log, signals, the limit of descriptors.
     ///
     /// # Errors
@@ -93,11 +103,7 @@ impl Process {
         sources: Sources,
         log: LogFilter,
     ) -> Result<Process, ProcessError> {
-        #[cfg(not(target_os = "linux"))]
-        if let Some(path) = config.server.handover_socket {
-            let reason = "sockets are handed over on Linux alone".into();
-            return Err(ProcessError::HandOver { path, reason });
-        }
+        check_platform(&config)?;
         let address = SocketAddr::new(config.server.host, config.server.port);
         #[cfg(unix)]
         let activated = listener::activated();
@@ -110,7 +116,7 @@ impl Process {
             Some(socket) => socket.local_addr().map_err(failed)?.ip(),
             None => address.ip(),
         };
-        let guard = Arc::new(Guard::at(host, &config, routes::access())?);
+        let (guard, tls) = guard_and_tls(host, &config)?;
         if let Some(path) = &config.auth.keys_file
             && guard.credentials().lets_nobody_in()
         {
@@ -120,7 +126,6 @@ impl Process {
                 "{path} has no keys: nobody has one until `bitnet keys add --file {path} --name NAME`"
             );
         }
-        let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         let watchers = Watchers::begin(&config)?;
         // A process before this one may hand the address over.
         let is_free = activated.is_none() && config.server.handover_socket.is_none();
@@ -311,6 +316,29 @@ impl Process {
         }
         stopped
     }
+}
+
+/// Refuses what this system cannot do.
+fn check_platform(config: &ServerConfig) -> Result<(), ProcessError> {
+    #[cfg(not(target_os = "linux"))]
+    if let Some(path) = &config.server.handover_socket {
+        return Err(ProcessError::HandOver {
+            path: path.clone(),
+            reason: "sockets are handed over on Linux alone".into(),
+        });
+    }
+    let _ = config; // on Linux nothing is refused
+    Ok(())
+}
+
+/// Who may ask at an address, and what is shown to them.
+fn guard_and_tls(
+    host: IpAddr,
+    config: &ServerConfig,
+) -> Result<(Arc<Guard>, Option<Arc<TlsIdentity>>), ProcessError> {
+    let guard = Arc::new(Guard::at(host, config, routes::access())?);
+    let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
+    Ok((guard, tls))
 }
 
 /// The listening socket: the service manager's, that of the process before this one, or a new one.

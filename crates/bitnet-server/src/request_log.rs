@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -160,6 +161,26 @@ impl RequestLog {
             }
         };
         RequestLog::to(settings.access_log, Box::new(io::stderr()), audit)
+    }
+
+    /// Tells why [`RequestLog::open`] would fail, and makes no file.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or there is no folder to make it in.
+    pub fn check(settings: &MonitoringSettings) -> io::Result<()> {
+        let Some(path) = &settings.audit_log_file else {
+            return Ok(());
+        };
+        if path.exists() {
+            return OpenOptions::new().append(true).open(path).map(drop);
+        }
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        match folder.unwrap_or(Path::new(".")).metadata()?.is_dir() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        }
     }
 
     /// Logs that go to these writers.

@@ -88,6 +88,56 @@ pub enum StartupError {
     Process(#[from] ProcessError),
 }
 
+/// Tells what would keep a server from starting, as far as no model has to be read for that: the checks of
+/// [`Process::begin`] and [`prepare`] without what they take. No port is opened and no file made, so a server that runs is
+/// not disturbed.
+///
+/// # Errors
+/// As theirs; and models of the configuration that are not there.
+pub fn check(config: &ServerConfig, first: FirstModel) -> Result<(), StartupError> {
+    Process::check(config)?;
+    if let Some(telemetry) = telemetry(config)? {
+        telemetry.close();
+    }
+    let source = first.source.clone();
+    let (policy, _) = policy_and_name(config, first.others, &first.source)?;
+    RequestLog::check(&config.monitoring).map_err(StartupError::Log)?;
+    let configured = policy.configured.iter();
+    let configured = configured.map(|(_, path)| OriginSource::Path(path.clone()));
+    for source in configured.chain([source]) {
+        if let OriginSource::Path(path) = &source {
+            version::files_of(path).map_err(|error| StartupError::Version {
+                name: source.name(),
+                source: error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// What exports traces, if the settings ask for them.
+fn telemetry(config: &ServerConfig) -> Result<Option<Telemetry>, TelemetryError> {
+    let start = || Telemetry::start(&TelemetryOptions::of_process(&config.monitoring));
+    config
+        .monitoring
+        .opentelemetry_enabled
+        .then(start)
+        .transpose()
+}
+
+/// The policy of a server's models, and the name of the first one.
+fn policy_and_name(
+    config: &ServerConfig,
+    others: LoadOptions,
+    first: &OriginSource,
+) -> Result<(ModelPolicy, String), SettingError> {
+    let policy = ModelPolicy::new(config, others)?;
+    let name = config.models.served_model_name.clone();
+    let name = name.unwrap_or_else(|| short_name(first));
+    policy.check_first(&name)?;
+    Ok((policy, name))
+}
+
 /// Makes the state that routes share, lets the process look after it, and loads the first model into it by `load`, which is
 /// given its source and complete options.
 ///
@@ -99,12 +149,7 @@ pub fn prepare<E: From<StartupError>>(
     load: impl FnOnce(&OriginSource, &LoadOptions) -> Result<Engine, E>,
 ) -> Result<Ready, E> {
     let config = process.config();
-    let telemetry = config
-        .monitoring
-        .opentelemetry_enabled
-        .then(|| Telemetry::start(&TelemetryOptions::of_process(&config.monitoring)))
-        .transpose()
-        .map_err(StartupError::from)?;
+    let telemetry = telemetry(config).map_err(StartupError::from)?;
     let batch_timeout = config.performance.batch_timeout_ms;
     if batch_timeout > 0 {
         tracing::warn!(
@@ -112,10 +157,8 @@ pub fn prepare<E: From<StartupError>>(
              and none waits for others"
         );
     }
-    let policy = ModelPolicy::new(config, first.others).map_err(StartupError::from)?;
-    let name = config.models.served_model_name.clone();
-    let name = name.unwrap_or_else(|| short_name(&first.source));
-    policy.check_first(&name).map_err(StartupError::from)?;
+    let (policy, name) =
+        policy_and_name(config, first.others, &first.source).map_err(StartupError::from)?;
     let origin = ModelOrigin {
         options: policy::serving(config, first.options),
         source: first.source,

@@ -103,8 +103,9 @@ fn sources(folder: &Path, text: &mut String, files: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn tests_that_the_security_document_names_exist() {
+/// What the rows of a document's table that begins with `header` name in their last cell are tests that exist, or fuzz
+/// targets, which have a file. How many each row names.
+fn assert_tests(path: &str, header: &str) -> Vec<usize> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let (mut tests, mut files) = (String::new(), BTreeSet::new());
     sources(&root.join("crates"), &mut tests, &mut files);
@@ -114,23 +115,42 @@ fn tests_that_the_security_document_names_exist() {
         &mut String::new(),
         &mut files,
     );
-    let text = read("docs/security.md");
-    let (_, table) = text.split_once("| attack |").unwrap();
+    let text = read(path);
+    let (_, table) = text.split_once(header).expect("the table is there");
     let rows = table
         .lines()
         .skip(2)
         .take_while(|line| line.starts_with('|'));
-    let mut n_names = 0;
-    for row in rows {
+    rows.map(|row| {
         let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
-        for name in last.split('`').skip(1).step_by(2) {
-            let is_test = tests.contains(&format!("#[test]\nfn {name}("))
-                || tests.contains(&format!("#[test]\n    fn {name}("));
-            assert!(is_test || files.contains(name), "{name} is no test");
-            n_names += 1;
-        }
-    }
+        let names = last.split('`').skip(1).step_by(2);
+        names
+            .inspect(|name| {
+                let is_test = tests.contains(&format!("#[test]\nfn {name}("))
+                    || tests.contains(&format!("#[test]\n    fn {name}("));
+                assert!(is_test || files.contains(*name), "{name} is no test");
+            })
+            .count()
+    })
+    .collect()
+}
+
+#[test]
+fn tests_that_the_security_document_names_exist() {
+    let n_names: usize = assert_tests("docs/security.md", "| attack |").iter().sum();
     assert!(n_names > 40, "{n_names} names were found");
+}
+
+#[test]
+fn tests_that_hold_limits_and_faults_of_serving_exist() {
+    for header in [
+        "| what | limit | past it | tests |",
+        "| fault | outcome | tests |",
+    ] {
+        let n_names = assert_tests("docs/serving.md", header);
+        assert!(n_names.len() >= 18, "{} rows below {header}", n_names.len());
+        assert!(!n_names.contains(&0), "a row without a test: {n_names:?}");
+    }
 }
 
 #[test]

@@ -25,6 +25,33 @@ fn program(args: &[&str]) -> Command {
 }
 
 #[test]
+fn a_configuration_is_checked_and_the_exit_code_tells() {
+    let check = |args: &[&str]| {
+        let ended = program(args).arg("--check-config").output().unwrap();
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        (ended.status.code(), stderr)
+    };
+    let (code, said) = check(&["--model", MODEL]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("can begin"), "{said}");
+    for (args, message) in [
+        (
+            &["--model", MODEL, "--host", "0.0.0.0"][..],
+            "--insecure-no-auth",
+        ),
+        (&["--model", "/nowhere/model.gguf"], "/nowhere/model.gguf"),
+        (&[], "names no model"),
+    ] {
+        let (code, said) = check(args);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(
+            said.starts_with("error: ") && said.contains(message),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn it_serves_the_model_of_its_settings() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("server.yaml");

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bitnet_server::Stopped;
-use bitnet_server::config::flags::ConfigArgs;
+use bitnet_server::client::{ClientError, ClientTls};
+use bitnet_server::config::flags::{ConfigArgs, ConfigTask};
 use bitnet_server::config::{ServerConfig, Sources, print};
-use bitnet_server::health_check::{CheckError, CheckTls, HealthCheck, Probe};
+use bitnet_server::health_check::{HealthCheck, Probe};
 use bitnet_server::log::LogFilter;
 use bitnet_server::model_manager::policy;
 use bitnet_server::process::{Process, ProcessError};
@@ -84,7 +85,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
             "`bitnet serve --print-config` shows every setting",
         )
     })?;
-    if args.config.print {
+    if args.config.instead == Some(ConfigTask::Print) {
         let mut out = Out::stdout();
         out.text(&print::to_yaml(&config))?;
         out.flush()?;
@@ -106,6 +107,9 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
             bytes: Bytes::from_static(embedded::BYTES),
         },
     };
+    if args.config.instead == Some(ConfigTask::Check) {
+        return check(&config, first, env);
+    }
     let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
     // A template may come through a pipe that nobody writes to.
     let first = FirstModel::of(first, process.config(), env.cache.clone())
@@ -133,6 +137,21 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     if stopped == Stopped::CutOff {
         notice("some requests were cut off");
     }
+    Ok(Exit::Ok)
+}
+
+/// Tells whether a server could begin; whatever keeps it from that is wrong usage here.
+fn check(
+    config: &ServerConfig,
+    first: policy::OriginSource,
+    env: &Environment,
+) -> Result<Exit, CliError> {
+    let first = FirstModel::of(first, config, env.cache.clone());
+    let checked = first
+        .map_err(|e| setting_error(e.to_string()))
+        .and_then(|first| startup::check(config, first).map_err(CliError::from));
+    checked.map_err(|error| CliError::new(Exit::Usage, error.message, error.hint))?;
+    notice("a server can begin with this configuration");
     Ok(Exit::Ok)
 }
 
@@ -169,7 +188,7 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
             .tls_certificate_file
             .clone()
             .or(configured)
-            .map(|certificate| CheckTls {
+            .map(|certificate| ClientTls {
                 certificate,
                 own: own.zip(args.client_key_file.clone()),
             }),
@@ -180,14 +199,18 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<Exit, CliError> {
             format!("the server at {address} is not well: {reason}"),
             "look at its log; with --ready, wait for it to load or to drain",
         )),
-        Err(CheckError::Io(error)) => Err(CliError::runtime(
+        Err(ClientError::Io(error)) => Err(CliError::runtime(
             format!(
                 "the server at {address} does not answer: {}",
                 crate::exit::io_reason(&error)
             ),
             "start one with `bitnet serve`, or name its --port",
         )),
-        Err(CheckError::Tls(error)) => Err(CliError::usage(
+        Err(error @ (ClientError::Http(_) | ClientError::Body)) => Err(CliError::runtime(
+            format!("what listens at {address} does not answer as a server: {error}"),
+            "name the --port of `bitnet serve`",
+        )),
+        Err(error @ (ClientError::Tls(_) | ClientError::NoCertificate)) => Err(CliError::usage(
             error.to_string(),
             "name the file that the server has as server.tls_certificate_file",
         )),

@@ -1,6 +1,7 @@
 //! `bitnet --version`: the version, and what this machine and this build run with.
 
 use bitnet_kernels::cpu_features;
+use bitnet_server::build_info::BuildInfo;
 
 use crate::exit::{CliError, Exit};
 use crate::output::Out;
@@ -27,11 +28,15 @@ pub fn run() -> Result<Exit, CliError> {
         features.instruction_sets.join(" ")
     ))?;
     out.line(&format!("threads:  {}", features.cores))?;
-    out.line(&format!(
-        "target:   {}-{}",
-        std::env::consts::ARCH,
-        std::env::consts::OS
-    ))?;
+    let build = BuildInfo::of_this();
+    out.line(&format!("commit:   {}", build.commit))?;
+    out.line(&format!("target:   {}", build.target))?;
+    out.line(&format!("compiler: {}", build.rustc))?;
+    let built_with = match build.features.is_empty() {
+        true => "nothing beyond the usual".to_owned(),
+        false => build.features.join(" "),
+    };
+    out.line(&format!("built with: {built_with}"))?;
     out.flush()?;
     Ok(Exit::Ok)
 }

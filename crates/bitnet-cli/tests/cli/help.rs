@@ -17,6 +17,11 @@ fn every_command_explains_itself_with_examples() {
         "synth",
         "completions",
         "keys",
+        "ps",
+        "load",
+        "swap",
+        "rollback",
+        "unload",
     ];
     let help = run(&["--help"]).ok().to_string();
     for command in commands {
@@ -45,4 +50,7 @@ fn every_command_explains_itself_with_examples() {
         version.stdout.contains("scalar-i2s") && version.stdout.contains("features:"),
         "{version:?}"
     );
+    for line in ["\ncommit:   ", "\ntarget:   ", "\ncompiler: rustc 1."] {
+        assert!(version.stdout.contains(line), "{line}: {version:?}");
+    }
 }

@@ -12,6 +12,7 @@ mod environment;
 mod files;
 mod help;
 mod keys;
+mod manage;
 mod numbers;
 mod quantize;
 mod run;

@@ -125,3 +125,64 @@ fn a_port_that_is_taken_or_empty_is_told() {
         nobody.stderr
     );
 }
+
+#[test]
+fn a_configuration_is_checked_without_serving_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let served = serve(&[]);
+    let port = served.port().to_string();
+    // The server that the settings are for may run: its port is none of the check's business.
+    let audit = at("audit.jsonl");
+    let good = run(&[
+        "serve",
+        "--check-config",
+        "--port",
+        &port,
+        "--audit-log-file",
+        &audit,
+    ]);
+    assert_eq!(good.ok(), "");
+    assert!(good.stderr.contains("can begin"), "{good:?}");
+    assert!(!std::path::Path::new(&audit).exists(), "nothing is made");
+
+    let refused = |args: &[&str], message: &str, hint: &str| {
+        let checked = run(&[&["serve", "--check-config"], args].concat());
+        checked.fails(2, message, hint);
+        checked.stderr
+    };
+    for (args, message) in [
+        (&["--host", "0.0.0.0"][..], "--insecure-no-auth"),
+        (
+            &["--tls-certificate-file", "cert.pem"],
+            "tls_key_file is not",
+        ),
+        (&["--directories", "/nowhere/models"], "/nowhere/models"),
+        (&["--configured", "a=x.gguf,a=y.gguf"], "twice"),
+        (&["--template", "/nowhere/chat.jinja"], "chat.jinja"),
+        (&["--keys-file", "/nowhere/keys.json"], "keys.json"),
+    ] {
+        let checked = refused(args, message, "docs/config.md");
+        // The very error that a server tells; this one has no port of its own to fail for.
+        let served = run(&[&["serve", "--port", "0"], args].concat());
+        assert_eq!((served.code, served.stderr), (Some(2), checked), "{args:?}");
+    }
+    refused(
+        &["--port", "0", "--model", "/nowhere/a.gguf"],
+        "/nowhere/a.gguf",
+        "",
+    );
+    refused(
+        &["--configured", "a=/nowhere/b.gguf"],
+        "/nowhere/b.gguf",
+        "",
+    );
+    refused(
+        &["--audit-log-file", "/nowhere/audit.jsonl"],
+        "logs cannot be opened",
+        "",
+    );
+    refused(&["--no-such-setting"], "--no-such-setting", "");
+    let both = run(&["serve", "--check-config", "--print-config"]);
+    both.fails(2, "cannot be used with", "");
+}

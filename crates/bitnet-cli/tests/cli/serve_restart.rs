@@ -278,3 +278,27 @@ fn the_service_manager_is_told_what_the_server_does() {
     until_told("STOPPING=1");
     assert_eq!(served.end(), Some(0));
 }
+
+#[test]
+fn a_service_manager_that_is_gone_or_does_not_read_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gone, deaf) = (folder.path().join("gone"), folder.path().join("deaf"));
+    let _unread = UnixDatagram::bind(&deaf).unwrap();
+    let others = UnixDatagram::unbound().unwrap();
+    others.connect(&deaf).unwrap();
+    others.set_nonblocking(true).unwrap();
+    while others.send(b"STATUS=there is no room behind this").is_ok() {}
+    for path in [gone, deaf] {
+        let mut command = command(&[]);
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "20000");
+        let mut served = Served::start(command);
+        served.until_line("serving ");
+        served.signal("HUP");
+        let answer = served.ask(LIVE).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        served.signal("TERM");
+        assert_eq!(served.end(), Some(0), "{}", served.text());
+    }
+}

@@ -1,6 +1,8 @@
 // The page of `/admin`. Whatever comes from the server goes in as text, never as markup. The key is a variable of this
 // module: it is in no storage and in no address.
 
+import { modelsView } from "/admin/models.js";
+
 const POLL_MS = 2000;
 const N_POINTS = 60; // two minutes
 
@@ -11,9 +13,10 @@ let rates = [];
 let asking = false; // the key dialog was opened by a refusal
 
 class HttpError extends Error {
-  constructor(status, message) {
+  constructor(status, message, hint = "") {
     super(message);
     this.status = status;
+    this.hint = hint;
   }
 }
 
@@ -27,12 +30,13 @@ async function call(method, path, body, signal) {
   const response = await fetch(path, options);
   if (response.ok) return response;
   let message = `${response.status} ${response.statusText}`;
+  let hint = "";
   try {
-    message = (await response.json()).error.message ?? message;
+    ({ message = message, hint = hint } = (await response.json()).error);
   } catch {
     // Not one of the server's own errors: the status says enough.
   }
-  throw new HttpError(response.status, message);
+  throw new HttpError(response.status, message, hint);
 }
 
 // --- numbers for people
@@ -131,7 +135,7 @@ function state(good, words) {
   if ($("state-text").textContent !== words) text("state-text", words);
 }
 
-function show(stats) {
+function show(stats, listed) {
   const models = stats.models;
   const generated = sum(models, (model) => model.tokens.generated) ?? 0;
   if (last && stats.timestamp > last.time) {
@@ -178,11 +182,10 @@ function show(stats) {
     seconds(it.first_token_seconds), seconds(it.queue_seconds), seconds(it.prefill_seconds), seconds(it.decode_seconds),
     `${count(it.prompt_tokens)} + ${count(it.generated_tokens)}`]), [0, 1, 2]);
 
-  rows("model-list", models.map((model) => [model.id, bytes(model.weight_bytes), model.kernel, model.hash.slice(0, 12) || missing,
-    count(model.tokens.generated), count(model.queue.running), count(model.queue.waiting)]), [0, 2, 3]);
-  const ids = models.map((model) => model.id);
-  options("swap-id", ids);
-  options("chat-model", ids);
+  // Only keys that may give no orders see no requests one by one.
+  modelsPage.setRole(!key ? "none" : slowest === null ? "infer" : "admin");
+  modelsPage.show(listed, models);
+  options("chat-model", listed.map((model) => model.id));
 }
 
 function showDevices(devices) {
@@ -215,7 +218,8 @@ async function poll() {
   clearTimeout(timer);
   if (!document.hidden) {
     try {
-      show(await (await call("GET", "/v1/stats")).json());
+      const [stats, list] = await Promise.all([call("GET", "/v1/stats"), call("GET", "/v1/models")]);
+      show(await stats.json(), (await list.json()).models);
       if (!$("devices").hasChildNodes()) showDevices(await (await call("GET", "/v1/devices")).json());
       state(true, "live");
     } catch (error) {
@@ -241,8 +245,7 @@ function useKey(value) {
   key = value.trim();
   $("key").value = "";
   text("key-open", key ? "API key set" : "API key");
-  for (const button of document.querySelectorAll("#load-form button, #swap-form button")) button.disabled = !key;
-  $("manage-note").hidden = Boolean(key);
+  modelsPage.setRole("none"); // until the server has answered it
   $("devices").replaceChildren();
   poll();
 }
@@ -280,31 +283,12 @@ for (const [index, tab] of tabs.entries()) {
 
 // --- managing models
 
-async function manage(path, body) {
-  const answer = $("manage-answer");
-  answer.hidden = false;
-  answer.textContent = "…";
-  try {
-    const response = await call("POST", path, body);
-    answer.textContent = JSON.stringify(await response.json(), null, 2);
-  } catch (error) {
-    answer.textContent = error.message;
-  }
-  $("devices").replaceChildren();
-  poll();
-}
-$("load-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  manage("/v1/models/load", { model_path: $("load-path").value, model_id: $("load-id").value });
-});
-$("swap-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  manage("/v1/models/swap", {
-    new_model_path: $("swap-path").value,
-    target_model_id: $("swap-id").value,
-    swap_strategy: $("swap-strategy").value,
-    rollback_on_failure: $("swap-rollback").checked,
-  });
+const modelsPage = modelsView({
+  call, options, bytes, count, seconds, missing,
+  refresh() {
+    $("devices").replaceChildren();
+    poll();
+  },
 });
 
 // --- chat

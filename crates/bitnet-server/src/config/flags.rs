@@ -12,6 +12,8 @@ use super::{ServerConfig, Sources};
 const FILE: &str = "config";
 /// Prints the configuration.
 const PRINT: &str = "print-config";
+/// Checks the configuration.
+const CHECK: &str = "check-config";
 
 /// Under what `--help` lists the flags that are no setting.
 const SETTINGS_HEADING: &str = "Settings";
@@ -34,10 +36,19 @@ static FLAGS: LazyLock<Vec<String>> =
 pub struct ConfigArgs {
     /// `--config`
     pub file: Option<PathBuf>,
-    /// `--print-config`
-    pub print: bool,
+    /// `--print-config` or `--check-config`
+    pub instead: Option<ConfigTask>,
     /// Flags that were given, without hyphens, and their values.
     pub flags: Vec<(String, String)>,
+}
+
+/// What is done with a configuration instead of serving by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigTask {
+    /// It is printed, with who set each value.
+    Print,
+    /// What keeps a server from starting is told, as far as no model has to be read for that.
+    Check,
 }
 
 impl ConfigArgs {
@@ -60,7 +71,9 @@ impl FromArgMatches for ConfigArgs {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.file = matches.get_one(FILE).cloned();
-        self.print = matches.get_flag(PRINT);
+        self.instead = [(PRINT, ConfigTask::Print), (CHECK, ConfigTask::Check)]
+            .into_iter()
+            .find_map(|(flag, task)| matches.get_flag(flag).then_some(task));
         let given = |name: &String| Some((name.clone(), matches.get_one::<String>(name)?.clone()));
         self.flags = FLAGS.iter().filter_map(given).collect();
         Ok(())
@@ -81,6 +94,12 @@ impl Args for ConfigArgs {
             .action(ArgAction::SetTrue)
             .help_heading(SETTINGS_HEADING)
             .help("Print the configuration, who set each value, and end");
+        let check = Arg::new(CHECK)
+            .long(CHECK)
+            .action(ArgAction::SetTrue)
+            .conflicts_with(PRINT)
+            .help_heading(SETTINGS_HEADING)
+            .help("Tell whether a server could begin with the configuration, and end: 0 if so, else 2 and why not");
         let names = FLAGS.iter().zip(HEADINGS.iter());
         let settings = SETTINGS
             .iter()
@@ -105,7 +124,7 @@ impl Args for ConfigArgs {
                     arg
                 }
             });
-        command.arg(file).arg(print).args(settings)
+        command.arg(file).arg(print).arg(check).args(settings)
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -9,7 +9,7 @@ use clap::{Args, Command, FromArgMatches};
 
 use super::value::{ByteSize, DevicePreference};
 use super::*;
-use crate::config::flags::ConfigArgs;
+use crate::config::flags::{ConfigArgs, ConfigTask};
 
 fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -475,7 +475,9 @@ fn flags_reach_the_configuration() {
         "--config",
         "x.yaml",
     ]);
-    assert!(args.print && args.file.as_deref() == Some(Path::new("x.yaml")));
+    assert_eq!(args.instead, Some(ConfigTask::Print));
+    assert_eq!(args.file.as_deref(), Some(Path::new("x.yaml")));
+    assert_eq!(parse(&["--check-config"]).instead, Some(ConfigTask::Check));
     let config = ServerConfig::load(&Sources {
         flags: args.flags,
         ..Sources::default()

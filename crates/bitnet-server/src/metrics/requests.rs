@@ -188,14 +188,28 @@ impl Metrics {
         // vLLM's three are one after the other on the clock, so that they add up to the whole; boards stack them.
         let queue = request.queue.min(request.latency);
         let first = request.first_token.unwrap_or(request.latency);
-        for (id, time) in [
-            (Id::VllmLatency, request.latency),
-            (Id::VllmQueueTime, queue),
-            (Id::VllmInferenceTime, request.latency.saturating_sub(queue)),
-            (Id::VllmPrefillTime, first.saturating_sub(queue)),
-            (Id::VllmDecodeTime, request.latency.saturating_sub(first)),
+        registry.observe(Id::VllmLatency, vllm, request.latency.as_secs_f64());
+        registry.observe(Id::VllmQueueTime, vllm, queue.as_secs_f64());
+        // Theirs have buckets from 0.3 s on, in the first of which a small model would be altogether.
+        for (theirs, twin, time) in [
+            (
+                Id::VllmInferenceTime,
+                Id::InferenceTime,
+                request.latency.saturating_sub(queue),
+            ),
+            (
+                Id::VllmPrefillTime,
+                Id::PrefillTime,
+                first.saturating_sub(queue),
+            ),
+            (
+                Id::VllmDecodeTime,
+                Id::DecodeTime,
+                request.latency.saturating_sub(first),
+            ),
         ] {
-            registry.observe(id, vllm, time.as_secs_f64());
+            registry.observe(theirs, vllm, time.as_secs_f64());
+            registry.observe(twin, own, time.as_secs_f64());
         }
         for (id, count) in [
             (Id::VllmRequestPrompt, request.n_prompt),

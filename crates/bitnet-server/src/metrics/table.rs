@@ -137,6 +137,12 @@ metrics! {
         "Time between two tokens of a request.";
     QueueTime: Histogram(Fine), "bitnet_request_queue_time_seconds", ["model"],
         "Time that a request waited.";
+    PrefillTime: Histogram(Fine), "bitnet_request_prefill_time_seconds", ["model"],
+        "Time from a request's place to its first token.";
+    DecodeTime: Histogram(Fine), "bitnet_request_decode_time_seconds", ["model"],
+        "Time from a request's first token to its last.";
+    InferenceTime: Histogram(Fine), "bitnet_request_inference_time_seconds", ["model"],
+        "Time from a request's place to its last token.";
     RequestFailures: Counter, "bitnet_request_failures_total", ["code"],
         "Requests answered with an error, by its code.";
     RequestsRejected: Counter, "bitnet_requests_rejected_total", ["reason"],
@@ -183,8 +189,8 @@ metrics! {
         "Bytes of ternary weights that passes of one row read, per second of theirs, since the last measurement; absent without any.";
     DeviceFailures: Counter, "bitnet_device_failures_total", ["model"],
         "Times that a device failed in a pass, which the CPU then ran again.";
-    BuildInfo: Gauge, "bitnet_build_info", ["version"],
-        "1; the label tells the version.";
+    BuildInfo: Gauge, "bitnet_build_info", ["version", "commit", "target", "rustc", "features"],
+        "1; the labels tell what was built.";
     ResidentMemory: Gauge, "process_resident_memory_bytes", [],
         "Memory of the process that is in RAM.";
     CpuSeconds: Counter, "process_cpu_seconds_total", [],

@@ -27,6 +27,23 @@ pub enum LoadStage {
     Ended,
 }
 
+/// How far a loading is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JobProgress {
+    /// The job's name.
+    pub job_id: String,
+    /// Whether it puts a model in another one's place.
+    pub is_swap: bool,
+    /// Where it is.
+    pub stage: LoadStage,
+    /// Layers that are there; 0 before the file is open.
+    pub layers_done: u64,
+    /// All of them; 0 before the file is open.
+    pub n_layers: u64,
+    /// Since it began.
+    pub seconds: f64,
+}
+
 /// One loading of a model.
 #[derive(Debug)]
 pub struct LoadJob {
@@ -83,12 +100,16 @@ impl LoadJob {
             .store(progress.n_layers as u64, Ordering::Relaxed);
     }
 
-    /// Layers that are there, and all; both 0 before the file is open.
-    pub fn layers(&self) -> (u64, u64) {
-        (
-            self.layers_done.load(Ordering::Relaxed),
-            self.n_layers.load(Ordering::Relaxed),
-        )
+    /// How far it is.
+    pub fn progress_now(&self) -> JobProgress {
+        JobProgress {
+            job_id: self.id.clone(),
+            is_swap: self.is_swap,
+            stage: self.stage(),
+            layers_done: self.layers_done.load(Ordering::Relaxed),
+            n_layers: self.n_layers.load(Ordering::Relaxed),
+            seconds: self.started.elapsed().as_secs_f64(),
+        }
     }
 
     /// Nobody wants it any more: it ends at its next look.

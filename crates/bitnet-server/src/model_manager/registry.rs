@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::entry::{Asleep, Entry, EntryState, ModelState, Previous, Rollback};
-use super::job::LoadJob;
+use super::job::{JobProgress, LoadJob};
 use super::policy::ModelOrigin;
 use crate::auth::allowed_models::AllowedModels;
 use crate::error::{ApiError, ErrorCode};
@@ -79,6 +81,17 @@ impl Seen {
             ModelState::Loaded if self.current.as_ref().is_some_and(failed) => ModelState::Failed,
             state => state,
         }
+    }
+
+    /// How far loading is, if it is under way.
+    pub fn progress(&self) -> Option<JobProgress> {
+        self.job.as_deref().map(LoadJob::progress_now)
+    }
+
+    /// Why it could not be loaded, as an answer's `error` has it.
+    pub fn error(&self) -> Option<Value> {
+        let failure = self.failure.as_ref()?;
+        Some(failure.body()["error"].clone())
     }
 }
 

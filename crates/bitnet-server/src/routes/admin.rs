@@ -1,4 +1,4 @@
-//! `/admin`: one page that watches the server, loads and swaps models, and chats.
+//! `/admin`: one page that watches the server, gives orders about models, and chats.
 //!
 //! Its files are inside the program and hold nothing of this server: what the page shows it fetches from the routes
 //! that everybody uses, with the key that its reader types in, which stays in the page's memory. The content security
@@ -51,6 +51,15 @@ pub async fn page(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
 /// As [`page`].
 pub async fn script(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let script = include_str!("../../assets/admin/page.js");
+    file(&app, "text/javascript; charset=utf-8", script)
+}
+
+/// What moves its view of the models.
+///
+/// # Errors
+/// As [`page`].
+pub async fn models_script(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let script = include_str!("../../assets/admin/models.js");
     file(&app, "text/javascript; charset=utf-8", script)
 }
 

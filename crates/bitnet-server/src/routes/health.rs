@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::build_info::BuildInfo;
 use crate::model::{LoadedModel, unix_seconds};
 use crate::usage::milliseconds;
 
@@ -81,10 +82,9 @@ pub async fn detail(State(app): State<Arc<App>>) -> Response {
 pub async fn version(State(app): State<Arc<App>>) -> Json<Value> {
     let models = app.models.all();
     let fingerprints: Vec<&str> = models.iter().map(|model| &*model.fingerprint).collect();
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "fingerprints": fingerprints,
-    }))
+    let mut body = json!(BuildInfo::of_this());
+    body["fingerprints"] = json!(fingerprints);
+    Json(body)
 }
 
 fn not_ready(app: &App) -> Option<String> {

@@ -77,17 +77,18 @@ pub async fn load(
     note.fill(&fields, &["model_id", "model_path"]);
     fields.only("", &LOAD_FIELDS)?;
     let waits = OrderQuery::parse(query.as_deref(), &["wait"])?.flag("wait")?;
-    let path = model_path(&app, &mut fields, "model_path")?;
-    let id = match fields.text("model_id")? {
-        Some(id) => id,
-        None => path
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-            .unwrap_or_default(),
-    };
-    paths::check_id("model_id", &id)?;
+    let (id, source) = what_to_load(&app, &mut fields)?;
     let plan = validation(&mut fields, DEFAULT_TIMEOUT)?.plan_or(None);
-    let origin = origin(&app, path, &mut fields)?;
+    let origin = match source {
+        LoadSource::File(path) => origin(&app, path, &mut fields)?,
+        LoadSource::Known(origin) => {
+            let kernel = kernel(&mut fields)?;
+            ModelOrigin {
+                options: with_kernel(origin.options, kernel),
+                source: origin.source,
+            }
+        }
+    };
     app.check_serving()?;
     let job = start_load(&app, &id, origin, plan)?;
     let (begun, under_way) = (job.clone(), audit.begin());
@@ -261,19 +262,6 @@ pub async fn status(
 fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
     let seen = app.models.look(id)?;
     let model = seen.current.as_deref();
-    let job = seen.job.as_deref().map(|job| {
-        let (done, all) = job.layers();
-        json!({
-            "job_id": job.id,
-            "is_swap": job.is_swap,
-            "stage": job.stage(),
-            "layers_done": done,
-            "n_layers": all,
-            "seconds": job.started.elapsed().as_secs_f64(),
-        })
-    });
-    let failure = seen.failure.as_ref();
-    let error = failure.map(|error| error.body()["error"].clone());
     let path = model.and_then(|model| model.path.as_ref());
     let policy = &app.manager.policy;
     let keep_alive = policy
@@ -282,8 +270,8 @@ fn status_of(app: &App, id: &str, with_path: bool) -> Result<Value, ApiError> {
     let mut body = json!({
         "id": seen.id,
         "status": seen.state_now(),
-        "progress": job,
-        "error": error,
+        "progress": seen.progress(),
+        "error": seen.error(),
         "previous_version": seen.previous_version,
         "rolling_percent": seen.rolling_percent,
         "last_rollback": seen.rollback,
@@ -365,8 +353,53 @@ fn model_path(app: &App, fields: &mut Fields, name: &'static str) -> Result<Path
     paths::confine(name, &asked, &app.manager.policy.directories)
 }
 
+/// Where a model comes from that is to be loaded.
+enum LoadSource {
+    /// A file of the configured directories.
+    File(PathBuf),
+    /// Wherever the model of that name came from, or would.
+    Known(ModelOrigin),
+}
+
+/// The name and the place of the model that a load means: without a path one that the server knows.
+fn what_to_load(app: &App, fields: &mut Fields) -> Result<(String, LoadSource), ApiError> {
+    let id = fields.text("model_id")?;
+    if let Some(asked) = fields.text("model_path")? {
+        let path = paths::confine("model_path", &asked, &app.manager.policy.directories)?;
+        let stem = || {
+            path.file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+        };
+        let id = id.or_else(stem).unwrap_or_default();
+        paths::check_id("model_id", &id)?;
+        return Ok((id, LoadSource::File(path)));
+    }
+    let known = |id: String| {
+        let id = app.models.id_of(&id).ok()?;
+        let origin = app.models.origin_of(&id)?;
+        Some((id, LoadSource::Known(origin)))
+    };
+    id.and_then(known).ok_or_else(|| missing("model_path"))
+}
+
 /// How the files at `path` are loaded, as the request wants it.
 fn origin(app: &App, path: PathBuf, fields: &mut Fields) -> Result<ModelOrigin, ApiError> {
+    let kernel = kernel(fields)?;
+    Ok(ModelOrigin {
+        source: OriginSource::Path(path),
+        options: with_kernel(app.manager.policy.options.clone(), kernel),
+    })
+}
+
+fn with_kernel(options: LoadOptions, kernel: Option<String>) -> LoadOptions {
+    LoadOptions {
+        kernel: kernel.or(options.kernel),
+        ..options
+    }
+}
+
+/// The kernel that the request wants, if it wants a certain one.
+fn kernel(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     let impossible = |field: &'static str, message: String| {
         Err(ApiError::about(
             field,
@@ -389,38 +422,30 @@ fn origin(app: &App, path: PathBuf, fields: &mut Fields) -> Result<ModelOrigin, 
             ));
         }
     }
-    let kernel = match fields.text("quantization_format")?.as_deref() {
-        None | Some("auto") => None,
+    match fields.text("quantization_format")?.as_deref() {
+        None | Some("auto") => Ok(None),
         Some(format @ ("i2s" | "t5" | "tl1" | "tl2")) => {
             let found = available_kernels()
                 .into_iter()
                 .find(|kernel| layout(kernel) == format);
             match found {
-                Some(kernel) => Some(kernel.to_owned()),
+                Some(kernel) => Ok(Some(kernel.to_owned())),
                 None => {
                     let message =
                         format!("no kernel of this machine multiplies {format}: say auto or i2s");
-                    return impossible("quantization_format", message);
+                    impossible("quantization_format", message)
                 }
             }
         }
         Some(other) => {
             let expected = "auto, i2s, t5, tl1 or tl2";
-            return Err(ApiError::invalid(
+            Err(ApiError::invalid(
                 "quantization_format",
                 &other.into(),
                 expected,
-            ));
+            ))
         }
-    };
-    let options = &app.manager.policy.options;
-    Ok(ModelOrigin {
-        source: OriginSource::Path(path),
-        options: LoadOptions {
-            kernel: kernel.or(options.kernel.clone()),
-            ..options.clone()
-        },
-    })
+    }
 }
 
 fn plan(timeout: Duration) -> ValidationPlan {

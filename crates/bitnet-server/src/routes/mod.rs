@@ -9,6 +9,7 @@ pub mod health;
 pub mod inference;
 pub mod management;
 pub mod metrics;
+pub mod model_files;
 pub mod models;
 pub mod openapi;
 mod query;
@@ -50,6 +51,7 @@ pub fn access() -> AccessTable {
         infer(Method::GET, "/v1/models"),
         infer(Method::GET, "/v1/models/{id}"),
         infer(Method::GET, "/v1/models/{id}/status"),
+        admin(Method::GET, "/v1/model_files"),
         admin(Method::POST, "/v1/models/load"),
         admin(Method::POST, "/v1/models/swap"),
         admin(Method::POST, "/v1/models/{id}/rollback"),
@@ -74,6 +76,7 @@ pub fn access() -> AccessTable {
         // A page without contents: what it shows it asks for with the key of whoever looks at it.
         probe("/admin"),
         probe("/admin/page.js"),
+        probe("/admin/models.js"),
         probe("/admin/page.css"),
         probe("/admin/icon.svg"),
     ])
@@ -97,6 +100,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
             "/v1/models/{id}",
             get(models::show).delete(management::delete),
         )
+        .route("/v1/model_files", get(model_files::list))
         .route("/v1/models/load", post(management::load))
         .route("/v1/models/swap", post(management::swap))
         .route("/v1/models/{id}/status", get(management::status))
@@ -110,6 +114,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/v1/devices", get(devices::list))
         .route("/admin", get(admin::page))
         .route("/admin/page.js", get(admin::script))
+        .route("/admin/models.js", get(admin::models_script))
         .route("/admin/page.css", get(admin::style))
         .route("/admin/icon.svg", get(admin::icon))
         .route("/version", get(health::version))

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use bitnet_inference::WeightsPlace;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::app::App;
 use crate::caller::Caller;
@@ -14,6 +15,8 @@ use crate::error::ApiError;
 use crate::metrics::rolling::RollingFigures;
 use crate::model::{layout, weight_bytes};
 use crate::model_manager::entry::ModelState;
+use crate::model_manager::job::JobProgress;
+use crate::model_manager::policy::OriginSource;
 use crate::model_manager::registry::Seen;
 
 /// Lists the models.
@@ -30,7 +33,7 @@ pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList
         data: known.iter().map(ListedModel::of).collect(),
         models: known
             .iter()
-            .filter_map(|seen| ModelStatus::of(seen, caller.is_admin))
+            .map(|seen| ModelStatus::of(&app, seen, caller.is_admin))
             .collect(),
     })
 }
@@ -81,7 +84,7 @@ impl ListedModel {
     }
 }
 
-/// A model as operators want to see one.
+/// A model as operators want to see one. What only a model in memory has is `null` of the others.
 #[derive(Debug, Serialize)]
 pub struct ModelStatus {
     id: String,
@@ -89,38 +92,58 @@ pub struct ModelStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
     status: ModelState,
+    /// How far loading is, if it is under way.
+    progress: Option<JobProgress>,
+    /// Why it could not be loaded.
+    error: Option<Value>,
     version: Option<String>,
-    quantization_format: String,
-    device: &'static str,
-    load_time: u64,
-    kernel: String,
-    context: usize,
-    weight_bytes: usize,
-    weights_in: WeightsPlace,
-    kv_cache_bytes: usize,
+    /// What a rollback brings back.
+    previous_version: Option<String>,
+    quantization_format: Option<String>,
+    device: Option<&'static str>,
+    load_time: Option<u64>,
+    kernel: Option<String>,
+    context: Option<usize>,
+    weight_bytes: Option<usize>,
+    weights_in: Option<WeightsPlace>,
+    kv_cache_bytes: Option<usize>,
     /// `null` when nothing was done in the last five minutes.
     performance_metrics: Option<RollingFigures>,
 }
 
 impl ModelStatus {
-    /// `None` for one that is not in memory.
-    fn of(seen: &Seen, with_path: bool) -> Option<ModelStatus> {
-        let model = seen.current.as_ref()?;
-        let info = model.engine.info();
-        Some(ModelStatus {
-            id: model.id.clone(),
-            path: model.path.clone().filter(|_| with_path),
-            version: model.version.clone(),
+    fn of(app: &App, seen: &Seen, with_path: bool) -> ModelStatus {
+        let model = seen.current.as_ref();
+        let info = model.map(|model| model.engine.info());
+        // Of one that is not in memory: where it would be loaded from.
+        let path = || match model {
+            Some(model) => model.path.clone(),
+            None => match app.models.origin_of(&seen.id)?.source {
+                OriginSource::Path(path) => Some(path),
+                OriginSource::Bytes { .. } => None,
+            },
+        };
+        let slept = seen.asleep.as_ref();
+        ModelStatus {
+            id: seen.id.clone(),
+            path: with_path.then(path).flatten(),
             status: seen.state_now(),
-            quantization_format: layout(&info.kernel).to_owned(),
-            device: model.device(),
-            load_time: model.created,
-            kernel: info.kernel.clone(),
-            context: info.context,
-            weight_bytes: weight_bytes(info),
-            weights_in: info.weights_in,
-            kv_cache_bytes: info.kv_cache_bytes,
-            performance_metrics: model.rolling(),
-        })
+            progress: seen.progress(),
+            error: seen.error(),
+            version: match model {
+                Some(model) => model.version.clone(),
+                None => slept.and_then(|asleep| asleep.version.clone()),
+            },
+            previous_version: seen.previous_version.clone(),
+            quantization_format: info.map(|info| layout(&info.kernel).to_owned()),
+            device: model.map(|model| model.device()),
+            load_time: model.map(|model| model.created),
+            kernel: info.map(|info| info.kernel.clone()),
+            context: info.map(|info| info.context),
+            weight_bytes: info.map(weight_bytes),
+            weights_in: info.map(|info| info.weights_in),
+            kv_cache_bytes: info.map(|info| info.kv_cache_bytes),
+            performance_metrics: model.and_then(|model| model.rolling()),
+        }
     }
 }

@@ -4,9 +4,10 @@ use bitnet_server::ServerLimits;
 
 use crate::fixture::TestServer;
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("/admin", "text/html"),
     ("/admin/page.js", "text/javascript"),
+    ("/admin/models.js", "text/javascript"),
     ("/admin/page.css", "text/css"),
     ("/admin/icon.svg", "image/svg+xml"),
 ];
@@ -46,20 +47,23 @@ fn the_page_has_nothing_inline_and_asks_nobody_else() {
             "a script of its own: {tag:.60}"
         );
     }
-    let script = server.get("/admin/page.js").body;
-    for forbidden in [
-        "innerHTML",
-        "outerHTML",
-        "insertAdjacentHTML",
-        "document.write",
-        "eval(",
-        "localStorage",
-        "sessionStorage",
-        "document.cookie",
-        "https:",
-        "http:",
-    ] {
-        assert!(!script.contains(forbidden), "{forbidden}");
+    for script in ["/admin/page.js", "/admin/models.js"] {
+        let script = server.get(script).body;
+        for forbidden in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            ".style",
+            "localStorage",
+            "sessionStorage",
+            "document.cookie",
+            "https:",
+            "http:",
+        ] {
+            assert!(!script.contains(forbidden), "{forbidden}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bitnet_server::build_info::BuildInfo;
 use bitnet_server::{App, ServerLimits};
 use serde_json::json;
 
@@ -31,6 +32,14 @@ fn a_server_with_a_model_is_live_ready_and_healthy() {
     assert!(system["start_time"].as_f64().unwrap() > 1e9, "{system}");
     let version = server.get("/version").json();
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    let build = BuildInfo::of_this();
+    assert_eq!(version["commit"], build.commit);
+    let labels = format!(
+        "bitnet_build_info{{version=\"{}\",commit=\"{}\",target=\"{}\",",
+        build.version, build.commit, build.target
+    );
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains(&labels), "{labels}: {metrics}");
 }
 
 /// A server whose queue is full: one request runs, and nothing may wait.

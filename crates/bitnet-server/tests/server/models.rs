@@ -253,6 +253,7 @@ fn only_administrators_change_models_or_see_paths() {
     for (method, path) in [
         ("POST", "/v1/models/load"),
         ("POST", SWAP),
+        ("GET", "/v1/model_files"),
         ("POST", "/v1/models/stories/rollback"),
         ("POST", "/v1/models/stories/unload"),
         ("DELETE", "/v1/models/stories"),
@@ -287,4 +288,63 @@ fn a_file_cut_short_under_its_running_model_harms_nobody() {
     let cut = managed.swap_to("v1.gguf");
     assert_eq!(cut.json()["error"]["code"], "model_incompatible");
     assert_eq!(text(), before);
+}
+
+#[test]
+fn what_may_be_loaded_is_listed_and_a_known_model_is_loaded_by_its_name_alone() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        configured: vec![("spare".into(), policy.directories[0].join("v2.gguf"))],
+        ..policy
+    });
+    let list = || managed.ask("GET", "/v1/models", &Value::Null).json()["models"].clone();
+    let spare = &list()[0];
+    assert_eq!(
+        (&spare["id"], &spare["status"]),
+        (&json!("spare"), &json!("unloaded"))
+    );
+    assert!(
+        spare["path"].as_str().unwrap().ends_with("v2.gguf"),
+        "{spare}"
+    );
+    for unknown in [
+        "kernel",
+        "weight_bytes",
+        "device",
+        "version",
+        "progress",
+        "error",
+    ] {
+        assert_eq!(spare[unknown], Value::Null, "{unknown}");
+    }
+    let files = managed.ask("GET", "/v1/model_files", &Value::Null).json();
+    assert_eq!(files["truncated"], false);
+    let files = files["data"].as_array().unwrap();
+    let known: Vec<(&Value, &Value)> = files
+        .iter()
+        .map(|it| (&it["path"], &it["model_ids"]))
+        .collect();
+    for expected in [
+        (&json!("v1.gguf"), &json!(["stories"])),
+        (&json!("v2.gguf"), &json!(["spare"])),
+        (&json!("text.gguf"), &json!([])),
+    ] {
+        assert!(known.contains(&expected), "{known:?}");
+    }
+
+    let by_name = |id: &str| {
+        managed.ask(
+            "POST",
+            "/v1/models/load?wait=true",
+            &json!({"model_id": id}),
+        )
+    };
+    let loaded = by_name("spare");
+    assert_eq!(loaded.status, 200, "{}", loaded.body);
+    assert_eq!(loaded.json()["version"], managed.version("v2.gguf"));
+    assert_eq!(list()[0]["status"], "loaded");
+    let twice = by_name("spare");
+    assert!(twice.is_error(409, "model_busy"), "{}", twice.body);
+    let unknown = by_name("nobody");
+    assert_eq!(unknown.status, 400, "{}", unknown.body);
+    assert_eq!(unknown.json()["error"]["param"], "model_path");
 }

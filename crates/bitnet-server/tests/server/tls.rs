@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitnet_server::ServerLimits;
+use bitnet_server::client::ClientTls;
 use bitnet_server::config::ServerConfig;
 use bitnet_server::config::Sources;
-use bitnet_server::health_check::{CheckTls, HealthCheck, Probe};
+use bitnet_server::health_check::{HealthCheck, Probe};
 use bitnet_server::tls::{TlsError, TlsIdentity, provider};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -327,7 +328,7 @@ fn a_health_check_trusts_the_file_alone_and_has_one_limit_for_all() {
         address: server.address,
         patience: Duration::from_secs(30),
         probe: Probe::Ready,
-        tls: Some(CheckTls {
+        tls: Some(ClientTls {
             certificate: certificate.into(),
             own: own.map(|own| (own.certificate.clone(), own.key.clone())),
         }),
