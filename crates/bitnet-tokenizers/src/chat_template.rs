@@ -1,18 +1,40 @@
 //! Chat templates: a conversation to the text the model was trained on.
 //!
-//! Templates are Jinja programs inside model files, so they are run like programs of strangers: no file access, no other
-//! templates, and limits on steps, nesting, output and the size of the source (the attack is CVE-2024-34359). Jinja is set
-//! up as Hugging Face's `apply_chat_template` sets it up: `trim_blocks`, `lstrip_blocks`, loop controls, Python's string
-//! methods, `raise_exception`, `strftime_now` and an unescaped `tojson`.
+//! Templates are Jinja programs inside model files, so they are run like programs of strangers (the attack is
+//! CVE-2024-34359), by a machine of this crate: it has no files, no other templates and no code but its own, and every step,
+//! byte and level is paid for from a [`Budget`](budget::Budget) before it is taken. An engine of others counts steps at the
+//! most, and a template that doubles a text, keeps a list in a list or puts a namespace into itself ends the process there.
+//! The language is Jinja as Hugging Face's `apply_chat_template` sets it up: `trim_blocks`, `lstrip_blocks`, loop controls,
+//! Python's methods of strings, `raise_exception`, `strftime_now` and an unescaped `tojson`.
+//!
+//! Source to tokens ([`lexer`]), tokens to a program ([`parser`]), which runs on a [`machine`].
 
+mod arguments;
+mod budget;
+mod compare;
 mod date;
+mod failure;
+mod filters;
+mod format;
 mod json;
+mod lexer;
+mod machine;
+mod operators;
+mod parser;
+mod program;
+mod strings;
+mod tests_of_values;
+mod text;
+mod value;
 
-use std::io;
+use std::sync::Arc;
 
 use crate::error::TokenizerError;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use budget::Budget;
+use failure::Failure;
+use machine::Machine;
+use program::Program;
+use value::Value;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,40 +54,32 @@ impl Message {
         }
     }
 
-    fn value(&self) -> Value {
-        context! { role => self.role.clone(), content => self.content.clone() }
+    fn value(&self, budget: &mut Budget) -> Result<Value, Failure> {
+        budget.take(self.role.len() + self.content.len())?;
+        let pair = |name: &str, text: &str| (Value::text(name), Value::text(text));
+        Value::map(
+            vec![pair("role", &self.role), pair("content", &self.content)],
+            budget,
+        )
     }
 }
 
-/// A compiled template.
+/// A parsed template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    program: Arc<Program>,
+    bos: Arc<str>,
+    eos: Arc<str>,
 }
 
 /// The largest template source accepted, in bytes; the longest published ones (with tools) have about 20 KiB.
 const MAX_SOURCE: usize = 256 << 10;
 
-/// Steps that the template virtual machine may take, whatever the conversation: published templates take some hundreds
-/// outside their loop over the messages.
-const FUEL: u64 = 50_000;
-
-/// Further steps for each message; published templates take some dozens.
-const FUEL_PER_MESSAGE: u64 = 2_000;
-
-/// Nesting of loops, macros and filters; the machine's stack must bear it in a thread with 2 MiB.
-const RECURSION_LIMIT: usize = 100;
-
 /// The longest text a template may produce, in bytes, beyond the conversation's own.
 const MAX_OUTPUT: usize = 4 << 20;
 
-/// The name under which errors know the template.
-const NAME: &str = "chat_template";
-
 impl ChatTemplate {
-    /// Compiles a template; `bos` and `eos` are the texts of `bos_token` and `eos_token` inside it.
+    /// Parses a template; `bos` and `eos` are the texts of `bos_token` and `eos_token` inside it.
     ///
     /// # Errors
     /// An over-long source, or one that is no Jinja.
@@ -78,30 +92,11 @@ impl ChatTemplate {
                 limit: MAX_SOURCE,
             });
         }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
-        environment.set_syntax(syntax.map_err(|error| template_error(&error))?);
-        environment.set_recursion_limit(RECURSION_LIMIT);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // There is only this template: no name that one may include leads anywhere, its own neither.
-        environment.set_path_join_callback(|name, _| {
-            format!("{name} (templates cannot load others)").into()
-        });
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", date::strftime_now);
-        environment.add_filter("tojson", json::tojson);
-        environment
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|error| template_error(&error))?;
+        let program = parser::parse(source).map_err(|(failure, line)| failure.at(line))?;
         Ok(Self {
-            environment,
-            bos: bos.to_owned(),
-            eos: eos.to_owned(),
+            program: Arc::new(program),
+            bos: bos.into(),
+            eos: eos.into(),
         })
     }
 
@@ -115,74 +110,33 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, TokenizerError> {
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
-        let template = environment
-            .get_template(NAME)
-            .map_err(|error| template_error(&error))?;
-        let context = context! {
-            messages => messages.iter().map(Message::value).collect::<Vec<Value>>(),
-            bos_token => self.bos.clone(),
-            eos_token => self.eos.clone(),
-            add_generation_prompt,
-        };
         let said: usize = messages
             .iter()
             .map(|message| message.role.len() + message.content.len())
             .sum();
-        let mut output = CappedOutput {
-            text: Vec::new(),
-            room: MAX_OUTPUT.saturating_add(said),
-        };
-        template
-            .render_captured_to(context, &mut output)
-            .map_err(|error| template_error(&error))?;
-        String::from_utf8(output.text).map_err(|error| TokenizerError::Template {
-            line: 0,
-            message: error.to_string(),
-        })
-    }
-}
-
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The innermost reason with the line it came from.
-fn template_error(error: &Error) -> TokenizerError {
-    let mut line = error.line();
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if let Some(inner) = inner.downcast_ref::<Error>() {
-            line = inner.line().or(line);
-        }
-        message = inner.to_string();
-        source = inner.source();
-    }
-    TokenizerError::Template {
-        line: line.unwrap_or(0),
-        message,
-    }
-}
-
-/// Collects output and fails when it grows beyond reason.
-struct CappedOutput {
-    text: Vec<u8>,
-    room: usize,
-}
-
-impl io::Write for CappedOutput {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.room = self
-            .room
-            .checked_sub(bytes.len())
-            .ok_or_else(|| io::Error::other("the output is longer than a conversation can be"))?;
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
+        let budget = Budget::new(messages.len(), said);
+        let mut machine = Machine::new(&self.program, budget, MAX_OUTPUT.saturating_add(said));
+        self.define(&mut machine, messages, add_generation_prompt)
+            .map_err(|failure| failure.at(0))?;
+        machine.run().map_err(|(failure, line)| failure.at(line))
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// The variables that Hugging Face gives to templates.
+    fn define(
+        &self,
+        machine: &mut Machine<'_>,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<(), Failure> {
+        let budget = machine.budget();
+        let values: Result<_, Failure> = messages
+            .iter()
+            .map(|message| message.value(budget))
+            .collect();
+        let values = Value::list(values?, budget)?;
+        machine.define("messages", values)?;
+        machine.define("bos_token", Value::Str(self.bos.clone()))?;
+        machine.define("eos_token", Value::Str(self.eos.clone()))?;
+        machine.define("add_generation_prompt", Value::Bool(add_generation_prompt))
     }
 }

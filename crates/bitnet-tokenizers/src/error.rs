@@ -217,6 +217,17 @@ pub enum TokenizerError {
         /// The reason.
         message: String,
     },
+    /// A chat template would have made more texts and lists than any conversation of its length needs.
+    #[error(
+        "chat template, line {line}: wants more than {limit_mib} MiB of memory for this conversation: \
+         use another template"
+    )]
+    TemplateMemory {
+        /// Line in the template, counted from 1 (0: unknown).
+        line: usize,
+        /// What it may make, in MiB.
+        limit_mib: usize,
+    },
 }
 
 /// Bytes of hostile text that an error message repeats.

@@ -5,8 +5,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use minijinja::{Error, ErrorKind};
-
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -33,14 +31,16 @@ const DAYS: [&str; 7] = [
     "Wednesday",
 ];
 
+/// Bytes of a date for each byte of its format at most: `%B` is `September`, `%F` ten.
+pub(super) const LONGEST: usize = 5;
+
 /// The time of rendering, as `format` says.
 ///
 /// # Errors
 /// A conversion that is not supported, or a platform without a clock.
-pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
+pub(super) fn strftime_now(format: &str) -> Result<String, String> {
     if cfg!(all(target_family = "wasm", target_os = "unknown")) {
-        let message = "strftime_now: this platform has no clock";
-        return Err(Error::new(ErrorKind::InvalidOperation, message));
+        return Err("strftime_now: this platform has no clock".to_owned());
     }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -49,7 +49,7 @@ pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
 }
 
 /// Formats `seconds` since 1970.
-fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
+fn strftime(format: &str, seconds: u64) -> Result<String, String> {
     let (days, time) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_from_days(days);
     let month_name = MONTHS[month as usize - 1];
@@ -85,7 +85,7 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             other => {
                 let shown = other.map_or_else(String::new, |c| c.to_string());
                 let message = format!("strftime_now: the conversion `%{shown}` is not supported");
-                return Err(Error::new(ErrorKind::InvalidOperation, message));
+                return Err(message);
             }
         });
     }

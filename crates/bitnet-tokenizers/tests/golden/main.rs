@@ -5,4 +5,5 @@
 mod chats;
 mod decode;
 mod encode;
+mod templates;
 mod vocabularies;

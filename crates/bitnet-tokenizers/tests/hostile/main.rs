@@ -2,3 +2,4 @@
 
 mod gguf;
 mod json;
+mod templates;
