@@ -10,6 +10,7 @@ const $ = (id) => document.getElementById(id);
 let key = "";
 let last = null; // {time, generated} of the poll before
 let rates = [];
+let listed = null; // the models, looked at again while their view is open
 let asking = false; // the key dialog was opened by a refusal
 
 class HttpError extends Error {
@@ -135,7 +136,7 @@ function state(good, words) {
   if ($("state-text").textContent !== words) text("state-text", words);
 }
 
-function show(stats, listed) {
+function show(stats) {
   const models = stats.models;
   const generated = sum(models, (model) => model.tokens.generated) ?? 0;
   if (last && stats.timestamp > last.time) {
@@ -218,8 +219,10 @@ async function poll() {
   clearTimeout(timer);
   if (!document.hidden) {
     try {
-      const [stats, list] = await Promise.all([call("GET", "/v1/stats"), call("GET", "/v1/models")]);
-      show(await stats.json(), (await list.json()).models);
+      const stats = await (await call("GET", "/v1/stats")).json();
+      // A question in two seconds is what a key with few requests a minute can bear.
+      if (!listed || !$("models").hidden) listed = (await (await call("GET", "/v1/models")).json()).models;
+      show(stats);
       if (!$("devices").hasChildNodes()) showDevices(await (await call("GET", "/v1/devices")).json());
       state(true, "live");
     } catch (error) {
@@ -246,6 +249,7 @@ function useKey(value) {
   $("key").value = "";
   text("key-open", key ? "API key set" : "API key");
   modelsPage.setRole("none"); // until the server has answered it
+  listed = null;
   $("devices").replaceChildren();
   poll();
 }
@@ -268,6 +272,7 @@ function choose(tab) {
     other.tabIndex = chosen ? 0 : -1;
     $(other.getAttribute("aria-controls")).hidden = !chosen;
   }
+  if (tab.id === "tab-models") poll();
 }
 for (const [index, tab] of tabs.entries()) {
   tab.addEventListener("click", () => choose(tab));
@@ -286,6 +291,7 @@ for (const [index, tab] of tabs.entries()) {
 const modelsPage = modelsView({
   call, options, bytes, count, seconds, missing,
   refresh() {
+    listed = null;
     $("devices").replaceChildren();
     poll();
   },
