@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use bitnet_quantization::Dialects;
 use bitnet_tokenizers::GgufVocabulary;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -54,7 +55,8 @@ impl TokenizerSource {
         }
         let bytes = FileBytes::load(path, access)?;
         if bytes.starts_with(&MAGIC) {
-            let vocabulary = model::vocabulary(&Gguf::open_with(path, access)?)?;
+            let vocabulary =
+                model::vocabulary(&Gguf::open_with(path, access, Dialects::default())?)?;
             return Ok(vocabulary.map_or(Self::Missing, |v| Self::Gguf(Box::new(v))));
         }
         let dir = path.parent().unwrap_or(Path::new(""));
