@@ -105,12 +105,10 @@ pub fn check(config: &ServerConfig, first: FirstModel) -> Result<(), StartupErro
     let configured = policy.configured.iter();
     let configured = configured.map(|(_, path)| OriginSource::Path(path.clone()));
     for source in configured.chain([source]) {
-        if let OriginSource::Path(path) = &source {
-            version::files_of(path).map_err(|error| StartupError::Version {
-                name: source.name(),
-                source: error,
-            })?;
-        }
+        version::files_of_source(&source).map_err(|error| StartupError::Version {
+            name: source.name(),
+            source: error,
+        })?;
     }
     Ok(())
 }

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use bitnet_inference::ModelFiles;
 use serde::Serialize;
 
-use super::{paths, version};
+use super::paths;
 
 /// Directories below a configured one that are looked into: `owner/model/variant/file`, as download folders have it.
 const DEEPEST: usize = 4;
@@ -92,7 +93,8 @@ fn is_model(path: &Path, is_directory: bool) -> bool {
     }
     path.extension()
         .is_some_and(|extension| extension == "gguf")
-        && version::files_of(path).is_ok_and(|files| files.first().is_some_and(|file| file == path))
+        && ModelFiles::of(path)
+            .is_ok_and(|files| files.iter().next().is_some_and(|(file, _)| file == path))
 }
 
 fn model_file(path: &Path, root: &Path, directories: &[PathBuf]) -> Option<FoundFile> {
@@ -102,20 +104,18 @@ fn model_file(path: &Path, root: &Path, directories: &[PathBuf]) -> Option<Found
     // A name that another directory has too means that of the first one.
     let name = path.strip_prefix(root).ok()?.to_str();
     let name = name.filter(is_this).or(path.to_str().filter(is_this))?;
-    let mut file = FoundFile {
-        path: name.to_owned(),
-        bytes: 0,
-        modified: None,
-        resolved,
+    let files = ModelFiles::of(path).ok()?;
+    let changed = |file: &Path| {
+        let changed = fs::metadata(file).ok()?.modified().ok()?;
+        changed.duration_since(SystemTime::UNIX_EPOCH).ok()
     };
-    for part in version::files_of(path).ok()? {
-        let metadata = fs::metadata(part).ok()?;
-        file.bytes += metadata.len();
-        let modified = metadata.modified().ok();
-        let since = modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        file.modified = file.modified.max(since.map(|time| time.as_secs()));
-    }
-    Some(file)
+    let newest = files.iter().filter_map(|(file, _)| changed(file)).max();
+    Some(FoundFile {
+        path: name.to_owned(),
+        bytes: files.bytes(),
+        modified: newest.map(|time| time.as_secs()),
+        resolved,
+    })
 }
 
 #[cfg(test)]
