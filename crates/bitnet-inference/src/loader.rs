@@ -183,13 +183,24 @@ pub(crate) struct Loaded {
     pub kv_position_bytes: usize,
 }
 
+/// What is loaded.
+pub(crate) enum Origin<'a> {
+    /// All of a checkpoint, now, or what was kept of it.
+    AtOnce(&'a Checkpoint, Option<&'a CacheEntry>),
+    /// Everything but the layers, which come when a pass comes to them.
+    Lazily(Arc<Checkpoint>),
+}
+
 /// Loads everything on the CPU.
 pub(crate) fn load(
-    checkpoint: &Checkpoint,
-    entry: Option<&CacheEntry>,
+    from: &Origin<'_>,
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Loaded, Error> {
+    let (checkpoint, entry) = match from {
+        Origin::AtOnce(checkpoint, entry) => (*checkpoint, *entry),
+        Origin::Lazily(checkpoint) => (&**checkpoint, None),
+    };
     let config = checkpoint.config().clone();
     positive("max_sequences", options.max_sequences)?;
     positive("prefill_chunk", options.prefill_chunk)?;
@@ -238,15 +249,23 @@ pub(crate) fn load(
                 // Whole, and of this model by its own word, yet not what this version reads: it is of no use to anybody.
                 (Err(ModelError::Kernel(KernelError::PackedArray { .. })), Some(entry)) => {
                     let entry = fs::remove_file(&entry.path).ok().map(|()| entry);
-                    return load(checkpoint, entry, options, progress);
+                    return load(&Origin::AtOnce(checkpoint, entry), options, progress);
                 }
                 (model, _) => model?,
             }
         }
         None => {
             packed_weights = PackedWeights::Made;
-            choose_layout(&mut backend)?;
-            let mut model = Model::load(backend, checkpoint, context, progress)?;
+            let mut model = match from {
+                Origin::AtOnce(..) => {
+                    choose_layout(&mut backend)?;
+                    Model::load(backend, checkpoint, context, progress)?
+                }
+                // The race of layouts would look at a layer.
+                Origin::Lazily(checkpoint) => {
+                    Model::load_lazily(backend, Arc::clone(checkpoint), context)?
+                }
+            };
             match options.head {
                 HeadMode::Auto => model.copy_head(LEAST_HEAD_ROWS)?,
                 HeadMode::Full => {}
