@@ -1,8 +1,8 @@
-//! Any bytes as a GGUF model: opened, listed, every weight decoded, the vocabulary read.
+//! Any bytes as a GGUF model: opened, listed, every weight decoded, the vocabulary read; and as a stream of one.
 #![no_main]
 
 use bitnet_models::gguf::{Gguf, Value};
-use bitnet_models::{Checkpoint, CheckpointOptions, TensorRole};
+use bitnet_models::{Checkpoint, CheckpointOptions, Dialects, TensorRole};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
@@ -11,6 +11,14 @@ fuzz_target!(|data: &[u8]| {
     match Gguf::from_bytes("fuzz", bytes.clone()) {
         Ok(gguf) => list(&gguf),
         Err(error) => one_line(&error.to_string()),
+    }
+    let stream = Box::new(std::io::Cursor::new(data.to_vec()));
+    if let Ok(gguf) = Gguf::from_stream("fuzz", stream, Dialects::default()) {
+        for tensor in gguf.tensors() {
+            if let Err(error) = gguf.data(tensor) {
+                one_line(&error.to_string());
+            }
+        }
     }
     match Checkpoint::from_gguf_bytes("fuzz", bytes, &CheckpointOptions::default()) {
         Ok(checkpoint) => load(&checkpoint),

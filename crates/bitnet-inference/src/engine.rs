@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::engine_load::EngineLoad;
 use crate::error::Error;
-use crate::loader::{self, LoadOptions, Loaded, PackedWeights, WeightsPlace};
+use crate::loader::{self, LoadOptions, Loaded, Origin, PackedWeights, WeightsPlace};
 use crate::metrics::{Clock, SystemClock};
 use crate::open::{Opened, open_checkpoint};
 use crate::packed_cache::CacheEntry;
@@ -27,6 +27,8 @@ use crate::runner::Runner;
 use crate::sequence::RequestId;
 use crate::step::{Event, Step};
 use crate::valid_request::ValidRequest;
+
+mod loading;
 
 /// A loaded model.
 pub struct Engine {
@@ -61,7 +63,8 @@ pub struct EngineInfo {
     pub kv_positions: usize,
     /// Memory set aside for keys and values (the system hands it out as it fills).
     pub kv_cache_bytes: usize,
-    /// Bytes of the ternary matrices of all layers, in the layout that they run in.
+    /// Bytes of the ternary matrices of all layers, in the layout that they run in; 0 of a model whose layers are loaded later
+    /// ([`Engine::load_lazy`]), and `bytes_per_token` is then without them.
     pub layer_bytes: usize,
     /// Bytes of second copies of some of them, which leave out zeros in passes of one row.
     pub layer_copy_bytes: usize,
@@ -169,8 +172,13 @@ impl Engine {
             entry,
             warning,
         } = open_checkpoint(path.as_ref(), options)?;
-        let mut engine =
-            Engine::from_checkpoint(&checkpoint, entry.as_ref(), options, clock, progress, |r| r)?;
+        let mut engine = Engine::build(
+            &Origin::AtOnce(&checkpoint, entry.as_ref()),
+            options,
+            clock,
+            progress,
+            |r| r,
+        )?;
         engine.info.warnings.extend(warning);
         Ok(engine)
     }
@@ -187,7 +195,8 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
         let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
-        Engine::from_checkpoint(&checkpoint, None, options, clock, &mut |_| {}, replace)
+        let origin = Origin::AtOnce(&checkpoint, None);
+        Engine::build(&origin, options, clock, &mut |_| {}, replace)
     }
 
     /// Loads a GGUF file that is already in memory; `name` stands for it in messages. Tensors that need no repacking
@@ -211,18 +220,18 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let clock = SystemClock::start();
         let checkpoint = Checkpoint::from_gguf_bytes(name, bytes, &options.checkpoint)?;
-        Engine::from_checkpoint(&checkpoint, None, options, clock, progress, |runner| runner)
+        let origin = Origin::AtOnce(&checkpoint, None);
+        Engine::build(&origin, options, clock, progress, |runner| runner)
     }
 
-    fn from_checkpoint(
-        checkpoint: &Checkpoint,
-        entry: Option<&CacheEntry>,
+    fn build(
+        origin: &Origin<'_>,
         options: &LoadOptions,
         clock: SystemClock,
         progress: &mut dyn FnMut(LoadProgress),
         replace: impl FnOnce(Box<dyn Runner>) -> Box<dyn Runner>,
     ) -> Result<Engine, Error> {
-        let loaded = loader::load(checkpoint, entry, options, progress)?;
+        let loaded = loader::load(origin, options, progress)?;
         let end_of_generation = end_of_generation(&loaded);
         let runner = replace(loaded.runner);
         let info = EngineInfo {

@@ -140,6 +140,12 @@ pub enum Error {
         /// Bytes of its keys and values.
         cache: usize,
     },
+    /// Weights that were to be used from mapped files would have to be in memory.
+    #[error("the weights cannot be used from mapped files: {reason}")]
+    NotMapped {
+        /// What became of the files.
+        reason: String,
+    },
     /// The text is too short to score by the chosen method.
     #[error("scoring at context {ctx} needs at least {needed} tokens, the text has {found}")]
     TooFewTokens {
@@ -170,6 +176,7 @@ impl Error {
             | Error::BadLogits { .. }
             | Error::BadHiddenState { .. }
             | Error::NotEnoughMemory { .. }
+            | Error::NotMapped { .. }
             | Error::Busy { .. }
             | Error::DeadlineExceeded { .. }
             | Error::QueueTimeout { .. } => RUN_TIME,
@@ -215,6 +222,9 @@ impl Error {
             Error::BadHiddenState { .. } => "the model file is damaged: check its checksum",
             Error::NotEnoughMemory { .. } => {
                 "free memory, ask for a shorter context or a smaller type of KV cache, or take a smaller model"
+            }
+            Error::NotMapped { .. } => {
+                "give a folder that this user alone may write, on a disk with room for the model, or load into memory"
             }
             Error::NeverFits { .. } => "ask for fewer tokens or load with a larger KV cache",
             Error::Busy { .. } => {

@@ -26,7 +26,7 @@
 //!
 //! # Layout
 //!
-//! What callers see: [`engine`] (load), [`generation`] (tokens, text, batches), [`request`] (prompt and options),
+//! What callers see: [`engine`] (load, in four ways), [`generation`] (tokens, text, batches), [`request`] (prompt and options),
 //! [`valid_request`] (checked ones, for whoever drives the engine from a loop of its own) on their [`terms`],
 //! [`logprobs`], [`embedding`], [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`engine_load`],
 //! [`error`].

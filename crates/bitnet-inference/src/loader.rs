@@ -138,6 +138,14 @@ impl Default for LoadOptions {
     }
 }
 
+impl LoadOptions {
+    /// Whether weights are packed as the engine chooses. Otherwise they are for comparison: nobody waits for them twice, so
+    /// they are not kept.
+    pub(crate) fn packs_as_chosen(&self) -> bool {
+        self.kernel.is_none() && !self.dense && self.head == HeadMode::Auto
+    }
+}
+
 /// Where the packed weights of a model came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -184,13 +192,24 @@ pub(crate) struct Loaded {
     pub kv_position_bytes: usize,
 }
 
+/// What is loaded.
+pub(crate) enum Origin<'a> {
+    /// All of a checkpoint, now, or what was kept of it.
+    AtOnce(&'a Checkpoint, Option<&'a CacheEntry>),
+    /// Everything but the layers, which come when a pass comes to them.
+    Lazily(Arc<Checkpoint>),
+}
+
 /// Loads everything on the CPU.
 pub(crate) fn load(
-    checkpoint: &Checkpoint,
-    entry: Option<&CacheEntry>,
+    from: &Origin<'_>,
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Loaded, Error> {
+    let (checkpoint, entry) = match from {
+        Origin::AtOnce(checkpoint, entry) => (*checkpoint, *entry),
+        Origin::Lazily(checkpoint) => (&**checkpoint, None),
+    };
     let config = checkpoint.config().clone();
     positive("max_sequences", options.max_sequences)?;
     positive("prefill_chunk", options.prefill_chunk)?;
@@ -241,15 +260,23 @@ pub(crate) fn load(
                     if packed_weights == PackedWeights::Kept =>
                 {
                     let entry = fs::remove_file(&entry.path).ok().map(|()| entry);
-                    return load(checkpoint, entry, options, progress);
+                    return load(&Origin::AtOnce(checkpoint, entry), options, progress);
                 }
                 (model, _) => model?,
             }
         }
         None => {
             packed_weights = PackedWeights::Made;
-            choose_layout(&mut backend)?;
-            let mut model = Model::load(backend, checkpoint, context, progress)?;
+            let mut model = match from {
+                Origin::AtOnce(..) => {
+                    choose_layout(&mut backend)?;
+                    Model::load(backend, checkpoint, context, progress)?
+                }
+                // The race of layouts would look at a layer.
+                Origin::Lazily(checkpoint) => {
+                    Model::load_lazily(backend, Arc::clone(checkpoint), context)?
+                }
+            };
             match options.head {
                 HeadMode::Auto => model.copy_head(LEAST_HEAD_ROWS)?,
                 HeadMode::Full => {}

@@ -6,7 +6,7 @@ use bitnet_models::mmap::Access;
 use bitnet_models::{Checkpoint, CheckpointOptions, ModelError};
 
 use crate::error::Error;
-use crate::loader::{HeadMode, LoadOptions};
+use crate::loader::LoadOptions;
 use crate::packed_cache::{CacheEntry, CachePurpose, PackedCache};
 use crate::private_copy;
 
@@ -21,9 +21,8 @@ pub(crate) struct Opened {
 
 /// Opens the model at `path` as `options` say.
 pub(crate) fn open_checkpoint(path: &Path, options: &LoadOptions) -> Result<Opened, Error> {
-    // Weights packed otherwise than the engine chooses are for comparison: nobody waits for them twice.
-    let chosen = options.kernel.is_none() && !options.dense && options.head == HeadMode::Auto;
-    let cache = options.packed_cache.as_ref().filter(|_| chosen);
+    let cache = options.packed_cache.as_ref();
+    let cache = cache.filter(|_| options.packs_as_chosen());
     // What cannot be looked at cannot be opened either, and that error is the better one.
     let entry = cache.and_then(|cache| CacheEntry::of(cache, path, &options.checkpoint).ok());
     let where_it_lies = |entry, warning| {

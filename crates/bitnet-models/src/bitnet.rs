@@ -28,6 +28,7 @@ use crate::weights::{LoadProgress, WeightBytes, Weights, pack_weights, rows_to_h
 use bitnet_kernels::{Backend, KernelError, KvType, RopeStyle, RopeTable};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A model in memory, ready to run. It is only read after loading; what changes is in [`KvCache`] and
 /// [`Activations`].
@@ -105,7 +106,8 @@ impl<B: Backend> Model<B> {
         );
 
         pass.embed(&w.embedding, &mut a.residual);
-        for (layer, w) in w.layers.iter().enumerate() {
+        for layer in 0..config.n_layers {
+            let w = w.layer(&self.backend, layer)?;
             pass.layer = layer;
             pass.rope = self.ropes.of(config, layer);
             attention(&mut pass, &w.attention, cache, a);
@@ -220,6 +222,27 @@ impl<B: Backend> Model<B> {
         let mut writer = PackedFileWriter::create(path, key, &backend.packing())?;
         pack_weights(backend, checkpoint, least_head_rows, path, &mut writer)?;
         Ok(writer.finish(true)?)
+    }
+
+    /// Loads everything but the layers of a checkpoint that was opened with [`Checkpoint::open_lazily`]: each is read and
+    /// packed when a pass first comes to it, and [`Model::forward`] then ends with what is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Model::load`], of everything but the layers.
+    pub fn load_lazily(
+        backend: B,
+        checkpoint: Arc<Checkpoint>,
+        context_length: usize,
+    ) -> Result<Model<B>, ModelError> {
+        let config = config_to_run(&checkpoint)?;
+        let context_length = context_length.min(config.context_length);
+        Ok(Model {
+            ropes: Ropes::new(&config, context_length)?,
+            weights: Weights::load_lazily(&backend, checkpoint)?,
+            backend,
+            config,
+            context_length,
+        })
     }
 
     fn load_with(

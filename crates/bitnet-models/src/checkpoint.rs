@@ -14,7 +14,7 @@ mod tokenizer;
 pub(crate) mod weight;
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -132,7 +132,32 @@ impl Checkpoint {
         bytes: Bytes,
         options: &CheckpointOptions,
     ) -> Result<Self, ModelError> {
-        let source = GgufSource::from_bytes(name, bytes, options)?;
+        Self::of_gguf(GgufSource::from_bytes(name, bytes, options)?, options)
+    }
+
+    /// Reads the headers of a `.gguf` file, and each tensor when it is asked for, into memory: nothing is mapped. A file that
+    /// is written or cut short after that is an error of the next tensor.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; a directory is none.
+    pub fn open_lazily(path: &Path, options: &CheckpointOptions) -> Result<Self, ModelError> {
+        Self::of_gguf(GgufSource::open_lazily(path, options)?, options)
+    }
+
+    /// Reads the header of a GGUF file that comes in a stream, and on in it as tensors are asked for; what comes by before is
+    /// kept until it is [released](Checkpoint::release). `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; a split cannot be read this way.
+    pub fn from_gguf_stream(
+        name: &str,
+        stream: Box<dyn Read + Send>,
+        options: &CheckpointOptions,
+    ) -> Result<Self, ModelError> {
+        Self::of_gguf(GgufSource::from_stream(name, stream, options)?, options)
+    }
+
+    fn of_gguf(source: GgufSource, options: &CheckpointOptions) -> Result<Self, ModelError> {
         let config = source.config()?;
         let generation = GenerationDefaults::of_gguf(source.gguf.metadata())?;
         Self::new(Source::Gguf(source), config, generation, *options).verified()
@@ -158,7 +183,13 @@ impl Checkpoint {
     /// Makes sure that every tensor is there in its shape, and that none is left over that matters.
     fn verified(mut self) -> Result<Self, ModelError> {
         for role in TensorRole::required(&self.config) {
-            self.locate(role)?;
+            match &self.source {
+                Source::Gguf(source) if source.gguf.reads_later() => {
+                    let (name, shape, n_dims) = source.shape(role, role.shape(&self.config))?;
+                    self.check_shape(role, source.gguf.file(), &name, shape, n_dims)?;
+                }
+                _ => drop(self.locate(role)?),
+            }
         }
         self.findings = self.judge_unused()?;
         self.findings.extend(self.judge_tokenizer());
@@ -238,10 +269,18 @@ impl Checkpoint {
     /// were read into memory it is gone, and [`Checkpoint::ternary`] refuses it from then on.
     pub fn release(&self, role: TensorRole) {
         if let Ok(stored) = self.locate(role) {
-            if self.options.access == Access::ReadIntoMemory {
+            if self.is_in_memory() {
                 self.released().insert(role);
             }
             mmap::release(stored.bytes());
+        }
+    }
+
+    /// Whether pages that are given back are lost.
+    fn is_in_memory(&self) -> bool {
+        match &self.source {
+            Source::Gguf(source) if source.gguf.reads_later() => true,
+            _ => self.options.access == Access::ReadIntoMemory,
         }
     }
 
@@ -379,24 +418,39 @@ impl Checkpoint {
             Source::Gguf(source) => source.locate(role, rows, cols)?,
             Source::Hf(source) => source.locate(role, rows, cols)?,
         };
-        let fits = (stored.rows, stored.cols) == (rows, cols);
+        let shape = [stored.rows, stored.cols];
+        self.check_shape(role, stored.file, &stored.name, shape, stored.n_dims)?;
+        Ok(stored)
+    }
+
+    /// Holds the shape that a tensor has in its file against the configuration.
+    fn check_shape(
+        &self,
+        role: TensorRole,
+        file: &str,
+        name: &str,
+        [found_rows, found_cols]: [usize; 2],
+        n_dims: usize,
+    ) -> Result<(), ModelError> {
+        let (rows, cols) = role.shape(&self.config);
+        let fits = (found_rows, found_cols) == (rows, cols);
         // A vector must be one: a [n, 1] matrix has as many values, but nobody meant it as a norm.
-        if fits && (rows > 1 || stored.n_dims == 1) {
-            return Ok(stored);
+        if fits && (rows > 1 || n_dims == 1) {
+            return Ok(());
         }
         Err(ModelError::TensorShape {
-            file: stored.file.into(),
+            file: file.into(),
             expected: if rows == 1 {
                 format!("[{cols}]")
             } else {
                 format!("[{rows}, {cols}]")
             },
-            found: if stored.n_dims == 1 {
-                format!("[{}]", stored.cols)
+            found: if n_dims == 1 {
+                format!("[{found_cols}]")
             } else {
-                format!("[{}, {}]", stored.rows, stored.cols)
+                format!("[{found_rows}, {found_cols}]")
             },
-            tensor: stored.name,
+            tensor: name.into(),
         })
     }
 }

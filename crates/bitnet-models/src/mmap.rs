@@ -235,12 +235,20 @@ fn regular_len(file: &File, path: &Path) -> Result<u64, ModelError> {
 /// Reads `len` bytes: the length is the file system's, so it may be trusted with an allocation, and a device or pipe
 /// that never ends is not followed. A file that is shorter by now was cut meanwhile.
 fn read_all(mut file: &File, len: u64) -> io::Result<Bytes> {
-    use io::Read;
+    read_in(&mut file, len)
+}
+
+/// Reads `len` bytes into memory of their own, which [`release`] gives back. A large length that nothing stands behind costs
+/// addresses alone: memory is taken as bytes arrive.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] where there are fewer, what reading says, a length that no memory has.
+pub fn read_in(source: &mut (impl io::Read + ?Sized), len: u64) -> io::Result<Bytes> {
     let len = usize::try_from(len).map_err(io::Error::other)?;
     #[cfg(not(target_family = "wasm"))]
     if len >= OWN_PAGES {
         let mut map = memmap2::MmapMut::map_anon(len)?;
-        file.read_exact(&mut map)?;
+        source.read_exact(&mut map)?;
         return Ok(mappings::share(
             map.make_read_only()?,
             mappings::Pages::Memory,
@@ -249,7 +257,7 @@ fn read_all(mut file: &File, len: u64) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(io::Error::other)?;
     bytes.resize(len, 0);
-    file.read_exact(&mut bytes)?;
+    source.read_exact(&mut bytes)?;
     Ok(Bytes::from(bytes))
 }
 

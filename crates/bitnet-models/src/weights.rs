@@ -13,19 +13,41 @@ use bitnet_kernels::{Activation, Backend, PackWriter, RopeStyle, TernaryUse};
 use std::cell::RefCell;
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
     /// `[vocab_size, hidden_size]`.
     pub embedding: B::Matrix,
     /// One for each layer, in order.
-    pub layers: Vec<LayerWeights<B>>,
+    layers: Layers<B>,
     /// `[hidden_size]`.
     pub final_norm: B::Buffer,
     /// `[vocab_size, hidden_size]`; `None` when the embedding is the head.
     head: Option<B::Matrix>,
     /// What finds the rows of the head that can matter; `None` where all are always multiplied.
     pub head_copy: Option<B::HeadCopy>,
+}
+
+/// The weights of all layers.
+enum Layers<B: Backend> {
+    Loaded(Vec<LayerWeights<B>>),
+    /// Each is loaded when a pass comes to it for the first time.
+    Lazy {
+        checkpoint: Arc<Checkpoint>,
+        layers: Vec<OnceLock<LayerWeights<B>>>,
+    },
+}
+
+impl<B: Backend> Layers<B> {
+    /// Those that are in memory.
+    fn loaded(&self) -> impl Iterator<Item = &LayerWeights<B>> {
+        let (all, lazy) = match self {
+            Self::Loaded(layers) => (&layers[..], &[][..]),
+            Self::Lazy { layers, .. } => (&[][..], &layers[..]),
+        };
+        all.iter().chain(lazy.iter().filter_map(OnceLock::get))
+    }
 }
 
 /// The weights of one layer.
@@ -83,7 +105,7 @@ pub(crate) struct FeedForwardWeights<B: Backend> {
 /// What the weights take in memory, as the backend keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightBytes {
-    /// The ternary matrices of all layers.
+    /// The ternary matrices of all layers that are in memory.
     pub layers: usize,
     /// Second copies of some of them, which a pass of one row reads instead where that leaves out zeros.
     pub layer_copies: usize,
@@ -137,13 +159,7 @@ impl<B: Backend> Weights<B> {
             packed: RefCell::new(packed),
             ..Loader::new(backend, checkpoint)
         };
-        let embedding = loader.matrix(TensorRole::Embedding)?;
-        let head = if config.tied_head {
-            None
-        } else {
-            Some(loader.matrix(TensorRole::Head)?)
-        };
-        let final_norm = loader.vector(TensorRole::FinalNorm)?;
+        // The layers first: out of a stream they come behind an embedding, which is wanted anyway, and before a head.
         let mut layers = Vec::with_capacity(config.n_layers);
         progress(LoadProgress {
             layers_done: 0,
@@ -156,18 +172,59 @@ impl<B: Backend> Weights<B> {
                 n_layers: config.n_layers,
             });
         }
+        Weights::around(&loader, Layers::Loaded(layers))
+    }
+
+    /// Loads everything but the layers, which are loaded when a pass first comes to them.
+    pub fn load_lazily(backend: &B, checkpoint: Arc<Checkpoint>) -> Result<Weights<B>, ModelError> {
+        let loader = Loader::new(backend, &checkpoint);
+        let n_layers = checkpoint.config().n_layers;
+        let layers = Layers::Lazy {
+            checkpoint: Arc::clone(&checkpoint),
+            layers: (0..n_layers).map(|_| OnceLock::new()).collect(),
+        };
+        Weights::around(&loader, layers)
+    }
+
+    fn around(loader: &Loader<'_, '_, B>, layers: Layers<B>) -> Result<Weights<B>, ModelError> {
+        let head = match loader.checkpoint.config().tied_head {
+            true => None,
+            false => Some(loader.matrix(TensorRole::Head)?),
+        };
         Ok(Weights {
-            embedding,
+            embedding: loader.matrix(TensorRole::Embedding)?,
             layers,
-            final_norm,
+            final_norm: loader.vector(TensorRole::FinalNorm)?,
             head,
             head_copy: None,
         })
     }
 
+    /// The weights of a layer, loaded now if no pass has come to it before.
+    ///
+    /// # Errors
+    /// What loading says, of weights that are loaded when they are wanted.
+    pub fn layer(&self, backend: &B, layer: usize) -> Result<&LayerWeights<B>, ModelError> {
+        match &self.layers {
+            Layers::Loaded(layers) => Ok(&layers[layer]),
+            Layers::Lazy { checkpoint, layers } => {
+                if let Some(weights) = layers[layer].get() {
+                    return Ok(weights);
+                }
+                // A layer that fails has to be whole for the next pass, which then fails with the same words.
+                let loader = Loader::new(backend, checkpoint).keeping_pages(true);
+                let weights = loader.layer(layer)?;
+                for projection in Projection::ALL {
+                    checkpoint.release(TensorRole::Projection(layer, projection));
+                }
+                Ok(layers[layer].get_or_init(|| weights))
+            }
+        }
+    }
+
     /// Writes the packed weights: of each layer the seven ternary ones, then the head's small copy, if there is one.
     pub fn write(&self, backend: &B, writer: &mut dyn PackWriter) -> io::Result<()> {
-        for weight in self.layers.iter().flat_map(LayerWeights::matrices) {
+        for weight in self.layers.loaded().flat_map(LayerWeights::matrices) {
             backend.write_ternary(weight, writer)?;
         }
         match &self.head_copy {
@@ -184,7 +241,7 @@ impl<B: Backend> Weights<B> {
     /// What they take in memory.
     pub fn bytes(&self, backend: &B) -> WeightBytes {
         let of_layers = |bytes: fn(&B, &B::Ternary) -> usize| {
-            let matrices = self.layers.iter().flat_map(LayerWeights::matrices);
+            let matrices = self.layers.loaded().flat_map(LayerWeights::matrices);
             matrices.map(|weight| bytes(backend, weight)).sum()
         };
         let of_copy = |bytes: fn(&B, &B::HeadCopy) -> usize| {

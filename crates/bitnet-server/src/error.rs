@@ -223,6 +223,7 @@ impl ApiError {
             | Error::BadHiddenState { .. }
             | Error::Device { .. }
             | Error::NotEnoughMemory { .. }
+            | Error::NotMapped { .. }
             | Error::TooFewTokens { .. } => {
                 tracing::error!(%error, "the engine failed");
                 ApiError::new(ErrorCode::InternalError, "the engine failed")

@@ -13,6 +13,7 @@ mod fairness;
 mod generation_config;
 mod golden;
 mod limits;
+mod loading;
 mod packed_cache;
 mod perplexity;
 mod seeds;

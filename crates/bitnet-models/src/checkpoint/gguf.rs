@@ -1,5 +1,6 @@
 //! A GGUF file as a checkpoint.
 
+use std::io::Read;
 use std::path::Path;
 
 use bitnet_quantization::{TensorType, TypeId, dequantize};
@@ -34,6 +35,42 @@ impl GgufSource {
         })
     }
 
+    pub fn open_lazily(path: &Path, options: &CheckpointOptions) -> Result<Self, ModelError> {
+        Ok(Self {
+            gguf: Gguf::open_lazily(path, options.dialects)?,
+        })
+    }
+
+    pub fn from_stream(
+        name: &str,
+        stream: Box<dyn Read + Send>,
+        options: &CheckpointOptions,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            gguf: Gguf::from_stream(name, stream, options.dialects)?,
+        })
+    }
+
+    /// A tensor's name, its rows and columns and how many dimensions it has, of which nothing else is read.
+    pub fn shape(
+        &self,
+        role: TensorRole,
+        (rows, cols): (usize, usize),
+    ) -> Result<(String, [usize; 2], usize), ModelError> {
+        let name = role.gguf_name();
+        let Some(tensor) = self.gguf.tensor(&name) else {
+            return Err(ModelError::MissingTensor {
+                file: self.gguf.file().into(),
+                tensor: name,
+                expected: format!("the {role}, [{rows}, {cols}]"),
+            });
+        };
+        let file = self.gguf.file_of(tensor);
+        let (rows, cols) = tensor.shape();
+        let shape = [size(file, &name, rows)?, size(file, &name, cols)?];
+        Ok((name, shape, tensor.dims().len()))
+    }
+
     pub fn config(&self) -> Result<ModelConfig, ModelError> {
         let raw = model::raw_config(&self.gguf)?;
         // raw_config has read the architecture as a string.
@@ -58,16 +95,11 @@ impl GgufSource {
         rows: usize,
         cols: usize,
     ) -> Result<Stored<'_>, ModelError> {
-        let name = role.gguf_name();
+        let (name, [found_rows, found_cols], n_dims) = self.shape(role, (rows, cols))?;
         let Some(tensor) = self.gguf.tensor(&name) else {
-            return Err(ModelError::MissingTensor {
-                file: self.gguf.file().into(),
-                tensor: name,
-                expected: format!("the {role}, [{rows}, {cols}]"),
-            });
+            unreachable!("its shape was found")
         };
         let file = self.gguf.file_of(tensor);
-        let (found_rows, found_cols) = tensor.shape();
         let storage = match tensor.type_id() {
             TypeId::Supported(ty) => Storage::Typed(ty, self.gguf.slice(tensor)?),
             TypeId::Foreign(ty) => {
@@ -78,9 +110,9 @@ impl GgufSource {
         };
         Ok(Stored {
             file,
-            rows: size(file, &name, found_rows)?,
-            cols: size(file, &name, found_cols)?,
-            n_dims: tensor.dims().len(),
+            rows: found_rows,
+            cols: found_cols,
+            n_dims,
             storage,
             file_bytes: self.gguf.file_bytes(tensor),
             name,

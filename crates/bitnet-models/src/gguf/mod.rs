@@ -4,6 +4,7 @@
 //! - `reader`: [`Gguf`], an open model whose tensors are slices of the mapped file
 //! - `metadata`, `value`: the key-value section, lazily decoded
 //! - `tensor`: the checked tensor directory; `size_test`: what numbers mean that several projects use
+//! - `later`: tensors that are read when they are asked for
 //! - `split`: models in several files
 //! - `writer`: [`GgufWriter`], streaming
 //! - `model`: the keys that describe a model and its vocabulary
@@ -13,6 +14,7 @@
 
 mod cursor;
 mod file_type;
+mod later;
 pub mod limits;
 mod metadata;
 pub(crate) mod model;

@@ -5,12 +5,15 @@
 //! ```
 //! Source: the GGUF specification (ggml, docs/gguf.md).
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use bitnet_quantization::Dialects;
 use bytes::Bytes;
 
 use super::cursor::Cursor;
+use super::later::{Later, Source, Stamp, read_header};
 use super::limits::{DEFAULT_ALIGNMENT, MAX_ALIGNMENT};
 use super::metadata::{Metadata, describe};
 use super::split;
@@ -33,12 +36,17 @@ pub struct Gguf {
     shards: Vec<Shard>,
     version: u32,
     alignment: u32,
+    /// Where tensors come from whose bytes are not in a shard.
+    later: Option<Later>,
 }
 
 #[derive(Debug)]
 struct Shard {
     name: String,
+    /// The file, or its header alone.
     bytes: Bytes,
+    /// Bytes of the whole file.
+    len: u64,
 }
 
 /// What one file says, before it is joined with the others of its split.
@@ -46,6 +54,8 @@ struct Shard {
 pub(super) struct Part {
     pub name: String,
     pub bytes: Bytes,
+    /// Bytes of the whole file, of which `bytes` may be the start alone.
+    len: u64,
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
     version: u32,
@@ -68,18 +78,73 @@ impl Gguf {
     /// As [`Gguf::open`].
     pub fn open_with(path: &Path, access: Access, dialects: Dialects) -> Result<Self, ModelError> {
         let bytes = FileBytes::load(path, access)?;
-        let first = Part::read(file_name(path), bytes, 0, dialects)?;
+        let len = Some(bytes.len() as u64);
+        let first = Part::read(file_name(path), bytes, len, 0, dialects)?;
         let mut parts = vec![first];
         for (shard, sibling) in split::siblings(path, &parts[0].name, &parts[0].metadata)?
             .iter()
             .enumerate()
         {
             let bytes = FileBytes::load(sibling, access)?;
-            let name = file_name(sibling);
-            parts.push(Part::read(name, bytes, shard as u16 + 1, dialects)?);
+            let (name, len) = (file_name(sibling), Some(bytes.len() as u64));
+            parts.push(Part::read(name, bytes, len, shard as u16 + 1, dialects)?);
         }
         split::check(&parts)?;
-        Self::join(parts)
+        Self::join(parts, None)
+    }
+
+    /// Reads the headers of a `.gguf` file, for the first of a split also the others', and of tensors only those that are
+    /// asked for. Nothing is mapped; a file that changes meanwhile is an error of the next tensor.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn open_lazily(path: &Path, dialects: Dialects) -> Result<Self, ModelError> {
+        let open = |path: &Path, shard: u16| -> Result<(Part, Source), ModelError> {
+            let name = file_name(path);
+            let failed = |source| ModelError::Io {
+                file: file_name(path),
+                action: "open the file",
+                source,
+            };
+            let mut file = File::open(path).map_err(failed)?;
+            let stamp = Stamp::of(&file).map_err(failed)?;
+            let len = Some(stamp.len);
+            let (part, _) = read_header(&name, &mut file, |bytes| {
+                Part::read(name.clone(), bytes, len, shard, dialects)
+            })?;
+            Ok((part, Source::File { file, stamp }))
+        };
+        let (first, source) = open(path, 0)?;
+        let (mut parts, mut sources) = (vec![first], vec![source]);
+        for (shard, sibling) in split::siblings(path, &parts[0].name, &parts[0].metadata)?
+            .iter()
+            .enumerate()
+        {
+            let (part, source) = open(sibling, shard as u16 + 1)?;
+            parts.push(part);
+            sources.push(source);
+        }
+        split::check(&parts)?;
+        Self::join(parts, Some(sources))
+    }
+
+    /// Reads the header of a `.gguf` file that comes in a stream, and on in it as tensors are asked for; `name` stands for
+    /// it in messages. Tensors that come by before they are asked for are kept. The end of a stream is not known, so
+    /// where the last tensor is the only one of a type number that several projects use, `dialects` has to name its format.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`]; a split cannot be read this way.
+    pub fn from_stream(
+        name: &str,
+        mut stream: Box<dyn Read + Send>,
+        dialects: Dialects,
+    ) -> Result<Self, ModelError> {
+        let (part, prefix) = read_header(name, &mut *stream, |bytes| {
+            Part::read(name.into(), bytes, None, 0, dialects)
+        })?;
+        let parts = vec![part];
+        split::check(&parts)?;
+        Self::join(parts, Some(vec![Source::stream(prefix, stream)]))
     }
 
     /// Reads a model from bytes in memory, such as one that is part of the program; `name` stands for the file in
@@ -100,10 +165,11 @@ impl Gguf {
         bytes: Bytes,
         dialects: Dialects,
     ) -> Result<Self, ModelError> {
-        let part = Part::read(name.into(), bytes, 0, dialects)?;
+        let len = Some(bytes.len() as u64);
+        let part = Part::read(name.into(), bytes, len, 0, dialects)?;
         let parts = vec![part];
         split::check(&parts)?;
-        Self::join(parts)
+        Self::join(parts, None)
     }
 
     /// The container's version: 2 or 3.
@@ -128,11 +194,20 @@ impl Gguf {
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        Some(&self.tensors[self.index(name)?])
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
         let found = self
             .by_name
             .binary_search_by(|&i| self.tensors[i as usize].name().cmp(name))
             .ok()?;
-        Some(&self.tensors[self.by_name[found] as usize])
+        Some(self.by_name[found] as usize)
+    }
+
+    /// Whether tensors are read when they are asked for, so that looking at one reads it.
+    pub(crate) fn reads_later(&self) -> bool {
+        self.later.is_some()
     }
 
     /// A tensor's bytes, shared with the file.
@@ -140,13 +215,15 @@ impl Gguf {
     /// # Errors
     /// [`ModelError::TensorType`] when the type is not one that this engine reads: its size is unknown.
     pub fn data(&self, tensor: &TensorInfo) -> Result<Bytes, ModelError> {
-        Ok(self.file_bytes(tensor).slice_ref(self.slice(tensor)?))
+        let slice = self.slice(tensor)?;
+        Ok(self.file_bytes(tensor).slice_ref(slice))
     }
 
     /// A tensor's bytes, borrowed.
     ///
     /// # Errors
-    /// As [`Gguf::data`].
+    /// As [`Gguf::data`]; of a model that is read as it is asked for, also a file or a stream that ends too early, fails or
+    /// has changed.
     pub fn slice(&self, tensor: &TensorInfo) -> Result<&[u8], ModelError> {
         let shard = &self.shards[tensor.shard()];
         let Some(len) = tensor.bytes() else {
@@ -157,13 +234,19 @@ impl Gguf {
                 found: tensor.type_id().to_string(),
             });
         };
+        if let (Some(later), Some(index)) = (&self.later, self.index(tensor.name())) {
+            return Ok(later.get(&shard.name, &self.tensors, index)?);
+        }
         let start = tensor.offset() as usize; // within the file, checked when read
         Ok(&shard.bytes[start..start + len as usize])
     }
 
-    /// The whole file a tensor is in.
+    /// The whole file a tensor is in, or whatever its bytes are a part of.
     pub(crate) fn file_bytes(&self, tensor: &TensorInfo) -> &Bytes {
-        &self.shards[tensor.shard()].bytes
+        let arrived = self.later.as_ref().zip(self.index(tensor.name()));
+        arrived
+            .and_then(|(later, index)| later.arrived(index))
+            .unwrap_or(&self.shards[tensor.shard()].bytes)
     }
 
     /// The name of the file a tensor is in, for messages.
@@ -188,13 +271,10 @@ impl Gguf {
 
     /// Bytes of all files together.
     pub fn total_bytes(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| shard.bytes.len() as u64)
-            .sum()
+        self.shards.iter().map(|shard| shard.len).sum()
     }
 
-    fn join(parts: Vec<Part>) -> Result<Self, ModelError> {
+    fn join(parts: Vec<Part>, sources: Option<Vec<Source>>) -> Result<Self, ModelError> {
         let mut parts = parts.into_iter();
         let Some(first) = parts.next() else {
             unreachable!("a model has at least one file")
@@ -206,15 +286,18 @@ impl Gguf {
             shards: vec![Shard {
                 name: first.name,
                 bytes: first.bytes,
+                len: first.len,
             }],
             version: first.version,
             alignment: first.alignment,
+            later: None,
         };
         for part in parts {
             joined.tensors.extend(part.tensors);
             joined.shards.push(Shard {
                 name: part.name,
                 bytes: part.bytes,
+                len: part.len,
             });
         }
         let name = |i: u32| joined.tensors[i as usize].name();
@@ -234,14 +317,17 @@ impl Gguf {
             });
         }
         joined.by_name = by_name;
+        joined.later = sources.map(|sources| Later::new(sources, &joined.tensors));
         Ok(joined)
     }
 }
 
 impl Part {
+    /// Reads a header. `bytes` begin with it; `len` is the length of the file, where it is known.
     fn read(
         name: String,
         bytes: Bytes,
+        len: Option<u64>,
         shard: u16,
         dialects: Dialects,
     ) -> Result<Self, ModelError> {
@@ -263,11 +349,13 @@ impl Part {
         let start = cursor.offset().next_multiple_of(alignment.into()); // the offset is far below 2^63
         let data = DataSection {
             start,
-            file_len: bytes.len() as u64,
+            file_len: len,
             alignment: alignment.into(),
         };
         tensor::place(&name, &mut tensors, data, dialects)?;
+        let end = |tensor: &TensorInfo| tensor.offset() + tensor.bytes().unwrap_or(0);
         Ok(Self {
+            len: len.unwrap_or_else(|| tensors.iter().map(end).max().unwrap_or(start)),
             metadata,
             tensors,
             version,

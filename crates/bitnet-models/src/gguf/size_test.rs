@@ -45,7 +45,9 @@ pub(super) fn resolve(
         };
         let fits = |bytes: u64, at: usize| {
             let is_last = at + 1 == by_offset.len();
-            data.padded(bytes) == Some(spans[at]) || (is_last && bytes == spans[at])
+            // What comes last in a stream has as much room as it likes.
+            let open_end = is_last && data.file_len.is_none();
+            data.padded(bytes) == Some(spans[at]) || (is_last && bytes == spans[at]) || open_end
         };
         let fitting = |format: TypeCandidate| {
             let variant = (0..2).find(|&variant| all(&fits, format, variant))?;

@@ -194,7 +194,8 @@ pub(super) struct DataSection {
     /// First byte, from the start of the file.
     pub start: u64,
     /// Bytes of the whole file.
-    pub file_len: u64,
+    /// `None` where the file's end is not known: of a stream.
+    pub file_len: Option<u64>,
     pub alignment: u64,
 }
 
@@ -246,7 +247,8 @@ pub(super) fn place(
                 tensor.offset,
             ));
         }
-        let available = data.file_len.saturating_sub(data.start);
+        let file_len = data.file_len.unwrap_or(i64::MAX as u64);
+        let available = file_len.saturating_sub(data.start);
         if tensor.offset > available {
             return Err(malformed(
                 format!("an offset within the {available} bytes of data"),
@@ -255,13 +257,14 @@ pub(super) fn place(
         }
         tensor.offset += data.start; // both are within the file
     }
+    let file_len = data.file_len.unwrap_or(i64::MAX as u64);
     let mut by_offset: Vec<u32> = (0..tensors.len() as u32).collect();
     by_offset.sort_unstable_by_key(|&i| (tensors[i as usize].offset, i));
     let spans: Vec<u64> = (0..by_offset.len())
         .map(|at| {
             let end = by_offset
                 .get(at + 1)
-                .map_or(data.file_len, |&next| tensors[next as usize].offset);
+                .map_or(file_len, |&next| tensors[next as usize].offset);
             end - tensors[by_offset[at] as usize].offset
         })
         .collect();
@@ -269,7 +272,7 @@ pub(super) fn place(
     size_test::resolve(file, tensors, &by_offset, &spans, data, dialects)?;
     for (at, &index) in by_offset.iter().enumerate() {
         let tensor = &tensors[index as usize];
-        let available = data.file_len - tensor.offset;
+        let available = file_len - tensor.offset;
         if tensor.bytes > available {
             return Err(ModelError::Truncated {
                 file: file.into(),
