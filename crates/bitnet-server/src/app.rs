@@ -49,7 +49,7 @@ pub struct App {
     pub tokenising: Arc<Semaphore>,
     /// Turns to tokenise long texts: those who wait for one leave the other threads to short ones.
     pub long_checks: Arc<Semaphore>,
-    /// Room for bodies whose requests wait for their model to be loaded, in the same units.
+    /// Room for bodies whose requests wait for their model to be loaded, or for a turn to be tokenised, in the same units.
     pub held_bodies: Arc<Semaphore>,
     /// Room for whole answers that wait to be read, in the same units.
     pub leaving: Arc<Semaphore>,
@@ -150,14 +150,10 @@ impl App {
     /// # Errors
     /// [`ErrorCode::ShuttingDown`].
     pub fn check_serving(&self) -> Result<(), ApiError> {
-        if self.is_draining() {
-            let message =
-                "the server is shutting down: try again, at another server if there is one";
-            return Err(
-                ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
-            );
+        match self.is_draining() {
+            true => Err(shutting_down()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// A name that no other answer has: `prefix` and 16 hexadecimal digits.
@@ -288,12 +284,21 @@ impl App {
     }
 }
 
+/// What new work is answered while the server ends.
+pub(crate) fn shutting_down() -> ApiError {
+    let message = "the server is shutting down: try again, at another server if there is one";
+    ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
+}
+
 fn units(bytes: usize) -> usize {
     (bytes / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS)
 }
 
 /// What comes of `work`, which takes room for a body of `body_len` bytes unless it is done at once.
-async fn with_room<T>(
+///
+/// # Errors
+/// [`ErrorCode::QueueFull`] when there is not as much room.
+pub(crate) async fn with_room<T>(
     room: &Semaphore,
     body_len: usize,
     work: impl Future<Output = T>,
@@ -309,7 +314,8 @@ async fn with_room<T>(
     }
     let units = u32::try_from(body_len.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX);
     let _room = room.try_acquire_many(units).map_err(|_| {
-        let message = "too many requests wait for their model to be loaded";
+        let message =
+            "too many requests wait for their model to be loaded or their text to be tokenised";
         ApiError::new(ErrorCode::QueueFull, message)
             .retry_after(Duration::from_secs(1))
             .with_limit("bodies")

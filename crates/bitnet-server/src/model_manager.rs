@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::entry::{Asleep, EntryState};
+use self::entry::{Asleep, Awaited, EntryState, OldVersion};
 use self::job::LoadJob;
 use self::job_place::JobPlace;
 use self::load::LoadOrder;
@@ -39,7 +39,7 @@ use self::policy::{ModelOrigin, ModelPolicy};
 use self::registry::{Found, not_loaded};
 use self::room::Arriving;
 use self::validate::ValidationPlan;
-use crate::app::App;
+use crate::app::{App, shutting_down};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::LoadedModel;
 
@@ -62,14 +62,15 @@ impl ModelManager {
         }
     }
 
-    /// Waits until no other model is being loaded.
-    async fn turn(&self) -> OwnedSemaphorePermit {
+    /// Waits until no other model is being loaded; none is until what this returns is dropped.
+    pub async fn turn(&self) -> OwnedSemaphorePermit {
         let turn = self.turn.clone().acquire_owned().await;
         turn.expect("nobody closes the semaphore")
     }
 }
 
-/// Loads a model under a name that has none loaded, and goes on when the caller leaves.
+/// Loads a model under a name that has none loaded, and goes on when the caller leaves. Who wants to use it holds the
+/// [`Awaited`] until then.
 ///
 /// # Errors
 /// [`ErrorCode::ModelBusy`] when the name has a model, or is getting one.
@@ -78,8 +79,8 @@ pub fn start_load(
     id: &str,
     origin: ModelOrigin,
     plan: Option<ValidationPlan>,
-) -> Result<Arc<LoadJob>, ApiError> {
-    let (job, asleep) = {
+) -> Result<(Arc<LoadJob>, Awaited), ApiError> {
+    let (job, asleep, awaited) = {
         let mut table = app.models.write();
         table.forget_failures();
         let entry = table.entries.entry(id.to_owned()).or_default();
@@ -101,7 +102,7 @@ pub fn start_load(
             _ => None,
         };
         app.metrics.sleeping(id, false);
-        (job, asleep)
+        (job, asleep, entry.wait())
     };
     let place = JobPlace::of(app, id, job.clone());
     let (app, id) = (app.clone(), id.to_owned());
@@ -116,7 +117,7 @@ pub fn start_load(
         }
         place.end(outcome);
     });
-    Ok(job)
+    Ok((job, awaited))
 }
 
 async fn run_load(
@@ -140,7 +141,8 @@ async fn run_load(
     if let Some(asleep) = asleep.filter(|asleep| asleep.version == model.version) {
         model.validation = model.validation.or(asleep.validation);
     }
-    app.models.publish(model, Some(origin), false);
+    let model = Arc::new(model);
+    app.models.publish(model, Some(origin), OldVersion::Known);
     Ok(())
 }
 
@@ -157,19 +159,23 @@ impl App {
     ///
     /// # Errors
     /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::ModelLoading`] when loading takes longer than requests wait for it;
-    /// why it cannot be loaded.
+    /// [`ErrorCode::ShuttingDown`] when it has to be loaded and the server is ending; why it cannot be loaded.
     pub async fn model(self: &Arc<App>, name: Option<&str>) -> Result<Arc<LoadedModel>, ApiError> {
         let end = Instant::now() + self.manager.policy.load_wait;
         // Again for one that left memory, or fell asleep, before this request came to take it.
         loop {
-            let (id, job) = match self.on_demand(name)? {
+            let (id, job, _awaited) = match self.on_demand(name)? {
                 OnDemand::Loaded(model) => return Ok(model),
-                OnDemand::Loading { id, job } => (id, job),
+                OnDemand::Loading { id, job, awaited } => (id, job, awaited),
             };
             let left = end.saturating_duration_since(Instant::now());
-            match tokio::time::timeout(left, job.ended()).await {
-                Ok(ended) => ended?,
-                Err(_) => return Err(not_loaded(&id)),
+            tokio::select! {
+                biased;
+                () = self.drain_begun() => return Err(shutting_down()),
+                ended = tokio::time::timeout(left, job.ended()) => match ended {
+                    Ok(ended) => ended?,
+                    Err(_) => return Err(not_loaded(&id)),
+                },
             }
             if let Found::Loaded(model) = self.models.find(Some(&id))? {
                 return Ok(model);
@@ -184,16 +190,22 @@ impl App {
     fn on_demand(self: &Arc<App>, name: Option<&str>) -> Result<OnDemand, ApiError> {
         let (id, origin) = match self.models.find(name)? {
             Found::Loaded(model) => return Ok(OnDemand::Loaded(model)),
-            Found::Loading { id, job } => return Ok(OnDemand::Loading { id, job }),
+            Found::Loading { id, job, awaited } => {
+                return Ok(OnDemand::Loading { id, job, awaited });
+            }
             Found::Unloaded { id, origin } => (id, origin),
         };
+        // Gigabytes would be read for a request that is refused.
+        self.check_serving()?;
         match start_load(self, &id, *origin, None) {
-            Ok(job) => Ok(OnDemand::Loading { id, job }),
+            Ok((job, awaited)) => Ok(OnDemand::Loading { id, job, awaited }),
             // Another request was first: its job, or its model, is there by now.
             Err(error) if error.code == ErrorCode::ModelBusy => {
                 match self.models.find(Some(&id))? {
                     Found::Loaded(model) => Ok(OnDemand::Loaded(model)),
-                    Found::Loading { id, job } => Ok(OnDemand::Loading { id, job }),
+                    Found::Loading { id, job, awaited } => {
+                        Ok(OnDemand::Loading { id, job, awaited })
+                    }
                     Found::Unloaded { id, .. } => Err(not_loaded(&id)),
                 }
             }
@@ -207,5 +219,9 @@ enum OnDemand {
     /// It is there.
     Loaded(Arc<LoadedModel>),
     /// It will be.
-    Loading { id: String, job: Arc<LoadJob> },
+    Loading {
+        id: String,
+        job: Arc<LoadJob>,
+        awaited: Awaited,
+    },
 }

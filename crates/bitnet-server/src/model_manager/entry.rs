@@ -26,9 +26,33 @@ pub(super) struct Entry {
     pub previous: Option<Previous>,
     /// The last time that a new version failed and gave its place back.
     pub rollback: Option<Rollback>,
+    awaited: Awaited,
     last_used: AtomicU64,
     used_at: AtomicU64, // milliseconds since START
     n_found: AtomicU64,
+}
+
+/// Held by whoever waits for a model to be loaded. As long as somebody holds one of a name, its model is in use: else it
+/// could leave between its coming and the moment in which they take it, and they would wait again.
+#[derive(Debug, Clone, Default)]
+pub struct Awaited(Arc<()>);
+
+/// What becomes of the version that answered until another one gets its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OldVersion {
+    /// It stays in memory, so that going back to it takes no time.
+    Kept,
+    /// It leaves when its last request ends, and going back to it loads it again.
+    Known,
+    /// It leaves, and nobody goes back to it.
+    Forgotten,
+}
+
+/// What has left an entry: gigabytes, to be dropped where nobody waits for the table.
+#[must_use]
+pub(super) struct Left {
+    _old: Option<Arc<LoadedModel>>,
+    _previous: Option<Previous>,
 }
 
 /// Whether a model is in memory. Only one thing at a time is done about it: whoever wants to do another one finds it in a
@@ -178,6 +202,48 @@ impl Entry {
         self.origin.is_some() || !has_failed
     }
 
+    /// From now on somebody waits for it.
+    pub fn wait(&self) -> Awaited {
+        self.awaited.clone()
+    }
+
+    /// Puts `model`, which comes from `origin`, in its place.
+    pub fn put(
+        &mut self,
+        model: Arc<LoadedModel>,
+        origin: Option<ModelOrigin>,
+        old_version: OldVersion,
+    ) -> Left {
+        self.used();
+        self.canary = None;
+        model.announce();
+        model.handle.retire(false);
+        let (old, swap) = match std::mem::take(&mut self.state) {
+            EntryState::Loaded { model, swap } => (Some(model), swap),
+            EntryState::Unloading(model) => (Some(model), None),
+            _ => (None, None),
+        };
+        self.state = EntryState::Loaded { model, swap };
+        let old_origin = std::mem::replace(&mut self.origin, origin);
+        if let Some(old) = &old {
+            // The new version needs its memory, and nobody will find the beginning of a prompt there again.
+            old.handle.retire(true);
+        }
+        let previous = match (old_version, &old) {
+            (OldVersion::Forgotten, _) => self.previous.take(),
+            (_, Some(old)) => self.previous.replace(Previous {
+                origin: old_origin,
+                version: old.version.clone(),
+                kept: (old_version == OldVersion::Kept).then(|| old.clone()),
+            }),
+            (_, None) => None,
+        };
+        Left {
+            _old: old,
+            _previous: previous,
+        }
+    }
+
     /// What answers the next request, `current` being loaded.
     pub fn pick(&self, current: &Arc<LoadedModel>) -> Arc<LoadedModel> {
         if let Some(canary) = &self.canary {
@@ -214,11 +280,13 @@ impl Entry {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    /// Whether it is loaded and no request holds it: nobody can take it while the table is locked for writing.
+    /// Whether it is loaded, no request holds it and none waits for it: nobody can take it while the table is locked for
+    /// writing.
     pub fn is_idle(&self) -> bool {
         match &self.state {
             EntryState::Loaded { model, swap: None } => {
-                self.canary.is_none() && Arc::strong_count(model) == 1
+                let is_awaited = Arc::strong_count(&self.awaited.0) > 1;
+                self.canary.is_none() && Arc::strong_count(model) == 1 && !is_awaited
             }
             _ => false,
         }

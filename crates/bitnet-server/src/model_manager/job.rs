@@ -85,11 +85,18 @@ impl LoadJob {
         self.stage.send_replace(stage);
     }
 
-    /// Resolves when it has come to `stage` or a later one.
-    pub async fn reached(&self, stage: LoadStage) {
+    /// Resolves when it is in `stage`.
+    pub async fn comes_to(&self, stage: LoadStage) {
         let mut watcher = self.stage.subscribe();
         // The sender lives as long as `self`.
-        let _ = watcher.wait_for(|now| *now as u8 >= stage as u8).await;
+        let _ = watcher.wait_for(|now| *now == stage).await;
+    }
+
+    /// Resolves when it is in another one than `stage`.
+    pub async fn leaves(&self, stage: LoadStage) {
+        let mut watcher = self.stage.subscribe();
+        // The sender lives as long as `self`.
+        let _ = watcher.wait_for(|now| *now != stage).await;
     }
 
     /// Says how many layers are there.

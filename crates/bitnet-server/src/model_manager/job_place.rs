@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::entry::EntryState;
 use super::job::LoadJob;
-use crate::app::App;
+use crate::app::{App, shutting_down};
 use crate::error::{ApiError, ErrorCode};
 
 /// The place that a job has at its model, given free when this is dropped.
@@ -40,8 +40,11 @@ impl JobPlace {
         {
             let has_origin = entry.origin.is_some();
             match &mut entry.state {
-                // A swap that failed has left its model as it was.
-                EntryState::Loaded { swap, .. } => *swap = None,
+                // A swap that failed has left its model as it was, and what had a share of the requests goes with it.
+                EntryState::Loaded { swap, .. } => {
+                    *swap = None;
+                    entry.canary = None;
+                }
                 state => {
                     *state = match &outcome {
                         Ok(()) => EntryState::Unloaded,
@@ -63,11 +66,17 @@ impl JobPlace {
 
 impl Drop for JobPlace {
     fn drop(&mut self) {
-        if self.job.outcome().is_none() {
-            tracing::error!(model = self.id, job = self.job.id, "a job broke off");
-            let message = format!("what was being done to the model '{}' broke off", self.id);
-            self.give_free(Err(ApiError::new(ErrorCode::InternalError, message)));
+        if self.job.outcome().is_some() {
+            return;
         }
+        // A server that ends waits for requests alone, and drops what else it does.
+        if self.app.is_draining() && !std::thread::panicking() {
+            self.give_free(Err(shutting_down()));
+            return;
+        }
+        tracing::error!(model = self.id, job = self.job.id, "a job broke off");
+        let message = format!("what was being done to the model '{}' broke off", self.id);
+        self.give_free(Err(ApiError::new(ErrorCode::InternalError, message)));
     }
 }
 
@@ -105,6 +114,16 @@ mod tests {
         assert_eq!(error.code, ErrorCode::InternalError);
         let told = job.outcome().expect("whoever waits is told").unwrap_err();
         assert_eq!(told.code, ErrorCode::InternalError);
+    }
+
+    #[test]
+    fn what_the_end_of_the_server_breaks_off_is_no_error_of_ours() {
+        let job = Arc::new(LoadJob::new("job-1".into(), false));
+        let app = loading(&job);
+        app.start_draining();
+        drop(JobPlace::of(&app, "broken", job.clone()));
+        let told = job.outcome().expect("whoever waits is told").unwrap_err();
+        assert_eq!(told.code, ErrorCode::ShuttingDown);
     }
 
     #[test]

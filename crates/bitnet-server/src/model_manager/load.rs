@@ -122,13 +122,15 @@ pub(super) async fn load(
     order: LoadOrder,
     turn: OwnedSemaphorePermit,
 ) -> Result<(LoadedModel, LoadMemory), ApiError> {
-    let room = make_room(app, &order)?;
     let (sender, receiver) = oneshot::channel();
     let timeout = order.plan.map(|plan| plan.timeout);
     let (on_thread, app) = (job.clone(), app.clone());
     let started = thread::Builder::new().name("load".into()).spawn(move || {
-        let made = make(&app, &on_thread, &order);
-        let made = made.map(|(model, memory)| (model.in_room(room), memory));
+        // Its files are looked at for their sizes, which may take as long as a network likes.
+        let made = make_room(&app, &order).and_then(|room| {
+            let (model, memory) = make(&app, &on_thread, &order)?;
+            Ok((model.in_room(room), memory))
+        });
         drop(turn); // before anybody is told: whoever comes next finds its turn free
         let _ = sender.send(made); // nobody waits any more
     });
@@ -142,11 +144,8 @@ pub(super) async fn load(
         match timeout {
             None => std::future::pending().await,
             Some(timeout) => {
-                job.reached(LoadStage::Validating).await;
-                tokio::select! {
-                    () = tokio::time::sleep(timeout) => timeout,
-                    () = job.reached(LoadStage::Starting) => std::future::pending().await,
-                }
+                validated_for(job, timeout).await;
+                timeout
             }
         }
     };
@@ -158,6 +157,20 @@ pub(super) async fn load(
         timeout = past_timeout => {
             job.cancel();
             Err(too_slow(timeout))
+        }
+    }
+}
+
+/// Resolves when validating has taken `time`, from which that is left out which it waits for: files that are read and packed
+/// between its two paths.
+async fn validated_for(job: &LoadJob, time: Duration) {
+    let mut left = time;
+    loop {
+        job.comes_to(LoadStage::Validating).await;
+        let began = Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(left) => return,
+            () = job.leaves(LoadStage::Validating) => left = left.saturating_sub(began.elapsed()),
         }
     }
 }
@@ -240,28 +253,31 @@ fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError>
     let options = &policy::sized(options, kv_cache_bytes, promised(app, &order.id));
     job.enter(LoadStage::Loading);
     if let Some(plan) = &order.plan {
-        // Shapes first: they are wrong in a moment, the reference takes its time.
-        let started = Instant::now();
+        let mut took = Duration::ZERO;
         let reference = open_reference(source, options)?;
+        // Shapes first: they are wrong in a moment, the reference takes its time.
         check(reference.config())?;
-        job.enter(LoadStage::Validating);
-        let validating = Instant::now();
+        let run_reference = |reference: &Reference, longest: usize| {
+            let prompts = validate::prompts(reference, plan.samples, longest);
+            let rows = validate::run_reference(reference, &prompts, job)?;
+            Ok::<_, ApiError>((prompts, rows))
+        };
         let longest = options.context.unwrap_or(usize::MAX);
-        let mut prompts = validate::prompts(&reference, plan.samples, longest);
-        let mut expected = validate::run_reference(&reference, &prompts, job)?;
+        let (mut prompts, mut expected) =
+            validating(job, &mut took, || run_reference(&reference, longest))?;
         let tokenizer = reference.into_tokenizer();
         let engine = open(source, options, job)?;
         drop(tokenizer);
         // Memory had no room for a context of as many positions.
         if prompts.iter().any(|prompt| prompt.len() > engine.context()) {
-            let reference = open_reference(source, options)?;
-            prompts = validate::prompts(&reference, plan.samples, engine.context());
-            expected = validate::run_reference(&reference, &prompts, job)?;
+            let (reference, longest) = (open_reference(source, options)?, engine.context());
+            (prompts, expected) =
+                validating(job, &mut took, || run_reference(&reference, longest))?;
         }
-        let found = validate::run(&engine, &prompts, job)?;
-        let validation = validate::compare(&expected, &found, started);
+        let found = validating(job, &mut took, || validate::run(&engine, &prompts, job))?;
+        let validation = validate::compare(&expected, &found, took);
         // Who waits on a clock may be late where processors are scarce.
-        if validating.elapsed() >= plan.timeout {
+        if took >= plan.timeout {
             return Err(too_slow(plan.timeout));
         }
         validation.judge(plan)?;
@@ -276,6 +292,16 @@ fn build(app: &App, job: &LoadJob, order: &LoadOrder) -> Result<Built, ApiError>
         engine,
         validation: None,
     })
+}
+
+/// Does a part of the validation, and adds up how long that takes.
+fn validating<T>(job: &LoadJob, took: &mut Duration, work: impl FnOnce() -> T) -> T {
+    job.enter(LoadStage::Validating);
+    let began = Instant::now();
+    let done = work();
+    *took += began.elapsed();
+    job.enter(LoadStage::Loading);
+    done
 }
 
 fn open_reference(source: &OriginSource, options: &LoadOptions) -> Result<Reference, ApiError> {
@@ -401,4 +427,25 @@ pub(super) fn bytes_of(path: &Path) -> u64 {
 fn unversioned(source: &OriginSource, error: &io::Error) -> ApiError {
     let message = without_folder(source, &format!("{}: {error}", source.name()));
     ApiError::new(ErrorCode::ModelIncompatible, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_the_parts_of_a_validation_is_none_of_it() {
+        let job = LoadJob::new("job-1".into(), true);
+        let mut took = Duration::ZERO;
+        for n in 1..3 {
+            let part = Duration::from_millis(5);
+            let stage = validating(&job, &mut took, || {
+                thread::sleep(part);
+                job.stage()
+            });
+            assert_eq!(stage, LoadStage::Validating);
+            assert_eq!(job.stage(), LoadStage::Loading);
+            assert!(took >= part * n, "{took:?}");
+        }
+    }
 }

@@ -5,6 +5,9 @@
 //! nobody learns which files a machine has.
 
 use std::path::{Component, Path, PathBuf};
+use std::thread;
+
+use tokio::sync::oneshot;
 
 use bitnet_inference::ModelFiles;
 
@@ -14,7 +17,7 @@ use crate::error::{ApiError, ErrorCode};
 const LONGEST_PATH: usize = 4096;
 
 /// Characters of a model's id.
-const LONGEST_ID: usize = 128;
+pub(crate) const LONGEST_ID: usize = 128;
 
 /// Checks the name of a model: letters, digits, `.`, `_` and `-`, and not the one that always means the default model.
 ///
@@ -60,6 +63,29 @@ pub fn confine(
         .filter_map(|directory| directory.join(path).canonicalize().ok())
         .find(|found| is_inside(found, directories) && reads_inside(found, directories))
         .ok_or_else(refused)
+}
+
+/// [`confine`] on a thread of its own: a network may let the system wait for as long as it likes, and nobody else should.
+///
+/// # Errors
+/// As [`confine`], and when there is no thread to be had.
+pub async fn confine_aside(
+    field: &'static str,
+    asked: String,
+    directories: Vec<PathBuf>,
+) -> Result<PathBuf, ApiError> {
+    let (sender, found) = oneshot::channel();
+    let look = move || {
+        let _ = sender.send(confine(field, &asked, &directories)); // nobody waits any more
+    };
+    let failed = |reason: String| {
+        let message = format!("no thread can be started to look at files: {reason}");
+        ApiError::new(ErrorCode::InternalError, message)
+    };
+    let started = thread::Builder::new().name("paths".into()).spawn(look);
+    started.map_err(|error| failed(error.to_string()))?;
+    let found = found.await;
+    found.unwrap_or_else(|_| Err(failed("it panicked".into())))
 }
 
 fn is_inside(path: &Path, directories: &[PathBuf]) -> bool {

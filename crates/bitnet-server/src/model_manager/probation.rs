@@ -9,7 +9,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::entry::{EntryState, Rollback};
+use super::entry::{Entry, EntryState, OldVersion, Rollback};
 use super::job::LoadJob;
 use super::job_place::JobPlace;
 use super::load::{LoadOrder, load};
@@ -45,22 +45,35 @@ impl Probation {
 
     async fn watch(self, app: Arc<App>, id: String, model: Weak<LoadedModel>) {
         let end = Instant::now() + self.period;
+        let mut has_failed = false;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            tokio::time::sleep(left.min(WATCH_INTERVAL)).await;
+            let look = if has_failed {
+                WATCH_INTERVAL
+            } else {
+                left.min(WATCH_INTERVAL)
+            };
+            tokio::time::sleep(look).await;
             // Another one may have taken its place, with requests that still hold this one.
             let Some(model) = model.upgrade().filter(|model| answers(&app, &id, model)) else {
                 return;
             };
-            if self.gives_back
-                && let Some(reason) = failure(&app, &model)
-                && give_back(&app, &id, model.clone(), reason).await
-            {
-                return;
+            let failure = failure(&app, &model).filter(|_| self.gives_back);
+            has_failed = failure.is_some();
+            if let Some(reason) = failure {
+                if give_back(&app, &id, model, reason).await {
+                    return;
+                }
+                continue; // the period does not end before something was done about it
             }
             if left.is_zero() {
                 let mut table = app.models.write();
-                let previous = table.entries.get_mut(&id).and_then(|e| e.previous.as_mut());
+                // Another version that came this moment has a period of its own for what it keeps.
+                let entry = table
+                    .entries
+                    .get_mut(&id)
+                    .filter(|e| is_in_memory(e, &model));
+                let previous = entry.and_then(|entry| entry.previous.as_mut());
                 let kept = previous.and_then(|previous| previous.kept.take());
                 drop(table);
                 drop(kept); // gigabytes, and nobody should wait for the table meanwhile
@@ -102,7 +115,12 @@ fn failure(app: &App, model: &LoadedModel) -> Option<String> {
 /// Whether it is `model` that answers under `id`, or is leaving: that may be given up.
 fn answers(app: &App, id: &str, model: &Arc<LoadedModel>) -> bool {
     let table = app.models.read();
-    let found = table.entries.get(id).and_then(|entry| entry.in_memory());
+    let entry = table.entries.get(id);
+    entry.is_some_and(|entry| is_in_memory(entry, model))
+}
+
+fn is_in_memory(entry: &Entry, model: &Arc<LoadedModel>) -> bool {
+    let found = entry.in_memory();
     found.is_some_and(|found| Arc::ptr_eq(found, model))
 }
 
@@ -110,12 +128,17 @@ fn answers(app: &App, id: &str, model: &Arc<LoadedModel>) -> bool {
 /// first.
 async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: String) -> bool {
     let rollback = Rollback::of(&model, reason);
-    tracing::error!(target: LIFE, model = id, reason = rollback.reason, "a new version failed: going back");
-    let outcome = match restore(app, id, Some(&model)) {
-        true => Ok(()),
+    // Not before it is so: it is tried again and again while something else is being done.
+    let tell = || tracing::error!(target: LIFE, model = id, reason = rollback.reason, "a new version failed: going back");
+    let outcome = match restore(app, id, Some((&model, &rollback))) {
+        true => {
+            tell();
+            Ok(())
+        }
         false => match take_out(app, id, &model) {
             Ok(Some((place, earlier))) => {
-                let outcome = load_again(app, id, &place.job, earlier).await;
+                tell();
+                let outcome = load_again(app, id, &place.job, earlier, &rollback).await;
                 if outcome.is_err() {
                     put_back(app, id, model);
                 }
@@ -123,16 +146,15 @@ async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: St
                 outcome
             }
             Ok(None) => return false,
-            Err(error) => Err(error),
+            Err(error) => {
+                tell();
+                Err(error)
+            }
         },
     };
     match outcome {
         Ok(()) => {
             tracing::info!(target: LIFE, model = id, "the version before it answers again");
-            if let Some(entry) = app.models.write().entries.get_mut(id) {
-                entry.rollback = Some(rollback);
-                entry.previous = None;
-            }
             app.metrics.swapped("rolled_back");
         }
         Err(error) => {
@@ -177,6 +199,7 @@ async fn load_again(
     id: &str,
     job: &Arc<LoadJob>,
     (origin, version): Earlier,
+    rollback: &Rollback,
 ) -> Result<(), ApiError> {
     let turn = app.manager.turn().await;
     let order = LoadOrder {
@@ -188,9 +211,14 @@ async fn load_again(
         keeps_old: false,
     };
     let (model, _) = load(app, job, order, turn).await?;
-    if app.models.read().entries.contains_key(id) {
-        app.models.publish(model, Some(origin), false);
-    }
+    let mut table = app.models.write();
+    let Some(entry) = table.entries.get_mut(id) else {
+        return Ok(()); // nobody wants it any more
+    };
+    let left = entry.put(Arc::new(model), Some(origin), OldVersion::Forgotten);
+    entry.rollback = Some(rollback.clone());
+    drop(table);
+    drop(left); // gigabytes, and nobody should wait for the table meanwhile
     Ok(())
 }
 

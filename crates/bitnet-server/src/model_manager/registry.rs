@@ -5,12 +5,15 @@
 //! both.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::entry::{Asleep, Entry, EntryState, ModelState, Previous, Rollback};
+use super::entry::{
+    Asleep, Awaited, Entry, EntryState, ModelState, OldVersion, Previous, Rollback,
+};
 use super::job::{JobProgress, LoadJob};
 use super::policy::ModelOrigin;
 use crate::auth::allowed_models::AllowedModels;
@@ -21,6 +24,7 @@ use crate::model::{DEFAULT_ALIAS, LoadedModel};
 #[derive(Default)]
 pub struct ModelRegistry {
     table: RwLock<Table>,
+    has_answered: AtomicBool,
 }
 
 #[derive(Default)]
@@ -39,6 +43,8 @@ pub enum Found {
         id: String,
         /// Ends when the model is there.
         job: Arc<LoadJob>,
+        /// Keeps it there until it is taken.
+        awaited: Awaited,
     },
     /// One that has to be loaded first.
     Unloaded {
@@ -105,46 +111,29 @@ const FAILURE_TOLD: Duration = Duration::from_secs(600);
 impl ModelRegistry {
     /// Adds a model; the first one is the default.
     pub fn insert(&self, model: LoadedModel) {
-        self.publish(model, None, false);
+        self.publish(Arc::new(model), None, OldVersion::Known);
     }
 
     /// Adds a model that can be loaded again, or puts it in the place of another version, which lives as long as somebody
-    /// holds it. `keep`: hold the old version for a rollback.
-    pub(super) fn publish(&self, model: LoadedModel, origin: Option<ModelOrigin>, keep: bool) {
-        self.publish_shared(Arc::new(model), origin, keep);
-    }
-
-    /// [`ModelRegistry::publish`] of a model that is known already.
-    pub(super) fn publish_shared(
+    /// holds it.
+    pub(super) fn publish(
         &self,
         model: Arc<LoadedModel>,
         origin: Option<ModelOrigin>,
-        keep: bool,
+        old_version: OldVersion,
     ) {
         let mut table = self.write();
         let id = model.id.clone();
         table.default.get_or_insert_with(|| id.clone());
-        let entry = table.entries.entry(id).or_default();
-        entry.used();
-        entry.canary = None;
-        model.announce();
-        model.handle.retire(false);
-        let (old, swap) = match std::mem::take(&mut entry.state) {
-            EntryState::Loaded { model, swap } => (Some(model), swap),
-            EntryState::Unloading(model) => (Some(model), None),
-            _ => (None, None),
-        };
-        entry.state = EntryState::Loaded { model, swap };
-        let old_origin = std::mem::replace(&mut entry.origin, origin);
-        if let Some(old) = old {
-            // The new version needs its memory, and nobody will find the beginning of a prompt there again.
-            old.handle.retire(true);
-            entry.previous = Some(Previous {
-                origin: old_origin,
-                version: old.version.clone(),
-                kept: keep.then_some(old),
-            });
-        }
+        let left = (table.entries.entry(id).or_default()).put(model, origin, old_version);
+        self.has_answered.store(true, Ordering::Relaxed);
+        drop(table);
+        drop(left);
+    }
+
+    /// Whether any model has ever been there to answer.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
     }
 
     /// Makes a model known that is loaded when somebody asks for it.
@@ -185,6 +174,7 @@ impl ModelRegistry {
                 return Ok(Found::Loading {
                     id: id.to_owned(),
                     job: job.clone(),
+                    awaited: entry.wait(),
                 });
             }
             EntryState::Unloading(_) => return Err(unloading(id)),
@@ -320,7 +310,11 @@ impl ModelRegistry {
         let can_be = |entry: &Entry| match &entry.state {
             EntryState::Unloaded => entry.origin.is_some(),
             EntryState::Sleeping(_) | EntryState::Loading(_) => true,
-            _ => false,
+            // As `find` does: who is told that it cannot would send nobody who has it tried again.
+            EntryState::Failed { at, .. } => {
+                entry.origin.is_some() && at.elapsed() >= AFTER_FAILURE
+            }
+            EntryState::Loaded { .. } | EntryState::Unloading(_) => false,
         };
         table.entries.values().any(can_be)
     }
@@ -441,4 +435,32 @@ fn unloading(id: &str) -> ApiError {
         format!("the model '{id}' is being unloaded"),
     )
     .retry_after(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::model_manager::policy::ModelPolicy;
+
+    #[test]
+    fn a_model_that_could_not_be_loaded_can_be_again_when_requests_try_it_again() {
+        let models = ModelRegistry::default();
+        models.know("a", ModelPolicy::default().origin(PathBuf::from("a.gguf")));
+        assert!(models.any_can_be_loaded());
+        let now = Instant::now();
+        // The first one lies ahead, so that nothing that takes long reaches its end.
+        for (at, can_be) in [(now + AFTER_FAILURE, false), (now - AFTER_FAILURE, true)] {
+            let error = ApiError::new(ErrorCode::ModelIncompatible, "the disk was away");
+            models.write().entry("a").unwrap().state = EntryState::Failed { at, error };
+            assert_eq!(models.any_can_be_loaded(), can_be);
+            let found = models.find(None);
+            assert_eq!(matches!(found, Ok(Found::Unloaded { .. })), can_be);
+        }
+        // One that nobody could load again has no request that would.
+        models.write().entry("a").unwrap().origin = None;
+        assert!(!models.any_can_be_loaded());
+    }
 }

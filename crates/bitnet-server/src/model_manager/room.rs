@@ -14,7 +14,7 @@ use super::policy::{ModelOrigin, OriginSource};
 use super::registry::Table;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{LoadedModel, weight_bytes};
+use crate::model::LoadedModel;
 
 /// Bytes that models on their way into memory will take.
 #[derive(Debug, Default)]
@@ -149,5 +149,5 @@ fn entry_bytes(entry: &Entry) -> u64 {
 }
 
 fn bytes_in_memory(model: &Arc<LoadedModel>) -> u64 {
-    weight_bytes(model.engine.info()) as u64
+    model.engine.info().weight_bytes() as u64
 }

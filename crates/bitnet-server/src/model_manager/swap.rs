@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::entry::{Canary, EntryState, Rollback};
+use super::entry::{Canary, EntryState, OldVersion, Rollback};
 use super::job::{LoadJob, LoadStage};
 use super::job_place::JobPlace;
 use super::load::{Likeness, LoadMemory, LoadOrder, load};
@@ -84,13 +84,16 @@ pub struct Swapping {
     started: Instant,
 }
 
-/// Swaps, and counts how it went.
+/// Swaps, and counts how it went. A model that is not in memory is loaded first: there is something to hold the new version
+/// against then.
 ///
 /// # Errors
-/// [`ErrorCode::ModelNotFound`], [`ErrorCode::SwapInProgress`], and why the new version was not taken; the old one then
-/// answers as before.
+/// Those of [`App::model`], [`ErrorCode::SwapInProgress`], and why the new version was not taken; the old one then answers
+/// as before.
 pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiError> {
-    let begun = Swapping::begin(app, order);
+    let old = app.model(Some(&order.id)).await;
+    // It is held until it has its swap, with which it does not leave.
+    let begun = old.and_then(|_old| Swapping::begin(app, order));
     let swapping = begun.inspect_err(|error| app.metrics.swapped(error.code.name()))?;
     let loaded = swapping.load().await;
     swapping.end(loaded).await
@@ -218,7 +221,11 @@ async fn publish(
         roll(app, order, &model).await?;
     }
     let origin = Some(order.origin.clone());
-    app.models.publish_shared(model.clone(), origin, keeps_old);
+    let old_version = match keeps_old {
+        true => OldVersion::Kept,
+        false => OldVersion::Known,
+    };
+    app.models.publish(model.clone(), origin, old_version);
     let probation = Probation {
         period: match keeps_old {
             true => policy.keep_previous,
@@ -255,23 +262,33 @@ async fn roll(app: &Arc<App>, order: &SwapOrder, model: &Arc<LoadedModel>) -> Re
     Ok(())
 }
 
-/// Gives the kept version its place back; `false` without one. `failed`: only if that has the place now.
-pub(super) fn restore(app: &App, id: &str, failed: Option<&Arc<LoadedModel>>) -> bool {
-    let kept = app.models.write().entries.get_mut(id).and_then(|entry| {
-        let is_in_place = |failed| entry.current().is_some_and(|now| Arc::ptr_eq(now, failed));
-        if !failed.is_none_or(is_in_place) {
-            return None;
-        }
-        let previous = entry.previous.as_mut()?;
-        Some((previous.kept.take()?, previous.origin.clone()))
-    });
-    match kept {
-        Some((model, origin)) => {
-            app.models.publish_shared(model, origin, false);
-            true
-        }
-        None => false,
+/// Gives the kept version its place back, from which there is no way forward again; `false` without one. `failed`: only if
+/// that has the place now, and what is remembered of it.
+///
+/// All under one lock: who deletes or swaps the model comes before it or after it.
+pub(super) fn restore(app: &App, id: &str, failed: Option<(&Arc<LoadedModel>, &Rollback)>) -> bool {
+    let mut table = app.models.write();
+    let Some(entry) = table.entries.get_mut(id) else {
+        return false;
+    };
+    let is_in_place = |failed| entry.current().is_some_and(|now| Arc::ptr_eq(now, failed));
+    if !failed.is_none_or(|(failed, _)| is_in_place(failed)) {
+        return false;
     }
+    let kept = entry.previous.as_mut().and_then(|previous| {
+        let kept = previous.kept.take()?;
+        Some((kept, previous.origin.clone()))
+    });
+    let Some((model, origin)) = kept else {
+        return false;
+    };
+    let left = entry.put(model, origin, OldVersion::Forgotten);
+    if let Some((_, rollback)) = failed {
+        entry.rollback = Some(rollback.clone());
+    }
+    drop(table);
+    drop(left); // gigabytes, and nobody should wait for the table meanwhile
+    true
 }
 
 async fn roll_back_under(
@@ -310,13 +327,10 @@ async fn roll_back_under(
         };
         let (model, taken) = load(app, job, order, turn).await?;
         memory = taken;
-        app.models.publish(model, Some(origin), false);
+        // The version that is left is not one to go back to: an order that is sent twice must not bring it back.
+        (app.models).publish(Arc::new(model), Some(origin), OldVersion::Forgotten);
     }
     let current = app.models.get(Some(id))?;
-    // The version that was left is not one to go back to: an order that is sent twice must not bring it back.
-    if let Some(entry) = app.models.write().entries.get_mut(id) {
-        entry.previous = None;
-    }
     Ok(SwapReport {
         model_id: id.to_owned(),
         status: "rolled_back",

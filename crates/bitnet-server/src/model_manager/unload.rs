@@ -32,33 +32,53 @@ pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), 
     let Some(model) = take_no_more(app, id, order)? else {
         return Ok(());
     };
-    let drained = drain(&model, order).await;
+    let leaving = LeavingModel { app, id, model };
+    if !drain(&leaving.model, order).await {
+        let message = format!(
+            "requests of '{id}' still run after {} seconds; it answers as before",
+            order.timeout.as_secs_f64()
+        );
+        return Err(ApiError::new(ErrorCode::ModelBusy, message)
+            .with_hint("try again later, or with force=true, which ends them"));
+    }
     let mut table = app.models.write();
-    let is_ours = |entry: &&mut Entry| match &entry.state {
-        EntryState::Unloading(leaving) => Arc::ptr_eq(leaving, &model),
-        _ => false,
-    };
-    let Some(entry) = table.entries.get_mut(id).filter(is_ours) else {
-        return Ok(()); // an older version has got its place back meanwhile, and it has left
-    };
-    match drained {
-        true => {
-            let left = table.leave(id, order.forget);
-            // Before anybody loads it again.
-            app.metrics.model_unloaded(id);
-            app.metrics.unloaded("request");
-            drop(table);
-            drop((left, model)); // gigabytes, and nobody should wait for the table meanwhile
-            Ok(())
+    if table.entries.get(id).is_some_and(|e| leaving.has_place(e)) {
+        let left = table.leave(id, order.forget);
+        // Before anybody loads it again.
+        app.metrics.model_unloaded(id);
+        app.metrics.unloaded("request");
+        drop(table);
+        drop(left); // gigabytes, and nobody should wait for the table meanwhile
+    }
+    Ok(())
+}
+
+/// A model that takes no more requests. When this is dropped before it has left, however that comes about, it answers as
+/// before: else its name would be of no use until the process is started again.
+struct LeavingModel<'a> {
+    app: &'a Arc<App>,
+    id: &'a str,
+    model: Arc<LoadedModel>,
+}
+
+impl LeavingModel<'_> {
+    /// Whether it is this that is leaving: an older version may have got its place back.
+    fn has_place(&self, entry: &Entry) -> bool {
+        match &entry.state {
+            EntryState::Unloading(leaving) => Arc::ptr_eq(leaving, &self.model),
+            _ => false,
         }
-        false => {
+    }
+}
+
+impl Drop for LeavingModel<'_> {
+    fn drop(&mut self) {
+        let mut table = self.app.models.write();
+        if let Some(entry) = table.entries.get_mut(self.id)
+            && self.has_place(entry)
+        {
+            let model = self.model.clone();
             entry.state = EntryState::Loaded { model, swap: None };
-            let message = format!(
-                "requests of '{id}' still run after {} seconds; it answers as before",
-                order.timeout.as_secs_f64()
-            );
-            Err(ApiError::new(ErrorCode::ModelBusy, message)
-                .with_hint("try again later, or with force=true, which ends them"))
         }
     }
 }
@@ -90,7 +110,7 @@ fn take_no_more(
     Err(ApiError::new(ErrorCode::ModelBusy, message))
 }
 
-/// Who holds a model that is being unloaded, if no request does: the registry, and who unloads it.
+/// Who holds a model that is being unloaded, if no request does: the registry, and its [`LeavingModel`].
 const HOLDERS: usize = 2;
 
 /// Waits until no request holds the model; `false` when that takes too long.

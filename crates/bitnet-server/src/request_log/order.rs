@@ -11,7 +11,7 @@ use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
 
 use super::{AuditEvent, AuditLine, RequestNotes};
-use crate::app::App;
+use crate::app::{App, shutting_down};
 use crate::error::{ApiError, ErrorCode};
 use crate::request_id;
 
@@ -24,7 +24,8 @@ pub struct OrderAudit {
     request: String,
 }
 
-/// An order that was begun. Its line is written at its end; when it is dropped before, the line says that it broke off.
+/// An order that was begun. Its line is written at its end; when it is dropped before, the line says that it broke off, or
+/// that the server ended first.
 pub struct OrderUnderWay(Option<OrderAudit>);
 
 impl FromRequestParts<Arc<App>> for OrderAudit {
@@ -89,7 +90,10 @@ impl OrderUnderWay {
 impl Drop for OrderUnderWay {
     fn drop(&mut self) {
         if let Some(order) = self.0.take() {
-            let error = ApiError::new(ErrorCode::InternalError, "it broke off");
+            let error = match order.app.is_draining() && !std::thread::panicking() {
+                true => shutting_down(),
+                false => ApiError::new(ErrorCode::InternalError, "it broke off"),
+            };
             order.tell(Err(&error));
         }
     }

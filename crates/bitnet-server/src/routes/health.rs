@@ -33,15 +33,10 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
     answer(not_ready(&app))
 }
 
-/// Whether a model has been loaded.
+/// Whether a model has been loaded, now or before: what has started stays started, whatever becomes of its models.
 pub async fn startup(State(app): State<Arc<App>>) -> Response {
-    answer(
-        app.models
-            .all()
-            .is_empty()
-            .then(|| "no model is loaded".to_owned())
-            .filter(|_| app.models.sleeping().is_empty()),
-    )
+    let has_started = app.models.has_answered();
+    answer((!has_started).then(|| "no model is loaded".to_owned()))
 }
 
 /// Everything that the probes look at.

@@ -19,7 +19,7 @@ use crate::body::{JsonBody, NoBody};
 use crate::caller::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::{Fields, missing};
-use crate::model::{LoadedModel, layout, weight_bytes};
+use crate::model::{LoadedModel, layout};
 use crate::model_manager::policy::{ModelOrigin, OriginSource};
 use crate::model_manager::swap::{self, SwapOrder, SwapReport, SwapStrategy};
 use crate::model_manager::unload::{self, UnloadOrder};
@@ -77,7 +77,7 @@ pub async fn load(
     note.fill(&fields, &["model_id", "model_path"]);
     fields.only("", &LOAD_FIELDS)?;
     let waits = OrderQuery::parse(query.as_deref(), &["wait"])?.flag("wait")?;
-    let (id, source) = what_to_load(&app, &mut fields)?;
+    let (id, source) = what_to_load(&app, &mut fields).await?;
     let plan = validation(&mut fields, DEFAULT_TIMEOUT)?.plan_or(None);
     let origin = match source {
         LoadSource::File(path) => origin(&app, path, &mut fields)?,
@@ -90,7 +90,7 @@ pub async fn load(
         }
     };
     app.check_serving()?;
-    let job = start_load(&app, &id, origin, plan)?;
+    let (job, _) = start_load(&app, &id, origin, plan)?;
     let (begun, under_way) = (job.clone(), audit.begin());
     tokio::spawn(async move { under_way.end(&begun.ended().await) });
     if waits {
@@ -124,14 +124,12 @@ pub async fn swap(
     note.fill(&fields, &["target_model_id", "new_model_path"]);
     fields.only("", &SWAP_FIELDS)?;
     OrderQuery::parse(query.as_deref(), &[])?;
-    let path = model_path(&app, &mut fields, "new_model_path")?;
+    let path = model_path(&app, &mut fields, "new_model_path").await?;
     let id = fields
         .text("target_model_id")?
         .ok_or_else(|| missing("target_model_id"))?;
-    app.check_serving()?;
-    // What nobody has loaded yet is loaded first: there is something to hold the new version against then.
     let refused = |error: &ApiError| app.metrics.swapped(error.code.name());
-    let id = app.model(Some(&id)).await.inspect_err(refused)?.id.clone();
+    let id = app.models.id_of(&id).inspect_err(refused)?;
     let strategy = match fields.text("swap_strategy")?.as_deref() {
         None | Some("atomic") => SwapStrategy::Atomic,
         Some("blue_green") => SwapStrategy::BlueGreen,
@@ -305,7 +303,7 @@ fn about(model: &LoadedModel) -> Value {
         "family": model.engine.config().family.name,
         "loaded_at": model.created,
         "load_seconds": info.load.as_secs_f64(),
-        "weight_bytes": weight_bytes(info),
+        "weight_bytes": info.weight_bytes(),
         "weights_in": info.weights_in,
         "packed_weights": info.packed_weights,
         "load_memory": model.load_memory,
@@ -348,9 +346,13 @@ fn not_waited_for() -> ApiError {
     ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
 }
 
-fn model_path(app: &App, fields: &mut Fields, name: &'static str) -> Result<PathBuf, ApiError> {
+async fn model_path(
+    app: &App,
+    fields: &mut Fields,
+    name: &'static str,
+) -> Result<PathBuf, ApiError> {
     let asked = fields.text(name)?.ok_or_else(|| missing(name))?;
-    paths::confine(name, &asked, &app.manager.policy.directories)
+    paths::confine_aside(name, asked, app.manager.policy.directories.clone()).await
 }
 
 /// Where a model comes from that is to be loaded.
@@ -362,10 +364,11 @@ enum LoadSource {
 }
 
 /// The name and the place of the model that a load means: without a path one that the server knows.
-fn what_to_load(app: &App, fields: &mut Fields) -> Result<(String, LoadSource), ApiError> {
+async fn what_to_load(app: &App, fields: &mut Fields) -> Result<(String, LoadSource), ApiError> {
     let id = fields.text("model_id")?;
     if let Some(asked) = fields.text("model_path")? {
-        let path = paths::confine("model_path", &asked, &app.manager.policy.directories)?;
+        let directories = app.manager.policy.directories.clone();
+        let path = paths::confine_aside("model_path", asked, directories).await?;
         let stem = || {
             path.file_stem()
                 .map(|stem| stem.to_string_lossy().into_owned())

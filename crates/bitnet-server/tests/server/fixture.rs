@@ -38,7 +38,7 @@ pub struct TestServer {
     pub address: SocketAddr,
     pub app: Arc<App>,
     pub tls: Option<Arc<TlsIdentity>>,
-    runtime: Handle,
+    pub runtime: Handle,
     stop: Arc<Notify>,
     hurry: Arc<Notify>,
     thread: Option<JoinHandle<Stopped>>,

@@ -203,6 +203,37 @@ fn the_audit_log_tells_how_what_was_begun_has_ended() {
 }
 
 #[test]
+fn the_audit_log_tells_what_the_end_of_the_server_cut_short() {
+    let audit = Shared::default();
+    let to = Box::new(audit.clone());
+    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), to).unwrap();
+    let managed = Managed::with_log(log);
+    let held = managed.server.model();
+    let path = "/v1/models/stories/unload";
+    let mut unload = managed.begin_as_admin("POST", path, &Value::Null);
+    until("it waits for who holds the model", || {
+        managed.status("stories")["status"] == "unloading"
+    });
+    managed.server.ask_to_stop();
+    let told = unload.answer();
+    assert!(told.is_error(503, "shutting_down"), "{}", told.body);
+    managed.server.join();
+    let line_of = |event: &str| {
+        let lines = audit.lines().into_iter();
+        let mut of_event = lines.filter(|line| line["event"] == event);
+        of_event.find(|line| line["action"] == "POST /v1/models/{id}/unload")
+    };
+    until("its end", || line_of("ended").is_some());
+    let end = line_of("ended").unwrap();
+    assert_eq!(
+        (&end["outcome"], &end["status"]),
+        (&json!("shutting_down"), &json!(503)),
+        "{end}"
+    );
+    drop(held);
+}
+
+#[test]
 fn what_administrators_do_and_who_is_refused_is_audited() {
     let audit = Shared::default();
     let to = Box::new(audit.clone());

@@ -1,7 +1,11 @@
 //! Orders about models say what they mean: what is misspelt in one is refused, and nothing is done.
 
+use std::time::Duration;
+
+use bitnet_server::model_manager::sleep::put_to_sleep;
 use serde_json::{Value, json};
 
+use crate::fixture::until;
 use crate::managed::{Managed, SWAP, swap_order};
 
 const LOAD: &str = "/v1/models/load";
@@ -173,6 +177,55 @@ fn values_that_an_order_cannot_have_are_refused_also_where_they_would_not_be_use
         managed.status("stories")["version"],
         managed.version("v1.gguf")
     );
+}
+
+#[test]
+fn an_order_that_is_refused_wakes_no_model() {
+    let managed = Managed::start();
+    let app = &managed.server.app;
+    until("it sleeps", || {
+        put_to_sleep(app, Duration::ZERO);
+        app.models.sleeping() == ["stories"]
+    });
+    let mut order = swap_order("v2.gguf");
+    order["swap_strategy"] = "canary".into();
+    let refused = managed.swap(&order);
+    assert!(refused.is_error(400, "invalid_value"), "{}", refused.body);
+    assert_eq!(managed.status("stories")["status"], "sleeping");
+    assert_eq!(managed.swap_to("v2.gguf").status, 200);
+}
+
+#[test]
+fn a_server_that_ends_loads_nothing_and_waits_for_no_load() {
+    let managed = Managed::start();
+    let server = &managed.server;
+    until("it sleeps", || {
+        put_to_sleep(&server.app, Duration::ZERO);
+        server.app.models.sleeping() == ["stories"]
+    });
+    let turn = server.runtime.block_on(server.app.manager.turn());
+    // Both wait for a model whose turn does not come.
+    let mut swap = managed.begin_as_admin("POST", SWAP, &swap_order("v2.gguf"));
+    until("it is being woken", || {
+        managed.status("stories")["status"] == "loading"
+    });
+    let prompt = json!({"prompt": "Once", "max_tokens": 1});
+    let mut waiting = managed.begin_as_admin("POST", "/v1/completions", &prompt);
+    server.app.start_draining();
+    for answer in [swap.answer(), waiting.answer()] {
+        assert!(answer.is_error(503, "shutting_down"), "{}", answer.body);
+    }
+    drop(turn);
+    until("it is loaded", || {
+        managed.status("stories")["status"] == "loaded"
+    });
+    until("it sleeps", || {
+        put_to_sleep(&server.app, Duration::ZERO);
+        server.app.models.sleeping() == ["stories"]
+    });
+    let refused = managed.ask("POST", "/v1/completions", &prompt);
+    assert!(refused.is_error(503, "shutting_down"), "{}", refused.body);
+    assert_eq!(managed.status("stories")["status"], "sleeping");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 //! Loading is what a test cannot make fail late, so the failing engine is put in where loading ends; everything after that is
 //! the server's own.
 
-use std::sync::Arc;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use bitnet_inference::Engine;
+use bitnet_inference::{Engine, GenerateOptions};
 use bitnet_server::LoadedModel;
 use bitnet_server::error::{ApiError, ErrorCode};
 use bitnet_server::model_manager::load::LoadMemory;
@@ -49,15 +50,9 @@ fn new_version(managed: &Managed, failure: Failure) -> LoadedModel {
     started.unwrap()
 }
 
-/// Swaps to a version that will fail. What watches over it lives as long as `runtime`.
-fn swap(
-    managed: &Managed,
-    runtime: &Runtime,
-    strategy: SwapStrategy,
-    failure: Failure,
-) -> Result<SwapReport, ApiError> {
+fn order(managed: &Managed, strategy: SwapStrategy) -> SwapOrder {
     let app = &managed.server.app;
-    let order = SwapOrder {
+    SwapOrder {
         id: "stories".into(),
         origin: app.manager.policy.origin(managed.models.join("v2.gguf")),
         plan: Some(ValidationPlan {
@@ -68,7 +63,18 @@ fn swap(
         }),
         strategy,
         rollback_on_failure: true,
-    };
+    }
+}
+
+/// Swaps to a version that will fail. What watches over it lives as long as `runtime`.
+fn swap(
+    managed: &Managed,
+    runtime: &Runtime,
+    strategy: SwapStrategy,
+    failure: Failure,
+) -> Result<SwapReport, ApiError> {
+    let app = &managed.server.app;
+    let order = order(managed, strategy);
     let loaded = Ok((new_version(managed, failure), LoadMemory::default()));
     runtime.block_on(async { Swapping::begin(app, order)?.end(loaded).await })
 }
@@ -189,6 +195,106 @@ fn a_rolling_swap_ends_when_the_new_version_fails_under_its_share() {
         assert!(has_gone_back(&managed, n_before + 1));
         assert_that_the_old_version_serves(&managed, &before);
     }
+}
+
+#[test]
+fn a_rolling_swap_that_breaks_off_leaves_nobody_at_the_new_version() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        rolling_step: Duration::from_secs(600),
+        ..policy
+    });
+    let (_, before) = ask(&managed);
+    let app = &managed.server.app;
+    let loaded = (new_version(&managed, Failure::Panic), LoadMemory::default());
+    let ended = runtime().block_on(async {
+        let swapping = Swapping::begin(app, order(&managed, SwapStrategy::Rolling)).unwrap();
+        tokio::select! {
+            biased;
+            ended = swapping.end(Ok(loaded)) => Some(ended),
+            () = std::future::ready(()) => None,
+        }
+    });
+    assert!(ended.is_none(), "its first step takes ten minutes");
+    let status = status(&managed);
+    assert_eq!(
+        (&status["rolling_percent"], &status["progress"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(ask(&managed), (200, before));
+}
+
+/// A log that a test reads.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// How often it says that the server goes back.
+    fn ways_back(&self) -> usize {
+        let bytes = self.0.lock().unwrap();
+        let text = std::str::from_utf8(&bytes).unwrap();
+        text.matches("going back").count()
+    }
+}
+
+#[test]
+fn a_version_that_fails_while_it_is_swapped_gives_its_place_back_after_that_and_says_so_once() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        rollback_period: Duration::ZERO, // it is over when the failure is seen
+        ..policy
+    });
+    let (_, before) = ask(&managed);
+    let app = &managed.server.app;
+    let model = new_version(&managed, Failure::Panic);
+    let options = GenerateOptions {
+        max_tokens: Some(16),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let request = model.engine.check(&[1u32][..], &options);
+    let (sender, _updates) = tokio::sync::mpsc::channel(64);
+    let _ticket = model.handle.submit(request.unwrap(), 0, sender);
+    until("its engine fails", || model.handle.health().failed);
+
+    let lines = Lines::default();
+    // Two of them: of one alone tracing asks the thread that is the first to come by an event, and others than this have none.
+    let [to_lines, _other] = [lines.clone(), Lines::default()].map(|lines| {
+        let subscriber = tracing_subscriber::fmt().with_writer(move || lines.clone());
+        tracing::Dispatch::new(subscriber.finish())
+    });
+    let _logging = tracing::dispatcher::set_default(&to_lines);
+    // On one thread, this one: what is logged goes to `lines`, and nobody looks before the second swap has begun.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let loaded = Ok((model, LoadMemory::default()));
+        let first = Swapping::begin(app, order(&managed, SwapStrategy::Atomic)).unwrap();
+        first.end(loaded).await.unwrap();
+        let second = Swapping::begin(app, order(&managed, SwapStrategy::Atomic)).unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await; // two looks
+        assert_eq!(lines.ways_back(), 0, "it cannot go back yet");
+        let refused = ApiError::new(ErrorCode::ValidationFailed, "refused by the test");
+        second.end(Err(refused)).await.unwrap_err();
+        let end = Instant::now() + Duration::from_secs(30);
+        while !has_gone_back(&managed, 1) {
+            assert!(Instant::now() < end, "it never went back");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert_eq!(lines.ways_back(), 1);
+    assert_that_the_old_version_serves(&managed, &before);
 }
 
 #[test]

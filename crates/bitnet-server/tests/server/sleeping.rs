@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bitnet_server::model_manager::policy::ModelPolicy;
 use bitnet_server::model_manager::sleep::put_to_sleep;
+use bitnet_server::model_manager::start_load;
 use serde_json::{Value, json};
 
 use crate::fixture::until;
@@ -103,6 +104,38 @@ fn whoever_holds_the_model_keeps_it_awake() {
     assert_eq!(status(&managed, "stories")["status"], "loaded");
     drop(held);
     asleep(&managed, "stories");
+}
+
+#[test]
+fn a_woken_model_stays_for_those_who_wait_for_it() {
+    let managed = with_time(&[]);
+    let app = &managed.server.app;
+    let origin = app.models.origin_of("stories").unwrap();
+    asleep(&managed, "stories");
+    let (job, awaited) = {
+        let _entered = managed.server.runtime.enter();
+        start_load(app, "stories", origin, None).unwrap()
+    };
+    managed.server.runtime.block_on(job.ended()).unwrap();
+    look(&managed);
+    assert_eq!(status(&managed, "stories")["status"], "loaded");
+    drop(awaited);
+    asleep(&managed, "stories");
+}
+
+#[test]
+fn a_model_that_does_not_wake_is_told_and_the_server_stays_started() {
+    let managed = with_time(&[]);
+    asleep(&managed, "stories");
+    std::fs::remove_file(managed.models.join("v1.gguf")).unwrap();
+    let refused = managed.ask_as_user("POST", "/v1/completions", &prompt(1));
+    assert!(
+        refused.is_error(422, "model_incompatible"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(status(&managed, "stories")["status"], "failed");
+    assert_eq!(managed.server.get("/health/startup").status, 200);
 }
 
 #[test]

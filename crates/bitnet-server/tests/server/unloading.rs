@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bitnet_server::Stopped;
 use bitnet_server::model_manager::policy::ModelPolicy;
+use bitnet_server::model_manager::unload::{UnloadOrder, unload};
 use serde_json::{Value, json};
 
 use crate::fixture::until;
@@ -125,6 +126,30 @@ fn an_unload_that_is_given_up_leaves_everything_as_it_was() {
         200
     );
     assert_eq!(default(), "another");
+}
+
+#[test]
+fn an_unload_that_breaks_off_leaves_everything_as_it_was() {
+    let managed = Managed::start();
+    let held = managed.server.model();
+    let order = UnloadOrder {
+        timeout: Duration::from_secs(600),
+        force: false,
+        forget: true,
+    };
+    let unloading = unload(&managed.server.app, "stories", order);
+    let broken_off = managed.server.runtime.block_on(async {
+        tokio::select! {
+            biased;
+            ended = unloading => Some(ended),
+            () = std::future::ready(()) => None,
+        }
+    });
+    assert!(broken_off.is_none(), "the model is held");
+    assert_eq!(managed.status("stories")["status"], "loaded");
+    let answer = managed.ask("POST", "/v1/completions", &once());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    drop(held);
 }
 
 #[test]
