@@ -193,7 +193,8 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                             match key.expires {
                                 None => "never".to_owned(),
                                 Some(_) if key.has_expired(now) => "expired".to_owned(),
-                                Some(at) => expiry::written(at),
+                                // The day is enough here, and narrow; `--format json` has the second.
+                                Some(at) => expiry::written(at)[..10].to_owned(),
                             },
                             key.models
                                 .as_ref()

@@ -58,7 +58,7 @@ fn the_first_line_tells_who_may_ask_and_a_file_without_keys_is_warned_of() {
     // Nobody is to guess which of two is meant.
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("bob", "alice")).unwrap();
-    run(&["serve", "--port", "0", "--keys-file", path]).fails(1, "both named 'alice'", "");
+    run(&["serve", "--port", "0", "--keys-file", path]).fails(2, "both named 'alice'", "");
 }
 
 #[test]

@@ -360,3 +360,6 @@ fn time_for(amount: f64, limit: u32) -> Duration {
     Duration::try_from_secs_f64(amount / f64::from(limit) * WINDOW.as_secs_f64())
         .unwrap_or(Duration::MAX)
 }
+
+#[cfg(test)]
+mod tests;
