@@ -21,7 +21,6 @@ use crate::error::Error;
 use crate::loader::{self, LoadOptions, Loaded, Origin, PackedWeights, WeightsPlace};
 use crate::metrics::{Clock, SystemClock};
 use crate::open::{Opened, open_checkpoint};
-use crate::packed_cache::CacheEntry;
 use crate::request::Prompt;
 use crate::runner::Runner;
 use crate::sequence::RequestId;
