@@ -40,7 +40,7 @@ pub(crate) fn open_checkpoint(path: &Path, options: &LoadOptions) -> Result<Open
     }
     match open_copy(cache, &entry, path, &options.checkpoint)? {
         Copy::Of(checkpoint) => Ok(Opened {
-            checkpoint,
+            checkpoint: *checkpoint,
             entry: Some(entry),
             warning: None,
         }),
@@ -53,7 +53,7 @@ pub(crate) fn open_checkpoint(path: &Path, options: &LoadOptions) -> Result<Open
 }
 
 enum Copy {
-    Of(Checkpoint),
+    Of(Box<Checkpoint>),
     /// The model is too small for one.
     NotWorthIt,
     /// It cannot be made or read, for a reason that is not the model's.
@@ -77,7 +77,7 @@ fn open_copy(
         ..*options
     };
     match Checkpoint::open(&copy, &mapped) {
-        Ok(checkpoint) => Ok(Copy::Of(checkpoint)),
+        Ok(checkpoint) => Ok(Copy::Of(Box::new(checkpoint))),
         Err(error @ ModelError::Io { .. }) => Ok(Copy::None(error.to_string())),
         Err(error) => {
             // Nothing is gained by keeping what is no model; that it cannot be removed costs room alone.

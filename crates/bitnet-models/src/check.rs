@@ -53,6 +53,10 @@ fn check_open(checkpoint: &Checkpoint) -> Vec<Finding> {
     }
     report.findings.extend(checkpoint.judge_tokenizer());
     report.findings.extend(checkpoint.judge_dialects());
+    match checkpoint.judge_sparse() {
+        Ok(finding) => report.findings.extend(finding),
+        Err(error) => report.error(&error),
+    }
     report.finish()
 }
 

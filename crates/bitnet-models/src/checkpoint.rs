@@ -195,6 +195,7 @@ impl Checkpoint {
         self.findings.extend(self.judge_tokenizer());
         self.findings.extend(self.judge_window());
         self.findings.extend(self.judge_dialects());
+        self.findings.extend(self.judge_sparse()?);
         Ok(self)
     }
 

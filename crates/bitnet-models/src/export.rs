@@ -100,17 +100,18 @@ pub enum ExportError {
 }
 
 /// Refuses a model that needs what neither a GGUF header nor a `config.json` of ours says.
-fn expressible(config: &ModelConfig) -> Result<(), ExportError> {
+fn expressible(config: &ModelConfig, to_gguf: bool) -> Result<(), ExportError> {
     let refuse = |what: &str| {
         Err(ExportError::Request {
             what: what.into(),
             expected: "a model without them: use this one as it is".into(),
         })
     };
-    if config.family.own_multipliers {
+    let own_words = config.family.own_multipliers;
+    if own_words && !to_gguf {
         return refuse("multipliers and rotations of MiniCPM");
     }
-    if config.rope.attention_factor != 1.0 {
+    if config.rope.attention_factor != 1.0 && !own_words {
         return refuse("rotations that are stretched by YaRN's or LongRoPE's rule");
     }
     if config.sliding.is_some() {

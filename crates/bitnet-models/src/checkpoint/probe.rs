@@ -35,6 +35,7 @@ impl Checkpoint {
                 }
             }
         }
+        known.extend(model::LONGROPE_FACTORS.map(|name| Some(name.to_owned())));
         let unused = |name: &str| {
             !known.contains(&Some(name.to_owned())) && !HARMLESS.iter().any(|h| name.ends_with(h))
         };
@@ -104,6 +105,36 @@ impl Checkpoint {
                 "keep texts within it; longer ones are refused",
             )
         })
+    }
+
+    /// Attention to parts of long texts, which is computed as attention to all of it.
+    pub(crate) fn judge_sparse(&self) -> Result<Option<Finding>, ModelError> {
+        let Source::Hf(source) = &self.source else {
+            return Ok(None);
+        };
+        let Some(from) = source.sparse_from()? else {
+            return Ok(None);
+        };
+        let context = self.config.context_length;
+        let (severity, message) = match from > context as u64 {
+            true => (
+                Severity::Note,
+                format!(
+                    "sparse attention begins at {from} positions, which the context of {context} never has"
+                ),
+            ),
+            false => (
+                Severity::Warning,
+                format!(
+                    "from {from} positions on the model's own code attends to chosen blocks of a text; here every text is \
+                     attended to as a whole, so that longer ones get other numbers"
+                ),
+            ),
+        };
+        let remedy = "keep texts within that length for the numbers of the model's own code";
+        let place = "field sparse_config";
+        let finding = Finding::new(severity, "sparse-attention", place, message, remedy);
+        Ok(Some(finding))
     }
 
     /// Type numbers that `--dialect` gives another meaning than the sizes of their tensors.

@@ -68,7 +68,7 @@ impl<'a> DirectoryExport<'a> {
             });
         }
         let config = checkpoint.config();
-        super::expressible(config)?;
+        super::expressible(config, false)?;
         if config.input_norm_eps.is_some() || config.embedding.is_some() {
             return Err(ExportError::Request {
                 what: "an embedding model".into(),

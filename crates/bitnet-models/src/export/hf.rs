@@ -20,6 +20,7 @@ use super::{Content, Export, ExportError, Item, Targets};
 use crate::checkpoint::weight::{Lying, Weight};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
 use crate::gguf::limits::DEFAULT_ALIGNMENT;
+use crate::gguf::model;
 use crate::mmap::{self, FileBytes};
 use crate::row_order::ReorderedRows;
 use crate::tensor_role::TensorRole;
@@ -51,7 +52,7 @@ impl<'a> Export<'a> {
             return request("a GGUF file as the source", "a Hugging Face directory");
         };
         let config = checkpoint.config();
-        super::expressible(config)?;
+        super::expressible(config, true)?;
         let has = |role| match role {
             TensorRole::Head => !config.tied_head,
             _ => true,
@@ -94,7 +95,14 @@ impl<'a> Export<'a> {
             }
         }
         if let Some(factors) = &config.rope.freq_factors {
-            plan.add_factors(factors);
+            // The context is as long as the first set of LongRoPE's divisors reaches, so it is the second set too.
+            if config.family.own_multipliers {
+                for name in model::LONGROPE_FACTORS {
+                    plan.add_factors(name, factors);
+                }
+            } else {
+                plan.add_factors(&TensorRole::RopeFactors.gguf_name(), factors);
+            }
         }
         if !plan.refusals.is_empty() {
             return Err(ExportError::Refused(plan.refusals));
@@ -189,8 +197,7 @@ impl<'a> Plan<'a, '_> {
         to: Option<TensorType>,
     ) -> Result<(), ExportError> {
         let Some(from) = lying.ty else {
-            self.refuse(&lying, format!("a {role} is stored as floats"));
-            return Ok(());
+            return self.add_codes(role, lying, to);
         };
         let to = to.unwrap_or(from);
         if !lying.cols.is_multiple_of(to.block_len()) {
@@ -224,6 +231,31 @@ impl<'a> Plan<'a, '_> {
             }
             Err(error) => self.refuse(&lying, error.to_string()),
         }
+        Ok(())
+    }
+
+    /// An embedding or a head of MLX's codes, in the type that holds the same numbers.
+    fn add_codes(
+        &mut self,
+        role: TensorRole,
+        lying: Lying<'a>,
+        to: Option<TensorType>,
+    ) -> Result<(), ExportError> {
+        if !matches!(role, TensorRole::Embedding | TensorRole::Head) {
+            self.refuse(&lying, format!("a {role} is stored as floats"));
+            return Ok(());
+        }
+        let matrix = self.checkpoint.matrix(role)?;
+        if to.is_some_and(|to| to != matrix.ty) {
+            let why = format!(
+                "its codes become {}, which holds the same numbers: leave out the type here, and give it to `bitnet quantize`",
+                matrix.ty
+            );
+            self.refuse(&lying, why);
+            return Ok(());
+        }
+        let (form, content) = (Form::Type(matrix.ty), Content::Made(matrix.bytes.into()));
+        self.push(role, &lying, form, Change::Repacked, None, content);
         Ok(())
     }
 
@@ -335,8 +367,8 @@ impl<'a> Plan<'a, '_> {
         self.tensors.push((item, vec![1]));
     }
 
-    fn add_factors(&mut self, factors: &[f32]) {
-        let item = Item::made(TensorRole::RopeFactors.gguf_name(), factors);
+    fn add_factors(&mut self, name: &str, factors: &[f32]) {
+        let item = Item::made(name.to_owned(), factors);
         self.tensors.push((item, vec![factors.len() as u64]));
     }
 

@@ -61,6 +61,23 @@ impl Header<'_> {
             .collect()
     }
 
+    /// MiniCPM's factors; none for other families, whose architectures imply them.
+    fn multipliers(&self) -> Vec<(ConfigField, Value)> {
+        let config = self.config;
+        if !config.family.own_multipliers {
+            return Vec::new();
+        }
+        let factors = [
+            (ConfigField::EmbeddingScale, config.embedding_scale),
+            (ConfigField::ResidualScale, config.residual_scale),
+            (ConfigField::LogitScale, config.head_scale.map(divisor)),
+        ];
+        let given = factors.into_iter();
+        given
+            .filter_map(|(field, factor)| Some((field, Value::F32(factor?))))
+            .collect()
+    }
+
     fn shape(&self) -> Vec<(String, Value)> {
         use ConfigField as Field;
         let config = self.config;
@@ -81,12 +98,30 @@ impl Header<'_> {
         ];
         let named = |(field, value)| (model::key(config.family.name, field), value);
         let mut keys: Vec<_> = fields.into_iter().map(named).collect();
+        keys.extend(self.multipliers().into_iter().map(named));
+        if config.family.own_multipliers && config.rope.freq_factors.is_some() {
+            let key = |name: &str| format!("{}.rope.scaling.{name}", config.family.name);
+            let context = Value::U32(config.context_length as u32);
+            keys.extend([
+                (key("type"), Value::string("longrope")),
+                (key("original_context_length"), context),
+                (key("attn_factor"), Value::F32(config.rope.attention_factor)),
+            ]);
+        }
         if let Some(embedding) = config.embedding {
             let key = format!("{}.pooling_type", config.family.name);
             keys.push((key, Value::U32(embedding.pooling.gguf_number())));
         }
         keys
     }
+}
+
+/// The divisor of which `inverse` is the inverse: the first neighbour of its own inverse that leads back to it bit for bit.
+fn divisor(inverse: f32) -> f32 {
+    let near = 1.0 / inverse;
+    let around = [near, near.next_up(), near.next_down()];
+    let exact = around.into_iter().find(|d| 1.0 / d == inverse);
+    exact.unwrap_or(near)
 }
 
 /// The tokenizer section.

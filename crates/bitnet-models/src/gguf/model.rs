@@ -1,5 +1,6 @@
 //! A model's shape and vocabulary as a GGUF file's metadata gives them.
 
+use bitnet_quantization::TensorType;
 use bitnet_tokenizers::GgufVocabulary;
 
 use super::limits::MAX_VOCAB;
@@ -7,8 +8,8 @@ use super::metadata::Metadata;
 use super::reader::Gguf;
 use super::value::{Array, Value, ValueType};
 use crate::config::{
-    ConfigError, ConfigField, EmbeddingConfig, FullLayers, GEMMA_LOCAL_ROPE_BASE,
-    GEMMA_SLIDING_PATTERN, Pooling, RawConfig, RawMultipliers, RawSliding, RopeScaling, Yarn,
+    ConfigField, EmbeddingConfig, FullLayers, GEMMA_LOCAL_ROPE_BASE, GEMMA_SLIDING_PATTERN,
+    LongRope, Pooling, RawConfig, RawMultipliers, RawSliding, RopeScaling, Yarn,
 };
 use crate::error::{ModelError, Place, quoted};
 use crate::family::Family;
@@ -70,7 +71,10 @@ pub(crate) fn raw_config(gguf: &Gguf) -> Result<RawConfig, ModelError> {
         rope_base: number(ConfigField::RopeBase)?.map(f64::from),
         rope_dim: optional(ConfigField::RopeDim)?,
         rope_style: family.gguf_rope,
-        rope_scaling: rope_scaling(metadata, architecture, context_length)?,
+        rope_scaling: match longrope(gguf, architecture, context_length)? {
+            Some(long) => RopeScaling::LongRope(long),
+            None => rope_scaling(metadata, architecture, context_length)?,
+        },
         sliding: match family.post_norms {
             true => gemma_sliding(metadata, architecture)?,
             false => None,
@@ -87,19 +91,6 @@ pub(crate) fn raw_config(gguf: &Gguf) -> Result<RawConfig, ModelError> {
 /// MiniCPM's multipliers. Files from before these keys have other numbers built into llama.cpp; they are refused.
 fn multipliers(gguf: &Gguf, architecture: &str) -> Result<RawMultipliers, ModelError> {
     let metadata = gguf.metadata();
-    // The divisors that it has as tensors, where llama.cpp has them for no other architecture that runs here.
-    if gguf.tensor("rope_factors_short.weight").is_some() {
-        let error = ConfigError::RopeScaling {
-            found: "longrope in a GGUF file".into(),
-        };
-        let name = |field| key(architecture, field);
-        return Err(ModelError::from_config(
-            gguf.file(),
-            error,
-            name,
-            ARCHITECTURE,
-        ));
-    }
     let number = |field: ConfigField| {
         let key = key(architecture, field);
         let found = metadata.f32(&key)?;
@@ -145,6 +136,54 @@ fn vocab_size(gguf: &Gguf, declared: Option<u64>) -> Result<u64, ModelError> {
             expected: "the token embedding".into(),
         }),
     }
+}
+
+/// Tensors with the divisors of LongRoPE's frequencies, for texts within the original context and for longer ones.
+pub(crate) const LONGROPE_FACTORS: [&str; 2] =
+    ["rope_factors_short.weight", "rope_factors_long.weight"];
+
+/// LongRoPE's numbers, which are tensors here; cosines and sines are multiplied with 1 where no key says otherwise, as in
+/// llama.cpp.
+fn longrope(
+    gguf: &Gguf,
+    architecture: &str,
+    context_length: u64,
+) -> Result<Option<LongRope>, ModelError> {
+    let [short, long] = LONGROPE_FACTORS;
+    if gguf.tensor(short).is_none() && gguf.tensor(long).is_none() {
+        return Ok(None);
+    }
+    let factors = |name: &str| -> Result<Vec<f64>, ModelError> {
+        let Some(tensor) = gguf.tensor(name) else {
+            return Err(ModelError::MissingTensor {
+                file: gguf.file().into(),
+                tensor: name.into(),
+                expected: "the divisors of LongRoPE, beside their counterpart".into(),
+            });
+        };
+        if tensor.tensor_type() != Some(TensorType::F32) {
+            return Err(ModelError::TensorType {
+                file: gguf.file_of(tensor).into(),
+                tensor: name.into(),
+                expected: "F32".into(),
+                found: tensor.type_id().to_string(),
+            });
+        }
+        let values = gguf.slice(tensor)?.as_chunks().0.iter();
+        Ok(values
+            .map(|bytes| f32::from_le_bytes(*bytes).into())
+            .collect())
+    };
+    let (short, long) = (factors(short)?, factors(long)?);
+    let metadata = gguf.metadata();
+    let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
+    let original = metadata.uniform_u64(&key("original_context_length"))?;
+    Ok(Some(LongRope {
+        same_beyond: short == long,
+        factors: short,
+        original_context_length: original.unwrap_or(context_length),
+        attention_factor: metadata.f32(&key("attn_factor"))?.unwrap_or(1.0).into(),
+    }))
 }
 
 fn rope_scaling(

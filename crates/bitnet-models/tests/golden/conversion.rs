@@ -7,7 +7,7 @@ use bitnet_kernels::KvType;
 use bitnet_models::export::{DirectoryExport, ModelCard};
 use bitnet_models::safetensors::Safetensors;
 use bitnet_models::{
-    Checkpoint, CheckpointOptions, Export, ExportError, Severity, Targets, TensorRole,
+    Checkpoint, CheckpointOptions, Export, ExportError, Finding, Severity, Targets, TensorRole,
     TokenizerSource,
 };
 use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType};
@@ -129,6 +129,119 @@ fn a_converted_directory_gives_the_same_logits_bit_for_bit_in_every_type_that_fi
             written += 1;
         }
         assert!(written >= 2, "{name}");
+    }
+}
+
+/// Factors of the embedding, the parts and the logits, and LongRoPE's divisors, which are tensors of a GGUF file.
+#[test]
+fn a_minicpm_directory_keeps_its_factors_and_its_rotations() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = open(&data("minicpm-tiny"));
+    let expected = logits(&original);
+    let (from, mut written) = (original.config(), 0);
+    for ty in TYPES {
+        let Ok(bytes) = convert(&original, &targets(ty)) else {
+            continue;
+        };
+        let path = dir.path().join("converted.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        let converted = open(&path);
+        assert!(
+            converted.findings().is_empty(),
+            "{:?}",
+            converted.findings()
+        );
+        let to = converted.config();
+        assert_eq!(
+            [to.embedding_scale, to.residual_scale, to.head_scale],
+            [from.embedding_scale, from.residual_scale, from.head_scale]
+        );
+        assert!(from.rope.freq_factors.is_some() && from.rope.attention_factor > 1.0);
+        assert_eq!(to.rope.freq_factors, from.rope.freq_factors);
+        assert_eq!(to.rope.attention_factor, from.rope.attention_factor);
+        assert_eq!(to.context_length, from.context_length);
+        assert!(logits(&converted) == expected, "{ty}");
+        // There is no way back: config.json is openbmb's own.
+        let back = DirectoryExport::of_gguf(&converted, &mut |_| true).err();
+        assert!(matches!(back, Some(ExportError::Request { .. })));
+        written += 1;
+    }
+    assert!(written >= 1);
+}
+
+#[test]
+fn sparse_attention_is_told_as_ignored_with_the_length_from_which_it_matters() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(data("minicpm-tiny")).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let path = dir.path().join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let with = |sparse: &str| {
+        let sparse = format!("{{\"sparse_config\": {sparse},");
+        std::fs::write(&path, text.replacen('{', &sparse, 1)).unwrap();
+    };
+    let found = || {
+        let opened = Checkpoint::open(dir.path(), &CheckpointOptions::default());
+        let findings = opened.unwrap().findings().to_vec();
+        let all = bitnet_models::check(dir.path(), &CheckpointOptions::default());
+        let sparse = |f: &&Finding| f.code == "sparse-attention";
+        let (one, other) = (findings.iter().find(sparse), all.iter().find(sparse));
+        assert_eq!(one, other);
+        one.map(|finding| (finding.severity, finding.message.clone()))
+    };
+    assert_eq!(found(), None);
+    with("null");
+    assert_eq!(found(), None);
+    with(r#"{"kernel_size": 32, "dense_len": 100}"#);
+    let (severity, message) = found().unwrap();
+    assert_eq!(severity, Severity::Warning);
+    assert!(message.starts_with("from 100 positions on"), "{message}");
+    with(r#"{"dense_len": 8192}"#);
+    let (severity, message) = found().unwrap();
+    assert_eq!(severity, Severity::Note);
+    assert!(message.contains("context of 256"), "{message}");
+    with("7");
+    assert!(Checkpoint::open(dir.path(), &CheckpointOptions::default()).is_err());
+}
+
+/// Codes, scales and biases of MLX; its embedding has codes too.
+#[test]
+fn an_mlx_directory_becomes_the_block_type_of_its_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    let mlx = open(&data("qwen3-tiny/mlx"));
+    let wanted = targets(TensorType::Q2_0);
+    let converted = converted(dir.path(), &mlx, &wanted);
+    assert!(logits(&converted) == logits(&mlx));
+    let packed = open(&data("qwen3-tiny/qwen3-tiny.qwen3.Q2_0.gguf"));
+    for role in TensorRole::required(mlx.config()) {
+        if matches!(role, TensorRole::Projection(..)) {
+            assert!(
+                weights(&converted, role) == weights(&packed, role),
+                "{role}"
+            );
+        }
+    }
+    let embedding = converted.matrix(TensorRole::Embedding).unwrap();
+    assert_eq!(embedding.ty, TensorType::Q2_0);
+    assert!(embedding.bytes == packed.matrix(TensorRole::Embedding).unwrap().bytes);
+    assert!(convert(&mlx, &wanted).unwrap() == convert(&mlx, &wanted).unwrap());
+
+    let other = Targets {
+        embedding: Some(TensorType::F16),
+        ..wanted
+    };
+    for (targets, why) in [
+        (other, "`bitnet quantize`"),
+        (targets(TensorType::I2S), "several scales"),
+    ] {
+        match convert(&mlx, &targets) {
+            Err(ExportError::Refused(refused)) => {
+                assert!(refused[0].why.contains(why), "{}", refused[0]);
+            }
+            other => panic!("{:?}", other.map(|bytes| bytes.len())),
+        }
     }
 }
 

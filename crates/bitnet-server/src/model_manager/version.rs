@@ -162,7 +162,7 @@ mod tests {
         assert!(of_loaded(earlier, hashed.clone()).is_err(), "after both");
         assert!(of_loaded(before(), hashed).is_err(), "between the two");
         let bytes = OriginSource::Bytes {
-            name: "a".into(),
+            name: "a",
             bytes: "abc".into(),
         };
         let hashed = of_source(&bytes).unwrap();
