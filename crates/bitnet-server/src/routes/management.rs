@@ -360,7 +360,7 @@ enum LoadSource {
     /// A file of the configured directories.
     File(PathBuf),
     /// Wherever the model of that name came from, or would.
-    Known(ModelOrigin),
+    Known(Box<ModelOrigin>),
 }
 
 /// The name and the place of the model that a load means: without a path one that the server knows.
@@ -380,7 +380,7 @@ async fn what_to_load(app: &App, fields: &mut Fields) -> Result<(String, LoadSou
     let known = |id: String| {
         let id = app.models.id_of(&id).ok()?;
         let origin = app.models.origin_of(&id)?;
-        Some((id, LoadSource::Known(origin)))
+        Some((id, LoadSource::Known(Box::new(origin))))
     };
     id.and_then(known).ok_or_else(|| missing("model_path"))
 }
