@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::metrics::rolling::RollingFigures;
-use crate::model::{layout, weight_bytes};
+use crate::model::layout;
 use crate::model_manager::entry::ModelState;
 use crate::model_manager::registry::Seen;
 
@@ -114,7 +114,7 @@ impl ModelStatus {
             load_time: model.created,
             kernel: info.kernel.clone(),
             context: info.context,
-            weight_bytes: weight_bytes(info),
+            weight_bytes: info.weight_bytes(),
             weights_in: info.weights_in,
             kv_cache_bytes: info.kv_cache_bytes,
             performance_metrics: model.rolling(),
