@@ -6,7 +6,7 @@
 //! the system's package lists are not touched), and cargo is told to build `std` from there. That cargo option is
 //! unstable, so `RUSTC_BOOTSTRAP=1` is set for that one child process and for nothing else.
 
-use crate::process::{cargo, find, output, run};
+use crate::process::{cargo, find, output, run, target_folder};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub fn cargo_for(root: &Path, subcommand: &str, target: &str, parts: &str) -> Re
     command
         .current_dir(root)
         .args([subcommand, "--target", target, "--target-dir"])
-        .arg(target_folder(root).join("cross"));
+        .arg(target_folder(root)?.join(FOLDER));
     if sysroot()?
         .join("lib/rustlib")
         .join(target)
@@ -46,12 +46,9 @@ pub fn cargo_for(root: &Path, subcommand: &str, target: &str, parts: &str) -> Re
     Ok(command)
 }
 
-/// Where build results go: `CARGO_TARGET_DIR`, else `target`. Cross builds have a folder of their own inside it
-/// (`cross`), so that what build scripts learn from a bootstrapping compiler never reaches an ordinary build.
-pub fn target_folder(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |given| root.join(given))
-}
+/// The folder of cross builds inside that of all builds, so that what build scripts learn from a bootstrapping compiler
+/// never reaches an ordinary build.
+pub const FOLDER: &str = "cross";
 
 fn sysroot() -> Result<PathBuf> {
     Ok(output(Command::new("rustc").args(["--print", "sysroot"]))?
@@ -81,7 +78,7 @@ fn library_source(root: &Path, target: &str) -> Result<PathBuf> {
         .nth(1)
         .context("rustc --version printed no version")?
         .to_owned();
-    let folder = target_folder(root).join("xtask/rust-src");
+    let folder = target_folder(root)?.join("xtask/rust-src");
     let library = folder.join(format!("usr/src/rustc-{version}/library"));
     if !library.join("std/Cargo.toml").is_file() {
         download(&folder, &version).with_context(|| {

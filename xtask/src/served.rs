@@ -8,7 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{cargo, run};
+use crate::process::{cargo, run, target_folder};
 
 /// A process that ends with its owner.
 pub struct Owned(pub Child);
@@ -99,8 +99,7 @@ pub fn binary(root: &Path) -> Result<PathBuf> {
     run(cargo()
         .current_dir(root)
         .args(["build", "-q", "--locked", "-p", "bitnet-cli"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    Ok(target.join("debug/bitnet"))
+    Ok(target_folder(root)?.join("debug/bitnet"))
 }
 
 #[cfg(test)]

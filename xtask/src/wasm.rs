@@ -4,7 +4,7 @@
 //! them. The example `embedded_story` generates from a model in memory and asserts the golden tokens; node calls its
 //! `main`, where a failed assertion is a trap.
 
-use crate::cross::{cargo_for, target_folder};
+use crate::cross::{self, cargo_for};
 use crate::process::{self, find};
 use anyhow::Result;
 use std::path::Path;
@@ -49,8 +49,8 @@ pub fn run(root: &Path) -> Result<()> {
         eprintln!("note: node is not installed, so the module was built but not run");
         return Ok(());
     };
-    let module = target_folder(root)
-        .join("cross")
+    let module = process::target_folder(root)?
+        .join(cross::FOLDER)
         .join(TARGET)
         .join("release/examples")
         .join(format!("{EXAMPLE}.wasm"));

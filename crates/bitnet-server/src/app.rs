@@ -49,7 +49,8 @@ pub struct App {
     pub tokenising: Arc<Semaphore>,
     /// Turns to tokenise long texts: those who wait for one leave the other threads to short ones.
     pub long_checks: Arc<Semaphore>,
-    /// Room for bodies whose requests wait for their model to be loaded, or for a turn to be tokenised, in the same units.
+    /// Room for bodies whose requests wait for their model to be loaded, or for a turn to be tokenised, in the same
+    /// units.
     pub held_bodies: Arc<Semaphore>,
     /// Room for whole answers that wait to be read, in the same units.
     pub leaving: Arc<Semaphore>,

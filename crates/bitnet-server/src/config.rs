@@ -35,7 +35,8 @@ pub use crate::config::file::MAX_FILE_BYTES;
 /// What the names of all variables of the server begin with.
 pub const ENV_PREFIX: &str = "BITNET_SERVER__";
 
-/// The same with one underscore, which is easily written instead.
+/// The same with one underscore, which is easily written instead. Kubernetes and linked containers give variables that
+/// begin so to everybody beside a service called `bitnet-server`, such as `BITNET_SERVER_SERVICE_HOST`.
 const NEARLY_PREFIX: &str = "BITNET_SERVER_";
 
 /// Names the configuration file where no flag does.
@@ -209,8 +210,10 @@ impl ServerConfig {
                 config.set(key, origin, Given::Text(value))?;
             }
         }
-        let own = |name: &String| name.starts_with(NEARLY_PREFIX) && name != ENV_FILE;
-        for (name, value) in variables.iter().filter(|(name, _)| own(name)) {
+        let own = |name: &str, value: &str| {
+            name != ENV_FILE && (name.starts_with(ENV_PREFIX) || is_misspelt(name, value))
+        };
+        for (name, value) in variables.iter().filter(|(name, value)| own(name, value)) {
             let origin = Origin::Variable(name.clone());
             let Some(setting) = SETTINGS.iter().find(|s| s.variable() == *name) else {
                 return Err(unknown_variable(origin, name));
@@ -385,6 +388,21 @@ fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
         }
     }
     Ok(variables)
+}
+
+/// Whether a variable is that of a setting, but for underscores that are not doubled. The address of a service is none:
+/// that is what Kubernetes says of its port.
+fn is_misspelt(name: &str, value: &str) -> bool {
+    let words = |name: &str| -> Vec<String> {
+        let words = name.split('_').filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect()
+    };
+    let is_address = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme));
+    name.starts_with(NEARLY_PREFIX)
+        && !is_address
+        && (SETTINGS.iter()).any(|setting| words(&setting.variable()) == words(name))
 }
 
 /// The section `server` is the prefix already, and easily said twice; and underscores come in pairs.

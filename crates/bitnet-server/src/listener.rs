@@ -40,8 +40,9 @@ impl Listener {
     }
 }
 
-/// An address that is ours and not listened on yet: who comes early is refused, as where nobody is. Nobody who listens has it;
-/// another one may have reserved it in the same way, and the second of the two to listen is told that it is taken.
+/// An address that is ours and not listened on yet: who comes early is refused, as where nobody is. Nobody who listens
+/// has it; another one may have reserved it in the same way, and the second of the two to listen is told that it is
+/// taken.
 #[derive(Debug)]
 pub struct ReservedAddress(Socket);
 

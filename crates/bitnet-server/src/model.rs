@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bitnet_inference::{
-    Engine, EngineInfo, EngineLoad, Error, KV_BLOCK, Message, PackedWeights, Prompt,
-};
+use bitnet_inference::{Engine, EngineLoad, Error, KV_BLOCK, Message, PackedWeights, Prompt};
 use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
@@ -224,7 +222,7 @@ impl LoadedModel {
             load: (!self.load_counted.swap(true, Ordering::Relaxed)).then_some(info.load),
             kv_block_size: KV_BLOCK,
             kv_blocks: load.kv_blocks,
-            weight_bytes: weight_bytes(info),
+            weight_bytes: info.weight_bytes(),
             kv_cache_bytes: info.kv_cache_bytes,
         });
         match &self.validation {
@@ -279,11 +277,6 @@ pub fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-/// Bytes of all weights in memory, second copies included.
-pub fn weight_bytes(info: &EngineInfo) -> usize {
-    info.weight_bytes()
 }
 
 /// The layout of weights that a kernel multiplies: the middle of its name, `{arch}-{format}-{isa}`.

@@ -126,8 +126,10 @@ pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next
     let trace = trace(&app, &request, route.as_ref(), shown(&id));
     let context = Arc::new(RequestContext::new(shown(&id).to_owned(), trace, started));
     let span = tracing::info_span!("request", id = &*context.id);
+    let mut unanswered = Unanswered(context.trace.as_ref());
     let answered = CURRENT.scope(context.clone(), next.run(request));
     let mut response = answered.instrument(span).await;
+    unanswered.0 = None;
     if let Some(name) = response.extensions().get::<StreamName>() {
         // Nobody has polled the stream yet, so nobody has set it.
         let _ = name.0.name.set(shown(&id).to_owned());
@@ -182,6 +184,18 @@ pub async fn layer(State(app): State<Arc<App>>, mut request: Request, next: Next
         return response;
     }
     response.map(|body| Body::new(Logged { body, entry }))
+}
+
+/// The trace of a request that has no answer yet. When this is dropped before there is one, the client has left: a
+/// request that ran has said so, one whose model was loaded or whose text was tokenised meanwhile has not.
+struct Unanswered<'a>(Option<&'a RequestTrace>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(trace) = self.0 {
+            trace.refused(CLIENT_CLOSED);
+        }
+    }
 }
 
 /// The trace of a request that runs a model; looking at the server is not traced.

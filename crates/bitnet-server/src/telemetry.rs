@@ -3,8 +3,9 @@
 //!
 //! Exporting is behind the feature `opentelemetry`, because most servers have nobody to send traces to. Spans are queued
 //! without waiting and sent by a thread of the SDK's; a collector that is slow or gone loses spans and holds up no
-//! request. What is queued when the process ends is sent then. Sources: OpenTelemetry's OTLP specification, W3C's Trace Context, and the GenAI conventions, which are
-//! in development and therefore asked for by `OTEL_SEMCONV_STABILITY_OPT_IN`.
+//! request. What is queued when the process ends is sent then. Sources: OpenTelemetry's OTLP specification, W3C's Trace
+//! Context, and the GenAI conventions, which are in development and therefore asked for by
+//! `OTEL_SEMCONV_STABILITY_OPT_IN`.
 
 use std::path::PathBuf;
 use std::time::Duration;

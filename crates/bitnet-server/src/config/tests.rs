@@ -141,7 +141,7 @@ fn the_variable_names_the_file_where_no_flag_does() {
 
 #[test]
 fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
-    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 10] = [
+    let cases: [(Result<ServerConfig, SettingError>, &str, &str); 11] = [
         (
             load_file("c.yaml", "server:\n  host: 127.0.0.1\n  prot: 1\n"),
             "c.yaml:3",
@@ -176,6 +176,11 @@ fn an_unknown_name_is_an_error_with_its_place_and_the_nearest_name() {
             load_env(&[("BITNET_SERVER_PORT", "1")]),
             "'BITNET_SERVER_PORT'",
             "mean 'BITNET_SERVER__PORT'",
+        ),
+        (
+            load_env(&[("BITNET_SERVER_MODELS_KEEP_ALIVE", "1m")]),
+            "'BITNET_SERVER_MODELS_KEEP_ALIVE'",
+            "mean 'BITNET_SERVER__MODELS__KEEP_ALIVE'",
         ),
         (
             load_env(&[("BITNET_SERVER__SERVER__PORT", "1")]),
@@ -586,4 +591,21 @@ fn a_seed_is_that_which_is_given_else_the_fixed_one_else_none() {
     let fixed = ("BITNET_DETERMINISTIC", "1");
     assert_eq!(seed(&[fixed]), Some(DETERMINISTIC_SEED));
     assert_eq!(seed(&[fixed, ("BITNET_SEED", "7")]), Some(7));
+}
+
+#[test]
+fn what_kubernetes_says_of_a_service_of_our_name_is_none_of_our_settings() {
+    let address = "tcp://10.0.0.11:8080";
+    let loaded = load_env(&[
+        ("BITNET_SERVER_SERVICE_HOST", "10.0.0.11"),
+        ("BITNET_SERVER_SERVICE_PORT", "8080"),
+        ("BITNET_SERVER_SERVICE_PORT_HTTP", "8080"),
+        ("BITNET_SERVER_PORT", address),
+        ("BITNET_SERVER_PORT_8080_TCP", address),
+        ("BITNET_SERVER_PORT_8080_TCP_PROTO", "tcp"),
+        ("BITNET_SERVER_PORT_8080_TCP_PORT", "8080"),
+        ("BITNET_SERVER_PORT_8080_TCP_ADDR", "10.0.0.11"),
+        ("BITNET_SERVER__PORT", "81"),
+    ]);
+    assert_eq!(loaded.unwrap().server.port, 81);
 }

@@ -32,8 +32,8 @@ pub(super) struct Entry {
     n_found: AtomicU64,
 }
 
-/// Held by whoever waits for a model to be loaded. As long as somebody holds one of a name, its model is in use: else it
-/// could leave between its coming and the moment in which they take it, and they would wait again.
+/// Held by whoever waits for a model to be loaded. As long as somebody holds one of a name, its model is in use: else
+/// it could leave between its coming and the moment in which they take it, and they would wait again.
 #[derive(Debug, Clone, Default)]
 pub struct Awaited(Arc<()>);
 
@@ -280,8 +280,8 @@ impl Entry {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    /// Whether it is loaded, no request holds it and none waits for it: nobody can take it while the table is locked for
-    /// writing.
+    /// Whether it is loaded, no request holds it and none waits for it: nobody can take it while the table is locked
+    /// for writing.
     pub fn is_idle(&self) -> bool {
         match &self.state {
             EntryState::Loaded { model, swap: None } => {

@@ -161,8 +161,8 @@ pub(super) async fn load(
     }
 }
 
-/// Resolves when validating has taken `time`, from which that is left out which it waits for: files that are read and packed
-/// between its two paths.
+/// Resolves when validating has taken `time`, from which that is left out which it waits for: files that are read and
+/// packed between its two paths.
 async fn validated_for(job: &LoadJob, time: Duration) {
     let mut left = time;
     loop {

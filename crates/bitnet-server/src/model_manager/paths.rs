@@ -65,7 +65,8 @@ pub fn confine(
         .ok_or_else(refused)
 }
 
-/// [`confine`] on a thread of its own: a network may let the system wait for as long as it likes, and nobody else should.
+/// [`confine`] on a thread of its own: a network may let the system wait for as long as it likes, and nobody else
+/// should.
 ///
 /// # Errors
 /// As [`confine`], and when there is no thread to be had.

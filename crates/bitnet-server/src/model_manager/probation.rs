@@ -129,7 +129,10 @@ fn is_in_memory(entry: &Entry, model: &Arc<LoadedModel>) -> bool {
 async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: String) -> bool {
     let rollback = Rollback::of(&model, reason);
     // Not before it is so: it is tried again and again while something else is being done.
-    let tell = || tracing::error!(target: LIFE, model = id, reason = rollback.reason, "a new version failed: going back");
+    let tell = || {
+        let reason = &rollback.reason;
+        tracing::error!(target: LIFE, model = id, reason, "a new version failed: going back");
+    };
     let outcome = match restore(app, id, Some((&model, &rollback))) {
         true => {
             tell();

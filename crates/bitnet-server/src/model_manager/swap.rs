@@ -84,12 +84,12 @@ pub struct Swapping {
     started: Instant,
 }
 
-/// Swaps, and counts how it went. A model that is not in memory is loaded first: there is something to hold the new version
-/// against then.
+/// Swaps, and counts how it went. A model that is not in memory is loaded first: there is something to hold the new
+/// version against then.
 ///
 /// # Errors
-/// Those of [`App::model`], [`ErrorCode::SwapInProgress`], and why the new version was not taken; the old one then answers
-/// as before.
+/// Those of [`App::model`], [`ErrorCode::SwapInProgress`], and why the new version was not taken; the old one then
+/// answers as before.
 pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiError> {
     let old = app.model(Some(&order.id)).await;
     // It is held until it has its swap, with which it does not leave.
@@ -262,8 +262,8 @@ async fn roll(app: &Arc<App>, order: &SwapOrder, model: &Arc<LoadedModel>) -> Re
     Ok(())
 }
 
-/// Gives the kept version its place back, from which there is no way forward again; `false` without one. `failed`: only if
-/// that has the place now, and what is remembered of it.
+/// Gives the kept version its place back, from which there is no way forward again; `false` without one. `failed`: only
+/// if that has the place now, and what is remembered of it.
 ///
 /// All under one lock: who deletes or swaps the model comes before it or after it.
 pub(super) fn restore(app: &App, id: &str, failed: Option<(&Arc<LoadedModel>, &Rollback)>) -> bool {

@@ -53,8 +53,8 @@ pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), 
     Ok(())
 }
 
-/// A model that takes no more requests. When this is dropped before it has left, however that comes about, it answers as
-/// before: else its name would be of no use until the process is started again.
+/// A model that takes no more requests. When this is dropped before it has left, however that comes about, it answers
+/// as before: else its name would be of no use until the process is started again.
 struct LeavingModel<'a> {
     app: &'a Arc<App>,
     id: &'a str,

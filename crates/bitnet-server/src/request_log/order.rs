@@ -24,8 +24,8 @@ pub struct OrderAudit {
     request: String,
 }
 
-/// An order that was begun. Its line is written at its end; when it is dropped before, the line says that it broke off, or
-/// that the server ended first.
+/// An order that was begun. Its line is written at its end; when it is dropped before, the line says that it broke off,
+/// or that the server ended first.
 pub struct OrderUnderWay(Option<OrderAudit>);
 
 impl FromRequestParts<Arc<App>> for OrderAudit {

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::metrics::rolling::RollingFigures;
-use crate::model::{layout, weight_bytes};
+use crate::model::layout;
 use crate::model_manager::entry::ModelState;
 use crate::model_manager::job::JobProgress;
 use crate::model_manager::policy::OriginSource;
@@ -140,7 +140,7 @@ impl ModelStatus {
             load_time: model.map(|model| model.created),
             kernel: info.map(|info| info.kernel.clone()),
             context: info.map(|info| info.context),
-            weight_bytes: info.map(weight_bytes),
+            weight_bytes: info.map(|info| info.weight_bytes()),
             weights_in: info.map(|info| info.weights_in),
             kv_cache_bytes: info.map(|info| info.kv_cache_bytes),
             performance_metrics: model.and_then(|model| model.rolling()),

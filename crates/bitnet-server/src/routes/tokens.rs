@@ -8,7 +8,7 @@ use axum::extract::State;
 use bitnet_inference::{Engine, Error, Message, Prompt};
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::app::{App, with_room};
 use crate::body::JsonBody;
 use crate::caller::Caller;
 use crate::checking;
@@ -28,6 +28,7 @@ pub async fn tokenize(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let model = app.model_for(&mut fields, &caller).await?;
+    let body_len = fields.body_len;
     let conversation = fields.take("messages");
     let conversation = conversation
         .map(|value| messages(value, &app.limits))
@@ -46,7 +47,7 @@ pub async fn tokenize(
         (Some(messages), _) => said(messages),
         (None, text) => text.as_ref().map_or(0, String::len),
     };
-    blocking(&app, len, move || {
+    blocking(&app, (len, body_len), move || {
         let engine = &model.engine;
         let mut ids = match (conversation, text) {
             (Some(messages), None) => engine.encode_prompt(&model.chat_prompt(&messages)?)?,
@@ -97,13 +98,14 @@ pub async fn detokenize(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let model = app.model_for(&mut fields, &caller).await?;
+    let body_len = fields.body_len;
     let value = fields.need("tokens")?;
     let ids: Option<Vec<u32>> = value
         .as_array()
         .and_then(|values| values.iter().map(token_id).collect());
     let ids = ids.ok_or_else(|| ApiError::invalid("tokens", &value, "a list of token ids"))?;
     // Ids are looked up, not searched for.
-    blocking(&app, 0, move || {
+    blocking(&app, (0, body_len), move || {
         let tokenizer = model.engine.tokenizer()?;
         let text = tokenizer.decode(&ids, false).map_err(|error| ApiError {
             param: Some("tokens".into()),
@@ -124,10 +126,11 @@ pub async fn apply_template(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let model = app.model_for(&mut fields, &caller).await?;
+    let body_len = fields.body_len;
     let messages = messages(fields.need("messages")?, &app.limits)?;
     let len = messages.iter().map(|m| m.content.len()).sum();
     let work = move || Ok(json!({ "prompt": chat_text(&model, &messages)? }));
-    blocking(&app, len, work).await
+    blocking(&app, (len, body_len), work).await
 }
 
 fn chat_text(model: &LoadedModel, messages: &[Message]) -> Result<String, ApiError> {
@@ -165,13 +168,14 @@ pub async fn tokenizer_info(
     })))
 }
 
-/// Runs `work`, which may take a while on a text of `len` bytes, where no connection waits for it, if there is room.
+/// Runs `work`, which may take a while on a text of `len` bytes that came in a body of `body_len`, where no connection
+/// waits for it, if there is room.
 ///
 /// # Errors
 /// [`ErrorCode::QueueFull`], and what `work` reports.
 async fn blocking(
     app: &App,
-    len: usize,
+    (len, body_len): (usize, usize),
     work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,
 ) -> Result<Json<Value>, ApiError> {
     let Ok(place) = app.tokenising.clone().try_acquire_owned() else {
@@ -179,7 +183,8 @@ async fn blocking(
         let refused = ApiError::new(ErrorCode::QueueFull, message).with_limit("tokenising");
         return Err(refused.retry_after(Duration::from_secs(1)));
     };
-    let turn = checking::turn(&app.long_checks, len).await?;
+    let turn = checking::turn(&app.long_checks, len);
+    let turn = with_room(&app.held_bodies, body_len, turn).await??;
     // The place goes along: a client that leaves meanwhile takes up the thread until it is done.
     let work = move || (work(), (place, turn)).0;
     tokio::task::spawn_blocking(work)

@@ -40,6 +40,34 @@ enum Way {
     },
 }
 
+/// The exporter of a kind, whose builders have the same functions and no trait: over HTTP to `$path`, or over gRPC.
+macro_rules! exporter {
+    ($collector:expr, $kind:ident, $path:literal) => {{
+        let collector = $collector;
+        let built = match &collector.way {
+            Way::Http(sender) => $kind::builder()
+                .with_http()
+                .with_http_client(sender.clone())
+                .with_endpoint(format!("{}/{}", collector.endpoint, $path))
+                .with_protocol(Protocol::HttpBinary)
+                .with_timeout(SEND_TIMEOUT)
+                .build(),
+            Way::Grpc { tls, runtime } => {
+                let _entered = runtime.as_ref().map(Runtime::enter);
+                let builder = $kind::builder()
+                    .with_tonic()
+                    .with_endpoint(&collector.endpoint)
+                    .with_timeout(SEND_TIMEOUT);
+                match tls {
+                    Some(tls) => builder.with_tls_config(tls.clone()).build(),
+                    None => builder.build(),
+                }
+            }
+        };
+        built.map_err(|error| TelemetryError::Exporter(error.to_string()))
+    }};
+}
+
 impl Collector {
     /// # Errors
     /// For addresses that cannot be sent to, and authorities that cannot be read.
@@ -71,58 +99,12 @@ impl Collector {
 
     /// What sends spans.
     pub fn span_exporter(&self) -> Result<SpanExporter, TelemetryError> {
-        let failed =
-            |e: opentelemetry_otlp::ExporterBuildError| TelemetryError::Exporter(e.to_string());
-        match &self.way {
-            Way::Http(sender) => SpanExporter::builder()
-                .with_http()
-                .with_http_client(sender.clone())
-                .with_endpoint(format!("{}/v1/traces", self.endpoint))
-                .with_protocol(Protocol::HttpBinary)
-                .with_timeout(SEND_TIMEOUT)
-                .build()
-                .map_err(failed),
-            Way::Grpc { tls, runtime } => {
-                let _entered = runtime.as_ref().map(Runtime::enter);
-                let builder = SpanExporter::builder()
-                    .with_tonic()
-                    .with_endpoint(&self.endpoint)
-                    .with_timeout(SEND_TIMEOUT);
-                let builder = match tls {
-                    Some(tls) => builder.with_tls_config(tls.clone()),
-                    None => builder,
-                };
-                builder.build().map_err(failed)
-            }
-        }
+        exporter!(self, SpanExporter, "v1/traces")
     }
 
     /// What sends metrics.
     pub fn metric_exporter(&self) -> Result<MetricExporter, TelemetryError> {
-        let failed =
-            |e: opentelemetry_otlp::ExporterBuildError| TelemetryError::Exporter(e.to_string());
-        match &self.way {
-            Way::Http(sender) => MetricExporter::builder()
-                .with_http()
-                .with_http_client(sender.clone())
-                .with_endpoint(format!("{}/v1/metrics", self.endpoint))
-                .with_protocol(Protocol::HttpBinary)
-                .with_timeout(SEND_TIMEOUT)
-                .build()
-                .map_err(failed),
-            Way::Grpc { tls, runtime } => {
-                let _entered = runtime.as_ref().map(Runtime::enter);
-                let builder = MetricExporter::builder()
-                    .with_tonic()
-                    .with_endpoint(&self.endpoint)
-                    .with_timeout(SEND_TIMEOUT);
-                let builder = match tls {
-                    Some(tls) => builder.with_tls_config(tls.clone()),
-                    None => builder,
-                };
-                builder.build().map_err(failed)
-            }
-        }
+        exporter!(self, MetricExporter, "v1/metrics")
     }
 }
 
@@ -131,7 +113,7 @@ impl Drop for Collector {
         if let Way::Grpc { runtime, .. } = &mut self.way
             && let Some(runtime) = runtime.take()
         {
-            // Whoever drops it may be a task, which must not wait.
+            // Tokio panics where one runtime is dropped in a task of another one, but for this way.
             runtime.shutdown_background();
         }
     }

@@ -22,6 +22,7 @@ use super::durations::{PROVIDER, RequestDurations};
 use super::operation::operation;
 use super::{TelemetryError, TelemetryOptions};
 use crate::metrics::Finished;
+use crate::model_manager::paths::LONGEST_ID;
 
 /// Spans that wait to be sent, four to a request; more are dropped.
 const QUEUE: usize = 4096;
@@ -153,8 +154,8 @@ impl Trace {
     }
 
     pub(super) fn asks_for(&self, model: &str) {
-        // A request names one model.
-        let _ = self.asked.set(model.to_owned());
+        // A request names one model. What is longer names none, and thousands of spans may wait for a collector.
+        let _ = self.asked.set(model.chars().take(LONGEST_ID).collect());
     }
 
     /// What it called its model.

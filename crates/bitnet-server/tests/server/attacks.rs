@@ -266,6 +266,30 @@ fn tokenising_has_bounds_of_its_own() {
 }
 
 #[test]
+fn texts_that_wait_to_be_tokenised_hold_no_more_than_there_is_room_for() {
+    let server = TestServer::with_limits(ServerLimits {
+        max_arriving: 400 << 10,
+        ..ServerLimits::default()
+    });
+    let app = server.app.clone();
+    let turns = u32::try_from(app.long_checks.available_permits()).unwrap();
+    let taken = app.long_checks.try_acquire_many(turns).unwrap();
+    let room = app.held_bodies.available_permits();
+    let long = json!({"content": "a ".repeat(100 << 10)});
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.post("/tokenize", &long).status);
+        until("it waits", || app.held_bodies.available_permits() < room);
+        let refused = server.post("/tokenize", &long);
+        assert!(refused.is_error(429, "queue_full"), "{}", refused.body);
+        let short = server.post("/tokenize", &json!({"content": "a"}));
+        assert_eq!(short.status, 200, "{}", short.body);
+        drop(taken);
+        assert_eq!(waiting.join().unwrap(), 200);
+    });
+    assert_eq!(app.held_bodies.available_permits(), room);
+}
+
+#[test]
 fn a_text_that_cannot_fit_is_refused_without_being_tokenised() {
     let server = TestServer::start();
     let app = server.app.clone();

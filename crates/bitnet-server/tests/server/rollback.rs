@@ -267,7 +267,8 @@ fn a_version_that_fails_while_it_is_swapped_gives_its_place_back_after_that_and_
     until("its engine fails", || model.handle.health().failed);
 
     let lines = Lines::default();
-    // Two of them: of one alone tracing asks the thread that is the first to come by an event, and others than this have none.
+    // Two of them: of one alone tracing asks the thread that is the first to come by an event, and others than this
+    // have none.
     let [to_lines, _other] = [lines.clone(), Lines::default()].map(|lines| {
         let subscriber = tracing_subscriber::fmt().with_writer(move || lines.clone());
         tracing::Dispatch::new(subscriber.finish())

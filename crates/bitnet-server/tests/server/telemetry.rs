@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitnet_server::config::value::OtlpProtocol;
+use bitnet_server::model_manager::entry::ModelState;
+use bitnet_server::model_manager::policy::ModelPolicy;
 use bitnet_server::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
 use bitnet_server::tls::provider;
+use bitnet_server::{App, ServerLimits};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -351,6 +354,49 @@ fn a_request_that_fails_has_the_code_of_its_error() {
     let root = spans.iter().find(|span| span.parent.is_empty()).unwrap();
     assert_eq!(root.attributes["error.type"], "deadline_exceeded");
     assert_eq!(root.attributes["gen_ai.usage.output_tokens"], "0");
+}
+
+#[test]
+fn a_model_that_nobody_could_have_named_so_fills_no_span() {
+    let collector = Collector::start();
+    let server = traced(collector.address, 100, true);
+    let body = json!({"model": "m".repeat(1 << 20), "prompt": "Once"});
+    assert_eq!(server.post("/v1/completions", &body).status, 404);
+    let span = &collector.spans(1)[0];
+    assert_eq!(span.attributes["error.type"], "model_not_found");
+    assert_eq!(span.attributes["gen_ai.request.model"], "m".repeat(128));
+}
+
+#[test]
+fn a_client_that_leaves_while_its_model_is_loaded_is_counted() {
+    let collector = Collector::start();
+    let policy = ModelPolicy {
+        configured: vec![("slow".into(), MODEL.into())],
+        ..ModelPolicy::default()
+    };
+    let mut app = App::new(ServerLimits::default()).with_policy(policy);
+    app.telemetry = Some(Telemetry::start(&options(collector.address)).unwrap());
+    let server = TestServer::without_model(app);
+    server.app.know_configured();
+    let turn = server.runtime.block_on(server.app.manager.turn());
+    let mut client = Connection::open(server.address);
+    let body = json!({"model": "slow", "prompt": "Once"}).to_string();
+    let headers = "Content-Type: application/json\r\n";
+    client.send("POST", "/v1/completions", headers, &body);
+    until("it is being loaded", || {
+        server.app.models.look("slow").unwrap().state == ModelState::Loading
+    });
+    drop(client);
+    let left = |point: &Point| {
+        let error = point.attributes.get("error.type");
+        error.is_some_and(|error| error == "client_closed")
+    };
+    until("it is counted", || collector.histograms().iter().any(left));
+    let points = collector.histograms();
+    let point = points.iter().find(|point| left(point)).unwrap();
+    assert_eq!(point.name, "gen_ai.server.request.duration");
+    assert_eq!(point.count, 1);
+    drop(turn);
 }
 
 /// Two requests that run, and one that is refused, none of them traced: what the metrics have of it in the end.
