@@ -74,7 +74,8 @@ pub struct GenerateOptions {
     pub top_k: Option<usize>,
     /// Keep the smallest set of best tokens with this probability, 1 all. `None`: the model's, else [`DEFAULT_TOP_P`].
     pub top_p: Option<f32>,
-    /// Keep tokens with at least this share of the best token's probability, 0 all. `None`: [`DEFAULT_MIN_P`].
+    /// Keep tokens with at least this share of the best token's probability, 0 all. `None`: the model's, else
+    /// [`DEFAULT_MIN_P`].
     pub min_p: Option<f32>,
     /// Divides positive and multiplies negative logits of tokens in the window. `None`: the model's, else 1 (off).
     pub repetition_penalty: Option<f32>,
@@ -167,7 +168,7 @@ impl GenerateOptions {
             )?,
             top_k: self.top_k.or(model.top_k).unwrap_or(DEFAULT_TOP_K),
             top_p: choose("top_p", self.top_p, model.top_p, DEFAULT_TOP_P, share)?,
-            min_p: choose("min_p", self.min_p, None, DEFAULT_MIN_P, share)?,
+            min_p: choose("min_p", self.min_p, model.min_p, DEFAULT_MIN_P, share)?,
             penalties: Penalties {
                 repetition: choose(
                     "repetition_penalty",

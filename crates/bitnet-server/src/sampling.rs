@@ -41,7 +41,9 @@ pub fn read(
         top_p: fields
             .number("top_p", 0.0..=1.0)?
             .or_else(|| openai(model.top_p.is_some(), 1.0)),
-        min_p: Some(fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0)),
+        min_p: fields
+            .number("min_p", 0.0..=1.0)?
+            .or_else(|| openai(model.min_p.is_some(), 0.0)),
         repetition_penalty: repetition,
         frequency_penalty: fields.number("frequency_penalty", penalty.clone())?,
         presence_penalty: fields.number("presence_penalty", penalty)?,

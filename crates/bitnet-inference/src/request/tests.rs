@@ -22,6 +22,7 @@ fn the_model_speaks_before_the_defaults_and_the_caller_before_the_model() {
         temperature: Some(0.6),
         top_p: Some(0.9),
         top_k: Some(7),
+        min_p: Some(0.2),
         repetition_penalty: Some(1.2),
         ..GenerationDefaults::default()
     };
@@ -30,11 +31,12 @@ fn the_model_speaks_before_the_defaults_and_the_caller_before_the_model() {
         (params.temperature, params.top_p, params.top_k),
         (0.6, 0.9, 7)
     );
-    assert_eq!(params.penalties.repetition, 1.2);
+    assert_eq!((params.min_p, params.penalties.repetition), (0.2, 1.2));
     let mine = GenerateOptions {
         temperature: Some(1.5),
         top_p: Some(1.0),
         top_k: Some(0),
+        min_p: Some(0.0),
         repetition_penalty: Some(1.0),
         ..GenerateOptions::default()
     };
@@ -43,7 +45,7 @@ fn the_model_speaks_before_the_defaults_and_the_caller_before_the_model() {
         (params.temperature, params.top_p, params.top_k),
         (1.5, 1.0, 0)
     );
-    assert_eq!(params.penalties, Penalties::OFF);
+    assert_eq!((params.min_p, params.penalties), (0.0, Penalties::OFF));
 }
 
 #[test]

@@ -494,6 +494,7 @@ fn documents(
         ),
         ("top_p", number(defaults.top_p)),
         ("top_k", json!(defaults.top_k)),
+        ("min_p", number(defaults.min_p)),
         ("repetition_penalty", number(defaults.repetition_penalty)),
     ] {
         if !value.is_null() {

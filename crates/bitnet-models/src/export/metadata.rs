@@ -50,6 +50,7 @@ impl Header<'_> {
             (sampling::TEMPERATURE, temperature.map(Value::F32)),
             (sampling::TOP_K, top_k),
             (sampling::TOP_P, defaults.top_p.map(Value::F32)),
+            (sampling::MIN_P, defaults.min_p.map(Value::F32)),
             (
                 sampling::REPETITION_PENALTY,
                 defaults.repetition_penalty.map(Value::F32),

@@ -334,6 +334,12 @@ pub fn cases() -> Vec<DirCase> {
             CONVERTER,
         ),
         case(
+            "generation settings out of range",
+            |d| write(d, "generation_config.json", b"{\"min_p\": 2}"),
+            "DIR/generation_config.json: field min_p: expected a number from 0 to 1, found 2",
+            CONVERTER,
+        ),
+        case(
             "weights shorter than a length",
             |d| weights(d, b"\x08\0\0"),
             "DIR/model.safetensors: not a model file: it is only 3 bytes long",

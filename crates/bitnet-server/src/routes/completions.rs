@@ -329,6 +329,8 @@ impl Writer {
         let mut choices: Vec<TextChoice> = (0..running.choices.len())
             .map(|index| TextChoice {
                 index,
+                // Also of an answer without a token: four empty lists.
+                logprobs: (self.shown.logprobs).map(|_| CompletionLogprobs::default()),
                 ..TextChoice::default()
             })
             .collect();

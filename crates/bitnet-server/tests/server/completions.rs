@@ -40,6 +40,19 @@ fn sixteen_tokens_unless_more_are_asked_for() {
 }
 
 #[test]
+fn an_answer_without_a_token_has_empty_lists_of_probabilities() {
+    let server = TestServer::start();
+    let body = json!({"prompt": "Once", "logprobs": 2, "max_tokens": 0});
+    let choice = server.post(COMPLETIONS, &body).json()["choices"][0].clone();
+    let empty = json!({"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []});
+    assert_eq!((&choice["text"], &choice["logprobs"]), (&json!(""), &empty));
+
+    let body = json!({"prompt": "Once", "max_tokens": 0});
+    let choice = server.post(COMPLETIONS, &body).json()["choices"][0].clone();
+    assert!(choice["logprobs"].is_null(), "{choice}");
+}
+
+#[test]
 fn an_echo_with_probabilities_shows_the_prompts_own() {
     let server = TestServer::start();
     let prompt = "Once upon a time there was";
