@@ -24,6 +24,9 @@ use crate::step::Drawn;
 use crate::stop::{StopMatcher, StopOutcome};
 use crate::terms::Terms;
 
+/// How urgent a request without a deadline is: as one with this.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 mod kv_place;
 
 /// Names a request for as long as its engine lives.
@@ -174,6 +177,13 @@ impl Sequence {
     pub fn arrive(&mut self, now: Duration) {
         self.arrived = now;
         self.waits_since = now;
+    }
+
+    /// When it is to be done: by its deadline, or as if it had [`PATIENCE`], so that those with deadlines cannot go before
+    /// it for ever.
+    pub fn due(&self) -> Duration {
+        let time = self.parts.terms.deadline.unwrap_or(PATIENCE);
+        self.arrived.saturating_add(time)
     }
 
     /// Its rank among those that have or had a place.

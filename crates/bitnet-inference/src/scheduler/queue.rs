@@ -2,7 +2,7 @@
 //!
 //! Priorities are classes. The class goes first that has the lowest priority, or has been passed over for so long that
 //! its waiting makes up for that ([`AGEING`](super::AGEING) for each step); within the class the tenant for whom least
-//! was done, within the tenant who came first. Ageing lifts a class and not its requests: otherwise a tenant that
+//! was done, within the tenant who is due first. Ageing lifts a class and not its requests: otherwise a tenant that
 //! queues a thousand at once would age its way past everybody's fair share.
 
 use std::collections::BTreeMap;
@@ -45,8 +45,12 @@ impl Queue {
             .min_by_key(|&(_, standing)| standing)?;
         let numbered = self.waiting.iter().enumerate();
         let of_class = numbered.filter(|(_, sequence)| priority(sequence.terms()) == class);
-        let (index, _) =
-            of_class.min_by_key(|(_, sequence)| fairness.service(sequence.terms().tenant))?;
+        let (_, first) = of_class
+            .clone()
+            .min_by_key(|(_, sequence)| fairness.service(sequence.terms().tenant))?;
+        let tenant = first.terms().tenant;
+        let of_tenant = of_class.filter(|(_, sequence)| sequence.terms().tenant == tenant);
+        let (index, _) = of_tenant.min_by_key(|(_, sequence)| sequence.due())?;
         Some((index, standing))
     }
 

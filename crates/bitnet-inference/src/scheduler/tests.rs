@@ -359,6 +359,7 @@ fn requests_end_at_their_deadline_wherever_they_are() {
         on_terms(id, vec![1; 16], 9, terms)
     };
     submit(&mut scheduler, &blocks, within(1, 5));
+    assert_eq!(ids(turn(&mut scheduler, &mut blocks)), [1]);
     submit(&mut scheduler, &blocks, within(2, 3));
     submit(&mut scheduler, &blocks, within(3, 60));
     let mut ended = Vec::new();
@@ -375,6 +376,35 @@ fn requests_end_at_their_deadline_wherever_they_are() {
     assert_eq!(blocks.n_free(), 0);
     scheduler.cancel(RequestId(3), &mut blocks);
     assert_eq!(blocks.n_free(), 2);
+}
+
+#[test]
+fn of_one_tenant_the_request_goes_first_that_is_due_first() {
+    let mut blocks = BlockManager::new(100, false);
+    let mut scheduler = scheduler(1, 100);
+    let of = |id, tenant, deadline: Option<u64>| {
+        let terms = Terms {
+            tenant: TenantId(tenant),
+            deadline: deadline.map(Duration::from_secs),
+            ..Terms::default()
+        };
+        on_terms(id, vec![1; 8], 1, terms)
+    };
+    // A deadline buys nothing from another tenant, which came first.
+    submit(&mut scheduler, &blocks, of(1, 1, None));
+    submit(&mut scheduler, &blocks, of(2, 2, Some(60)));
+    submit(&mut scheduler, &blocks, of(3, 2, None));
+    submit(&mut scheduler, &blocks, of(4, 2, Some(5)));
+    // As old as it is by then, it goes before whoever comes with any deadline.
+    let later = Duration::from_secs(3600);
+    scheduler
+        .submit(of(5, 2, Some(1)), later, &blocks)
+        .expect("fits");
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        order.extend(ids(turn(&mut scheduler, &mut blocks)));
+    }
+    assert_eq!(order, [1, 4, 2, 3, 5]);
 }
 
 #[test]
