@@ -157,7 +157,10 @@ mod tests {
         let second = CacheEntry::of(&cache, &model, &options).unwrap();
         assert_eq!(first.path, second.path);
         assert_ne!(first.key, second.key);
-        let other = CacheEntry::of(&cache, folder.path(), &options).unwrap();
+        let elsewhere = folder.path().join("elsewhere/model.gguf");
+        fs::create_dir(elsewhere.parent().unwrap()).unwrap();
+        fs::write(&elsewhere, "one").unwrap();
+        let other = CacheEntry::of(&cache, &elsewhere, &options).unwrap();
         assert_ne!(first.path, other.path);
     }
 
