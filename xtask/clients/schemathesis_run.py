@@ -34,7 +34,9 @@ HOOKS = pathlib.Path(__file__).with_name("schemathesis_hooks.py")
 def run(role, *options):
     """Runs it on a server of its own, with a key of this role."""
     secret = key(role)
-    flags = ["--port", "0", "--keys-file", str(keys), "--pooling", "last", "--served-model-name", "stories"]
+    # It tries bad keys with every operation, and is to be told 401 each time.
+    flags = ["--port", "0", "--keys-file", str(keys), "--refused-credentials-per-minute", "0"]
+    flags += ["--pooling", "last", "--served-model-name", "stories"]
     server = subprocess.Popen([PROGRAM, "serve", *flags], stderr=subprocess.PIPE, text=True)
     try:
         for line in server.stderr:
