@@ -30,7 +30,7 @@ pub enum Command {
     Chat(commands::chat::ChatArgs),
     /// Serve a model over HTTP, for OpenAI's clients
     Serve(commands::serve::ServeArgs),
-    /// Ask a server whether it is ready
+    /// Ask a server whether it is alive or ready
     Healthcheck(commands::serve::HealthcheckArgs),
     /// List the models of a running server
     Ps(commands::ps::PsArgs),

@@ -179,8 +179,8 @@ impl Sequence {
         self.waits_since = now;
     }
 
-    /// When it is to be done: by its deadline, or as if it had one of ten minutes, so that those with deadlines cannot go before
-    /// it for ever.
+    /// When it is to be done: by its deadline, or as if it had one of ten minutes, so that those with deadlines cannot go
+    /// before it for ever.
     pub fn due(&self) -> Duration {
         let time = self.parts.terms.deadline.unwrap_or(PATIENCE);
         self.arrived.saturating_add(time)

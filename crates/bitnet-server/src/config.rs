@@ -390,19 +390,26 @@ fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
     Ok(variables)
 }
 
-/// Whether a variable is that of a setting, but for underscores that are not doubled. The address of a service is none:
-/// that is what Kubernetes says of its port.
+/// Whether a variable begins as ours do but for underscores that are not doubled, and is none of those by which Kubernetes
+/// and linked containers tell of a service: `..._SERVICE_HOST`, `..._SERVICE_PORT_HTTP`, `..._PORT`, `..._PORT_80_TCP_ADDR`.
 fn is_misspelt(name: &str, value: &str) -> bool {
-    let words = |name: &str| -> Vec<String> {
-        let words = name.split('_').filter(|word| !word.is_empty());
-        words.map(str::to_owned).collect()
+    let Some(rest) = name.strip_prefix(NEARLY_PREFIX) else {
+        return false;
     };
-    let is_address = ["tcp://", "udp://", "sctp://"]
-        .iter()
-        .any(|scheme| value.starts_with(scheme));
-    name.starts_with(NEARLY_PREFIX)
-        && !is_address
-        && (SETTINGS.iter()).any(|setting| words(&setting.variable()) == words(name))
+    let is_address =
+        (["tcp://", "udp://", "sctp://"].iter()).any(|scheme| value.starts_with(scheme));
+    let is_port = (rest.split("PORT_").skip(1)).any(|port| {
+        let mut parts = port.split('_');
+        let number = parts.next().unwrap_or_default();
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        is_number
+            && parts
+                .next()
+                .is_some_and(|protocol| ["TCP", "UDP", "SCTP"].contains(&protocol))
+    });
+    let is_of_a_service =
+        is_address || is_port || rest.ends_with("SERVICE_HOST") || rest.contains("SERVICE_PORT");
+    !is_of_a_service
 }
 
 /// The section `server` is the prefix already, and easily said twice; and underscores come in pairs.
@@ -413,7 +420,17 @@ fn unknown_variable(origin: Origin, name: &str) -> SettingError {
         None if name.starts_with(ENV_PREFIX) => name.to_owned(),
         None => name.replacen(NEARLY_PREFIX, ENV_PREFIX, 1),
     };
-    let error = unknown(origin, meant, SETTINGS.iter().map(Setting::variable));
+    let names = || {
+        let settings = SETTINGS.iter().map(Setting::variable);
+        settings.chain([ENV_FILE.to_owned()])
+    };
+    // Whoever knows the flag writes the variable without its section.
+    let last = meant.strip_prefix(ENV_PREFIX).unwrap_or(&meant);
+    let ending = format!("__{last}");
+    let meant = names()
+        .find(|name| name.ends_with(&ending))
+        .unwrap_or(meant);
+    let error = unknown(origin, meant, names());
     match error {
         SettingError::Unknown { origin, hint, .. } => SettingError::Unknown {
             origin,

@@ -238,6 +238,8 @@ const SHOWN: usize = 80;
 /// A client's value as it is said back to it.
 pub fn shortened(value: &Value) -> String {
     match value {
+        Value::Object(pairs) if pairs.is_empty() => "empty".into(),
+        Value::Array(list) if list.is_empty() => "empty".into(),
         Value::Object(_) => "an object".into(),
         Value::Array(_) => "an array".into(),
         value => {

@@ -11,7 +11,7 @@ use crate::config::{ServerConfig, SettingError};
 use crate::limits::ServerLimits;
 use crate::model::LoadedModel;
 use crate::model_manager::policy::{self, ModelOrigin, ModelPolicy, OriginSource};
-use crate::model_manager::version;
+use crate::model_manager::{paths, version};
 use crate::process::{Process, ProcessError};
 use crate::request_log::RequestLog;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
@@ -226,5 +226,6 @@ fn short_name(source: &OriginSource) -> String {
         true => path.file_name(),
         false => path.file_stem(),
     };
-    stem.map_or_else(|| source.name(), |stem| stem.to_string_lossy().into_owned())
+    let name = stem.map_or_else(|| source.name(), |stem| stem.to_string_lossy().into_owned());
+    paths::id_like(&name)
 }

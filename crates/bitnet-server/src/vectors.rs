@@ -56,7 +56,7 @@ impl VectorRequest {
         let pooling = pooling.ok_or_else(|| {
             let why = "this model was made to generate text and its files name no pooling; whoever runs the server can \
                        choose one, such as --pooling last";
-            ApiError::unsupported("model", why)
+            ApiError::unsupported("model", why).with_hint("name a model that was made for vectors, if there is one")
         })?;
         Ok(VectorRequest {
             terms: {

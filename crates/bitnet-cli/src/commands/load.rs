@@ -78,7 +78,9 @@ pub fn run(args: &LoadArgs, env: &Environment) -> Result<Exit, CliError> {
             let version = told["version"].as_str().unwrap_or("unknown");
             out.line(&format!("loaded {id}, version {version}"))?;
         }
-        Format::Text => out.line(&format!("loading {id}: `bitnet ps` tells how far it is"))?,
+        Format::Text => out.line(&format!(
+            "loading {id}: `bitnet ps` tells how far it is, and the log of the server why it fails"
+        ))?,
     }
     out.flush()?;
     Ok(Exit::Ok)

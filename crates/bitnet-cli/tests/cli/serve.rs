@@ -161,6 +161,8 @@ fn a_configuration_is_checked_without_serving_by_it() {
         (&["--configured", "a=x.gguf,a=y.gguf"], "twice"),
         (&["--template", "/nowhere/chat.jinja"], "chat.jinja"),
         (&["--keys-file", "/nowhere/keys.json"], "keys.json"),
+        (&["--kernel", "vax"], "expected one of"),
+        (&["--tokenizer", "/nowhere/tokenizer.json"], "tokenizer.json"),
     ] {
         let checked = refused(args, message, "docs/config.md");
         // The very error that a server tells; this one has no port of its own to fail for.

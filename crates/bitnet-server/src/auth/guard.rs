@@ -140,6 +140,14 @@ pub struct Guard {
     salt_key: [u8; 32],
 }
 
+/// Who asks without a credential that is good.
+fn address_id(peer: Option<IpAddr>) -> String {
+    match peer {
+        Some(peer) => format!("address:{}", peer_of(peer)),
+        None => "address:unknown".into(),
+    }
+}
+
 impl Guard {
     /// The guard of a server on the configured address.
     ///
@@ -249,8 +257,10 @@ impl Guard {
         }
         // Looked at once: a signature costs something.
         let shown = self.credentials.shown(head.headers, now.time);
-        if let Shown::Good(holder) = &shown {
-            notes.set_who(&holder.id);
+        match &shown {
+            Shown::Good(holder) => notes.set_who(&holder.id),
+            // Also of whom nothing good is known: a flood of bad keys has a sender.
+            Shown::Bad(_) | Shown::Nothing => notes.set_who(&address_id(head.peer)),
         }
         if !is_meant {
             return Err(Refusal::HostNotAllowed);
@@ -324,11 +334,8 @@ impl Guard {
         if self.exposure.loopback && self.is_cross_site(head.headers) {
             return Err(Refusal::CrossSite);
         }
-        let address = head
-            .peer
-            .map_or("unknown".into(), |peer| peer_of(peer).to_string());
         Ok(Identity {
-            id: format!("address:{address}"),
+            id: address_id(head.peer),
             role: None,
             limits: RateLimits::default(),
             models: AllowedModels::All,

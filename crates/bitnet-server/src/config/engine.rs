@@ -4,7 +4,9 @@
 
 use std::io::Read;
 
-use bitnet_inference::{CheckpointOptions, DETERMINISTIC_SEED, HeadMode, LoadOptions};
+use bitnet_inference::{
+    CheckpointOptions, DETERMINISTIC_SEED, HeadMode, LoadOptions, available_kernels,
+};
 
 use super::settings::EngineSettings;
 use super::{Origin, ServerConfig, SettingError};
@@ -45,8 +47,27 @@ impl ServerConfig {
     /// How the first model is loaded: with the tokenizer and the chat template that the settings name.
     ///
     /// # Errors
-    /// A template that cannot be read, is too large or is not UTF-8.
+    /// A kernel that this machine has not, a tokenizer that is not there, and a template that cannot be read, is too large
+    /// or is not UTF-8.
     pub fn first_load_options(&self) -> Result<LoadOptions, SettingError> {
+        let wrong = |key: &str, reason: String| {
+            let origin = self.origin(key).unwrap_or(&Origin::Default);
+            SettingError::Contradiction(format!("{origin}: {key} {reason}"))
+        };
+        if let Some(name) = &self.engine.kernel {
+            let kernels = available_kernels();
+            if !kernels.contains(&name.as_str()) {
+                let name: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
+                let reason = format!("is {name}, expected one of {}", kernels.join(", "));
+                return Err(wrong("engine.kernel", reason));
+            }
+        }
+        if let Some(path) = &self.engine.tokenizer {
+            let looked = std::fs::metadata(path);
+            looked.map_err(|error| {
+                wrong("engine.tokenizer", format!("{}: {error}", path.display()))
+            })?;
+        }
         Ok(LoadOptions {
             tokenizer: self.engine.tokenizer.clone(),
             chat_template: self.template()?,

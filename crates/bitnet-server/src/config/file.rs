@@ -172,9 +172,11 @@ struct Section<K>(Vec<(K, FileValue)>);
 
 impl<'de, K: PlacedKey> Deserialize<'de> for Section<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Table::<K, FileValue>::new("settings in a section, such as `port: 8080`")
-            .deserialize(deserializer)
-            .map(Section)
+        Table::<K, FileValue>::new(
+            "settings in a section, such as `server:` and below it `port: 8080`",
+        )
+        .deserialize(deserializer)
+        .map(Section)
     }
 }
 

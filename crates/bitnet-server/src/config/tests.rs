@@ -609,3 +609,24 @@ fn what_kubernetes_says_of_a_service_of_our_name_is_none_of_our_settings() {
     ]);
     assert_eq!(loaded.unwrap().server.port, 81);
 }
+
+#[test]
+fn a_variable_that_is_nearly_one_of_ours_is_told_and_never_passed_over() {
+    for (name, meant) in [
+        ("BITNET_SERVER_CONFIG", "BITNET_SERVER__CONFIG"),
+        ("BITNET_SERVER_KEYS_FILE", "BITNET_SERVER__AUTH__KEYS_FILE"),
+        ("BITNET_SERVER__KEYS_FILE", "BITNET_SERVER__AUTH__KEYS_FILE"),
+        (
+            "BITNET_SERVER_REQUESTS_PER_MINUTE",
+            "BITNET_SERVER__LIMITS__REQUESTS_PER_MINUTE",
+        ),
+        ("BITNET_SERVER_PORT", "BITNET_SERVER__PORT"),
+    ] {
+        let error = load_env(&[(name, "3")]).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("did you mean '{meant}'?")),
+            "{error}"
+        );
+    }
+    assert!(load_env(&[("BITNET_SERVER_NOTHING_LIKE_IT", "3")]).is_err());
+}

@@ -54,6 +54,7 @@ pub fn other_model(what: &str, expected: impl ToString, found: impl ToString) ->
             ),
         )
     }
+    .with_hint("load it under an id of its own, or name another file")
 }
 
 /// The figures of an error, `null` where it has none.

@@ -35,6 +35,17 @@ pub fn check_id(field: &'static str, id: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(field, &id.into(), expected))
 }
 
+/// An id for a model whose file has this name: what no id may have becomes `-`.
+pub fn id_like(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let kept = name.chars().take(LONGEST_ID);
+    let id: String = kept.map(|c| if plain(c) { c } else { '-' }).collect();
+    match id.as_str() {
+        "" | crate::model::DEFAULT_ALIAS => "model".into(),
+        _ => id,
+    }
+}
+
 /// The file or directory that `asked` means: in one of `directories`, which are resolved already.
 ///
 /// # Errors
@@ -109,6 +120,21 @@ fn reads_inside(path: &Path, directories: &[PathBuf]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_name_of_a_file_makes_an_id() {
+        for (name, id) in [
+            ("model-2b.Q2_0", "model-2b.Q2_0"),
+            ("my model", "my-model"),
+            ("default", "model"),
+            ("", "model"),
+            ("模型", "--"),
+        ] {
+            assert_eq!(id_like(name), id);
+            check_id("id", &id_like(name)).unwrap();
+        }
+        assert_eq!(id_like(&"m".repeat(300)).len(), LONGEST_ID);
+    }
 
     #[cfg(unix)]
     #[test]

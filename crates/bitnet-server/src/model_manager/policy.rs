@@ -1,5 +1,6 @@
 //! What the operator lets the model manager do.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,7 +112,12 @@ impl ModelPolicy {
         let models = &config.models;
         let wrong = |message: String| SettingError::Contradiction(message);
         let resolved = |directory: &String| {
-            Path::new(directory).canonicalize().map_err(|error| {
+            let path = Path::new(directory).canonicalize();
+            let found = path.and_then(|path| match path.is_dir() {
+                true => Ok(path),
+                false => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+            });
+            found.map_err(|error| {
                 wrong(format!(
                     "models.directories has {directory}, which cannot be used: {error}"
                 ))

@@ -404,11 +404,8 @@ fn with_kernel(options: LoadOptions, kernel: Option<String>) -> LoadOptions {
 /// The kernel that the request wants, if it wants a certain one.
 fn kernel(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     let impossible = |field: &'static str, message: String| {
-        Err(ApiError::about(
-            field,
-            ErrorCode::ModelIncompatible,
-            message,
-        ))
+        let error = ApiError::about(field, ErrorCode::ModelIncompatible, message);
+        Err(error.with_hint("change the field that param names, or leave it out"))
     };
     match fields.text("device_preference")?.as_deref() {
         None | Some("auto" | "cpu") => {}
