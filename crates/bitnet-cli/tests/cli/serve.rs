@@ -162,7 +162,10 @@ fn a_configuration_is_checked_without_serving_by_it() {
         (&["--template", "/nowhere/chat.jinja"], "chat.jinja"),
         (&["--keys-file", "/nowhere/keys.json"], "keys.json"),
         (&["--kernel", "vax"], "expected one of"),
-        (&["--tokenizer", "/nowhere/tokenizer.json"], "tokenizer.json"),
+        (
+            &["--tokenizer", "/nowhere/tokenizer.json"],
+            "tokenizer.json",
+        ),
     ] {
         let checked = refused(args, message, "docs/config.md");
         // The very error that a server tells; this one has no port of its own to fail for.
