@@ -38,7 +38,7 @@ pub struct LayoutLoss {
 
 /// What the probe found.
 #[derive(Debug, Clone, Serialize)]
-pub struct LayoutProbe {
+pub struct I2sLayoutProbe {
     /// All layouts.
     pub layouts: Vec<LayoutLoss>,
     /// The one that is clearly the best.
@@ -54,7 +54,7 @@ pub fn run(
     dialects: Dialects,
     engine: &EngineArgs,
     env: &Environment,
-) -> Result<LayoutProbe, CliError> {
+) -> Result<I2sLayoutProbe, CliError> {
     let mut layouts = Vec::new();
     let mut first_error = None;
     for &dialect in I2sDialect::ALL {
@@ -74,7 +74,7 @@ pub fn run(
     }
     match first_error {
         Some(error) if layouts.iter().all(|layout| layout.nats_a_token.is_none()) => Err(error),
-        _ => Ok(LayoutProbe {
+        _ => Ok(I2sLayoutProbe {
             best: best(&layouts),
             layouts,
         }),

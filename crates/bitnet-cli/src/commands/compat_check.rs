@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::args::{EngineArgs, parse_dialects, parse_threads};
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
-use crate::layout_probe::{self, LayoutProbe};
+use crate::layout_probe::{self, I2sLayoutProbe};
 use crate::model_copy::ModelCopy;
 use crate::model_source::ModelSource;
 use crate::output::{Format, Out};
@@ -76,7 +76,7 @@ struct Report {
     /// Keys that --fix gave other values, with them; `None` without --fix.
     fixed: Option<Vec<Fixed>>,
     /// `None` where nobody asked, or no tensor is I2_S.
-    layout_probe: Option<LayoutProbe>,
+    layout_probe: Option<I2sLayoutProbe>,
     findings: Vec<Finding>,
 }
 
@@ -193,7 +193,7 @@ fn fix(source: &ModelSource, out: &Path, force: bool) -> Result<Vec<Fixed>, CliE
 }
 
 /// What the probe says about the layout that the file is read in.
-fn judge(probe: &LayoutProbe, dialect: I2sDialect) -> Option<Finding> {
+fn judge(probe: &I2sLayoutProbe, dialect: I2sDialect) -> Option<Finding> {
     let read = dialect.to_string();
     let (severity, message, remedy) = match &probe.best {
         Some(best) if *best == read => return None,

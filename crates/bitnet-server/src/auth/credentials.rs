@@ -41,7 +41,7 @@ pub struct Holder {
 
 /// What a request shows.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Shown {
+pub enum ShownCredential {
     /// Nothing.
     Nothing,
     /// Something that is not good, or that could be held against nothing.
@@ -120,14 +120,14 @@ impl CredentialCheck {
     }
 
     /// What a request with these headers shows, at the time `now`.
-    pub fn shown(&self, headers: &HeaderMap, now: SystemTime) -> Shown {
+    pub fn shown(&self, headers: &HeaderMap, now: SystemTime) -> ShownCredential {
         let Some(credential) = credential(headers) else {
-            return Shown::Nothing;
+            return ShownCredential::Nothing;
         };
         let credential = credential.ok_or(BadCredential::Unreadable);
         match credential.and_then(|text| self.holder(text, now)) {
-            Ok(holder) => Shown::Good(holder),
-            Err(bad) => Shown::Bad(bad),
+            Ok(holder) => ShownCredential::Good(holder),
+            Err(bad) => ShownCredential::Bad(bad),
         }
     }
 

@@ -19,7 +19,7 @@ use super::access::{AccessTable, Role, RouteAccess};
 use super::allowed_models::AllowedModels;
 use super::bind::{BindRefused, Exposure, exposure};
 use super::clock::Moment;
-use super::credentials::{BadCredential, CredentialCheck, Shown};
+use super::credentials::{BadCredential, CredentialCheck, ShownCredential};
 use super::host;
 use super::jwt::JwtKeyError;
 use super::key_file::KeyFileError;
@@ -258,9 +258,11 @@ impl Guard {
         // Looked at once: a signature costs something.
         let shown = self.credentials.shown(head.headers, now.time);
         match &shown {
-            Shown::Good(holder) => notes.set_who(&holder.id),
+            ShownCredential::Good(holder) => notes.set_who(&holder.id),
             // Also of whom nothing good is known: a flood of bad keys has a sender.
-            Shown::Bad(_) | Shown::Nothing => notes.set_who(&address_id(head.peer)),
+            ShownCredential::Bad(_) | ShownCredential::Nothing => {
+                notes.set_who(&address_id(head.peer))
+            }
         }
         if !is_meant {
             return Err(Refusal::HostNotAllowed);
@@ -302,7 +304,7 @@ impl Guard {
     fn identify(
         &self,
         head: RequestHead<'_>,
-        shown: Shown,
+        shown: ShownCredential,
         need: RouteAccess,
         now: Instant,
     ) -> Result<Identity, Refusal> {
@@ -313,7 +315,7 @@ impl Guard {
             RouteAccess::Admin => false,
         };
         match shown {
-            Shown::Good(holder) => {
+            ShownCredential::Good(holder) => {
                 return Ok(Identity {
                     id: holder.id,
                     role: Some(holder.role),
@@ -321,15 +323,17 @@ impl Guard {
                     models: holder.models,
                 });
             }
-            Shown::Bad(bad) if self.credentials.is_set_up() => {
+            ShownCredential::Bad(bad) if self.credentials.is_set_up() => {
                 return Err(self.refuse(&bad, head.peer, now));
             }
             // Clients send some key always; where nobody has one, it means nothing.
-            Shown::Bad(_) | Shown::Nothing if is_open => {}
-            Shown::Nothing if self.credentials.is_set_up() => {
+            ShownCredential::Bad(_) | ShownCredential::Nothing if is_open => {}
+            ShownCredential::Nothing if self.credentials.is_set_up() => {
                 return Err(Refusal::MissingCredentials);
             }
-            Shown::Bad(_) | Shown::Nothing => return Err(Refusal::NobodyHasCredentials),
+            ShownCredential::Bad(_) | ShownCredential::Nothing => {
+                return Err(Refusal::NobodyHasCredentials);
+            }
         }
         if self.exposure.loopback && self.is_cross_site(head.headers) {
             return Err(Refusal::CrossSite);
