@@ -511,9 +511,12 @@ fn the_section_engine_says_how_models_are_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let template = folder.path().join("chat.jinja");
     std::fs::write(&template, "{{ messages }}").unwrap();
+    let tokenizer = folder.path().join("t.json");
+    std::fs::write(&tokenizer, "{}").unwrap();
     let text = format!(
         "engine:\n  threads: 3\n  ctx: 512\n  kv_type: f16\n  kernel: scalar-i2s\n  full_head: true\n  dense: true\n  \
-         dialect: i2s-64,stq1_0\n  tokenizer: t.json\n  strict_tokenizers: true\n  template: {}\n",
+         dialect: i2s-64,stq1_0\n  tokenizer: {}\n  strict_tokenizers: true\n  template: {}\n",
+        tokenizer.display(),
         template.display()
     );
     let config = load_file("c.yaml", &text).unwrap();
@@ -529,7 +532,7 @@ fn the_section_engine_says_how_models_are_loaded() {
             dialects: "stq1_0,i2s-64".parse().unwrap(),
             ..CheckpointOptions::default()
         },
-        tokenizer: Some("t.json".into()),
+        tokenizer: Some(tokenizer),
         strict_tokenizers: true,
         chat_template: Some("{{ messages }}".into()),
         ..LoadOptions::default()

@@ -100,7 +100,11 @@ fn a_line_tells_who_asked_what_and_what_came_of_it() {
     assert_eq!(access.line_of("bad")["code"], "missing_field");
     ask("nobody", "", "{}");
     let line = access.line_of("nobody");
-    assert_eq!((&line["status"], &line["who"]), (&json!(401), &Value::Null));
+    let address = json!("address:127.0.0.1");
+    assert_eq!((&line["status"], &line["who"]), (&json!(401), &address));
+    ask("guessing", "Authorization: Bearer bk_guess\r\n", "{}");
+    let line = access.line_of("guessing");
+    assert_eq!((&line["status"], &line["who"]), (&json!(401), &address));
 }
 
 #[test]
@@ -284,7 +288,7 @@ fn what_administrators_do_and_who_is_refused_is_audited() {
     let line = audit.line_of("nobody");
     assert_eq!(
         (&line["who"], &line["outcome"]),
-        (&Value::Null, &json!("missing_api_key"))
+        (&json!("address:127.0.0.1"), &json!("missing_api_key"))
     );
     assert_eq!(line["peer"], "127.0.0.1", "{line}");
 
