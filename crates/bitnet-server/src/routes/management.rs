@@ -377,12 +377,12 @@ async fn what_to_load(app: &App, fields: &mut Fields) -> Result<(String, LoadSou
         paths::check_id("model_id", &id)?;
         return Ok((id, LoadSource::File(path)));
     }
-    let known = |id: String| {
-        let id = app.models.id_of(&id).ok()?;
-        let origin = app.models.origin_of(&id)?;
-        Some((id, LoadSource::Known(Box::new(origin))))
-    };
-    id.and_then(known).ok_or_else(|| missing("model_path"))
+    let id = id.ok_or_else(|| missing("model_path"))?;
+    let unknown = |error: ApiError| error.with_hint("name its file too: model_path");
+    let id = app.models.id_of(&id).map_err(unknown)?;
+    let origin = app.models.origin_of(&id);
+    let origin = origin.ok_or_else(|| missing("model_path"))?;
+    Ok((id, LoadSource::Known(Box::new(origin))))
 }
 
 /// How the files at `path` are loaded, as the request wants it.
