@@ -378,7 +378,10 @@ async fn what_to_load(app: &App, fields: &mut Fields) -> Result<(String, LoadSou
         return Ok((id, LoadSource::File(path)));
     }
     let id = id.ok_or_else(|| missing("model_path"))?;
-    let unknown = |error: ApiError| error.with_hint("name its file too: model_path");
+    let unknown = |error: ApiError| ApiError {
+        param: Some("model_id".into()),
+        ..error.with_hint("name its file too: model_path")
+    };
     let id = app.models.id_of(&id).map_err(unknown)?;
     let origin = app.models.origin_of(&id);
     let origin = origin.ok_or_else(|| missing("model_path"))?;

@@ -345,6 +345,8 @@ fn what_may_be_loaded_is_listed_and_a_known_model_is_loaded_by_its_name_alone() 
     let twice = by_name("spare");
     assert!(twice.is_error(409, "model_busy"), "{}", twice.body);
     let unknown = by_name("nobody");
-    assert_eq!(unknown.status, 400, "{}", unknown.body);
-    assert_eq!(unknown.json()["error"]["param"], "model_path");
+    assert!(unknown.is_error(404, "model_not_found"), "{}", unknown.body);
+    assert_eq!(unknown.json()["error"]["param"], "model_id");
+    let nothing = managed.ask("POST", "/v1/models/load", &json!({}));
+    assert_eq!(nothing.json()["error"]["param"], "model_path");
 }
