@@ -78,6 +78,8 @@ pub struct Update {
     pub outcome: Result<Drawn, Error>,
     /// Where its time went so far.
     pub timings: Timings,
+    /// When the scheduler got it.
+    pub queued: Instant,
     /// When it happened: its reader may come for it much later.
     pub at: Instant,
 }
@@ -297,6 +299,7 @@ struct Active {
     ticket: u64,
     choice: usize,
     updates: mpsc::Sender<Update>,
+    queued: Instant,
     has_drawn: bool,
 }
 
@@ -387,6 +390,7 @@ impl<T: Turns> Worker<T> {
                 updates,
             } => {
                 let timings = request.timings();
+                let queued = Instant::now();
                 match self.engine.enqueue(*request) {
                     Ok(id) => {
                         self.tickets.insert(ticket, id);
@@ -396,6 +400,7 @@ impl<T: Turns> Worker<T> {
                                 ticket,
                                 choice,
                                 updates,
+                                queued,
                                 has_drawn: false,
                             },
                         );
@@ -405,6 +410,7 @@ impl<T: Turns> Worker<T> {
                             choice,
                             outcome: Err(error),
                             timings,
+                            queued,
                             at: Instant::now(),
                         };
                         // Full or closed: as in `deliver`, the closed channel tells.
@@ -500,6 +506,7 @@ impl<T: Turns> Worker<T> {
             choice: active.choice,
             outcome: event.outcome,
             timings: event.timings,
+            queued: active.queued,
             at,
         });
         if !ended && sent.is_err() {

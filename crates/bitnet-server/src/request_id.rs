@@ -55,6 +55,8 @@ pub struct RequestContext {
 /// Where the time of a request went that a model ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhaseTimes {
+    /// From its head to the scheduler: reading the body, authorisation, tokenising, admission.
+    pub check: Duration,
     /// Waiting for a place.
     pub queue: Duration,
     /// Forward passes over its prompt.
@@ -66,9 +68,11 @@ pub struct PhaseTimes {
 impl PhaseTimes {
     /// The header, in milliseconds.
     fn header(&self) -> HeaderValue {
-        let [queue, prefill, decode] =
-            [self.queue, self.prefill, self.decode].map(usage::milliseconds);
-        let text = format!("queue;dur={queue}, prefill;dur={prefill}, decode;dur={decode}");
+        let [check, queue, prefill, decode] =
+            [self.check, self.queue, self.prefill, self.decode].map(usage::milliseconds);
+        let text = format!(
+            "check;dur={check}, queue;dur={queue}, prefill;dur={prefill}, decode;dur={decode}"
+        );
         HeaderValue::try_from(text).expect("words and numbers are a header")
     }
 }

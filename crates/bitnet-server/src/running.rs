@@ -65,6 +65,7 @@ pub struct Running {
     cancelled: bool,
     place: Option<Admitted>, // a check of more prompts has it meanwhile
     terms: Terms,
+    queued: Option<Instant>, // when the scheduler got the first of its choices
     last_update: Option<Instant>,
     n_untold: usize, // tokens drawn that no metric has
     account: Account,
@@ -196,6 +197,7 @@ impl Running {
             cancelled: false,
             place: Some(place),
             terms,
+            queued: None,
             last_update: None,
             n_untold: 0,
             account,
@@ -287,6 +289,7 @@ impl Running {
         };
         let choice = &mut self.choices[update.choice];
         choice.timings = update.timings;
+        self.queued.get_or_insert(update.queued);
         Poll::Ready(Some(match update.outcome {
             Ok(drawn) => {
                 // By the engine's clock: a client that reads late, or many tokens at once, changes no measurement.
@@ -513,6 +516,10 @@ impl Drop for Running {
         };
         metrics.request_finished(&finished);
         self.account.context.timed(PhaseTimes {
+            check: match self.queued {
+                Some(queued) => queued.saturating_duration_since(self.started),
+                None => latency, // the scheduler never had it
+            },
             queue: finished.queue,
             prefill: finished.prefill,
             decode: finished.decode,

@@ -25,6 +25,7 @@ pub struct Answer {
     length: usize,
     closes: bool,
     retry_after: Option<Duration>,
+    check: Option<Duration>,
     done: bool,
     failure: Option<String>,
 }
@@ -60,6 +61,7 @@ impl Answer {
             length: 0,
             closes: false,
             retry_after: None,
+            check: None,
             done: false,
             failure: None,
         }
@@ -145,6 +147,11 @@ impl Answer {
         self.retry_after
     }
 
+    /// How long the server took to give it to the scheduler, if its head says so.
+    pub fn check(&self) -> Option<Duration> {
+        self.check
+    }
+
     /// The code of its error, or why it is no proper answer; `None` for a good one that is complete.
     pub fn trouble(&self) -> Option<String> {
         let code = |json: &[u8]| {
@@ -222,6 +229,7 @@ impl Answer {
                     "retry-after" => {
                         self.retry_after = value.parse().ok().map(Duration::from_secs);
                     }
+                    "server-timing" => self.check = part_of_timing(value, "check"),
                     "connection" => self.closes = value.eq_ignore_ascii_case("close"),
                     _ => {}
                 }
@@ -279,6 +287,17 @@ impl Answer {
     }
 }
 
+/// The part of a `Server-Timing` header that has that name.
+fn part_of_timing(header: &str, name: &str) -> Option<Duration> {
+    let mut parts = header.split(',');
+    let milliseconds = parts.find_map(|part| {
+        let (part, duration) = part.trim().split_once(";dur=")?;
+        (part == name).then_some(duration)
+    })?;
+    let milliseconds: f64 = milliseconds.parse().ok()?;
+    Duration::try_from_secs_f64(milliseconds / 1e3).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +350,19 @@ mod tests {
         assert!(answer.closes() && answer.usage().is_err());
         answer.clear();
         assert_eq!((answer.status, answer.is_complete()), (None, false));
+    }
+
+    #[test]
+    fn the_head_tells_how_long_checking_took() {
+        let head = "HTTP/1.1 200 OK\r\nServer-Timing: queue;dur=9, check;dur=0.25\r\n\r\n";
+        let mut answer = Answer::new();
+        answer.feed(head.as_bytes()).unwrap();
+        assert_eq!(answer.check(), Some(Duration::from_micros(250)));
+        answer.clear();
+        for other in ["queue;dur=9", "check;dur=-1", "check;dur=x", "check"] {
+            assert_eq!(part_of_timing(other, "check"), None, "{other}");
+        }
+        assert_eq!(answer.check(), None);
     }
 
     #[test]

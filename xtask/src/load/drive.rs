@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::answer::Answer;
+use super::gaps::StreamGaps;
 use super::latency::LatencyHistogram;
 use super::options::{Arrivals, Extent, LoadPlan, Workload};
 use super::vocabulary::PromptVocabulary;
@@ -36,6 +37,8 @@ pub struct LoadTally {
     pub tokens: u64,
     /// Tokens of the prompts of good answers.
     pub prompt_tokens: u64,
+    /// Time from a request's head to the scheduler, as the server tells it of whole answers.
+    pub check: LatencyHistogram,
     /// Time from asking to the first token.
     pub first: LatencyHistogram,
     /// Time between two tokens, or groups of them.
@@ -44,8 +47,8 @@ pub struct LoadTally {
     pub whole: LatencyHistogram,
     /// Time to a refusal (429).
     pub refusal: LatencyHistogram,
-    /// Of each stream, the largest gap over its median one; sorted at the end of a round.
-    pub gap_ratios: Vec<f32>,
+    /// Of each stream, how evenly its tokens came.
+    pub streams: Vec<StreamGaps>,
     /// Seconds measured.
     pub seconds: f64,
     /// Processor seconds of the server and of this client in that time.
@@ -162,7 +165,6 @@ impl Driver {
             passed(begun.server, now.server),
             passed(begun.client, now.client),
         );
-        tally.gap_ratios.sort_by(f32::total_cmp);
         shared.counts.set(false);
         shared.end();
     }
@@ -305,7 +307,7 @@ struct Connection {
     request: String,
     answer: Option<Answer>,
     buffer: Vec<u8>,
-    gaps: Vec<u32>, // of the answer under way, in microseconds
+    gaps: Vec<(Instant, Duration)>, // of the answer under way, each with its end
 }
 
 /// How an answer came.
@@ -376,7 +378,7 @@ impl Connection {
                 if arrival.first.is_none() {
                     arrival.first = Some(now);
                 } else {
-                    self.gaps.push((now - arrival.last).as_micros() as u32);
+                    self.gaps.push((started + now, now - arrival.last));
                 }
                 if shared.counts.get() {
                     shared.tally.borrow_mut().tokens += new as u64;
@@ -425,6 +427,9 @@ impl Connection {
         tally.answered += 1;
         tally.prompt_tokens += prompt as u64;
         tally.whole.add(arrival.last);
+        if let Some(check) = answer.check() {
+            tally.check.add(check);
+        }
         match arrival.first {
             // The last event of a stream tells the usage and is no token.
             Some(first) => {
@@ -433,16 +438,10 @@ impl Connection {
             }
             None => tally.tokens += drawn as u64,
         }
-        for &gap in &self.gaps {
-            tally.gap.add(Duration::from_micros(gap.into()));
+        for &(_, gap) in &self.gaps {
+            tally.gap.add(gap);
         }
-        self.gaps.sort_unstable();
-        if let (Some(&median), Some(&largest)) =
-            (self.gaps.get(self.gaps.len() / 2), self.gaps.last())
-        {
-            let ratio = f64::from(largest) / f64::from(median.max(1));
-            tally.gap_ratios.push(ratio as f32);
-        }
+        tally.streams.extend(StreamGaps::new(&mut self.gaps));
         Duration::ZERO
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::drive::LoadTally;
+use super::gaps::StreamGaps;
 use super::options::LoadPlan;
 use super::watch::{Watched, slope};
 use crate::peers::statistics::spread;
@@ -41,10 +42,14 @@ impl Round {
             let tokens = tally.tokens as f64;
             cpu.filter(|_| tokens > 0.0).map(|cpu| cpu / tokens * 1e6)
         };
+        let mut ratios: Vec<f64> = tally.streams.iter().map(StreamGaps::ratio).collect();
+        ratios.sort_by(f64::total_cmp);
         let share = |p: f64| {
-            let last = tally.gap_ratios.len().checked_sub(1)?;
-            Some(f64::from(tally.gap_ratios[(last as f64 * p) as usize]))
+            let last = ratios.len().checked_sub(1)?;
+            Some(ratios[(last as f64 * p) as usize])
         };
+        let own_ratios = (tally.streams.iter()).map(|stream| stream.ratio_without(&seen.stalls));
+        let stalls = seen.stalls.iter().map(|stall| stall.to - stall.from);
         let troubles: usize = tally.troubles.values().sum();
         let mut figures = Vec::new();
         let mut add = |name, title, value| figures.push(Figure { name, title, value });
@@ -60,6 +65,14 @@ impl Round {
             rate(tally.prompt_tokens as f64),
         );
         for (histogram, names) in [
+            (
+                &tally.check,
+                [
+                    ("check_p50_ms", "request to scheduler p50, ms"),
+                    ("check_p90_ms", "request to scheduler p90, ms"),
+                    ("check_p99_ms", "request to scheduler p99, ms"),
+                ],
+            ),
             (
                 &tally.first,
                 [
@@ -100,6 +113,11 @@ impl Round {
             share(0.5),
         );
         add("gap_ratio_worst", "the same, worst stream", share(1.0));
+        add(
+            "gap_ratio_worst_own",
+            "the same without the machine's stalls",
+            own_ratios.reduce(f64::max),
+        );
         add(
             "refusal_p50_ms",
             "refusal (429) p50, ms",
@@ -162,6 +180,11 @@ impl Round {
             "late_largest_ms",
             "the machine itself is late at most, ms",
             milliseconds(seen.late.longest()),
+        );
+        add(
+            "stalls_ms_min",
+            "its stalls of 10 ms or more, ms a minute",
+            rate(stalls.sum::<Duration>().as_secs_f64() * 1e3).map(|rate| rate * 60.0),
         );
         figures
     }
@@ -259,7 +282,17 @@ fn milliseconds(time: Option<Duration>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    /// A stream of ten gaps, one of them of so many milliseconds.
+    fn stream(largest: u64) -> StreamGaps {
+        let gap = |ms| (Instant::now(), Duration::from_millis(ms));
+        let mut gaps = [gap(10); 10];
+        gaps[5] = gap(largest);
+        StreamGaps::new(&mut gaps).expect("it has gaps")
+    }
 
     fn round(tokens: u64) -> Round {
         let mut tally = LoadTally {
@@ -267,7 +300,7 @@ mod tests {
             tokens,
             seconds: 2.0,
             cpu: (Some(0.5), None),
-            gap_ratios: vec![1.0, 1.5, 4.0],
+            streams: [10, 15, 40].map(stream).into(),
             ..LoadTally::default()
         };
         tally.first.add(Duration::from_millis(7));
@@ -294,6 +327,8 @@ mod tests {
             ("gap_p50_ms", None),
             ("gap_ratio_p50", Some(1.5)),
             ("gap_ratio_worst", Some(4.0)),
+            ("gap_ratio_worst_own", Some(4.0)),
+            ("stalls_ms_min", Some(0.0)),
             ("errors", Some(2.0)),
             ("memory_slope_mb_min", Some(2.0)),
         ] {

@@ -1,5 +1,5 @@
 //! What a server costs and how it is, looked at from outside: `/proc` and its health route, on a thread of its own so
-//! that a busy client does not slow the looking.
+//! that a busy client does not slow the looking. Another thread only sleeps, and tells when the machine let it wait.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,10 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::gaps::Stall;
 use super::latency::LatencyHistogram;
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Sleep of the thread that does nothing else.
+const NAP: Duration = Duration::from_millis(2);
+
+/// How late it is woken when the machine is held up: the kernel's own time slices, of some 3 ms, are well below.
+const STALL: Duration = Duration::from_millis(10);
 
 /// Longest wait for the health route: one that is later counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,15 +36,17 @@ pub struct Watched {
     pub health: LatencyHistogram,
     /// How often it did not answer, or not with 200 or 503.
     pub health_failures: usize,
-    /// How late the watch woke from its sleep: the delay that the machine gives everybody, whatever the server does.
+    /// How late a thread that only sleeps was woken: the delay that the machine gives everybody, whatever the server does.
     pub late: LatencyHistogram,
+    /// When it was very late, in the order of time.
+    pub stalls: Vec<Stall>,
 }
 
 /// Looks until it is dropped.
 pub struct Watch {
     seen: Arc<Mutex<Watched>>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Watch {
@@ -45,14 +54,18 @@ impl Watch {
     pub fn start(address: SocketAddr, pid: Option<u32>) -> Watch {
         let seen = Arc::new(Mutex::new(Watched::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
+        let looks = std::thread::spawn({
             let (seen, stop) = (seen.clone(), stop.clone());
-            move || watch(address, pid, &seen, &stop)
+            move || look(address, pid, &seen, &stop)
+        });
+        let sleeps = std::thread::spawn({
+            let (seen, stop) = (seen.clone(), stop.clone());
+            move || sleep(&seen, &stop)
         });
         Watch {
             seen,
             stop,
-            thread: Some(thread),
+            threads: vec![looks, sleeps],
         }
     }
 
@@ -65,14 +78,14 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // It only reads and counts.
             let _ = thread.join();
         }
     }
 }
 
-fn watch(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Watched>, stop: &AtomicBool) {
+fn look(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Watched>, stop: &AtomicBool) {
     let started = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let looked = Instant::now();
@@ -88,14 +101,21 @@ fn watch(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Watched>, stop: &At
             let at = started.elapsed().as_secs_f64();
             seen.memory.extend(memory.map(|megabytes| (at, megabytes)));
         }
-        let pause = INTERVAL.saturating_sub(looked.elapsed());
-        let slept = Instant::now();
-        std::thread::sleep(pause);
-        let late = slept.elapsed().saturating_sub(pause);
-        seen.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .late
-            .add(late);
+        std::thread::sleep(INTERVAL.saturating_sub(looked.elapsed()));
+    }
+}
+
+fn sleep(seen: &Mutex<Watched>, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let from = Instant::now() + NAP;
+        std::thread::sleep(NAP);
+        let to = Instant::now();
+        let late = to.saturating_duration_since(from);
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.late.add(late);
+        if late >= STALL {
+            seen.stalls.push(Stall { from, to });
+        }
     }
 }
 

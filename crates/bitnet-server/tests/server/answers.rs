@@ -330,6 +330,7 @@ fn requests_without_a_seed_have_that_of_the_server() {
 fn a_whole_answer_tells_in_its_head_where_its_time_went() {
     let server = TestServer::start();
     let body = json!({"prompt": "Once", "max_tokens": 4, "ignore_eos": true});
+    let asked = Instant::now();
     let answer = server.post("/v1/completions", &body);
     let timings = &answer.json()["timings"];
     let told: Vec<(&str, f64)> = (answer.header("server-timing").unwrap().split(", "))
@@ -339,8 +340,15 @@ fn a_whole_answer_tells_in_its_head_where_its_time_went() {
         })
         .collect();
     let milliseconds = |name: &str| timings[name].as_f64().unwrap();
+    let (check, of_model) = told.split_first().unwrap();
+    // Before the scheduler has it: no part of `timings`, and no longer than all of it.
+    let elapsed = asked.elapsed().as_secs_f64() * 1e3;
+    assert!(
+        check.0 == "check" && (0.0..=elapsed).contains(&check.1) && check.1 > 0.0,
+        "{told:?}"
+    );
     assert_eq!(
-        told,
+        of_model,
         [
             ("queue", milliseconds("queue_ms")),
             ("prefill", milliseconds("prompt_ms")),
