@@ -85,12 +85,17 @@ mod native {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
     use std::thread::JoinHandle;
+    use std::time::{Duration, Instant};
 
     use crate::error::KernelError;
 
     /// Turns of the waiting loop before a thread gives its CPU away: some 20 to 50 microseconds, longer than the gap
     /// between two ops of a token and shorter than the gap between two tokens of an idle server.
     const SPINS: u32 = 4000;
+
+    /// How long the caller of an op stays awake for the others, yielding: threads that have a CPU each end within that of one
+    /// another, and waking takes as long as an op of a small model.
+    const YIELDS: Duration = Duration::from_micros(500);
 
     /// Threads that wait for ops. The calling thread is number 0 and works too.
     pub struct Pool {
@@ -108,7 +113,10 @@ mod native {
         running: AtomicUsize,         // workers that have not finished the current op
         sleepers: Mutex<usize>,       // workers asleep on `wake`
         wake: Condvar,
-        has_sleepers: AtomicBool, // whether `sleepers` may be above zero
+        has_sleepers: AtomicBool,  // whether `sleepers` may be above zero
+        caller_sleeps: AtomicBool, // whether the caller may be asleep on `finished`, with `ends`
+        ends: Mutex<()>,
+        finished: Condvar,
         panic: Mutex<Option<Box<dyn Any + Send>>>,
     }
 
@@ -136,6 +144,9 @@ mod native {
                 sleepers: Mutex::new(0),
                 wake: Condvar::new(),
                 has_sleepers: AtomicBool::new(false),
+                caller_sleeps: AtomicBool::new(false),
+                ends: Mutex::new(()),
+                finished: Condvar::new(),
                 panic: Mutex::new(None),
             });
             let mut pool = Pool {
@@ -169,10 +180,7 @@ mod native {
                 unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
             shared.start(Some(job_for_workers), self.workers.len());
             let mine = catch_unwind(AssertUnwindSafe(|| job(0)));
-            let mut spins = 0;
-            while shared.running.load(Ordering::Acquire) != 0 {
-                spin(&mut spins);
-            }
+            shared.wait_for_workers();
             if let Err(panic) = mine {
                 lock(&shared.panic).take();
                 resume_unwind(panic);
@@ -193,16 +201,6 @@ mod native {
         }
     }
 
-    /// One turn of a waiting loop: first only a hint to the CPU, later the rest of the time slice.
-    fn spin(turns: &mut u32) {
-        if *turns < SPINS {
-            *turns += 1;
-            std::hint::spin_loop();
-        } else {
-            std::thread::yield_now();
-        }
-    }
-
     impl Shared {
         /// Publishes a job (`None`: the end) to the workers and wakes those that sleep.
         fn start(&self, job: Option<Job>, workers: usize) {
@@ -217,6 +215,32 @@ mod native {
                     self.wake.notify_all();
                 }
             }
+        }
+
+        /// Waits until every worker has finished the op: spinning, yielding, asleep at last. A worker that has lost its CPU
+        /// to another thread is then not waited for at the cost of this one.
+        fn wait_for_workers(&self) {
+            let has_finished = || self.running.load(Ordering::Acquire) == 0;
+            for _ in 0..SPINS {
+                if has_finished() {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+            let began = Instant::now();
+            while began.elapsed() < YIELDS {
+                if has_finished() {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+            let mut ends = lock(&self.ends);
+            // SeqCst against `running`: either the last worker sees that we sleep, or we see that it has finished.
+            self.caller_sleeps.store(true, Ordering::SeqCst);
+            while self.running.load(Ordering::SeqCst) != 0 {
+                ends = (self.finished.wait(ends)).unwrap_or_else(PoisonError::into_inner);
+            }
+            self.caller_sleeps.store(false, Ordering::Relaxed);
         }
 
         /// The life of a worker.
@@ -234,7 +258,11 @@ mod native {
                 if let Err(panic) = result {
                     lock(&self.panic).get_or_insert(panic);
                 }
-                self.running.fetch_sub(1, Ordering::Release);
+                let was_last = self.running.fetch_sub(1, Ordering::SeqCst) == 1;
+                if was_last && self.caller_sleeps.load(Ordering::SeqCst) {
+                    let _ends = lock(&self.ends);
+                    self.finished.notify_one();
+                }
             }
         }
 
@@ -276,6 +304,20 @@ mod native {
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        fn a_caller_that_waits_for_long_falls_asleep_and_is_woken() {
+            let pool = Pool::new(3).unwrap();
+            for _ in 0..3 {
+                pool.on_all_threads(&|thread| {
+                    // A caller that never slept would keep this waiting for ever.
+                    while thread == 1 && !pool.shared.caller_sleeps.load(Ordering::SeqCst) {
+                        std::thread::yield_now();
+                    }
+                });
+                assert!(!pool.shared.caller_sleeps.load(Ordering::SeqCst));
+            }
+        }
 
         #[test]
         fn workers_without_work_fall_asleep_and_wake_for_the_next_op() {
