@@ -2,20 +2,35 @@
 //! took.
 //!
 //! A gap is the machine's as far as a [`Stall`] covers it: while a thread that only sleeps is not run, nobody who waits
-//! for a processor is.
+//! for its processor is.
 
 use std::time::{Duration, Instant};
 
 /// Gaps of a stream that are kept with their times. Of the others it is enough that none is larger.
 const KEPT: usize = 4;
 
-/// A time in which the machine ran nobody who waited.
+/// A time in which a processor of the machine ran nobody who waited.
 #[derive(Debug, Clone, Copy)]
 pub struct Stall {
     /// When a thread should have been woken.
     pub from: Instant,
     /// When it was.
     pub to: Instant,
+}
+
+impl Stall {
+    /// Times in which any processor stood still, in their order and none over another.
+    pub fn union(mut stalls: Vec<Stall>) -> Vec<Stall> {
+        stalls.sort_unstable_by_key(|stall| stall.from);
+        stalls.dedup_by(|next, kept| {
+            let meets = next.from <= kept.to;
+            if meets {
+                kept.to = kept.to.max(next.to);
+            }
+            meets
+        });
+        stalls
+    }
 }
 
 /// The gaps of one stream.
@@ -108,6 +123,24 @@ mod tests {
         assert_eq!(stream.ratio_without(&[stall(22, 52), stall(55, 60)]), 4.0);
         // Two stalls in two gaps.
         assert_eq!(stream.ratio_without(&[stall(22, 62), stall(90, 110)]), 2.0);
+    }
+
+    #[test]
+    fn stalls_of_several_processors_count_once() {
+        let start = Instant::now();
+        let stall = |(from, to)| Stall {
+            from: start + ms(from),
+            to: start + ms(to),
+        };
+        let union = Stall::union(
+            [(30, 60), (0, 10), (40, 50), (10, 12), (55, 70)]
+                .map(stall)
+                .into(),
+        );
+        let union: Vec<_> = (union.iter())
+            .map(|stall| (stall.from - start, stall.to - start))
+            .collect();
+        assert_eq!(union, [(ms(0), ms(12)), (ms(30), ms(70))]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::drive::LoadTally;
-use super::gaps::StreamGaps;
+use super::gaps::{Stall, StreamGaps};
 use super::options::LoadPlan;
 use super::watch::{Watched, slope};
 use crate::peers::statistics::spread;
@@ -48,8 +48,8 @@ impl Round {
             let last = ratios.len().checked_sub(1)?;
             Some(ratios[(last as f64 * p) as usize])
         };
-        let own_ratios = (tally.streams.iter()).map(|stream| stream.ratio_without(&seen.stalls));
-        let stalls = seen.stalls.iter().map(|stall| stall.to - stall.from);
+        let stalls = Stall::union(seen.stalls.clone());
+        let own_ratios = (tally.streams.iter()).map(|stream| stream.ratio_without(&stalls));
         let troubles: usize = tally.troubles.values().sum();
         let mut figures = Vec::new();
         let mut add = |name, title, value| figures.push(Figure { name, title, value });
@@ -181,10 +181,11 @@ impl Round {
             "the machine itself is late at most, ms",
             milliseconds(seen.late.longest()),
         );
+        let stalled = stalls.iter().map(|stall| stall.to - stall.from);
         add(
             "stalls_ms_min",
             "its stalls of 10 ms or more, ms a minute",
-            rate(stalls.sum::<Duration>().as_secs_f64() * 1e3).map(|rate| rate * 60.0),
+            rate(stalled.sum::<Duration>().as_secs_f64() * 1e3).map(|rate| rate * 60.0),
         );
         figures
     }

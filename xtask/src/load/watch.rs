@@ -1,5 +1,6 @@
 //! What a server costs and how it is, looked at from outside: `/proc` and its health route, on a thread of its own so
-//! that a busy client does not slow the looking. Another thread only sleeps, and tells when the machine let it wait.
+//! that a busy client does not slow the looking. Other threads only sleep, one on each processor, and tell when the machine let
+//! them wait.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +16,7 @@ use super::latency::LatencyHistogram;
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Sleep of the thread that does nothing else.
+/// Sleep of a thread that does nothing else.
 const NAP: Duration = Duration::from_millis(2);
 
 /// How late it is woken when the machine is held up: the kernel's own time slices, of some 3 ms, are well below.
@@ -36,9 +37,9 @@ pub struct Watched {
     pub health: LatencyHistogram,
     /// How often it did not answer, or not with 200 or 503.
     pub health_failures: usize,
-    /// How late a thread that only sleeps was woken: the delay that the machine gives everybody, whatever the server does.
+    /// How late threads that only sleep were woken: the delay that the machine gives everybody, whatever the server does.
     pub late: LatencyHistogram,
-    /// When it was very late, in the order of time.
+    /// When one of them was very late, as they ended.
     pub stalls: Vec<Stall>,
 }
 
@@ -58,14 +59,15 @@ impl Watch {
             let (seen, stop) = (seen.clone(), stop.clone());
             move || look(address, pid, &seen, &stop)
         });
-        let sleeps = std::thread::spawn({
+        let sleeps = processors().into_iter().map(|processor| {
             let (seen, stop) = (seen.clone(), stop.clone());
-            move || sleep(&seen, &stop)
+            std::thread::spawn(move || sleep(processor, &seen, &stop))
         });
+        let threads = std::iter::once(looks).chain(sleeps).collect();
         Watch {
             seen,
             stop,
-            threads: vec![looks, sleeps],
+            threads,
         }
     }
 
@@ -105,7 +107,35 @@ fn look(address: SocketAddr, pid: Option<u32>, seen: &Mutex<Watched>, stop: &Ato
     }
 }
 
-fn sleep(seen: &Mutex<Watched>, stop: &AtomicBool) {
+/// The processors that this process may use; `None` is any of them, where the system does not tell.
+#[cfg(target_os = "linux")]
+fn processors() -> Vec<Option<usize>> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
+        return vec![None];
+    };
+    let all = 0..rustix::thread::CpuSet::MAX_CPU;
+    all.filter(|&cpu| set.is_set(cpu)).map(Some).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processors() -> Vec<Option<usize>> {
+    vec![None]
+}
+
+/// Binds the calling thread to a processor. Where that is refused it sleeps on any of them, which tells less.
+fn stay_on(processor: Option<usize>) {
+    #[cfg(target_os = "linux")]
+    if let Some(cpu) = processor {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = processor;
+}
+
+fn sleep(processor: Option<usize>, seen: &Mutex<Watched>, stop: &AtomicBool) {
+    stay_on(processor);
     while !stop.load(Ordering::Relaxed) {
         let from = Instant::now() + NAP;
         std::thread::sleep(NAP);
