@@ -201,6 +201,37 @@ fn what_a_server_refuses_is_told_with_the_exit_code_of_its_kind() {
 }
 
 #[test]
+fn who_manages_a_server_is_told_why_a_load_failed() {
+    let managed = Managed::start();
+    managed
+        .run(&["load", "cut.gguf", "--name", "next", "--wait"])
+        .fails(3, "model_incompatible", "");
+    let seen = managed.seen("next");
+    assert_eq!(
+        (&seen["status"], &seen["error"]["code"]),
+        (&"failed".into(), &"model_incompatible".into()),
+        "{seen}"
+    );
+    let said = seen["error"]["message"].as_str().unwrap();
+    let table = managed.run(&["ps"]);
+    let (_, reason) = table.ok().split_once("\nnext failed:\n").unwrap();
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(reason), words(&format!("{said} (model_incompatible)")));
+    assert!(table.stdout.lines().all(|line| line.chars().count() <= 80), "{table:?}");
+    // Requests may not name it, and who may only send requests learns nothing of it.
+    assert!(!managed.run_as("infer", &["ps"]).ok().contains("next"));
+
+    // One that the server knows is told in the same way, and no more when it is there.
+    std::fs::rename(managed.at("v2.gguf"), managed.at("away")).unwrap();
+    let failed = managed.run(&["load", "--name", "spare", "--wait"]);
+    assert_ne!(failed.code, Some(0), "{failed:?}");
+    assert!(managed.run(&["ps"]).ok().contains("\nspare failed:\n"));
+    std::fs::rename(managed.at("away"), managed.at("v2.gguf")).unwrap();
+    managed.run(&["load", "--name", "spare", "--wait"]).ok();
+    assert!(!managed.run(&["ps"]).ok().contains("spare failed"));
+}
+
+#[test]
 fn addresses_and_keys_that_are_none_are_told_before_anybody_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let empty = text(&folder.path().join("empty.key"));
