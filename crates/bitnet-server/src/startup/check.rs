@@ -61,7 +61,7 @@ fn check_model(
     // Only the header is looked at, once: nothing is gained by a copy.
     let reading = CheckpointOptions {
         access: Access::Map,
-        ..options.checkpoint.clone()
+        ..options.checkpoint
     };
     let checkpoint = match source {
         OriginSource::Path(path) => Checkpoint::open(path, &reading)?,
