@@ -2,7 +2,7 @@
 //!
 //! Its output is read as people read it. What it does not print, the tokens and the positions, stands in the file that it
 //! saves for `--kl-divergence`: the tokens of all chunks, then for each scored position the logarithms of all
-//! probabilities in 16 bits.
+//! probabilities in 16 bits, of which the smallest stands for everything below.
 //!
 //! Source: llama.cpp's `tools/perplexity/perplexity.cpp`, where bitnet.cpp has `examples/perplexity/perplexity.cpp`.
 
@@ -50,8 +50,9 @@ pub struct SavedLogits {
     pub ctx: usize,
     /// Of all chunks, one after the other.
     pub tokens: Vec<usize>,
-    /// Log probabilities of each scored position, `[n_chunks * n_scored, vocab_size]`.
-    rows: Vec<Vec<f32>>,
+    /// Log probabilities of each scored position, `[n_scored, vocab_size]`; `None` where all that is known is that it is
+    /// less likely than any other.
+    rows: Vec<Vec<Option<f32>>>,
 }
 
 impl LlamaPerplexity {
@@ -204,23 +205,28 @@ impl SavedLogits {
     }
 
     /// The perplexity of the tokens that we take to be predicted, from the middle of each chunk to its end, by these
-    /// logits: another one than the program prints unless it scores these very positions. `None` where a chunk has another
-    /// number of them.
-    pub fn perplexity_of_second_halves(&self) -> Option<f64> {
+    /// logits: another one than the program prints unless it scores these very positions. `None` where one of these tokens
+    /// is so unlikely that the file does not tell how unlikely.
+    ///
+    /// # Errors
+    /// Where a chunk has another number of scored positions.
+    pub fn perplexity_of_second_halves(&self) -> Result<Option<f64>> {
         let scored = self.ctx.saturating_sub(self.ctx / 2 + 1);
-        if scored == 0 || self.rows.is_empty() || self.rows.len() != self.n_chunks() * scored {
-            return None;
-        }
+        ensure!(
+            scored > 0 && !self.rows.is_empty() && self.rows.len() == self.n_chunks() * scored,
+            "{} positions of {} chunks are scored, expected {scored} of each",
+            self.rows.len(),
+            self.n_chunks()
+        );
         let chunks = self.tokens.chunks_exact(self.ctx);
         let targets = chunks.flat_map(|chunk| &chunk[self.ctx / 2 + 1..]);
-        let nll = targets
-            .zip(&self.rows)
-            .map(|(&id, row)| -f64::from(row[id]));
-        Some((nll.sum::<f64>() / self.rows.len() as f64).exp())
+        let nll = targets.zip(&self.rows);
+        let nll: Option<f64> = nll.map(|(&id, row)| Some(-f64::from(row[id]?))).sum();
+        Ok(nll.map(|nll| (nll / self.rows.len() as f64).exp()))
     }
 }
 
-fn log_probabilities(row: &[u8], vocab_size: usize) -> Vec<f32> {
+fn log_probabilities(row: &[u8], vocab_size: usize) -> Vec<Option<f32>> {
     let words = row.as_chunks::<2>().0;
     let float = |at: usize| {
         let [[a, b], [c, d]] = [words[at], words[at + 1]];
@@ -228,9 +234,11 @@ fn log_probabilities(row: &[u8], vocab_size: usize) -> Vec<f32> {
     };
     let (step, smallest) = (float(0), float(2));
     let values = words[ROW_HEADER..].iter().take(vocab_size);
-    values
-        .map(|word| smallest + step * f32::from(u16::from_le_bytes(*word)))
-        .collect()
+    let value = |word: &[u8; 2]| match u16::from_le_bytes(*word) {
+        0 => None,
+        steps => Some(smallest + step * f32::from(steps)),
+    };
+    values.map(value).collect()
 }
 
 #[cfg(test)]
@@ -298,10 +306,13 @@ mod tests {
         assert_eq!((saved.ctx, saved.n_chunks(), saved.n_scored()), (4, 2, 2));
         assert_eq!(saved.tokens, [0, 1, 2, 1, 2, 0, 1, 0]);
         // Token 1 ends the first chunk, by -4 + 4 / 2, token 0 the second, by -4 + 6 / 2.
-        let perplexity = saved.perplexity_of_second_halves().unwrap();
+        let perplexity = saved.perplexity_of_second_halves().unwrap().unwrap();
         assert!((perplexity - 1.5f64.exp()).abs() < 1e-6, "{perplexity}");
-        let more = SavedLogits::read(&file(&tokens, &[[0; 3]; 4])).unwrap();
-        assert_eq!(more.perplexity_of_second_halves(), None);
+        let more = SavedLogits::read(&file(&tokens, &[[1; 3]; 4])).unwrap();
+        assert!(more.perplexity_of_second_halves().is_err());
+        // At the bottom of what the file tells.
+        let unlikely = SavedLogits::read(&file(&tokens, &[[0, 4, 0], [0, 6, 0]])).unwrap();
+        assert_eq!(unlikely.perplexity_of_second_halves().unwrap(), None);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn against_llama_cpp(
         .iter()
         .filter(|count| ours[**count] != theirs[**count]);
     finding.checks.push(Check::at_most(
-        "score: counts unlike llama-perplexity's",
+        "score: counts unlike those from llama.cpp's logits",
         other.count() as f64,
         0.0,
     ));
@@ -61,7 +61,7 @@ pub fn against_llama_cpp(
         ));
     }
     finding.checks.push(Check::at_most(
-        "score: perplexity apart from llama-perplexity's",
+        "score: perplexity apart from that of llama.cpp's logits",
         (nll(&ours) - nll(&theirs)).exp_m1().abs(),
         PERPLEXITY_TOLERANCE,
     ));
@@ -115,17 +115,16 @@ pub fn against_program(
     let other = other.filter(|(theirs, ours)| theirs != ours).count();
     let missing = saved.tokens.len().saturating_sub(our_tokens.len());
     check("tokens unlike", (other + missing) as f64, 0.0);
-    let printed_then = saved.n_chunks().checked_sub(1);
-    let printed_then = printed_then.and_then(|last| theirs.running.get(last));
-    let here = saved.perplexity_of_second_halves();
-    let apart = printed_then
-        .zip(here)
-        .map(|(then, here)| (here / then - 1.0).abs());
-    check(
-        "perplexity by saved logits at our positions apart from",
-        apart.unwrap_or(f64::NAN),
-        SAVED_ROUNDING,
-    );
+    // A text on which the model is very wrong has tokens of which the saved logits say too little.
+    if let Some(here) = saved.perplexity_of_second_halves()? {
+        let printed_then = saved.n_chunks().checked_sub(1);
+        let printed_then = printed_then.and_then(|last| theirs.running.get(last));
+        check(
+            "perplexity of its logits at our positions from",
+            printed_then.map_or(f64::NAN, |then| (here / then - 1.0).abs()),
+            SAVED_ROUNDING,
+        );
+    }
     let found = ours["perplexity"].as_f64().unwrap_or(f64::NAN);
     check(
         "perplexity apart from",
