@@ -14,6 +14,7 @@
 //! - [`clients`]: real clients of the server
 //! - [`proxies`]: the server behind nginx and HAProxy
 //! - [`peers`]: speed beside llama.cpp's and bitnet.cpp's
+//! - [`conversion`]: speed and memory of `bitnet convert` beside `cp`
 //! - [`proof`]: our numbers against other engines'
 //! - [`llama_cpp`]: a build of llama.cpp
 //! - [`monitoring`]: the dashboard and the alert rules against a real Prometheus
@@ -27,6 +28,7 @@ mod admin_page;
 mod arguments;
 mod check_features;
 mod clients;
+mod conversion;
 mod cross;
 mod documents;
 mod llama_cpp;
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         ["proxies"] => proxies::run(&root()),
         ["admin-page"] => admin_page::run(&root()),
         ["peers", options @ ..] => peers::run(&root(), options),
+        ["conversion", options @ ..] => conversion::run(&root(), options),
         ["crossval", options @ ..] => proof::run(&root(), ProofKind::Crossval, options),
         ["full-crossval", options @ ..] => proof::run(&root(), ProofKind::FullCrossval, options),
         ["verify", options @ ..] => proof::run(&root(), ProofKind::Verify, options),
@@ -108,6 +111,7 @@ fn usage() -> String {
         clients::USAGE,
         proxies::USAGE,
         peers::USAGE,
+        conversion::USAGE,
         proof::USAGE,
     ];
     parts.join("\n")

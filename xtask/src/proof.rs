@@ -10,6 +10,7 @@
 //! - [`recorded`]: against recordings of Hugging Face transformers
 //! - [`formats`]: two files of one model
 //! - [`perplexity`]: `bitnet score` against llama.cpp and bitnet.cpp
+//! - [`llama_perplexity`]: running their program for it
 //! - [`chunks`]: which tokens are compared
 //! - [`distance`]: how far apart two engines' logits are
 //! - [`hidden`]: after which layer they part
@@ -23,6 +24,7 @@ mod distance;
 mod engine;
 mod formats;
 mod hidden;
+mod llama_perplexity;
 mod options;
 mod perplexity;
 mod recorded;

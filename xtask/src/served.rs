@@ -102,6 +102,17 @@ pub fn binary(root: &Path) -> Result<PathBuf> {
     Ok(target_folder(root)?.join("debug/bitnet"))
 }
 
+/// The program `bitnet`, built in release.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn release_program(root: &Path) -> Result<PathBuf> {
+    let args = ["build", "--release", "--locked", "-p", "bitnet-cli"];
+    run(cargo().current_dir(root).args(args))?;
+    let name = format!("bitnet{}", std::env::consts::EXE_SUFFIX);
+    Ok(target_folder(root)?.join("release").join(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -94,7 +94,7 @@ pub fn grammar() -> clap::Command {
             "Examples:\n  bitnet run --prompt \"Once upon a time\"\n  bitnet run --model model.gguf --file prompt.txt \
              --max-tokens 200\n  bitnet chat --model model.gguf --system \"Be brief.\"\n  bitnet inspect model.gguf\n  \
              bitnet bench --model model.gguf --format json\n\n{}\nExit codes:\n  0 ok, 1 failed at run time, 2 wrong \
-             usage, 3 the model file is unusable,\n  4 a check disagrees, 130 ended by Ctrl-C",
+             usage, 3 the model file is unusable,\n  4 a check disagrees, 5 a server cut requests off at its end, 130 ended by Ctrl-C",
             env::help_table()
         ))
 }

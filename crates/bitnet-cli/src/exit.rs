@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use bitnet_server::log;
+use bitnet_server::{CUT_OFF_EXIT, log};
 
 use crate::sanitize;
 
@@ -24,6 +24,8 @@ pub enum Exit {
     Unusable = 3,
     /// A check ran and disagrees (`compat-check --strict` with warnings).
     Disagrees = 4,
+    /// A server ended, and requests were cut off.
+    CutOff = CUT_OFF_EXIT as isize,
     /// Ended by Ctrl-C: 128 + SIGINT, as shells report it.
     Interrupted = 130,
 }

@@ -8,6 +8,7 @@ use bitnet_inference::{
     open_tokenizer,
 };
 use bitnet_models::{Checkpoint, PackedFileError, TokenizerSource};
+use bitnet_server::model_manager::policy::OriginSource;
 use bytes::Bytes;
 
 use crate::args::{EngineArgs, ModelArgs};
@@ -47,6 +48,17 @@ impl ModelSource {
         match self {
             ModelSource::Embedded => embedded::NAME.into(),
             ModelSource::Path(path) => path.display().to_string(),
+        }
+    }
+
+    /// The same as the server has it.
+    pub fn origin(&self) -> OriginSource {
+        match self {
+            ModelSource::Embedded => OriginSource::Bytes {
+                name: embedded::NAME,
+                bytes: Bytes::from_static(embedded::BYTES),
+            },
+            ModelSource::Path(path) => OriginSource::Path(path.clone()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! A running server as the commands see it that manage one: which one it is, whose key is shown, and what its refusals
 //! mean for whoever typed the command.
 
+mod hint;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -173,14 +175,11 @@ impl Remote {
             (400, _) => Exit::Usage,
             _ => Exit::Runtime,
         };
-        let hint = match (status, &self.client.key) {
-            (401, None) => {
-                "show a key of the role admin: --key-file FILE, or the variable BITNET_API_KEY"
-                    .into()
-            }
-            _ => text("hint"),
-        };
-        CliError::new(class, format!("{} ({code})", text("message")), hint)
+        CliError::new(
+            class,
+            format!("{} ({code})", text("message")),
+            hint::in_commands(error),
+        )
     }
 
     /// What a model's status tells as its error.

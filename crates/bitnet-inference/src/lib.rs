@@ -74,7 +74,7 @@ pub use error::Error;
 pub use evaluate::Trace;
 pub use generation::{BatchGeneration, BatchItem, Generation, TextStream};
 pub use loader::{
-    HeadMode, KvPool, LoadOptions, PackedWeights, SERVING_PREFILL_BESIDE, WeightsPlace,
+    HeadMode, KvPool, LoadOptions, PackedWeights, SERVING_PREFILL_BESIDE, WeightsPlace, check_room,
     checkpoint_tokenizer, open_tokenizer,
 };
 pub use logprobs::TokenLogprobs;
@@ -96,9 +96,9 @@ pub use bitnet_kernels::{
 };
 pub use bitnet_models::mmap::Access;
 pub use bitnet_models::{
-    Batch, CheckpointOptions, Dialects, EmbeddingConfig, FileStamp, I2sDialect, LoadProgress,
-    LogitRows, ModelConfig, ModelError, ModelFiles, Observer, Operation, PackedArrays, Pooling,
-    Profile,
+    Batch, Checkpoint, CheckpointOptions, Dialects, EmbeddingConfig, FileStamp, I2sDialect,
+    LoadProgress, LogitRows, ModelConfig, ModelError, ModelFiles, Observer, Operation,
+    PackedArrays, Place, Pooling, Profile,
 };
 pub use bitnet_tokenizers::{Message, Repair, Tokenizer, TokenizerOptions};
 

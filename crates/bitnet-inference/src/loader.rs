@@ -3,6 +3,8 @@
 //! Everything that can be refused is refused here, before the first token: a file that is no model, a context larger
 //! than the model's, a tokenizer that would need a guess when guesses are forbidden.
 
+mod room;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +20,14 @@ use bitnet_models::{
 };
 use bitnet_tokenizers::{GgufVocabulary, SentencePieceFiles, Tokenizer, TokenizerOptions};
 
-use crate::block_manager::BlockManager;
 use crate::error::Error;
 use crate::packed_cache::{CacheEntry, CachePurpose, PackedCache};
 use crate::runner::{ModelRunner, Runner, RunnerSizes};
 use crate::scheduler::ScheduleLimits;
 use crate::shared_tokenizers;
 use crate::speculative::MAX_DRAFT;
+pub use room::check_room;
+use room::context_and_blocks;
 
 /// The largest context that is made room for when the caller names none: as in llama.cpp, a laptop's worth of cache
 /// and long enough for any chat. Ask for more with [`LoadOptions::context`].
@@ -402,74 +405,6 @@ fn kept_weights(
 fn worth_keeping(model: &Model<CpuBackend>, least_bytes: usize) -> bool {
     let bytes = model.weight_bytes();
     bytes.layers + bytes.layer_copies + bytes.head_copy >= least_bytes
-}
-
-/// Positions of a context and blocks of the cache, which holds at least one context, for a model whose weights take
-/// `weight_bytes`.
-fn context_and_blocks(
-    options: &LoadOptions,
-    config: &ModelConfig,
-    weight_bytes: usize,
-) -> Result<(usize, usize), Error> {
-    let longest = config.context_length;
-    let context = match options.context {
-        None if matches!(options.kv_pool, KvPool::Within(_)) => longest,
-        None => longest.min(DEFAULT_CONTEXT),
-        Some(context) if (1..=longest).contains(&context) => context,
-        Some(context) => {
-            return Err(Error::InvalidOption {
-                option: "the context".into(),
-                value: context.to_string(),
-                expected: format!("1 to {longest}, the positions this model was made for"),
-            });
-        }
-    };
-    let of_contexts = options
-        .max_sequences
-        .checked_mul(BlockManager::blocks_for(context))
-        .filter(|&blocks| u32::try_from(blocks).is_ok());
-    let block_bytes = kv_block_bytes(config, options.kv_type);
-    let n_blocks = match options.kv_pool {
-        KvPool::Contexts => of_contexts.ok_or_else(|| Error::InvalidOption {
-            option: "max_sequences".into(),
-            value: options.max_sequences.to_string(),
-            expected: format!("a number of sequences whose contexts of {context} fit in memory"),
-        })?,
-        KvPool::Blocks(blocks) => blocks,
-        KvPool::Bytes(bytes) => bytes / block_bytes,
-        KvPool::Within(memory) => {
-            let most = of_contexts.unwrap_or(u32::MAX as usize);
-            most.min(memory.saturating_sub(weight_bytes) / block_bytes)
-        }
-    };
-    // More than a context for every sequence is of use to the prefix cache alone.
-    let n_blocks = match of_contexts {
-        Some(useful) if !options.prefix_cache => n_blocks.min(useful),
-        _ => n_blocks,
-    };
-    // An asked-for context is a promise; the default one shrinks to what there is.
-    let least = BlockManager::blocks_for(options.context.unwrap_or(1));
-    if let KvPool::Within(memory) = options.kv_pool
-        && n_blocks < least
-    {
-        return Err(Error::NotEnoughMemory {
-            memory,
-            weights: weight_bytes,
-            context: least * KV_BLOCK,
-            cache: least * block_bytes,
-        });
-    }
-    if n_blocks < least || u32::try_from(n_blocks).is_err() {
-        return Err(Error::InvalidOption {
-            option: "the KV cache".into(),
-            value: format!("{n_blocks} blocks"),
-            expected: format!(
-                "at least {least} blocks of {KV_BLOCK} positions, at most {}",
-                u32::MAX
-            ),
-        });
-    }
-    Ok((context.min(n_blocks.saturating_mul(KV_BLOCK)), n_blocks))
 }
 
 fn positive(option: &str, value: usize) -> Result<(), Error> {

@@ -69,7 +69,7 @@ pub use config::{
     ConfigError, ConfigField, EmbeddingConfig, FullLayers, ModelConfig, Pooling, RawConfig,
     RawSliding, RopeConfig, RopeScaling, SlidingConfig, Yarn,
 };
-pub use error::{ErrorClass, ModelError};
+pub use error::{ErrorClass, ModelError, Place};
 pub use export::{Export, ExportError, Targets};
 pub use family::Family;
 pub use finding::{Finding, Severity};

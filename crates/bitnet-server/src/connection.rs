@@ -18,21 +18,21 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::seats::{AtWork, Seat};
-use crate::tally::{Entered, Tally};
+use crate::tally::{CountedOnce, Entered, Tally};
 
 /// A TCP stream whose writes fail when nothing could be written for a while.
 pub struct Connection {
     stream: Arc<TcpStream>,
     patience: Duration,
     stuck: Option<Stuck>,
-    under_way: Tally,
+    under_way: CountedOnce,
     seat: Arc<Seat>,
 }
 
 /// Since a write could not go on. It counts as work: a server that ends waits for it, and it keeps its place.
 struct Stuck {
     over: Pin<Box<Sleep>>,
-    _work: (Entered, AtWork),
+    _work: (Arc<Entered>, AtWork),
 }
 
 /// How often a client is looked for that has sent more than was read: each look costs no system call.
@@ -43,7 +43,7 @@ impl Connection {
     pub fn new(
         stream: Arc<TcpStream>,
         patience: Duration,
-        under_way: Tally,
+        under_way: CountedOnce,
         seat: Arc<Seat>,
     ) -> Connection {
         Connection {

@@ -27,7 +27,7 @@ use crate::connection::{Connection, until_gone};
 use crate::error::{ApiError, ErrorCode};
 use crate::held_body::HeldBody;
 use crate::seats::Seat;
-use crate::tally::Tally;
+use crate::tally::{CountedOnce, Tally};
 use crate::tls::TlsIdentity;
 use crate::transport::{Transport, whole_answer};
 
@@ -50,7 +50,7 @@ pub struct Http {
     pub router: Router,
     /// The certificate, if connections are encrypted.
     pub tls: Option<Arc<TlsIdentity>>,
-    /// Requests that are being answered, and writes that wait for a client.
+    /// Requests that are being answered, or whose answers wait for a client.
     pub under_way: Tally,
     /// How far the server is with ending.
     pub phase: watch::Receiver<ServingPhase>,
@@ -80,10 +80,11 @@ impl Http {
         // Tokens are small and each should leave at once.
         let _ = stream.set_nodelay(true);
         let stream = Arc::new(stream);
+        let under_way = CountedOnce::of(&self.under_way);
         let connection = Connection::new(
             stream.clone(),
             self.app.limits.write_timeout,
-            self.under_way.clone(),
+            under_way.clone(),
             seat.clone(),
         );
         let transport = match &self.tls {
@@ -103,7 +104,7 @@ impl Http {
         let busy = Tally::default();
         let service = service_fn(|request: Request<Incoming>| {
             // What is refused anyway is not waited for.
-            let waited_for = (!self.app.is_draining()).then(|| self.under_way.enter());
+            let waited_for = (!self.app.is_draining()).then(|| under_way.enter());
             self.answer(request, peer, (waited_for, busy.enter(), seat.work()))
         });
         let mut connection = http1::Builder::new()

@@ -78,4 +78,4 @@ mod watchers;
 pub use app::App;
 pub use limits::ServerLimits;
 pub use model::LoadedModel;
-pub use server::{Ending, Server, Stopped};
+pub use server::{CUT_OFF_EXIT, Ending, Server, Stopped};

@@ -95,6 +95,14 @@ pub fn available_memory() -> Option<u64> {
     HostMachine::detect().memory_available_bytes
 }
 
+/// Bytes of memory that there are, of the machine and within the container's limit, whoever has them now; `None` where the
+/// system does not tell.
+pub fn total_memory() -> Option<u64> {
+    let machine = HostMachine::detect();
+    let limits = [machine.memory_bytes, machine.cgroup_memory_limit_bytes];
+    limits.into_iter().flatten().min()
+}
+
 /// CPUs in a list such as `0-3,8`.
 fn count(list: &str) -> Option<usize> {
     list.trim().split(',').try_fold(0_usize, |sum, part| {

@@ -12,7 +12,8 @@ use bitnet_server::config::{ServerConfig, print};
 use bitnet_server::log::{self, LogFilter};
 use bitnet_server::model_manager::policy::OriginSource;
 use bitnet_server::process::Process;
-use bitnet_server::startup::{self, FirstModel};
+use bitnet_server::startup::{self, FirstModel, StartupError};
+use bitnet_server::{CUT_OFF_EXIT, Stopped};
 use clap::Parser;
 
 /// Serve a ternary language model over HTTP, compatible with OpenAI's clients
@@ -31,7 +32,8 @@ struct ServerArgs {
 fn main() -> ExitCode {
     let args = ServerArgs::parse();
     match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Stopped::Drained) => ExitCode::SUCCESS,
+        Ok(Stopped::CutOff { .. }) => ExitCode::from(CUT_OFF_EXIT),
         Err(error) => {
             match log::is_json() {
                 true => log::say_error(&format!("{error:#}"), ""),
@@ -46,13 +48,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &ServerArgs) -> Result<()> {
+/// Does what was asked for; what needs no server counts as one whose requests were all answered.
+fn run(args: &ServerArgs) -> Result<Stopped> {
     let sources = args.config.sources();
     let config = ServerConfig::load(&sources)?;
     if args.config.instead == Some(ConfigTask::Print) {
         use std::io::Write;
         std::io::stdout().write_all(print::to_yaml(&config).as_bytes())?;
-        return Ok(());
+        return Ok(Stopped::Drained);
     }
     let filter = LogFilter::install(&config.monitoring.log_level, false)?;
     filter.set_format(config.monitoring.log_format);
@@ -65,9 +68,11 @@ fn run(args: &ServerArgs) -> Result<()> {
     let usual_cache = PackedCache::usual_folder(|name| std::env::var_os(name));
     if args.config.instead == Some(ConfigTask::Check) {
         let first = FirstModel::of(source, &config, usual_cache)?;
-        startup::check(&config, first)?;
+        for doubt in startup::check(&config, first).map_err(as_at_start)? {
+            say(&format!("warning: {doubt}"));
+        }
         say("a server can begin with this configuration");
-        return Ok(());
+        return Ok(Stopped::Drained);
     }
     let process = Process::begin(config, sources, filter)?;
     let first = FirstModel::of(source, process.config(), usual_cache)?;
@@ -81,10 +86,20 @@ fn run(args: &ServerArgs) -> Result<()> {
     // Whoever holds it keeps its memory, also when another model has taken its place.
     drop(ready.engine);
     let who = process.who_may_ask();
-    process.serve(ready.app, |url| {
+    let stopped = process.serve(ready.app, |url| {
         say(&format!("serving {name} on {url}: {summary}; {who}"));
     })?;
-    Ok(())
+    Ok(stopped)
+}
+
+/// What a check finds, in the words in which the start would say it.
+fn as_at_start(error: StartupError) -> anyhow::Error {
+    match error {
+        StartupError::Model { name, source } => {
+            anyhow::Error::new(source).context(format!("cannot load {name}"))
+        }
+        error => error.into(),
+    }
 }
 
 /// Writes a line to standard error; nobody is left to tell when that is closed.

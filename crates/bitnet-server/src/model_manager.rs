@@ -73,7 +73,8 @@ impl ModelManager {
 /// [`Awaited`] until then.
 ///
 /// # Errors
-/// [`ErrorCode::ModelBusy`] when the name has a model, or is getting one.
+/// [`ErrorCode::ModelAlreadyLoaded`] when the name has a model, [`ErrorCode::ModelBusy`] when it is getting one, or one is
+/// leaving.
 pub fn start_load(
     app: &Arc<App>,
     id: &str,
@@ -86,14 +87,13 @@ pub fn start_load(
         let entry = table.entries.entry(id.to_owned()).or_default();
         let why_not = match &entry.state {
             EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => None,
-            EntryState::Loading(_) => Some("being loaded"),
-            EntryState::Loaded { .. } => Some("loaded"),
-            EntryState::Unloading(_) => Some("being unloaded"),
+            EntryState::Loading(_) => Some((ErrorCode::ModelBusy, "being loaded")),
+            EntryState::Loaded { .. } => Some((ErrorCode::ModelAlreadyLoaded, "loaded")),
+            EntryState::Unloading(_) => Some((ErrorCode::ModelBusy, "being unloaded")),
         };
-        if let Some(state) = why_not {
+        if let Some((code, state)) = why_not {
             let message = format!("the model '{id}' is {state} already");
-            return Err(ApiError::new(ErrorCode::ModelBusy, message)
-                .with_hint("POST /v1/models/swap puts another one in its place"));
+            return Err(ApiError::new(code, message));
         }
         let job = Arc::new(LoadJob::new(app.new_id("job-"), false));
         let loading = EntryState::Loading(job.clone());
@@ -200,15 +200,14 @@ impl App {
         match start_load(self, &id, *origin, None) {
             Ok((job, awaited)) => Ok(OnDemand::Loading { id, job, awaited }),
             // Another request was first: its job, or its model, is there by now.
-            Err(error) if error.code == ErrorCode::ModelBusy => {
-                match self.models.find(Some(&id))? {
-                    Found::Loaded(model) => Ok(OnDemand::Loaded(model)),
-                    Found::Loading { id, job, awaited } => {
-                        Ok(OnDemand::Loading { id, job, awaited })
-                    }
-                    Found::Unloaded { id, .. } => Err(not_loaded(&id)),
-                }
-            }
+            Err(ApiError {
+                code: ErrorCode::ModelBusy | ErrorCode::ModelAlreadyLoaded,
+                ..
+            }) => match self.models.find(Some(&id))? {
+                Found::Loaded(model) => Ok(OnDemand::Loaded(model)),
+                Found::Loading { id, job, awaited } => Ok(OnDemand::Loading { id, job, awaited }),
+                Found::Unloaded { id, .. } => Err(not_loaded(&id)),
+            },
             Err(error) => Err(error),
         }
     }

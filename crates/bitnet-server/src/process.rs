@@ -301,8 +301,8 @@ impl Process {
             let stopped = server.run(stop, hurry).await;
             match stopped {
                 Stopped::Drained => tracing::info!(target: LIFE, "ended, every request answered"),
-                Stopped::CutOff => {
-                    tracing::warn!(target: LIFE, "ended, some requests were cut off")
+                Stopped::CutOff { requests } => {
+                    tracing::warn!(target: LIFE, requests, "ended, and cut off requests under way")
                 }
             }
             Ok(stopped)

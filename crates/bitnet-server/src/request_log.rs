@@ -24,7 +24,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use crate::config::settings::MonitoringSettings;
-use crate::config::value::AccessLogFormat;
+use crate::config::value::{AccessLogFormat, LogFormat};
 use crate::fields::Fields;
 use crate::log::LIFE;
 
@@ -35,16 +35,9 @@ pub use order::{OrderAudit, OrderUnderWay};
 /// Where lines about requests go. `Default` writes none.
 #[derive(Default)]
 pub struct RequestLog {
-    format: Option<Format>,
+    format: Option<LogFormat>,
     access: Option<LineWriter>,
     audit: Option<LineWriter>,
-}
-
-/// How a line of the access log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// What the logs want to know of a request beside its answer: laid by with the request, for the guard to fill in. It outlives
@@ -144,6 +137,16 @@ struct Sink {
     is_torn: bool, // the last line was written in part
 }
 
+/// How lines of the access log are written beside a log of the format `log`; `None`: there are none.
+fn access_format(access: AccessLogFormat, log: LogFormat) -> Option<LogFormat> {
+    match access {
+        AccessLogFormat::None => None,
+        AccessLogFormat::On => Some(log),
+        AccessLogFormat::Text => Some(LogFormat::Text),
+        AccessLogFormat::Json => Some(LogFormat::Json),
+    }
+}
+
 impl RequestLog {
     /// The logs that the settings ask for.
     ///
@@ -160,7 +163,8 @@ impl RequestLog {
                 Box::new(options.open(path)?)
             }
         };
-        RequestLog::to(settings.access_log, Box::new(io::stderr()), audit)
+        let format = access_format(settings.access_log, settings.log_format);
+        RequestLog::to(format, Box::new(io::stderr()), audit)
     }
 
     /// Tells why [`RequestLog::open`] would fail, and makes no file.
@@ -188,15 +192,10 @@ impl RequestLog {
     /// # Errors
     /// When there is no thread to write them.
     pub fn to(
-        format: AccessLogFormat,
+        format: Option<LogFormat>,
         access: Box<dyn Write + Send>,
         audit: Box<dyn Write + Send>,
     ) -> io::Result<RequestLog> {
-        let format = match format {
-            AccessLogFormat::None => None,
-            AccessLogFormat::Text => Some(Format::Text),
-            AccessLogFormat::Json => Some(Format::Json),
-        };
         Ok(RequestLog {
             format,
             access: format
@@ -215,8 +214,8 @@ impl RequestLog {
     pub fn access(&self, line: &AccessLine) {
         if let (Some(writer), Some(format)) = (&self.access, self.format) {
             writer.write(match format {
-                Format::Text => line.text(),
-                Format::Json => line.json(),
+                LogFormat::Text => line.text(),
+                LogFormat::Json => line.json(),
             });
         }
     }

@@ -51,8 +51,15 @@ pub enum Stopped {
     /// Every request under way was answered.
     Drained,
     /// Some were cut off, when time was over or at the second signal.
-    CutOff,
+    CutOff {
+        /// How many.
+        requests: usize,
+    },
 }
+
+/// The exit code of a process whose server was [`Stopped::CutOff`]: who restarts servers by a script wants to know that
+/// the time to drain was too short.
+pub const CUT_OFF_EXIT: u8 = 5;
 
 /// Pause after an accept that failed for want of descriptors or memory: trying again at once would spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -150,14 +157,18 @@ impl Server {
             door.empty_queue();
             in_time
         };
-        if !in_time && under_way.count() > 0 {
+        let late = match in_time {
+            true => 0,
+            false => under_way.count(),
+        };
+        if late > 0 {
             // Their clients are still told why they end, and how far they came.
             for model in app.models.everywhere() {
                 model.handle.shut_down();
             }
             phase.send_replace(ServingPhase::Ending);
             let _ = tokio::time::timeout(FAREWELL, connections.empty()).await; // then they are cut off
-            return Stopped::CutOff;
+            return Stopped::CutOff { requests: late };
         }
         phase.send_replace(ServingPhase::Ending);
         if in_time {
@@ -178,7 +189,7 @@ impl Server {
         }
         match under_way.count() {
             0 => Stopped::Drained,
-            _ => Stopped::CutOff,
+            requests => Stopped::CutOff { requests },
         }
     }
 }

@@ -1,10 +1,12 @@
 //! From settings to a server that can begin: the policy of its models, the first model with its version, and the state that
 //! routes share. `bitnet serve` and `bitnet-server` are two command lines before this one way.
 
+mod check;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_inference::{Engine, EngineInfo, LoadOptions, PackedCache};
+use bitnet_inference::{Engine, EngineInfo, Error, LoadOptions, PackedCache};
 
 use crate::app::App;
 use crate::config::{ServerConfig, SettingError};
@@ -15,6 +17,8 @@ use crate::model_manager::{paths, version};
 use crate::process::{Process, ProcessError};
 use crate::request_log::RequestLog;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
+
+pub use check::{check, names_of, unknown_names};
 
 /// The model that a server begins with.
 #[derive(Debug, Clone)]
@@ -77,6 +81,22 @@ pub enum StartupError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A check has found that the first model cannot be loaded.
+    #[error("{source}")]
+    Model {
+        /// The model.
+        name: String,
+        /// What loading it would say.
+        source: Error,
+    },
+    /// The same of a model of `models.configured`.
+    #[error("models.configured has {id}: {source}")]
+    Configured {
+        /// The model's id.
+        id: String,
+        /// What loading it would say.
+        source: Error,
+    },
     /// The logs of requests cannot be written.
     #[error("the logs cannot be opened: {0}")]
     Log(std::io::Error),
@@ -86,31 +106,6 @@ pub enum StartupError {
     /// Nobody can look after the process.
     #[error(transparent)]
     Process(#[from] ProcessError),
-}
-
-/// Tells what would keep a server from starting, as far as no model has to be read for that: the checks of
-/// [`Process::begin`] and [`prepare`] without what they take. No port is opened and no file made, so a server that runs is
-/// not disturbed.
-///
-/// # Errors
-/// As theirs; and models of the configuration that are not there.
-pub fn check(config: &ServerConfig, first: FirstModel) -> Result<(), StartupError> {
-    Process::check(config)?;
-    if let Some(telemetry) = telemetry(config)? {
-        telemetry.close();
-    }
-    let source = first.source.clone();
-    let (policy, _) = policy_and_name(config, first.others, &first.source)?;
-    RequestLog::check(&config.monitoring).map_err(StartupError::Log)?;
-    let configured = policy.configured.iter();
-    let configured = configured.map(|(_, path)| OriginSource::Path(path.clone()));
-    for source in configured.chain([source]) {
-        version::files_of_source(&source).map_err(|error| StartupError::Version {
-            name: source.name(),
-            source: error,
-        })?;
-    }
-    Ok(())
 }
 
 /// What exports traces, if the settings ask for them.
@@ -129,9 +124,9 @@ fn policy_and_name(
     others: LoadOptions,
     first: &OriginSource,
 ) -> Result<(ModelPolicy, String), SettingError> {
+    check::memory_for_cache(config)?;
     let policy = ModelPolicy::new(config, others)?;
-    let name = config.models.served_model_name.clone();
-    let name = name.unwrap_or_else(|| short_name(first));
+    let name = first_name(config, first);
     policy.check_first(&name)?;
     Ok((policy, name))
 }
@@ -157,6 +152,9 @@ pub fn prepare<E: From<StartupError>>(
     }
     let (policy, name) =
         policy_and_name(config, first.others, &first.source).map_err(StartupError::from)?;
+    for doubt in unknown_names(config, &first.source) {
+        tracing::warn!("{doubt}");
+    }
     let origin = ModelOrigin {
         options: policy::serving(config, first.options),
         source: first.source,
@@ -211,6 +209,12 @@ fn decimal(bytes: usize) -> String {
         gigabytes if gigabytes >= 1.0 => format!("{gigabytes:.2} GB"),
         gigabytes => format!("{:.1} MB", gigabytes * 1e3),
     }
+}
+
+/// The name of the first model.
+fn first_name(config: &ServerConfig, first: &OriginSource) -> String {
+    let name = config.models.served_model_name.clone();
+    name.unwrap_or_else(|| short_name(first))
 }
 
 /// A name that clients can type: of a path its last part without the extension, of a model inside the program its own

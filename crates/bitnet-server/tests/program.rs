@@ -160,6 +160,42 @@ fn status_of(address: &str, token: &str) -> String {
 
 #[cfg(unix)]
 #[test]
+fn an_end_that_cuts_requests_off_has_an_exit_code_of_its_own() {
+    let args = [
+        "--model",
+        MODEL,
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--shutdown-timeout",
+        "0",
+    ];
+    let mut served = Served(program(&args).stderr(Stdio::piped()).spawn().unwrap());
+    let mut stderr = BufReader::new(served.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("serving ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let (_, rest) = line.split_once("://").unwrap();
+    let mut stream = TcpStream::connect(rest.split(": ").next().unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Its body does not come; the answer to its head says that the server waits for it.
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Content-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 100");
+    let id = served.0.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(sent.unwrap().success());
+    assert_eq!(served.0.wait().unwrap().code(), Some(5));
+}
+
+#[cfg(unix)]
+#[test]
 fn a_hangup_reads_the_key_of_tokens_again_and_a_bad_one_changes_nothing() {
     use jsonwebtoken::{EncodingKey, Header, encode};
     let folder = tempfile::tempdir().unwrap();

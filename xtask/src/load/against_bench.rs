@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::options::LoadPlan;
 use super::report::{self, Round};
-use super::server::release_program;
 use crate::peers::statistics::spread;
 use crate::process::output;
+use crate::served::release_program;
 
 /// Clients, all at once.
 const CLIENTS: usize = 16;

@@ -1,14 +1,14 @@
 //! Servers to measure: built in release, started on a free port, ended with the measurement.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
 use super::options::{LoadPlan, Target};
 use crate::process::{cargo, run, target_folder};
-use crate::served::Served;
+use crate::served::{Served, release_program};
 
 /// The model inside the program, as a file.
 const EMBEDDED: &str = "crates/bitnet-cli/assets/stories-5m.I2_S.gguf";
@@ -50,7 +50,7 @@ impl LoadSubject {
                 let args = ["build", "--release", "--locked", "-p", "bitnet-server"];
                 let example = ["--example", "no_forward_pass"];
                 run(cargo().current_dir(root).args(args).args(example))?;
-                let folder = release_folder(root)?.join("examples");
+                let folder = target_folder(root)?.join("release/examples");
                 let mut command = Command::new(folder.join("no_forward_pass"));
                 command.arg(root.join(EMBEDDED));
                 command
@@ -67,18 +67,4 @@ impl LoadSubject {
             _served: Some(served),
         })
     }
-}
-
-/// The program `bitnet`, built in release.
-///
-/// # Errors
-/// When it cannot be built.
-pub fn release_program(root: &Path) -> Result<PathBuf> {
-    let args = ["build", "--release", "--locked", "-p", "bitnet-cli"];
-    run(cargo().current_dir(root).args(args))?;
-    Ok(release_folder(root)?.join("bitnet"))
-}
-
-fn release_folder(root: &Path) -> Result<PathBuf> {
-    Ok(target_folder(root)?.join("release"))
 }

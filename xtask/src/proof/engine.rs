@@ -3,7 +3,8 @@
 use super::options::{ProofKind, ProofOptions};
 use super::tensors::TensorFile;
 use crate::llama_cpp::{self, NATIVE_FLAGS};
-use crate::process::{cargo, output, run, target_folder};
+use crate::process::{output, target_folder};
+use crate::served::release_program;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs;
@@ -35,12 +36,7 @@ impl ProofEngines {
         let target = target_folder(root)?;
         let bitnet = match &options.bitnet {
             Some(program) => program.clone(),
-            None => {
-                let args = ["build", "--release", "--locked", "-p", "bitnet-cli"];
-                run(cargo().current_dir(root).args(args))?;
-                let name = format!("bitnet{}", std::env::consts::EXE_SUFFIX);
-                target.join("release").join(name)
-            }
+            None => release_program(root)?,
         };
         if matches!(options.kind, ProofKind::Crossval | ProofKind::FullCrossval) {
             llama_cpp::build(root, &target, "native", NATIVE_FLAGS)?;

@@ -20,7 +20,8 @@ pub const USAGE: &str = "\
          --target SHARE      full-crossval, compare: what the lower bound of top-1 agreement has to reach
                              [default: 0.99]
          --golden STEM       verify: STEM.json and STEM.safetensors [default: found near the model]
-         --bitnet-cpp PATH   full-crossval: a build of bitnet.cpp, whose llama-perplexity is run too
+         --llama-perplexity PATH  full-crossval: this program of a build of llama.cpp is run too
+         --bitnet-cpp PATH   full-crossval: the same program of a build of bitnet.cpp, which runs I2_S
          --bitnet PROGRAM    this bitnet instead of one built from the tree
          --threads N         [default: 2]
          --format FORMAT     text or json [default: text]
@@ -68,6 +69,8 @@ pub struct ProofOptions {
     pub target: f64,
     /// Recorded data, without extension.
     pub golden: Option<PathBuf>,
+    /// The program, or a build of llama.cpp that has it.
+    pub llama_perplexity: Option<PathBuf>,
     /// A build of bitnet.cpp.
     pub bitnet_cpp: Option<PathBuf>,
     /// Our program; `None`: built from the tree.
@@ -101,6 +104,7 @@ impl ProofOptions {
             },
             target: 0.99,
             golden: None,
+            llama_perplexity: None,
             bitnet_cpp: None,
             bitnet: None,
             threads: 2,
@@ -124,6 +128,7 @@ impl ProofOptions {
                 "--samples" => options.samples = number(value, 1)?,
                 "--target" => options.target = share(value, 1.0)?,
                 "--golden" => options.golden = Some(value.into()),
+                "--llama-perplexity" => options.llama_perplexity = Some(value.into()),
                 "--bitnet-cpp" => options.bitnet_cpp = Some(value.into()),
                 "--bitnet" => options.bitnet = Some(value.into()),
                 "--threads" => options.threads = number(value, 1)?,
@@ -136,6 +141,11 @@ impl ProofOptions {
             kind != ProofKind::Compare || options.models.len() == 2,
             "compare takes two models, found {}",
             options.models.len()
+        );
+        ensure!(
+            kind == ProofKind::FullCrossval
+                || (options.llama_perplexity.is_none() && options.bitnet_cpp.is_none()),
+            "--llama-perplexity and --bitnet-cpp are about full-crossval"
         );
         ensure!(
             options.golden.is_none() || options.models.len() == 1,
@@ -177,9 +187,11 @@ mod tests {
         assert_eq!(options.models, ["a.gguf", "b.gguf"].map(PathBuf::from));
         assert_eq!((options.ctx, options.threads), (64, 1));
         assert!(options.json && options.out.is_some() && options.target == 0.98);
-        let options = parse(ProofKind::FullCrossval, "--tolerance 0.5 --bitnet-cpp x").unwrap();
+        let line = "--tolerance 0.5 --bitnet-cpp x --llama-perplexity y";
+        let options = parse(ProofKind::FullCrossval, line).unwrap();
         assert_eq!(options.tolerance, 0.5);
-        assert!(options.bitnet_cpp.is_some() && options.models.is_empty());
+        assert!(options.bitnet_cpp.is_some() && options.llama_perplexity.is_some());
+        assert!(options.models.is_empty());
     }
 
     #[test]
@@ -190,6 +202,12 @@ mod tests {
             (ProofKind::Verify, "--tolerance -1", "from 0"),
             (ProofKind::Verify, "--tolerance inf", "from 0"),
             (ProofKind::Compare, "a b --target 2", "from 0 to 1"),
+            (ProofKind::Verify, "--bitnet-cpp x", "full-crossval"),
+            (
+                ProofKind::Compare,
+                "a b --llama-perplexity x",
+                "full-crossval",
+            ),
             (ProofKind::Crossval, "--ctx 3", "4 or more"),
             (ProofKind::Crossval, "--samples 0", "1 or more"),
             (ProofKind::Crossval, "--format xml", "xml"),

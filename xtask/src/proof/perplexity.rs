@@ -1,22 +1,29 @@
 //! `bitnet score` against the C++ engines: the same tokens, chunks and scored positions, and nearly the same figure.
 //!
 //! llama.cpp's is computed by the package `crossval` from llama.cpp's logits, for its crate does not bring the program
-//! along; bitnet.cpp's is what its own `llama-perplexity` prints.
+//! along; what the program `llama-perplexity` itself prints is taken from a build of llama.cpp or bitnet.cpp.
 
 use super::distance::Agreement;
 use super::engine::ProofEngines;
+use super::llama_perplexity::LlamaPerplexity;
 use super::options::ProofOptions;
 use super::recorded::PERPLEXITY_TOLERANCE;
+use super::references::read_text;
 use super::report::{Check, ModelProof};
-use crate::process::find_program;
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// `bitnet score` predicts the positions that were compared: its figure and the one from our logits differ by the rounding
 /// of differences of f32 logits.
 const SAME_POSITIONS: f64 = 1e-6;
+
+/// What saving logits in 16 bits leaves of a perplexity, and four printed places of one near 1. Positions that are off by
+/// one multiply it.
+const SAVED_ROUNDING: f64 = 1e-3;
+
+/// Chunks whose logits are saved: 130 MB for a vocabulary of 128,000, and the second one shows where a chunk begins.
+const SAVED_CHUNKS: usize = 2;
 
 /// Counts that both have to share.
 const COUNTS: [&str; 4] = ["n_tokens", "n_chunks", "n_predictions", "ctx"];
@@ -39,7 +46,7 @@ pub fn against_llama_cpp(
         .iter()
         .filter(|count| ours[**count] != theirs[**count]);
     finding.checks.push(Check::at_most(
-        "score: counts unlike llama-perplexity's",
+        "score: counts unlike those from llama.cpp's logits",
         other.count() as f64,
         0.0,
     ));
@@ -54,7 +61,7 @@ pub fn against_llama_cpp(
         ));
     }
     finding.checks.push(Check::at_most(
-        "score: perplexity apart from llama-perplexity's",
+        "score: perplexity apart from that of llama.cpp's logits",
         (nll(&ours) - nll(&theirs)).exp_m1().abs(),
         PERPLEXITY_TOLERANCE,
     ));
@@ -70,102 +77,72 @@ pub fn against_llama_cpp(
     Ok(())
 }
 
-/// Our figure against the one of a build of bitnet.cpp.
+/// Our figure against the one that the `llama-perplexity` of somebody's build prints, whose name is `whose`.
 ///
 /// # Errors
-/// When the build has no `llama-perplexity` or it fails; what our engine reports.
-pub fn against_bitnet_cpp(
+/// When the program fails or prints something else; what our engine reports.
+pub fn against_program(
     engines: &ProofEngines,
     model: &Path,
     text: &Path,
-    build: &Path,
+    (whose, build): (&str, &Path),
     options: &ProofOptions,
     finding: &mut ModelProof,
 ) -> Result<()> {
-    let program = find_program(build, "llama-perplexity").with_context(|| {
-        format!(
-            "found no llama-perplexity in {}: --bitnet-cpp names a build of bitnet.cpp, the folder with `build/bin`",
-            build.display()
-        )
-    })?;
-    let (value, error) = run_perplexity(&program, model, text, options)?;
+    let program = LlamaPerplexity::find(build, options.ctx, options.threads)?;
+    let theirs = program.figure(model, text)?;
+    let file = engines.scratch("saved-logits");
+    let saved = program.saved(model, text, SAVED_CHUNKS, &file)?;
     let ours = engines.bitnet_score(model, text, options.ctx)?;
+    let our_tokens = engines.bitnet_tokens(model, &read_text(text)?)?;
+    let mut check = |what: &str, found: f64, most: f64| {
+        let what = format!("score: {what} {whose}'s");
+        finding.checks.push(Check::at_most(what, found, most));
+    };
+    let count = |name: &str| ours[name].as_u64().and_then(|n| usize::try_from(n).ok());
+    let (chunks, predictions) = (
+        theirs.running.len(),
+        saved.n_scored() / saved.n_chunks().max(1),
+    );
+    let counts = [
+        count("n_chunks") == Some(chunks),
+        count("ctx") == Some(theirs.ctx),
+        count("n_predictions") == Some(chunks * predictions),
+    ];
+    let unlike = counts.iter().filter(|same| !**same).count();
+    check("counts unlike", unlike as f64, 0.0);
+    let other = saved.tokens.iter().zip(&our_tokens);
+    let other = other.filter(|(theirs, ours)| theirs != ours).count();
+    let missing = saved.tokens.len().saturating_sub(our_tokens.len());
+    check("tokens unlike", (other + missing) as f64, 0.0);
+    // A text on which the model is very wrong has tokens of which the saved logits say too little.
+    if let Some(here) = saved.perplexity_of_second_halves()? {
+        let printed_then = saved.n_chunks().checked_sub(1);
+        let printed_then = printed_then.and_then(|last| theirs.running.get(last));
+        check(
+            "perplexity of its logits at our positions from",
+            printed_then.map_or(f64::NAN, |then| (here / then - 1.0).abs()),
+            SAVED_ROUNDING,
+        );
+    }
     let found = ours["perplexity"].as_f64().unwrap_or(f64::NAN);
-    finding.checks.push(Check::at_most(
-        "score: perplexity apart from bitnet.cpp's",
-        (found / value - 1.0).abs(),
+    check(
+        "perplexity apart from",
+        (found / theirs.value - 1.0).abs(),
         PERPLEXITY_TOLERANCE,
-    ));
+    );
     finding.notes.push(format!(
-        "score: {} against {value} +/- {error} of {}",
+        "score: {} against {:.4} +/- {:.4} of {}: {chunks} chunks of {}, {predictions} predictions in each",
         printed(&ours),
-        program.display()
+        theirs.value,
+        theirs.error,
+        program.path().display(),
+        theirs.ctx,
     ));
     Ok(())
-}
-
-fn run_perplexity(
-    program: &Path,
-    model: &Path,
-    text: &Path,
-    options: &ProofOptions,
-) -> Result<(f64, f64)> {
-    let mut command = Command::new(program);
-    command.arg("-m").arg(model).arg("-f").arg(text);
-    command.args(["-c", &options.ctx.to_string()]);
-    command.args(["-t", &options.threads.to_string()]);
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("could not start {}", program.display()))?;
-    // Versions differ in which of the two they print to.
-    let text = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let last = |text: &str| text.lines().last().unwrap_or_default().to_owned();
-    ensure!(
-        done.status.success(),
-        "{}: {}: {}",
-        done.status,
-        program.display(),
-        last(text[1].trim())
-    );
-    text.iter()
-        .find_map(|text| estimate(text))
-        .with_context(|| {
-            format!(
-                "{} printed no final estimate: {}",
-                program.display(),
-                last(text[1].trim())
-            )
-        })
-}
-
-/// Reads `Final estimate: PPL = 17.1090 +/- 0.12800`.
-fn estimate(text: &str) -> Option<(f64, f64)> {
-    let (_, figures) = text.split_once("Final estimate: PPL = ")?;
-    let (value, rest) = figures.split_once(" +/- ")?;
-    let error = rest.split_whitespace().next()?;
-    Some((value.trim().parse().ok()?, error.parse().ok()?))
 }
 
 fn printed(score: &Value) -> String {
     let number = |name: &str| score[name].as_f64().unwrap_or(f64::NAN);
     format!("{:.4} +/- {:.4}", number("perplexity"), number("error"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_final_estimate_is_read() {
-        let text = "[1]2.1,[2]2.2,\nFinal estimate: PPL = 17.1090 +/- 0.12800\n\nllama_perf: x\n";
-        assert_eq!(estimate(text), Some((17.109, 0.128)));
-        for text in [
-            "",
-            "Final estimate: PPL = nan",
-            "Final estimate: PPL = x +/- y",
-        ] {
-            assert_eq!(estimate(text), None, "{text}");
-        }
-    }
 }

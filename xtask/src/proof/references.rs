@@ -101,11 +101,20 @@ fn one(
         comparisons: Vec::new(),
         notes: Vec::new(),
     };
-    if let Some(build) = &options.bitnet_cpp {
-        perplexity::against_bitnet_cpp(engines, model, text, build, options, &mut finding)?;
-    } else if full {
-        let note = "bitnet.cpp: not compared; --bitnet-cpp PATH names a build of it (its llama-perplexity)";
-        finding.notes.push(note.into());
+    let builds = [
+        ("llama-perplexity", &options.llama_perplexity),
+        ("bitnet.cpp", &options.bitnet_cpp),
+    ];
+    for (name, build) in builds {
+        if let Some(build) = build {
+            let whose = (name, build.as_path());
+            perplexity::against_program(engines, model, text, whose, options, &mut finding)?;
+        } else if full {
+            let option = name.replace('.', "-");
+            let note =
+                format!("{name}: not compared; --{option} PATH names a build with the program");
+            finding.notes.push(note);
+        }
     }
     let theirs = match engines.llama_tokens(model, text) {
         Ok(tokens) => tokens,

@@ -11,10 +11,14 @@ use bitnet_server::auth::clock::unix_seconds;
 use bitnet_server::auth::expiry::{self, ExpiryError};
 use bitnet_server::auth::key_file::{self, KeyFileError, NewKey};
 use bitnet_server::auth::rate::RateLimits;
+use bitnet_server::config::{ServerConfig, Sources};
+use bitnet_server::startup;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use crate::env::Environment;
 use crate::exit::{CliError, Exit};
+use crate::model_source::ModelSource;
 use crate::output::{self, Format, Out};
 use crate::table::{Align, Table};
 
@@ -85,6 +89,10 @@ pub struct AddArgs {
     /// Ids of the models that it is good for, separated by commas [default: all]
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub models: Option<Vec<String>>,
+
+    /// Configuration file of the server, to hold the ids against [default: the variable BITNET_SERVER__CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Options of `bitnet keys revoke`.
@@ -128,6 +136,7 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
     let mut out = Out::stdout();
     match &args.action {
         Action::Add(add) => {
+            warn_of_models(add)?;
             let new = NewKey {
                 name: &add.name,
                 role: match add.role {
@@ -208,6 +217,43 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
     }
     out.flush()?;
     Ok(Exit::Ok)
+}
+
+/// Tells which of the key's models the configuration does not have, if there is one to look at. The key is made all the
+/// same: an administrator may load the model later.
+fn warn_of_models(add: &AddArgs) -> Result<(), CliError> {
+    let Some(ids) = &add.models else {
+        return Ok(());
+    };
+    let sources = Sources {
+        file: add.config.clone(),
+        ..Sources::of_process()
+    };
+    let config = match ServerConfig::load(&sources) {
+        Ok(config) if config.file().is_none() => return Ok(()),
+        Ok(config) => config,
+        Err(error) if add.config.is_some() => {
+            let hint = "docs/config.md has every setting";
+            return Err(CliError::usage(error.to_string(), hint));
+        }
+        // Nobody asked for it here.
+        Err(error) => {
+            output::warning(&format!(
+                "the ids of --models are held against nothing: {error}"
+            ));
+            return Ok(());
+        }
+    };
+    let first = config.models.default_model.as_deref();
+    let first = ModelSource::choose(first, &Environment::default())?;
+    let known = startup::names_of(&config, &first.origin());
+    for id in ids.iter().filter(|id| !known.contains(id)) {
+        let known = known.join(", ");
+        output::warning(&format!(
+            "no setting configures the model '{id}': there is {known} until an administrator loads others"
+        ));
+    }
+    Ok(())
 }
 
 fn parse_expiry(text: &str) -> Result<u64, ExpiryError> {

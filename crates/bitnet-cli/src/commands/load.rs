@@ -79,7 +79,7 @@ pub fn run(args: &LoadArgs, env: &Environment) -> Result<Exit, CliError> {
             out.line(&format!("loaded {id}, version {version}"))?;
         }
         Format::Text => out.line(&format!(
-            "loading {id}: `bitnet ps` tells how far it is, and the log of the server why it fails"
+            "loading {id}: `bitnet ps` tells how far it is, or why it failed"
         ))?,
     }
     out.flush()?;

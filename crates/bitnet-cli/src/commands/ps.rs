@@ -8,7 +8,8 @@ use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::output::{Format, Out};
 use crate::remote::{Patience, Remote, RemoteArgs};
-use crate::table::{Align, Table};
+use crate::sanitize;
+use crate::table::{Align, Table, wrapped};
 use crate::units;
 
 /// Options of `bitnet ps`.
@@ -16,14 +17,15 @@ use crate::units;
 #[command(after_help = "Examples:\n  \
     bitnet ps\n  \
     bitnet ps --url http://127.0.0.1:8000 --key-file admin.key\n  \
-    bitnet ps --format json")]
+    bitnet ps --format json\n\n\
+    Below the table it says why a model failed; names whose first load failed are listed for administrators, ten minutes.")]
 pub struct PsArgs {
     /// Which server.
     #[command(flatten)]
     pub remote: RemoteArgs,
 }
 
-/// Lists the models, in memory or not, and loading under way.
+/// Lists the models, in memory or not, loading under way, and why what could not be loaded could not.
 ///
 /// # Errors
 /// When the server does not answer, or not this key.
@@ -46,11 +48,27 @@ pub fn run(args: &PsArgs, env: &Environment) -> Result<Exit, CliError> {
             for model in &models {
                 table.row(row(model));
             }
-            out.text(&table.text())?;
+            let failures: String = models.iter().filter_map(failure).collect();
+            out.text(&(table.text() + &failures))?;
         }
     }
     out.flush()?;
     Ok(Exit::Ok)
+}
+
+/// Why a model could not be loaded, below the table: a reason is longer than a column.
+fn failure(model: &Value) -> Option<String> {
+    let id = model["id"].as_str()?;
+    let error = &model["error"];
+    let reason = match (error["message"].as_str(), error["code"].as_str()) {
+        (Some(message), Some(code)) => format!("{message} ({code})"),
+        _ if model["status"] == "failed" => {
+            "its engine has failed; the log of the server tells why".into()
+        }
+        _ => return None,
+    };
+    let lines = wrapped(&reason, "  ");
+    Some(format!("\n{} failed:\n{lines}", sanitize::one_line(id)))
 }
 
 /// A model in a line; what is not known of it is a hyphen.

@@ -10,18 +10,16 @@ use bitnet_server::config::flags::{ConfigArgs, ConfigTask};
 use bitnet_server::config::{ServerConfig, Sources, print};
 use bitnet_server::health_check::{HealthCheck, Probe};
 use bitnet_server::log::LogFilter;
-use bitnet_server::model_manager::policy;
+use bitnet_server::model_manager::policy::OriginSource;
 use bitnet_server::process::{Process, ProcessError};
 use bitnet_server::startup::{self, FirstModel, StartupError};
-use bytes::Bytes;
 use clap::Args;
 
-use crate::embedded;
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
 use crate::model_source::{self, ModelSource};
-use crate::output::{Out, notice};
+use crate::output::{Out, notice, warning};
 
 /// Options of `bitnet serve`.
 #[derive(Debug, Args)]
@@ -100,13 +98,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
         config.models.default_model.as_deref(),
         &Environment::default(),
     )?;
-    let first = match &source {
-        ModelSource::Path(path) => policy::OriginSource::Path(path.clone()),
-        ModelSource::Embedded => policy::OriginSource::Bytes {
-            name: embedded::NAME,
-            bytes: Bytes::from_static(embedded::BYTES),
-        },
-    };
+    let first = source.origin();
     if args.config.instead == Some(ConfigTask::Check) {
         return check(&config, first, env);
     }
@@ -134,23 +126,23 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
             notice(&format!("serving {name} on {url}: {summary}; {who}"))
         })
         .map_err(|e| process_error(&e))?;
-    if stopped == Stopped::CutOff {
-        notice("some requests were cut off");
-    }
-    Ok(Exit::Ok)
+    // Which of the two it was is in the log.
+    Ok(match stopped {
+        Stopped::Drained => Exit::Ok,
+        Stopped::CutOff { .. } => Exit::CutOff,
+    })
 }
 
 /// Tells whether a server could begin; whatever keeps it from that is wrong usage here.
-fn check(
-    config: &ServerConfig,
-    first: policy::OriginSource,
-    env: &Environment,
-) -> Result<Exit, CliError> {
+fn check(config: &ServerConfig, first: OriginSource, env: &Environment) -> Result<Exit, CliError> {
     let first = FirstModel::of(first, config, env.cache.clone());
     let checked = first
         .map_err(|e| setting_error(e.to_string()))
         .and_then(|first| startup::check(config, first).map_err(CliError::from));
-    checked.map_err(|error| CliError::new(Exit::Usage, error.message, error.hint))?;
+    let doubts = checked.map_err(|error| CliError::new(Exit::Usage, error.message, error.hint))?;
+    for doubt in &doubts {
+        warning(doubt);
+    }
     notice("a server can begin with this configuration");
     Ok(Exit::Ok)
 }
@@ -238,6 +230,11 @@ impl From<StartupError> for CliError {
                 "check monitoring.audit_log_file and who may write there",
             ),
             StartupError::Thread(_) => CliError::runtime(message, ""),
+            StartupError::Model { source, .. } => source.into(),
+            StartupError::Configured { source, .. } => {
+                let error = CliError::from(source);
+                CliError::new(error.class, message, error.hint)
+            }
             StartupError::Process(error) => process_error(&error),
         }
     }

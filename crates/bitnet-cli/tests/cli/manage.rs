@@ -151,9 +151,16 @@ fn a_running_server_is_managed_from_a_shell() {
     assert_eq!(managed.seen("story")["version"], second);
     let back = managed.run(&["rollback", "story", "--format", "json"]);
     assert_eq!(back.json()["version"], first);
-    managed
-        .run(&["rollback", "story"])
-        .fails(1, "there is no version", "");
+    managed.run(&["rollback", "story"]).fails(
+        1,
+        "there is no version",
+        "`bitnet swap` puts any version in place",
+    );
+    managed.run(&["load", "v2.gguf", "--name", "story"]).fails(
+        1,
+        "model_already_loaded",
+        "`bitnet swap` puts another version",
+    );
 
     assert_eq!(managed.run(&["unload", "spare"]).ok(), "unloaded spare\n");
     assert_eq!(managed.seen("spare")["status"], "unloaded");
@@ -176,10 +183,17 @@ fn what_a_server_refuses_is_told_with_the_exit_code_of_its_kind() {
         .fails(1, "no model in the configured directories", "");
     managed
         .run(&["load", "v1.gguf", "--name", "a/b"])
-        .fails(2, "model_id", "");
-    managed
-        .run(&["unload", "a/../b?c"])
-        .fails(1, "there is no model 'a/../b?c'", "");
+        .fails(2, "model_id", "change --name");
+    managed.run(&["load", "--name", "nobody"]).fails(
+        1,
+        "there is no model 'nobody'",
+        "name its file too: PATH",
+    );
+    managed.run(&["unload", "a/../b?c"]).fails(
+        1,
+        "there is no model 'a/../b?c'",
+        "`bitnet ps` lists",
+    );
     managed
         .run_as("infer", &["unload", "story"])
         .fails(1, "insufficient_role", "--role admin");
@@ -198,6 +212,47 @@ fn what_a_server_refuses_is_told_with_the_exit_code_of_its_kind() {
         .args(["ps", "--key-file", &managed.at("admin.key")])
         .env("BITNET_SERVER__PORT", managed.served.port().to_string()));
     assert!(by_settings.ok().contains("story"), "{by_settings:?}");
+}
+
+#[test]
+fn who_manages_a_server_is_told_why_a_load_failed() {
+    let managed = Managed::start();
+    managed
+        .run(&["load", "cut.gguf", "--name", "next", "--wait"])
+        .fails(3, "model_incompatible", "");
+    let seen = managed.seen("next");
+    assert_eq!(
+        (&seen["status"], &seen["error"]["code"]),
+        (&"failed".into(), &"model_incompatible".into()),
+        "{seen}"
+    );
+    let said = seen["error"]["message"].as_str().unwrap();
+    let table = managed.run(&["ps"]);
+    let (_, reason) = table.ok().split_once("\nnext failed:\n").unwrap();
+    let words = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        words(reason),
+        words(&format!("{said} (model_incompatible)"))
+    );
+    assert!(
+        table.stdout.lines().all(|line| line.chars().count() <= 80),
+        "{table:?}"
+    );
+    // Requests may not name it, and who may only send requests learns nothing of it.
+    assert!(!managed.run_as("infer", &["ps"]).ok().contains("next"));
+
+    // One that the server knows is told in the same way, and no more when it is there.
+    std::fs::rename(managed.at("v2.gguf"), managed.at("away")).unwrap();
+    let failed = managed.run(&["load", "--name", "spare", "--wait"]);
+    assert_ne!(failed.code, Some(0), "{failed:?}");
+    assert!(managed.run(&["ps"]).ok().contains("\nspare failed:\n"));
+    std::fs::rename(managed.at("away"), managed.at("v2.gguf")).unwrap();
+    managed.run(&["load", "--name", "spare", "--wait"]).ok();
+    assert!(!managed.run(&["ps"]).ok().contains("spare failed"));
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn a_port_that_is_taken_or_empty_is_told() {
 fn a_configuration_is_checked_without_serving_by_it() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("text.gguf"), "no model, but a text of some length").unwrap();
     let served = serve(&[]);
     let port = served.port().to_string();
     // The server that the settings are for may run: its port is none of the check's business.
@@ -163,6 +164,10 @@ fn a_configuration_is_checked_without_serving_by_it() {
         (&["--keys-file", "/nowhere/keys.json"], "keys.json"),
         (&["--kernel", "vax"], "expected one of"),
         (
+            &["--kv-cache-memory", "8000000GB"],
+            "--kv-cache-memory: performance.kv_cache_memory is",
+        ),
+        (
             &["--tokenizer", "/nowhere/tokenizer.json"],
             "tokenizer.json",
         ),
@@ -172,11 +177,21 @@ fn a_configuration_is_checked_without_serving_by_it() {
         let served = run(&[&["serve", "--port", "0"], args].concat());
         assert_eq!((served.code, served.stderr), (Some(2), checked), "{args:?}");
     }
-    refused(
-        &["--port", "0", "--model", "/nowhere/a.gguf"],
-        "/nowhere/a.gguf",
-        "",
-    );
+    // What the model says is said by the start in the same words, and with the exit code of its kind.
+    for (args, code, message) in [
+        (&["--model", "/nowhere/a.gguf"][..], 1, "/nowhere/a.gguf"),
+        (&["--model", &at("text.gguf")], 3, "not a model"),
+        (&["--ctx", "16000000"], 2, "the context"),
+        (&["--kv-cache-memory", "1KiB"], 2, "the KV cache"),
+    ] {
+        let checked = refused(args, message, "");
+        let served = run(&[&["serve", "--port", "0"], args].concat());
+        assert_eq!(
+            (served.code, served.stderr),
+            (Some(code), checked),
+            "{args:?}"
+        );
+    }
     refused(
         &["--configured", "a=/nowhere/b.gguf"],
         "/nowhere/b.gguf",
@@ -190,4 +205,60 @@ fn a_configuration_is_checked_without_serving_by_it() {
     refused(&["--no-such-setting"], "--no-such-setting", "");
     let both = run(&["serve", "--check-config", "--print-config"]);
     both.fails(2, "cannot be used with", "");
+}
+
+#[test]
+fn names_that_no_model_has_are_told_by_the_check_and_by_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let keys = at("keys.json");
+    let add = |name: &str, models: &str, more: &[&str]| {
+        let args = [
+            "keys", "add", "--file", &keys, "--name", name, "--models", models,
+        ];
+        run(&[&args[..], more].concat())
+    };
+    // Nobody says which models there are, so nothing is said of them.
+    assert!(!add("guest", "story,other", &[]).stderr.contains("warning"));
+    let config = at("server.yaml");
+    let settings = "models:\n  served_model_name: story\n  pinned: [story, spare]\n";
+    std::fs::write(&config, settings).unwrap();
+    let added = add("second", "story,other", &["--config", &config]);
+    assert!(added.ok().starts_with("bk_"), "{added:?}");
+    assert!(
+        added
+            .stderr
+            .contains("configures the model 'other': there is story until"),
+        "{added:?}"
+    );
+    assert!(!added.stderr.contains("'story'"), "{added:?}");
+    let broken = at("broken.yaml");
+    std::fs::write(&broken, "models: 7\n").unwrap();
+    add("third", "story", &["--config", &broken]).fails(2, "broken.yaml", "docs/config.md");
+
+    let args = ["--config", &config, "--keys-file", &keys];
+    let checked = run(&[&["serve", "--check-config"], &args[..]].concat());
+    assert_eq!(checked.ok(), "");
+    let served = serve(&args);
+    let pinned = "models.pinned has the model 'spare', which no setting configures";
+    for words in [pinned, "the key 'guest' (", "the key 'second' ("] {
+        assert!(checked.stderr.contains(words), "{words}: {checked:?}");
+        served.until_line(words);
+    }
+    assert!(!checked.stderr.contains("model 'story'"), "{checked:?}");
+    assert!(!checked.stderr.contains("third"), "{checked:?}");
+}
+
+#[test]
+fn the_help_of_a_setting_tells_what_it_may_be() {
+    let help = run(&["serve", "--help"]).ok().to_owned();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [
+        "[values: none, on, text, json] [default: none]",
+        "[values: f32, f16, i8]",
+        "[values: a whole number from 0 to 65535] [default: 8080]",
+        "scalar-i2s",
+    ] {
+        assert!(help.contains(words), "{words}: {help}");
+    }
 }

@@ -22,7 +22,7 @@ fn every_line_from_the_first_to_the_last_is_an_object() {
         "--log-level",
         "debug",
         "--access-log",
-        "json",
+        "on",
     ];
     let mut served = serve(&args);
     let port = served.port();

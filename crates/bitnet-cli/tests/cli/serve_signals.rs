@@ -56,6 +56,29 @@ fn streams_that_have_begun_end_whole_after_a_signal() {
 }
 
 #[test]
+fn an_end_that_cuts_requests_off_has_an_exit_code_of_its_own_and_tells_how_many() {
+    for (time, hurries) in [("0", false), ("600s", true)] {
+        let mut served = serve(&["--shutdown-timeout", time]);
+        // Its body does not come; the answer to its head says that the server waits for it.
+        let mut stream = TcpStream::connect(("127.0.0.1", served.port())).unwrap();
+        let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                    Content-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 100");
+        served.signal("TERM");
+        served.until_line("draining: no request is taken any more");
+        if hurries {
+            served.signal("TERM");
+        }
+        assert_eq!(served.end(), Some(5), "{}", served.text());
+        let told = served.until_line("ended, and cut off requests under way");
+        assert!(told.contains("requests=1"), "{told}");
+    }
+}
+
+#[test]
 fn a_hangup_reads_settings_again_and_half_a_file_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("server.toml");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use bitnet_inference::available_kernels;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
 use super::settings::{SETTINGS, Setting};
@@ -80,6 +81,24 @@ impl FromArgMatches for ConfigArgs {
     }
 }
 
+/// What `--help` says of a setting: its meaning, what it may be where the words before do not tell that, and its default.
+fn help_of(setting: &Setting, defaults: &ServerConfig) -> String {
+    let expected = setting.expected();
+    let values = match setting.key().as_str() {
+        // Which there are depends on the machine, so the table of the documents does not list them.
+        "engine.kernel" => Some(available_kernels().join(", ")),
+        _ if setting.is_switch => Some(expected),
+        _ => match expected.strip_prefix("one of ") {
+            Some(words) => Some(words.to_owned()),
+            None if expected.contains(" from ") => Some(expected),
+            None => None,
+        },
+    };
+    let values = values.map_or(String::new(), |values| format!(" [values: {values}]"));
+    let (meaning, default) = (setting.meaning(), setting.value(defaults));
+    format!("{meaning}{values} [default: {default}]")
+}
+
 impl Args for ConfigArgs {
     fn augment_args(command: Command) -> Command {
         let defaults = ServerConfig::default();
@@ -108,11 +127,7 @@ impl Args for ConfigArgs {
                 let arg = Arg::new(flag.as_str())
                     .long(flag.as_str())
                     .value_name("VALUE")
-                    .help(format!(
-                        "{} [default: {}]",
-                        setting.meaning(),
-                        setting.value(&defaults)
-                    ))
+                    .help(help_of(setting, &defaults))
                     .help_heading(heading.as_str())
                     .short(setting.short_flag())
                     .visible_aliases(setting.flag_alias());

@@ -365,7 +365,8 @@ settings! {
         /// `BITNET_LOG`. At info each request is a line. Start, reload and end are logged at every level.
         reload log_level: [String] = "warn".into(), Any;
         /// How: `json` makes everything that the server says on standard error an object a line, notices, errors and panics
-        /// included; what is wrong with the command line or the settings themselves is said in plain text.
+        /// included, and the access log where that is `on`; what is wrong with the command line or the settings themselves is
+        /// said in plain text.
         restart log_format: [LogFormat] = LogFormat::Text, Any;
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
@@ -380,7 +381,8 @@ settings! {
         restart opentelemetry_protocol: [OtlpProtocol] = OtlpProtocol::Http, Any;
         /// Traces of how many in a hundred requests; one whose sender traces it is traced too.
         restart opentelemetry_sampling_percent: [u32] = 1, Within(0..=100);
-        /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none.
+        /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none. `on` is as
+        /// `log_format` says; `text` and `json` are, whatever that says.
         restart access_log: [AccessLogFormat] = AccessLogFormat::None, Any;
         /// File to which a line of JSON is added for every action of an administrator; without it, standard error.
         restart audit_log_file: [Option<PathBuf>] = None, Any;

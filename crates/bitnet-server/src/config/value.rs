@@ -476,6 +476,8 @@ words! {
     AccessLogFormat {
         /// Not at all.
         None = "none",
+        /// As the server's own log.
+        On = "on",
         /// For people.
         Text = "text",
         /// For programs, an object a line.

@@ -126,7 +126,7 @@ error_codes! {
     /// The client read so slowly that what it had not read was too much to keep.
     SlowReader: REQUEST_TIMEOUT REQUEST "slow_reader"
         "read the answer as it comes, or ask for less";
-    /// The model is being used by something that excludes this, such as being unloaded.
+    /// The model is being used by something that excludes this and ends, such as being unloaded.
     ModelBusy: CONFLICT REQUEST "model_busy"
         "try again when the model's status is loaded";
     /// Another model is being put in this one's place.
@@ -141,6 +141,12 @@ error_codes! {
     /// The body is said to be something else than JSON.
     UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE REQUEST "unsupported_media_type"
         "send the header 'Content-Type: application/json'";
+    /// The name has a model in memory, so none is loaded under it.
+    ModelAlreadyLoaded: UNPROCESSABLE_ENTITY REQUEST "model_already_loaded"
+        "POST /v1/models/swap puts another version in its place";
+    /// There is no version that a rollback could go back to.
+    NoPreviousVersion: UNPROCESSABLE_ENTITY REQUEST "no_previous_version"
+        "a rollback is done once: POST /v1/models/swap puts any version in place, by its path";
     /// The new model does not say what the reference says, so the old one stays.
     ValidationFailed: UNPROCESSABLE_ENTITY REQUEST "validation_failed"
         "look at the differences that the message tells; the model in use is unchanged";

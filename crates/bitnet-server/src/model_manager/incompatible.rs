@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bitnet_inference::{Error, ModelError};
+use bitnet_inference::{Error, ModelError, Place};
 use serde_json::{Value, json};
 
 use super::policy::OriginSource;
@@ -57,37 +57,64 @@ pub fn other_model(what: &str, expected: impl ToString, found: impl ToString) ->
     .with_hint("load it under an id of its own, or name another file")
 }
 
+/// The tensor that a part of a file is, if it is one.
+fn tensor_of(place: &Place) -> Option<String> {
+    match place {
+        Place::Tensor(name) => Some(name.clone()),
+        Place::Part(_) | Place::Field(_) => None,
+    }
+}
+
 /// The figures of an error, `null` where it has none.
 fn details(error: &ModelError) -> Value {
     let (mut tensor, mut offset) = (None, None);
     let (mut expected, mut found) = (None, None);
     match error {
+        ModelError::NotAModel { found: there, .. } => {
+            offset = Some(0);
+            expected = Some("a model".into());
+            found = Some(there.to_string());
+        }
+        ModelError::IncompleteDirectory { missing, .. } => {
+            expected = Some((*missing).to_owned());
+        }
+        ModelError::GgufVersion { found: there, .. } => {
+            offset = Some(4);
+            expected = Some("version 2 or 3, little-endian".into());
+            found = Some(there.to_string());
+        }
         ModelError::Truncated {
+            place,
             offset: at,
             needed,
             available,
             ..
         } => {
+            tensor = tensor_of(place);
             offset = Some(*at);
             expected = Some(format!("{needed} bytes"));
             found = Some(format!("{available} bytes"));
         }
         ModelError::Malformed {
+            place,
             offset: at,
             expected: wanted,
             found: there,
             ..
         } => {
+            tensor = tensor_of(place);
             offset = *at;
             (expected, found) = (Some(wanted.clone()), Some(there.clone()));
         }
         ModelError::Limit {
+            place,
             offset: at,
             limit,
             unit,
             found: there,
             ..
         } => {
+            tensor = tensor_of(place);
             offset = *at;
             expected = Some(format!("at most {limit} {unit}"));
             found = Some(there.to_string());
@@ -148,6 +175,11 @@ fn details(error: &ModelError) -> Value {
             ..
         } => (tensor, found) = (Some(name.clone()), Some(source.to_string())),
         ModelError::ForeignTensor { tensor: name, .. } => tensor = Some(name.clone()),
+        ModelError::Dialect {
+            tensor: name,
+            number,
+            ..
+        } => (tensor, found) = (Some(name.clone()), Some(format!("type number {number}"))),
         ModelError::VectorValue {
             tensor: name,
             expected: wanted,

@@ -192,13 +192,21 @@ impl ModelPolicy {
 /// `options` with a KV cache of `kv_cache_bytes`, or as large as memory has room for at this moment, of which `promised`
 /// bytes are for others. Where the system does not tell its memory, every request has its whole context.
 pub fn sized(options: &LoadOptions, kv_cache_bytes: Option<u64>, promised: u64) -> LoadOptions {
+    let available = machine::available_memory();
+    let spare = available.map(|available| available.saturating_sub(promised));
+    sized_within(options, kv_cache_bytes, spare)
+}
+
+/// The same with `spare` bytes of memory for weights, KV cache and everything else; `None`: nobody knows.
+pub fn sized_within(
+    options: &LoadOptions,
+    kv_cache_bytes: Option<u64>,
+    spare: Option<u64>,
+) -> LoadOptions {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let kv_pool = match (kv_cache_bytes, machine::available_memory()) {
+    let kv_pool = match (kv_cache_bytes, spare) {
         (Some(bytes), _) => KvPool::Bytes(size(bytes)),
-        (None, Some(available)) => {
-            let spare = available.saturating_sub(promised);
-            KvPool::Within(size(spare / MEMORY_SHARE.1 * MEMORY_SHARE.0))
-        }
+        (None, Some(spare)) => KvPool::Within(size(spare / MEMORY_SHARE.1 * MEMORY_SHARE.0)),
         (None, None) => KvPool::Contexts,
     };
     LoadOptions {

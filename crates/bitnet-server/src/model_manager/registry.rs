@@ -332,6 +332,18 @@ impl ModelRegistry {
         self.read().known().cloned().collect()
     }
 
+    /// Names that stand for nothing but a load that failed a while ago: requests may not name them, and whoever ordered the
+    /// load wants to know why.
+    pub fn failures(&self) -> Vec<String> {
+        let table = self.read();
+        let is_one = |entry: &Entry| match &entry.state {
+            EntryState::Failed { at, .. } => !entry.is_known() && at.elapsed() < FAILURE_TOLD,
+            _ => false,
+        };
+        let entries = table.entries.iter().filter(|(_, entry)| is_one(entry));
+        entries.map(|(id, _)| id.clone()).collect()
+    }
+
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }

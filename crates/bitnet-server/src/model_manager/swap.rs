@@ -103,9 +103,10 @@ pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiErr
 /// from that but another swap.
 ///
 /// # Errors
-/// [`ErrorCode::ModelBusy`] without such a version, and why it cannot be loaded again.
+/// [`ErrorCode::NoPreviousVersion`] without such a version, and why it cannot be loaded again.
 pub async fn roll_back(app: &Arc<App>, id: &str) -> Result<SwapReport, ApiError> {
-    let outcome = match begin(app, id) {
+    // Leaving memory a model leaves its version before too.
+    let outcome = match begin(app, id, no_version_before) {
         Err(error) => Err(error),
         Ok(place) => {
             let outcome = roll_back_under(app, &place.job, id).await;
@@ -128,7 +129,7 @@ impl Swapping {
     pub fn begin(app: &Arc<App>, order: SwapOrder) -> Result<Swapping, ApiError> {
         let previous_version = app.models.get(Some(&order.id))?.version.clone();
         Ok(Swapping {
-            place: begin(app, &order.id)?,
+            place: begin(app, &order.id, |id| busy(id, "not loaded"))?,
             previous_version,
             app: app.clone(),
             order,
@@ -297,12 +298,7 @@ async fn roll_back_under(
     id: &str,
 ) -> Result<SwapReport, ApiError> {
     let started = Instant::now();
-    let none = || {
-        let message = format!("there is no version of '{id}' to go back to");
-        ApiError::new(ErrorCode::ModelBusy, message).with_hint(
-            "a rollback is done once: POST /v1/models/swap puts any version in place, by its path",
-        )
-    };
+    let none = || no_version_before(id);
     let previous_version = app.models.get(Some(id))?.version.clone();
     let before = {
         let table = app.models.read();
@@ -351,13 +347,24 @@ impl LoadMemory {
     }
 }
 
-/// Takes the place of the only swap of a model.
-fn begin(app: &Arc<App>, id: &str) -> Result<JobPlace, ApiError> {
+fn no_version_before(id: &str) -> ApiError {
+    let message = format!("there is no version of '{id}' to go back to");
+    ApiError::new(ErrorCode::NoPreviousVersion, message)
+}
+
+/// The model of this name is in a state that ends.
+fn busy(id: &str, being: &str) -> ApiError {
+    let message = format!("the model '{id}' is {being}");
+    ApiError::new(ErrorCode::ModelBusy, message)
+}
+
+/// Takes the place of the only swap of a model; `absent` says what is wrong where it is not in memory.
+fn begin(
+    app: &Arc<App>,
+    id: &str,
+    absent: impl Fn(&str) -> ApiError,
+) -> Result<JobPlace, ApiError> {
     let mut table = app.models.write();
-    let busy = |being: &str| {
-        let message = format!("the model '{id}' is {being}");
-        Err(ApiError::new(ErrorCode::ModelBusy, message))
-    };
     match &mut table.entry(id)?.state {
         EntryState::Loaded { swap: Some(_), .. } => {
             let message = format!("the model '{id}' is being swapped already");
@@ -367,10 +374,10 @@ fn begin(app: &Arc<App>, id: &str) -> Result<JobPlace, ApiError> {
             let job = Arc::new(LoadJob::new(app.new_id("job-"), true));
             Ok(JobPlace::of(app, id, swap.insert(job).clone()))
         }
-        EntryState::Loading(_) => busy("being loaded"),
-        EntryState::Unloading(_) => busy("being unloaded"),
+        EntryState::Loading(_) => Err(busy(id, "being loaded")),
+        EntryState::Unloading(_) => Err(busy(id, "being unloaded")),
         EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => {
-            busy("not loaded")
+            Err(absent(id))
         }
     }
 }

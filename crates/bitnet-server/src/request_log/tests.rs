@@ -28,7 +28,7 @@ fn stuck_log() -> (RequestLog, SyncSender<()>, Arc<Mutex<Vec<u8>>>) {
         permissions,
         written: written.clone(),
     };
-    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), Box::new(gate)).unwrap();
+    let log = RequestLog::to(None, Box::new(io::sink()), Box::new(gate)).unwrap();
     (log, allow, written)
 }
 
@@ -154,6 +154,17 @@ fn a_file_is_added_to_and_is_its_owners_alone() {
     {
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
         assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn the_access_log_is_written_as_the_log_unless_its_format_is_set_apart() {
+    use crate::config::value::AccessLogFormat::{Json, None, On, Text};
+    for log in [LogFormat::Text, LogFormat::Json] {
+        assert_eq!(access_format(None, log), Option::None);
+        assert_eq!(access_format(On, log), Some(log));
+        assert_eq!(access_format(Text, log), Some(LogFormat::Text));
+        assert_eq!(access_format(Json, log), Some(LogFormat::Json));
     }
 }
 

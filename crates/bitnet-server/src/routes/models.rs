@@ -19,20 +19,24 @@ use crate::model_manager::job::JobProgress;
 use crate::model_manager::policy::OriginSource;
 use crate::model_manager::registry::Seen;
 
-/// Lists the models.
+/// Lists the models. Administrators see among `models` also names whose first load has failed, with the reason.
 pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList> {
-    let ids = app.models.ids();
-    // One that was deleted in this moment is left out.
-    let known: Vec<Seen> = ids
-        .iter()
-        .filter(|id| caller.models.has(id))
-        .filter_map(|id| app.models.look(id).ok())
-        .collect();
+    let look = |ids: Vec<String>| -> Vec<Seen> {
+        // One that was deleted in this moment is left out.
+        let allowed = ids.iter().filter(|id| caller.models.has(id));
+        allowed.filter_map(|id| app.models.look(id).ok()).collect()
+    };
+    let known = look(app.models.ids());
+    let failed = match caller.is_admin {
+        true => look(app.models.failures()),
+        false => Vec::new(),
+    };
     Json(ModelList {
         object: "list",
         data: known.iter().map(ListedModel::of).collect(),
         models: known
             .iter()
+            .chain(&failed)
             .map(|seen| ModelStatus::of(&app, seen, caller.is_admin))
             .collect(),
     })

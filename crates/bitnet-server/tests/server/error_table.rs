@@ -161,6 +161,13 @@ fn produce(code: ErrorCode) -> Produced {
         ErrorCode::ModelBusy => {
             return Produced::By("an_unload_that_is_given_up_leaves_everything_as_it_was");
         }
+        ErrorCode::ModelAlreadyLoaded => {
+            let order = json!({"model_path": "v2.gguf", "model_id": "stories"});
+            Managed::start().ask("POST", "/v1/models/load", &order)
+        }
+        ErrorCode::NoPreviousVersion => {
+            Managed::start().ask("POST", "/v1/models/stories/rollback", &Value::Null)
+        }
         ErrorCode::ModelNotAllowed
         | ErrorCode::ValidationFailed
         | ErrorCode::ModelIncompatible

@@ -134,7 +134,7 @@ fn who_is_not_done_in_time_is_cut_off() {
             until("it drains", || server.app.is_draining());
             server.ask_to_hurry();
         }
-        assert_eq!(server.join(), Stopped::CutOff);
+        assert_eq!(server.join(), Stopped::CutOff { requests: 1 });
         gated.open();
     }
 }
@@ -182,5 +182,5 @@ fn a_stream_that_is_cut_off_says_so_and_how_far_it_came() {
     );
     let usage = &error["details"]["usage"];
     assert_eq!(usage["completion_tokens"], 3, "{error}");
-    assert_eq!(server.join(), Stopped::CutOff);
+    assert_eq!(server.join(), Stopped::CutOff { requests: 3 });
 }

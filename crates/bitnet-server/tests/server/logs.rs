@@ -8,7 +8,7 @@ use bitnet_server::auth::key_file::{self, NewKey};
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::ServerConfig;
 use bitnet_server::config::print::to_yaml;
-use bitnet_server::config::value::{AccessLogFormat, LogFormat};
+use bitnet_server::config::value::LogFormat;
 use bitnet_server::log::LogFilter;
 use bitnet_server::request_log::RequestLog;
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ impl Shared {
 fn server() -> (TestServer, String, Shared, Shared) {
     let (access, audit) = (Shared::default(), Shared::default());
     let to = |log: &Shared| Box::new(log.clone());
-    let log = RequestLog::to(AccessLogFormat::Json, to(&access), to(&audit)).unwrap();
+    let log = RequestLog::to(Some(LogFormat::Json), to(&access), to(&audit)).unwrap();
     let (config, keys) = config_with_keys(&[], &[RateLimits::default()]);
     (
         TestServer::with_log(config, log),
@@ -111,7 +111,7 @@ fn a_line_tells_who_asked_what_and_what_came_of_it() {
 fn a_client_that_leaves_is_logged_as_gone() {
     let access = Shared::default();
     let to = Box::new(access.clone());
-    let log = RequestLog::to(AccessLogFormat::Json, to, Box::new(io::sink())).unwrap();
+    let log = RequestLog::to(Some(LogFormat::Json), to, Box::new(io::sink())).unwrap();
     let engine = engine();
     let gated = Gated::new(engine.clone());
     let config = ServerConfig::default();
@@ -136,7 +136,7 @@ fn a_client_that_leaves_is_logged_as_gone() {
 fn the_audit_log_tells_how_what_was_begun_has_ended() {
     let audit = Shared::default();
     let to = Box::new(audit.clone());
-    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), to).unwrap();
+    let log = RequestLog::to(None, Box::new(io::sink()), to).unwrap();
     let managed = Managed::with_log(log);
     let begin = |name: &str, path: &str, body: &Value| {
         let mut connection = Connection::open(managed.server.address);
@@ -210,7 +210,7 @@ fn the_audit_log_tells_how_what_was_begun_has_ended() {
 fn the_audit_log_tells_what_the_end_of_the_server_cut_short() {
     let audit = Shared::default();
     let to = Box::new(audit.clone());
-    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), to).unwrap();
+    let log = RequestLog::to(None, Box::new(io::sink()), to).unwrap();
     let managed = Managed::with_log(log);
     let held = managed.server.model();
     let path = "/v1/models/stories/unload";
@@ -241,7 +241,7 @@ fn the_audit_log_tells_what_the_end_of_the_server_cut_short() {
 fn what_administrators_do_and_who_is_refused_is_audited() {
     let audit = Shared::default();
     let to = Box::new(audit.clone());
-    let log = RequestLog::to(AccessLogFormat::None, Box::new(io::sink()), to).unwrap();
+    let log = RequestLog::to(None, Box::new(io::sink()), to).unwrap();
     let (config, keys) = config_with_keys(&[], &[RateLimits::default()]);
     let new = NewKey::new("operator", Role::Admin, RateLimits::default());
     let file = config.auth.keys_file.clone().unwrap();
@@ -465,7 +465,7 @@ fn as_json_a_panic_is_one_line_and_events_have_the_spans_around_them() {
 fn a_stream_that_fails_is_no_complete_success() {
     let access = Shared::default();
     let to = Box::new(access.clone());
-    let log = RequestLog::to(AccessLogFormat::Json, to, Box::new(io::sink())).unwrap();
+    let log = RequestLog::to(Some(LogFormat::Json), to, Box::new(io::sink())).unwrap();
     let engine = engine();
     let gated = Gated::idle(engine.clone());
     let config = ServerConfig::default();

@@ -60,7 +60,7 @@ fn a_swap_puts_a_validated_version_in_place_and_a_rollback_brings_the_old_one_ba
 
     // An order that is sent twice does not bring back what was left.
     let again = managed.ask("POST", "/v1/models/stories/rollback", &Value::Null);
-    assert!(again.is_error(409, "model_busy"), "{}", again.body);
+    assert!(again.is_error(422, "no_previous_version"), "{}", again.body);
     let hint = again.json()["error"]["hint"].clone();
     assert!(hint.as_str().unwrap().contains("/v1/models/swap"), "{hint}");
     assert_eq!(managed.status("stories")["previous_version"], Value::Null);
@@ -91,6 +91,13 @@ fn what_is_no_model_is_told_in_figures_and_changes_nothing() {
     assert!(
         cut["offset"].is_u64() && cut["expected"].is_string() && cut["found"].is_string(),
         "{cut}"
+    );
+    assert!(cut["tensor"].is_string(), "{cut}");
+    let text = details("text.gguf");
+    assert_eq!(
+        (&text["kind"], &text["offset"]),
+        (&"not-a-model".into(), &0.into()),
+        "{text}"
     );
     assert_eq!(
         details("family.gguf"),
@@ -147,7 +154,7 @@ fn blue_green_keeps_the_old_version_and_rolling_shares_requests_first() {
     );
 
     let again = managed.ask("POST", "/v1/models/stories/rollback", &Value::Null);
-    assert!(again.is_error(409, "model_busy"), "{}", again.body);
+    assert!(again.is_error(422, "no_previous_version"), "{}", again.body);
 
     order["swap_strategy"] = "rolling".into();
     std::thread::scope(|scope| {
@@ -343,7 +350,11 @@ fn what_may_be_loaded_is_listed_and_a_known_model_is_loaded_by_its_name_alone() 
     assert_eq!(loaded.json()["version"], managed.version("v2.gguf"));
     assert_eq!(list()[0]["status"], "loaded");
     let twice = by_name("spare");
-    assert!(twice.is_error(409, "model_busy"), "{}", twice.body);
+    assert!(
+        twice.is_error(422, "model_already_loaded"),
+        "{}",
+        twice.body
+    );
     let unknown = by_name("nobody");
     assert!(unknown.is_error(404, "model_not_found"), "{}", unknown.body);
     assert_eq!(unknown.json()["error"]["param"], "model_id");

@@ -326,8 +326,8 @@ fn swaps_that_are_refused_and_rollbacks_that_fail_are_counted_by_their_codes() {
         found.map_or(0, |count| count.parse().unwrap())
     };
     let nothing_before = managed.ask("POST", "/v1/models/stories/rollback", &Value::Null);
-    assert!(nothing_before.is_error(409, "model_busy"));
-    assert_eq!(count("model_busy"), 1);
+    assert!(nothing_before.is_error(422, "no_previous_version"));
+    assert_eq!(count("no_previous_version"), 1);
     let nobody = managed.ask("POST", "/v1/models/nobody/rollback", &Value::Null);
     assert!(nobody.is_error(404, "model_not_found"));
     let mut order = swap_order("v2.gguf");

@@ -89,7 +89,11 @@ fn models_that_nobody_uses_make_room_and_come_back() {
         "it is pinned"
     );
     let again = managed.ask("POST", "/v1/models/load?wait=true", &order);
-    assert!(again.is_error(409, "model_busy"), "{}", again.body);
+    assert!(
+        again.is_error(422, "model_already_loaded"),
+        "{}",
+        again.body
+    );
     use_once(&managed, "third");
     assert_eq!(ask(&managed, "spare").status, 200, "it comes back");
 }

@@ -227,8 +227,18 @@ fn a_load_that_fails_leaves_no_model_of_its_name() {
     let asked = json!({"model": "new", "prompt": "Once", "max_tokens": 1});
     let unknown = managed.ask_as_user("POST", "/v1/completions", &asked);
     assert!(unknown.is_error(404, "model_not_found"), "{}", unknown.body);
-    let list = managed.ask("GET", "/v1/models", &Value::Null);
+    let list = managed.ask_as_user("GET", "/v1/models", &Value::Null);
     assert!(!list.body.contains("\"new\""), "{}", list.body);
+    // Administrators see it among the models, and not among those that may be named.
+    let list = managed.ask("GET", "/v1/models", &Value::Null).json();
+    assert_eq!(list["data"].as_array().unwrap().len(), 1, "{list}");
+    let failed = &list["models"][1];
+    assert_eq!(
+        (&failed["id"], &failed["status"]),
+        (&"new".into(), &"failed".into()),
+        "{list}"
+    );
+    assert_eq!(failed["error"]["code"], "model_incompatible", "{list}");
     assert_eq!(load("v1.gguf").status, 200);
     assert_eq!(
         managed

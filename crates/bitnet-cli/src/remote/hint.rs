@@ -1,0 +1,116 @@
+//! What a server advises a client, in the words of whoever typed a command: commands and options instead of routes, headers
+//! and fields.
+
+use serde_json::Value;
+
+/// How a server says a thing, and how it is said here.
+const WORDS: &[(&str, &str)] = &[
+    (
+        "send a key as 'Authorization: Bearer KEY'; the operator makes one with `bitnet keys add`",
+        "show a key of the role admin: --key-file FILE, or the variable BITNET_API_KEY; `bitnet keys add` makes one",
+    ),
+    ("GET /v1/models lists", "`bitnet ps` lists"),
+    ("POST /v1/models/swap puts", "`bitnet swap` puts"),
+    (
+        "or with force=true, which ends them",
+        "or with --force, which ends them",
+    ),
+    ("name its file too: model_path", "name its file too: PATH"),
+    (
+        "try again when the model's status is loaded",
+        "try again when `bitnet ps` shows it as loaded",
+    ),
+    (
+        "when /health/ready answers 200",
+        "when `bitnet healthcheck --ready` succeeds",
+    ),
+    ("wait as long as Retry-After says", "try again in a while"),
+    (
+        "the header Allow has the methods of this route; GET /openapi.json describes every route",
+        "the server is of another version than this command",
+    ),
+    (
+        "GET /openapi.json describes every route",
+        "the server is of another version than this command",
+    ),
+];
+
+/// Fields of orders and queries, and what gives them here.
+const OPTIONS: &[(&str, &str)] = &[
+    ("model_path", "PATH"),
+    ("new_model_path", "PATH"),
+    ("model_id", "--name"),
+    ("target_model_id", "ID"),
+    ("swap_strategy", "--strategy"),
+    ("timeout_seconds", "--patience"),
+];
+
+/// The hint of an answer's `error`.
+pub fn in_commands(error: &Value) -> String {
+    let text = |name: &str| error[name].as_str().unwrap_or_default();
+    let mut hint = text("hint").to_owned();
+    for (said, meant) in WORDS {
+        hint = hint.replace(said, meant);
+    }
+    let option = OPTIONS.iter().find(|(field, _)| *field == text("param"));
+    let option = option.map_or("what is wrong", |(_, option)| option);
+    hint = hint.replace("the field that param names", option);
+    hint.replace(
+        "tell the operator the request_id; the log has the reason",
+        &format!(
+            "the log of the server has the reason, under {}",
+            text("request_id")
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bitnet_server::error::ApiError;
+    use bitnet_server::error::code::ERRORS;
+
+    use super::*;
+
+    /// Errors of what no command sends: other routes, other clients, or HTTP that is none.
+    const NOT_OF_COMMANDS: [&str; 6] = [
+        "invalid_json",
+        "invalid_request",
+        "missing_field",
+        "request_not_found",
+        "unsupported_media_type",
+        "uri_too_long",
+    ];
+
+    #[test]
+    fn no_hint_of_a_command_speaks_of_routes_headers_or_fields() {
+        for row in ERRORS {
+            if NOT_OF_COMMANDS.contains(&row.name) {
+                continue;
+            }
+            let error = ApiError::about("model_id", row.code, "no").of_request("req-7");
+            let hint = in_commands(&error.body()["error"]);
+            for word in [
+                "GET /",
+                "POST /",
+                "Retry-After",
+                "header ",
+                "param",
+                "/health",
+                "request_id",
+            ] {
+                assert!(!hint.contains(word), "{}: {hint}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_is_told_as_the_option_that_gives_it() {
+        let hint = |param: &str| {
+            let code = bitnet_server::error::ErrorCode::InvalidValue;
+            let error = ApiError::about(param.to_owned(), code, "no");
+            in_commands(&error.body()["error"])
+        };
+        assert_eq!(hint("timeout_seconds"), "change --patience");
+        assert_eq!(hint("messages"), "change what is wrong");
+    }
+}
