@@ -1,7 +1,7 @@
 //! What this CPU is, for `--version` and for benchmark reports.
 
+use super::cores::{available_cores, available_cpus};
 use super::isa::available_kernels;
-use super::threads::available_threads;
 
 /// What a vector kernel needs on this architecture, for the warning when it is missing.
 #[cfg(target_arch = "x86_64")]
@@ -24,7 +24,9 @@ pub struct CpuFeatures {
     pub instruction_sets: Vec<&'static str>,
     /// Ternary kernels that run here, fastest first.
     pub kernels: Vec<&'static str>,
-    /// CPUs that this process may use.
+    /// CPUs that this process may use; two of one core count twice.
+    pub cpus: usize,
+    /// Cores that it may use: as many threads compute unless told otherwise.
     pub cores: usize,
 }
 
@@ -35,7 +37,8 @@ pub fn cpu_features() -> CpuFeatures {
         model: model_name(),
         instruction_sets: instruction_sets(),
         kernels: available_kernels(),
-        cores: available_threads(),
+        cpus: available_cpus(),
+        cores: available_cores(),
     }
 }
 
@@ -117,7 +120,7 @@ mod tests {
     #[test]
     fn every_cpu_has_a_core_and_the_scalar_kernels_last() {
         let features = cpu_features();
-        assert!(features.cores >= 1);
+        assert!((1..=features.cpus).contains(&features.cores));
         assert_eq!(features.kernels.last(), Some(&"scalar-t5"));
         assert_eq!(features.arch, std::env::consts::ARCH);
     }

@@ -14,6 +14,7 @@
 
 pub mod attention;
 pub mod bitlinear;
+pub mod cores;
 pub mod dense;
 pub mod features;
 pub mod gate;
@@ -111,7 +112,7 @@ impl CpuBackend {
         let pool = Pool::new(
             options
                 .threads
-                .unwrap_or_else(threads::available_threads)
+                .unwrap_or_else(cores::available_cores)
                 .max(1),
         )?;
         self_test::run(kernel, &pool)?;

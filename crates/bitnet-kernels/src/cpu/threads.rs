@@ -46,12 +46,6 @@ impl Pool {
     }
 }
 
-/// Threads that this process may use: the CPU count within its affinity mask and cgroup quota. On Linux the standard
-/// library asks `sched_getaffinity` and reads the quota of cgroups v1 and v2, rounded down to whole CPUs.
-pub fn available_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
 #[cfg(target_family = "wasm")]
 mod single {
     use crate::error::KernelError;
@@ -366,27 +360,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_thread_that_is_bound_to_one_cpu_finds_one() {
-        let found = std::thread::spawn(|| {
-            // SAFETY: a set of CPUs is plain bits, and the calls get its size; they bind this thread alone, to the first
-            // CPU of those that it may use.
-            unsafe {
-                let mut set: libc::cpu_set_t = std::mem::zeroed();
-                let size = size_of::<libc::cpu_set_t>();
-                assert_eq!(libc::sched_getaffinity(0, size, &mut set), 0);
-                let cpus = 0..libc::CPU_SETSIZE as usize;
-                let first = cpus.into_iter().find(|&cpu| libc::CPU_ISSET(cpu, &set));
-                libc::CPU_ZERO(&mut set);
-                libc::CPU_SET(first.unwrap(), &mut set);
-                assert_eq!(libc::sched_setaffinity(0, size, &set), 0);
-            }
-            available_threads()
-        });
-        assert_eq!(found.join().unwrap(), 1);
     }
 
     #[test]

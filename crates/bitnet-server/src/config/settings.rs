@@ -329,7 +329,8 @@ settings! {
 
     /// How models are run. The keys are the flags of `bitnet run`.
     engine: EngineSettings {
-        /// Threads to compute with; also `BITNET_CPU_THREADS`. Without it, every processor that this process may use.
+        /// Threads to compute with; also `BITNET_CPU_THREADS`. Without it, a thread on each core that this process may use:
+        /// within its affinity and its container's quota, hyperthreads of one core counted once.
         restart threads: [Option<usize>] = None, Within(Some(1)..=Some(MAX_THREADS));
         /// Positions of context of each request. Without it, the model's, as far as the memory for keys and values goes.
         restart ctx: [Option<usize>] = None, Within(Some(*CONTEXTS.start())..=Some(*CONTEXTS.end()));

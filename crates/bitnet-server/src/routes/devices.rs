@@ -55,7 +55,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<DeviceList> {
             model: features.model,
             instruction_sets: features.instruction_sets,
             kernels_available: features.kernels,
-            usable_cpus: features.cores,
+            usable_cpus: features.cpus,
             machine: HostMachine::detect(),
         },
         gpus: [],
