@@ -10,7 +10,7 @@
 //! - [`jwt`]: tokens that somebody else signs
 //! - [`credentials`]: what a request shows, held against them; [`refusals`]: how often an address may show bad ones
 //! - [`expiry`]: until when a key is good; [`allowed_models`]: for which models
-//! - [`rate`]: what one principal may take
+//! - [`rate`]: what one principal may take; [`quota`], [`usage_file`]: in a day or a month, whatever restarts
 //! - [`host`]: against pages of a browser that talk to loopback; [`cors`]: pages that may talk to any address
 //! - [`clock`]: the two times of a request; [`guard`]: the layer
 
@@ -27,10 +27,12 @@ pub mod jwt;
 pub mod key;
 pub mod key_file;
 pub mod key_store;
+pub mod quota;
 pub mod rate;
 pub mod refusals;
 #[cfg(test)]
 mod tests;
+pub mod usage_file;
 
 pub use access::{AccessTable, Role, RouteAccess};
 pub use guard::{Guard, Principal, Refusal};

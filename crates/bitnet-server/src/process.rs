@@ -9,14 +9,14 @@ use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::auth::Guard;
-use crate::auth::guard::{GuardError, follow_keys};
+use crate::auth::guard::{GuardError, follow_keys, write_usage};
 use crate::checking::CHECKING_THREADS;
 use crate::config::{ServerConfig, Sources};
 #[cfg(target_os = "linux")]
@@ -207,6 +207,7 @@ impl Process {
         } = self;
         ends_early.abort();
         let served = app.clone();
+        let quotas = guard.quotas().clone();
         let stopped = runtime.block_on(async {
             // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
             #[cfg(target_os = "linux")]
@@ -227,6 +228,7 @@ impl Process {
             tokio::spawn(sleep::watch(app.clone()));
             tokio::spawn(measure(app.clone(), config.monitoring.metrics_interval));
             tokio::spawn(follow_keys(guard.clone(), config.auth.keys_poll_interval));
+            tokio::spawn(write_usage(guard.clone()));
             if let Some(tls) = tls.clone() {
                 tokio::spawn(follow_certificate(tls, config.server.tls_poll_interval));
             }
@@ -309,6 +311,10 @@ impl Process {
         });
         // Requests that were cut off do not hold the process for long, nor do logs that nobody reads.
         runtime.shutdown_timeout(LAST_WORDS);
+        // After the last request.
+        if let Err(error) = quotas.write(SystemTime::now()) {
+            tracing::error!(target: LIFE, "{error}; what keys have used since it was written is forgotten");
+        }
         served.log.close(LAST_WORDS);
         // After the runtime: spans end with the requests that have them.
         if let Some(telemetry) = &served.telemetry {

@@ -10,6 +10,7 @@ use bitnet_server::auth::Role;
 use bitnet_server::auth::clock::unix_seconds;
 use bitnet_server::auth::expiry::{self, ExpiryError};
 use bitnet_server::auth::key_file::{self, KeyFileError, NewKey};
+use bitnet_server::auth::quota::Quota;
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::{ServerConfig, Sources};
 use bitnet_server::startup;
@@ -82,6 +83,14 @@ pub struct AddArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub concurrent_requests: u32,
 
+    /// Tokens a day (of UTC), prompts and answers together; 0: no limit
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub tokens_per_day: u64,
+
+    /// Tokens a month, likewise; 0: no limit
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub tokens_per_month: u64,
+
     /// When it stops being good: 12h, 30d, 8w or a date such as 2027-01-31, in UTC [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_expiry)]
     pub expires: Option<u64>,
@@ -148,6 +157,10 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                     tokens_per_minute: add.tokens_per_minute,
                     concurrent_requests: add.concurrent_requests,
                 },
+                quota: Quota {
+                    tokens_per_day: add.tokens_per_day,
+                    tokens_per_month: add.tokens_per_month,
+                },
                 expires: add.expires,
                 models: add.models.clone(),
             };
@@ -170,14 +183,14 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                         .iter()
                         .map(|key| {
                             json!({"id": key.id, "name": key.name, "role": key.role, "created": key.created,
-                                "limits": key.limits, "expires": key.expires, "has_expired": key.has_expired(now),
-                                "models": key.models})
+                                "limits": key.limits, "quota": key.quota, "expires": key.expires,
+                                "has_expired": key.has_expired(now), "models": key.models})
                         })
                         .collect();
                     out.json(&shown)?;
                 }
                 Format::Text => {
-                    let mut table = Table::new(&[
+                    let mut columns = vec![
                         ("id", Align::Left),
                         ("name", Align::Left),
                         ("role", Align::Left),
@@ -186,13 +199,17 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                         ("at once", Align::Right),
                         ("expires", Align::Left),
                         ("models", Align::Left),
-                    ]);
+                    ];
+                    // Few keys have one, and a line has not room for everything.
+                    let have_quotas = keys.iter().any(|key| !key.quota.is_none());
+                    columns.extend(have_quotas.then_some(("quota", Align::Left)));
+                    let mut table = Table::new(&columns);
                     let limit = |limit: u32| match limit {
                         0 => "-".to_owned(),
                         limit => limit.to_string(),
                     };
                     for key in &keys {
-                        table.row(vec![
+                        let mut row = vec![
                             key.id.clone(),
                             key.name.clone(),
                             key.role.name().to_owned(),
@@ -208,7 +225,9 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
                             key.models
                                 .as_ref()
                                 .map_or("all".to_owned(), |ids| ids.join(",")),
-                        ]);
+                        ];
+                        row.extend(have_quotas.then(|| quota(key.quota)));
+                        table.row(row);
                     }
                     out.text(&table.text())?;
                 }
@@ -254,6 +273,22 @@ fn warn_of_models(add: &AddArgs) -> Result<(), CliError> {
         ));
     }
     Ok(())
+}
+
+/// A quota in a cell: `90000/day`.
+fn quota(quota: Quota) -> String {
+    let parts = [
+        (quota.tokens_per_day, "day"),
+        (quota.tokens_per_month, "month"),
+    ];
+    let parts = parts.iter().filter(|(tokens, _)| *tokens > 0);
+    let parts: Vec<String> = parts
+        .map(|(tokens, time)| format!("{tokens}/{time}"))
+        .collect();
+    match parts.is_empty() {
+        true => "-".to_owned(),
+        false => parts.join(" "),
+    }
 }
 
 fn parse_expiry(text: &str) -> Result<u64, ExpiryError> {

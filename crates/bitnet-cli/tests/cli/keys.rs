@@ -74,7 +74,11 @@ fn a_key_may_expire_and_be_for_some_models() {
     };
     add("always", &[]).ok();
     add("guest", &["--expires", "30d", "--models", "stories,bonsai"]).ok();
-    add("dated", &["--expires", "2100-01-31"]).ok();
+    add(
+        "dated",
+        &["--expires", "2100-01-31", "--tokens-per-day", "90000"],
+    )
+    .ok();
     for bad in ["yesterday", "2001-01-31", "0d"] {
         let refused = add("bad", &["--expires", bad]);
         assert_eq!(refused.code, Some(2), "{refused:?}");
@@ -104,7 +108,8 @@ fn a_key_may_expire_and_be_for_some_models() {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("4105036800", "1000")).unwrap();
     let shown = run(&["keys", "list", "--file", path]).ok().to_owned();
-    for words in ["never", "expired", "stories,bon", "all"] {
+    assert_eq!(listed[2]["quota"]["tokens_per_day"], 90_000);
+    for words in ["90000", "never", "expired", "stories", "all"] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
 }

@@ -1,11 +1,14 @@
-//! What a swap costs in memory of the server's own: `docs/models.md` promises a few dozen megabytes whatever the model's size.
+//! What a server takes in memory: under load no more than its first line tells and 300 MB (`docs/serving.md`), however many
+//! requests have come and gone; and what a swap costs, a few dozen megabytes whatever the model's size (`docs/models.md`).
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::bitnet::run;
-use crate::served::{Served, command, until};
+use crate::served::{Served, command, serve, until};
 
 /// Bytes of a model of this test at the least: most of it is the embedding, which is the head too.
 const MODEL_BYTES: u64 = 100 << 20;
@@ -94,4 +97,104 @@ fn a_swap_takes_less_than_half_of_the_model_and_gives_it_back() {
     until("memory that returns", shown, || {
         (private_bytes(&served) < most).then_some(())
     });
+}
+
+/// Bytes beyond the sum of the first line that the documents promise at most: buffers of a pass, requests, the program.
+const BUFFERS: u64 = 300_000_000;
+
+/// Positions that the cache of the test has room for, at least: each round fills it.
+const POSITIONS: u64 = 2500;
+
+/// Clients at once, and what each asks for in a round, one thing after the other.
+const CLIENTS: u64 = 8;
+const REQUESTS: u64 = 4;
+
+/// A line of the server's status, in bytes.
+fn status_bytes(served: &Served, key: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", served.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kilobytes.unwrap().trim().parse::<u64>().unwrap() << 10
+}
+
+/// What follows `word` in the first line: `KV cache 63.9 MB`.
+fn told_bytes(line: &str, word: &str) -> u64 {
+    let (_, rest) = line.split_once(&format!("{word} ")).unwrap();
+    let mut words = rest.split([' ', ',', ':']);
+    let number: f64 = words.next().unwrap().parse().unwrap();
+    let unit = match words.next().unwrap() {
+        "MB" => 1e6,
+        "GB" => 1e9,
+        other => panic!("{other}"),
+    };
+    (number * unit) as u64
+}
+
+/// Requests of all sizes, whole and streamed, with one choice and several, and some whose client leaves.
+fn round(served: &Served, n_round: u64) {
+    let port = served.port();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            scope.spawn(move || {
+                for n in 0..REQUESTS {
+                    let number = (n_round * CLIENTS + client) * REQUESTS + n;
+                    // No two begin alike, so each takes room of its own in the cache.
+                    let length = 40 + number * 37 % 150;
+                    let rest = (1..length).map(|i| 300 + (number * 7 + i * 13) % 700);
+                    let prompt: Vec<u64> = std::iter::once(300 + number).chain(rest).collect();
+                    let body = json!({"prompt": prompt, "max_tokens": 1 + number % 40, "ignore_eos": true,
+                        "n": 1 + number % 3, "logprobs": number % 4, "stream": number % 2 == 0});
+                    let body = body.to_string();
+                    let request = format!(
+                        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    if number % 7 == 0 {
+                        let mut left = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                        left.write_all(request.as_bytes()).unwrap();
+                        continue;
+                    }
+                    let answer = crate::served::ask(port, &request).unwrap();
+                    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_server_takes_what_its_first_line_tells_and_requests_that_come_and_go_leave_nothing() {
+    let served = serve(&[
+        "--kv-cache-memory",
+        "32MB",
+        "--max-concurrent-requests",
+        "16",
+    ]);
+    let line = served.until_line("serving ");
+    let (sum, cache) = (told_bytes(&line, "memory"), told_bytes(&line, "KV cache"));
+    let (_, positions) = line.split_once(" for ").unwrap();
+    let positions: u64 = positions.split(' ').next().unwrap().parse().unwrap();
+    assert!(
+        positions >= POSITIONS && CLIENTS * REQUESTS * 90 > positions,
+        "{line}"
+    );
+
+    // Every buffer is used and the cache is full once; what comes now finds all of it there.
+    round(&served, 0);
+    round(&served, 1);
+    let resident = || status_bytes(&served, "VmRSS:");
+    let live = resident();
+    assert!(live > cache * 9 / 10, "the cache is full: {live} of {line}");
+    for n_round in 2..5 {
+        round(&served, n_round);
+    }
+    let most = live * 100 / 95;
+    let shown = || format!("{} bytes now, {live} before", resident());
+    println!("{}, peak {}", shown(), status_bytes(&served, "VmHWM:"));
+    until("memory that is whole", shown, || {
+        (resident() < most).then_some(())
+    });
+    let peak = status_bytes(&served, "VmHWM:");
+    assert!(peak <= sum + BUFFERS, "{peak} bytes: {line}");
 }

@@ -302,3 +302,46 @@ fn a_service_manager_that_is_gone_or_does_not_read_changes_nothing() {
         assert_eq!(served.end(), Some(0), "{}", served.text());
     }
 }
+
+#[test]
+fn a_quota_is_held_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let (path, used) = (file.to_str().unwrap(), folder.path().join("used.json"));
+    let added = run(&[
+        "keys",
+        "add",
+        "--file",
+        path,
+        "--name",
+        "a",
+        "--tokens-per-month",
+        "3",
+    ]);
+    let key = added.ok().trim().to_owned();
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {key}\r\n");
+    let request = completion(8).replace("Host: localhost\r\n", &head);
+    assert!(request.contains(&key), "{request}");
+    let args = ["--keys-file", path, "--usage-file", used.to_str().unwrap()];
+    let mut served = Served::start(command(&args));
+    let answer = served.ask(&request).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    served.signal("TERM");
+    assert_eq!(served.end(), Some(0), "{}", served.text());
+    let text = std::fs::read_to_string(&used).unwrap();
+    assert!(text.contains("\"in_month\":"), "{text}");
+
+    let mut served = Served::start(command(&args));
+    let answer = served.ask(&request).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
+    assert!(answer.contains("\"quota\""), "{answer}");
+    served.signal("TERM");
+    assert_eq!(served.end(), Some(0), "{}", served.text());
+    // What nobody can read is nobody's end.
+    std::fs::write(&used, &text[..text.len() / 2]).unwrap();
+    let served = Served::start(command(&args));
+    served.until_line("tokens are counted from 0");
+    let answer = served.ask(&request).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(folder.path().join("used.json.damaged").exists());
+}

@@ -13,6 +13,7 @@ use super::jwt::{JwtKeyError, JwtVerifier, TokenRefused};
 use super::key::PREFIX;
 use super::key_file::KeyFileError;
 use super::key_store::KeyStore;
+use super::quota::Quota;
 use super::rate::RateLimits;
 use crate::config::settings::AuthSettings;
 
@@ -35,6 +36,8 @@ pub struct Holder {
     pub role: Role,
     /// Limits of its own.
     pub limits: RateLimits,
+    /// What it may take in a day and in a month.
+    pub quota: Quota,
     /// What it may use.
     pub models: AllowedModels,
 }
@@ -140,6 +143,7 @@ impl CredentialCheck {
                 id: format!("key:{}", entry.id),
                 role: entry.role,
                 limits: entry.limits,
+                quota: entry.quota,
                 models: AllowedModels::from(entry.models.as_ref()),
             });
         }
@@ -152,6 +156,7 @@ impl CredentialCheck {
             id: format!("jwt:{}", subject.id),
             role: subject.role,
             limits: RateLimits::default(),
+            quota: Quota::default(),
             models: AllowedModels::All,
         })
     }

@@ -70,7 +70,7 @@ fn span(text: &str) -> Option<u64> {
 }
 
 /// The second of `2027-01-31` or `2027-01-31T12:00:00Z`.
-fn date(text: &str) -> Option<u64> {
+pub(super) fn date(text: &str) -> Option<u64> {
     let whole = match text.len() {
         10 => format!("{text}T00:00:00Z"),
         _ => text.to_owned(),

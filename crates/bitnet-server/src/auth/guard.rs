@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
@@ -23,6 +23,7 @@ use super::credentials::{BadCredential, CredentialCheck, ShownCredential};
 use super::host;
 use super::jwt::JwtKeyError;
 use super::key_file::KeyFileError;
+use super::quota::{Quota, QuotaLedger};
 use super::rate::{Exceeded, Permit, RateLimiter, RateLimits, Remaining, TooMuch};
 use super::refusals::RefusalLimiter;
 use crate::config::ServerConfig;
@@ -123,6 +124,7 @@ struct Identity {
     id: String,
     role: Option<Role>,
     limits: RateLimits,
+    quota: Quota,
     models: AllowedModels,
 }
 
@@ -136,6 +138,7 @@ pub struct Guard {
     credentials: CredentialCheck,
     limiter: RateLimiter,
     refusals: RefusalLimiter,
+    quotas: Arc<QuotaLedger>,
     limits: ArcSwap<LimitSettings>,
     salt_key: [u8; 32],
 }
@@ -178,6 +181,7 @@ impl Guard {
             credentials: CredentialCheck::open(&config.auth)?,
             limiter: RateLimiter::default(),
             refusals: RefusalLimiter::default(),
+            quotas: Arc::new(QuotaLedger::open(config.auth.usage_path())),
             limits: ArcSwap::from_pointee(config.limits.clone()),
             salt_key,
         })
@@ -206,6 +210,11 @@ impl Guard {
             (Some(credentials), None) => format!("key needed: {credentials}"),
             (Some(credentials), Some(opened)) => format!("{opened}; {credentials}"),
         }
+    }
+
+    /// What keys have used of their quotas.
+    pub fn quotas(&self) -> &Arc<QuotaLedger> {
+        &self.quotas
     }
 
     /// The origin of the page that sends a request, if the operator lists it and the request is meant for this host.
@@ -272,6 +281,7 @@ impl Guard {
             id,
             role,
             limits,
+            quota,
             models,
         } = self.identify(head, shown, need, now.instant)?;
         notes.set_who(&id);
@@ -285,8 +295,11 @@ impl Guard {
         // What costs no tokens is never refused for them, and changes nothing: neither a scraper nor an operator's look.
         let permit = if need == RouteAccess::Infer && head.method == Method::POST {
             let limits = limits.or(limits_of(&self.limits.load()));
+            // First, so that whoever has nothing left takes nothing of a minute.
+            let share = (!quota.is_none()).then(|| self.quotas.enter(&id, quota, now.time));
+            let share = share.transpose().map_err(Refusal::TooMuch)?;
             let entered = self.limiter.enter(&id, limits, now.instant);
-            entered.map_err(Refusal::TooMuch)?
+            entered.map_err(Refusal::TooMuch)?.with_quota(share)
         } else {
             self.limiter.let_free(&id)
         };
@@ -320,6 +333,7 @@ impl Guard {
                     id: holder.id,
                     role: Some(holder.role),
                     limits: holder.limits,
+                    quota: holder.quota,
                     models: holder.models,
                 });
             }
@@ -342,6 +356,7 @@ impl Guard {
             id: address_id(head.peer),
             role: None,
             limits: RateLimits::default(),
+            quota: Quota::default(),
             models: AllowedModels::All,
         })
     }
@@ -449,6 +464,33 @@ pub async fn follow_keys(guard: Arc<Guard>, interval: Duration) {
                 tracing::error!("reading the file of keys failed: {e}; the keys stay as they were")
             }
         }
+    }
+}
+
+/// Time between two writings of what was used: what a crash makes the server forget.
+const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Writes what keys have used of their quotas, for as long as the server runs.
+pub async fn write_usage(guard: Arc<Guard>) {
+    let mut is_failing = false;
+    loop {
+        tokio::time::sleep(WRITE_INTERVAL).await;
+        let quotas = guard.quotas.clone();
+        let written = tokio::task::spawn_blocking(move || quotas.write(SystemTime::now())).await;
+        let failed = match written {
+            Ok(Ok(())) => false,
+            // Told once, until it works again.
+            Ok(Err(error)) if !is_failing => {
+                tracing::error!("{error}; what keys have used is kept in memory");
+                true
+            }
+            Ok(Err(_)) => true,
+            Err(error) => {
+                tracing::error!("writing what keys have used failed: {error}");
+                true
+            }
+        };
+        is_failing = failed;
     }
 }
 

@@ -16,6 +16,7 @@ use super::allowed_models::is_list;
 use super::clock::unix_seconds;
 use super::expiry::LAST_SECOND;
 use super::key::{ApiKey, KeyHash, is_id};
+use super::quota::Quota;
 use super::rate::RateLimits;
 
 /// Largest file: about 10 000 keys.
@@ -42,6 +43,9 @@ pub struct KeyEntry {
     /// Limits of its own.
     #[serde(default)]
     pub limits: RateLimits,
+    /// What it may take in a day and in a month.
+    #[serde(default, skip_serializing_if = "Quota::is_none")]
+    pub quota: Quota,
     /// When it stops being good, in seconds since 1970; without it, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
@@ -130,6 +134,8 @@ pub struct NewKey<'a> {
     pub role: Role,
     /// Limits of its own.
     pub limits: RateLimits,
+    /// What it may take in a day and in a month.
+    pub quota: Quota,
     /// When it stops being good, in seconds since 1970; without it, never.
     pub expires: Option<u64>,
     /// Ids of the models that it is good for; without it, all of them.
@@ -143,6 +149,7 @@ impl<'a> NewKey<'a> {
             name,
             role,
             limits,
+            quota: Quota::default(),
             expires: None,
             models: None,
         }
@@ -262,6 +269,7 @@ pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
         sha256: key.hash().to_hex(),
         created: unix_seconds(std::time::SystemTime::now()),
         limits: new.limits,
+        quota: new.quota,
         expires: new.expires,
         models: new.models.clone(),
     });

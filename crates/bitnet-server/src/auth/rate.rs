@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::quota::QuotaShare;
+
 /// Principals that are remembered; while as many are active, new ones are refused. One is some 200 bytes.
 const MAX_PRINCIPALS: usize = 65_536;
 /// What buckets hold: a minute's worth.
@@ -45,6 +47,8 @@ pub enum Exceeded {
     Concurrency,
     /// Bad credentials a minute.
     Credentials,
+    /// Tokens a day or a month.
+    Quota,
 }
 
 impl Exceeded {
@@ -55,6 +59,7 @@ impl Exceeded {
             Exceeded::Tokens => "tokens",
             Exceeded::Concurrency => "concurrency",
             Exceeded::Credentials => "credentials",
+            Exceeded::Quota => "quota",
         }
     }
 
@@ -65,6 +70,7 @@ impl Exceeded {
             Exceeded::Tokens => "tokens a minute",
             Exceeded::Concurrency => "requests at once",
             Exceeded::Credentials => "refused keys or tokens a minute",
+            Exceeded::Quota => "tokens of the key's quota",
         }
     }
 }
@@ -101,6 +107,7 @@ pub struct Permit {
     limiter: RateLimiter,
     principal: String,
     is_counted: bool, // false: it costs nothing and stands in no account
+    quota: Option<QuotaShare>,
 }
 
 /// Tokens that were set aside for a request. Dropping it gives back what was not used.
@@ -197,6 +204,7 @@ impl RateLimiter {
             limiter: self.clone(),
             principal: principal.to_owned(),
             is_counted: true,
+            quota: None,
         })
     }
 
@@ -206,6 +214,7 @@ impl RateLimiter {
             limiter: self.clone(),
             principal: principal.to_owned(),
             is_counted: false,
+            quota: None,
         }
     }
 
@@ -215,6 +224,13 @@ impl RateLimiter {
 }
 
 impl Permit {
+    /// The same, with its part of a quota, which its tokens are counted against too.
+    #[must_use]
+    pub fn with_quota(mut self, share: Option<QuotaShare>) -> Permit {
+        self.quota = share;
+        self
+    }
+
     /// Who was let through, as the access log names it.
     pub fn principal(&self) -> &str {
         &self.principal
@@ -259,6 +275,9 @@ impl Permit {
             })
         });
         missing.unwrap_or(Ok(()))?;
+        if let Some(quota) = &self.quota {
+            quota.take(tokens);
+        }
         Ok(TokenReservation {
             permit: self.clone(),
             taken: tokens,
@@ -286,6 +305,9 @@ impl TokenReservation {
             let more = (self.used - self.taken).next_multiple_of(ANSWER_SHARE);
             self.taken += more;
             self.permit.account(|account| account.take(more));
+            if let Some(quota) = &self.permit.quota {
+                quota.take(more);
+            }
         }
     }
 }
@@ -294,6 +316,9 @@ impl Drop for TokenReservation {
     fn drop(&mut self) {
         let unused = self.taken.saturating_sub(self.used);
         self.permit.account(|account| account.give_back(unused));
+        if let Some(quota) = &self.permit.quota {
+            quota.settle(self.taken, self.used);
+        }
     }
 }
 

@@ -68,6 +68,19 @@ pub const MAX_THREADS: usize = 1024;
 /// checked when it is loaded.
 pub const CONTEXTS: std::ops::RangeInclusive<usize> = 2..=1 << 24;
 
+impl AuthSettings {
+    /// Where it is kept what keys have used of their quotas; nowhere without keys.
+    pub fn usage_path(&self) -> Option<PathBuf> {
+        let keys = self.keys_file.as_ref()?;
+        let beside = || {
+            let mut name = keys.as_os_str().to_owned();
+            name.push(".usage");
+            name.into()
+        };
+        Some(self.usage_file.clone().unwrap_or_else(beside))
+    }
+}
+
 impl Setting {
     /// As a file nests it, with a point between: `server.port`.
     pub fn key(&self) -> String {
@@ -403,6 +416,9 @@ settings! {
     auth: AuthSettings {
         /// File of hashed API keys, made by `bitnet keys add`. Its changes are followed while the server runs.
         restart keys_file: [Option<PathBuf>] = None, Any;
+        /// File of the tokens that keys with a quota have used, which is written; without it, that of the keys with `.usage`
+        /// behind its name.
+        restart usage_file: [Option<PathBuf>] = None, Any;
         /// How often the file of keys is looked at.
         restart keys_poll_interval: [Duration] = seconds(5), Within(seconds(1)..=seconds(3600));
         /// Whether inference needs a key on loopback. Management always does.

@@ -209,3 +209,21 @@ fn a_key_for_some_models_sees_and_uses_no_others() {
         }
     }
 }
+
+#[test]
+fn a_key_whose_quota_is_used_up_is_told_when_there_is_more() {
+    let (server, key) = server_with(|new| new.quota.tokens_per_month = 1);
+    let body = json!({"prompt": "Once", "max_tokens": 1});
+    assert_eq!(send_with(&server, &key, COMPLETIONS, &body).status, 200);
+    // Still set aside, or used: nothing is left.
+    let refused = send_with(&server, &key, COMPLETIONS, &body);
+    assert!(
+        refused.is_error(429, "rate_limit_exceeded"),
+        "{}",
+        refused.body
+    );
+    let error = &refused.json()["error"];
+    assert_eq!(error["details"], json!({"limit": "quota"}), "{error}");
+    let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=31 * 86_400).contains(&after), "{after}");
+}

@@ -1,0 +1,183 @@
+//! The file of what keys have used: JSON, replaced as a whole, never in part.
+//!
+//! Writers hold a lock on a file beside it, read what is there, add to it, and rename a finished copy over it. What is in
+//! it is taken as what anybody may have written: it is bounded, ids are ids, and a sum never runs over.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::key::is_id;
+use super::quota::Used;
+use crate::log::LIFE;
+
+/// Largest file: more than 10 000 keys.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+/// How often the lock is tried for, and the time between: a second in all, where a write takes milliseconds.
+const LOCK_TRIES: usize = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// What is written; another number is a file of another time.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    version: u32,
+    keys: BTreeMap<String, Used>,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageFileError {
+    /// The system refuses.
+    #[error("cannot use the file of used tokens {path}: {source}")]
+    Io {
+        /// Its name.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is not such a file, or cut off.
+    #[error("{path} is no complete file of used tokens: {reason}")]
+    Damaged {
+        /// Its name.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What keys have used; nothing where there is no file.
+///
+/// # Errors
+/// When it cannot be read, is cut off, or has what is none.
+pub fn read(path: &Path) -> Result<BTreeMap<String, Used>, UsageFileError> {
+    let mut text = Vec::new();
+    let opened =
+        File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text));
+    match opened {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        opened => opened.map_err(io(path))?,
+    };
+    let damaged = |reason: String| UsageFileError::Damaged {
+        path: path.display().to_string(),
+        reason,
+    };
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(damaged(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    let contents: Contents = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+    if contents.version != VERSION {
+        let version = contents.version;
+        return Err(damaged(format!(
+            "its version is {version}, expected {VERSION}"
+        )));
+    }
+    if let Some(id) = contents.keys.keys().find(|id| !is_id(id)) {
+        return Err(damaged(format!("{id:?} is no id of a key")));
+    }
+    Ok(contents.keys)
+}
+
+/// Adds what of `counted` is of the day and month of the second `now` to the file, and returns all of it. A damaged one is
+/// moved aside first.
+///
+/// # Errors
+/// When it cannot be read or replaced; it is what it was then.
+pub fn add(
+    path: &Path,
+    counted: &[(String, Used)],
+    now: u64,
+) -> Result<BTreeMap<String, Used>, UsageFileError> {
+    let lock = beside(path, ".lock");
+    let lock_file = private(OpenOptions::new().create(true).truncate(false)).open(&lock);
+    let lock_file = lock_file.map_err(io(&lock))?;
+    take(&lock_file).map_err(io(&lock))?;
+    let mut keys = match read(path) {
+        Err(error @ UsageFileError::Damaged { .. }) => {
+            move_aside(path, &error);
+            BTreeMap::new()
+        }
+        read => read?,
+    };
+    for (id, counted) in counted {
+        let used = keys.entry(id.clone()).or_default();
+        *used = used.at(now).and(counted.at(now));
+    }
+    // Keys come and go, and what they used in other months is of no use.
+    keys.retain(|_, used| used.at(now).is_any());
+    let contents = Contents {
+        version: VERSION,
+        keys,
+    };
+    let text = serde_json::to_vec(&contents).expect("numbers and ids are JSON");
+    let copy = beside(path, ".new");
+    let written = private(OpenOptions::new().create(true).truncate(true))
+        .open(&copy)
+        .and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&copy, path)
+        });
+    if let Err(source) = written {
+        // The next writer truncates it, so a failure to remove it is no second error.
+        let _ = std::fs::remove_file(&copy);
+        return Err(io(path)(source));
+    }
+    Ok(contents.keys)
+}
+
+/// Locks the file, unless another process holds it for longer than a write takes: one that was stopped must not keep this
+/// one from ending.
+fn take(lock_file: &File) -> std::io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match lock_file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(std::io::Error::other("another process holds it"))
+}
+
+/// Tells that the file cannot be read, and keeps it beside for whoever wants to know more.
+pub fn move_aside(path: &Path, error: &UsageFileError) {
+    let aside = beside(path, ".damaged");
+    let moved = match error {
+        UsageFileError::Damaged { .. } => std::fs::rename(path, &aside),
+        // It may be whole, and readable later.
+        UsageFileError::Io { .. } => Ok(()),
+    };
+    match moved {
+        Ok(()) => tracing::error!(target: LIFE, "{error}; tokens are counted from 0"),
+        Err(e) => {
+            tracing::error!(target: LIFE, "{error}; tokens are counted from 0, and it stays: {e}")
+        }
+    }
+}
+
+/// Files that only their owner may read, where the system knows owners.
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> UsageFileError {
+    let path = path.display().to_string();
+    move |source| UsageFileError::Io {
+        path: path.clone(),
+        source,
+    }
+}
