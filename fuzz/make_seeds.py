@@ -9,6 +9,7 @@ import struct
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REFERENCE = os.path.join(HERE, "../crates/bitnet-models/tests/data/reference")
+FOREIGN = os.path.join(HERE, "../crates/bitnet-quantization/tests/data/foreign")
 U32, F32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
 VOCAB = 8
 
@@ -147,6 +148,13 @@ model = b"".join(field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", 
                  for i, (text, kind) in enumerate(pieces))
 write("sentencepiece_model", "bpe.model", model + field(2, bytes([3 << 3, 2])) + field(3, bytes([4 << 3, 0])))
 write("mlx", "q2_0", bytes([0, 2, 8, 4]) + b"\x91" * 64 + struct.pack("<e", 0.5) * 4 + struct.pack("<e", -0.5) * 4)
+# Number of the format in `ForeignType::ALL`, rows, columns by 32; the tiles' rows, columns by 8 and rows of a lane.
+for head, name in [
+    ((0, 3, 16, 0, 0, 0), "STQ1_0"), ((1, 4, 6, 0, 0, 0), "IQ1_BN"), ((2, 4, 6, 0, 0, 0), "IQ2_BN"),
+    ((3, 4, 16, 0, 0, 0), "IQ2_S"), ((4, 64, 8, 32, 16, 32), "TL1"), ((5, 64, 16, 32, 12, 32), "TL2"),
+]:
+    with open(os.path.join(FOREIGN, f"{name}.bytes"), "rb") as file:
+        write("foreign", name, bytes(head) + file.read())
 
 with open(os.path.join(REFERENCE, "tiny-bitnet/tokenizer_config.json"), encoding="utf-8") as file:
     write("chat_template", "bitnet.jinja", json.load(file)["chat_template"].encode())

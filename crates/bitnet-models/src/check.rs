@@ -52,6 +52,8 @@ fn check_open(checkpoint: &Checkpoint) -> Vec<Finding> {
         Err(error) => report.error(&error),
     }
     report.findings.extend(checkpoint.judge_tokenizer());
+    report.findings.extend(checkpoint.judge_window());
+    report.findings.extend(checkpoint.judge_long_divisors());
     report.findings.extend(checkpoint.judge_dialects());
     match checkpoint.judge_sparse() {
         Ok(finding) => report.findings.extend(finding),

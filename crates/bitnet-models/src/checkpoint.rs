@@ -194,6 +194,7 @@ impl Checkpoint {
         self.findings = self.judge_unused()?;
         self.findings.extend(self.judge_tokenizer());
         self.findings.extend(self.judge_window());
+        self.findings.extend(self.judge_long_divisors());
         self.findings.extend(self.judge_dialects());
         self.findings.extend(self.judge_sparse()?);
         Ok(self)

@@ -107,6 +107,22 @@ impl Checkpoint {
         })
     }
 
+    /// A context that ends early because longer texts would have other divisors of the rotary frequencies.
+    pub(crate) fn judge_long_divisors(&self) -> Option<Finding> {
+        let made_for = self.config.rope.uncomputed_context?;
+        let context = self.config.context_length;
+        Some(Finding::new(
+            Severity::Note,
+            "longrope-divisors",
+            ConfigField::RopeScaling.to_string(),
+            format!(
+                "the model was made for {made_for} positions, but texts of more than {context} have other divisors of \
+                 the rotary frequencies from their first position on, which are not computed: the context is {context}"
+            ),
+            "keep texts within it; longer ones are refused",
+        ))
+    }
+
     /// Attention to parts of long texts, which is computed as attention to all of it.
     pub(crate) fn judge_sparse(&self) -> Result<Option<Finding>, ModelError> {
         let Source::Hf(source) = &self.source else {

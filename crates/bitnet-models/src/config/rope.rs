@@ -18,6 +18,9 @@ pub struct RopeConfig {
     pub freq_factors: Option<Vec<f32>>,
     /// What cosines and sines are multiplied with; 1 but for YaRN and LongRoPE.
     pub attention_factor: f32,
+    /// The context that the model was made for, where only the beginning of it is computed: longer texts would have other
+    /// divisors.
+    pub uncomputed_context: Option<u64>,
 }
 
 /// How a file stretches the rotary frequencies for long contexts.
@@ -88,6 +91,11 @@ pub struct LongRope {
 }
 
 impl LongRope {
+    /// Whether texts of `context_length` have other divisors than those that are computed.
+    fn ends_before(&self, context_length: u64) -> bool {
+        !self.same_beyond && self.original_context_length < context_length
+    }
+
     /// What cosines and sines are multiplied with where nothing else is given: `sqrt(1 + ln(stretch) / ln(original))`
     /// (transformers, `_compute_longrope_parameters`).
     pub fn usual_attention_factor(original_context_length: f64, context_length: f64) -> f64 {
@@ -207,6 +215,12 @@ impl RopeConfig {
             style: raw.rope_style,
             freq_factors,
             attention_factor,
+            uncomputed_context: match &raw.rope_scaling {
+                RopeScaling::LongRope(long) if long.ends_before(raw.context_length) => {
+                    Some(raw.context_length)
+                }
+                _ => None,
+            },
         })
     }
 
