@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::session::{Session, two_threads};
 use bitnet_kernels::KvType;
 use bitnet_models::export::{DirectoryExport, ModelCard};
-use bitnet_models::safetensors::Safetensors;
+use bitnet_models::tensor_files::{TensorContainer, TensorFiles};
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Export, ExportError, Finding, Severity, Targets, TensorRole,
     TokenizerSource,
@@ -549,7 +549,12 @@ fn a_packed_directory_comes_back_from_gguf_with_the_same_tensors() {
         }
         let tensors = |path: &Path| {
             let bytes = std::fs::read(path.join("model.safetensors")).unwrap();
-            Safetensors::from_bytes("model.safetensors", bytes.into()).unwrap()
+            TensorFiles::from_bytes(
+                TensorContainer::Safetensors,
+                "model.safetensors",
+                bytes.into(),
+            )
+            .unwrap()
         };
         let (a, b) = (tensors(&data(name)), tensors(&hf));
         let mut n = 0;
