@@ -17,7 +17,7 @@ use self::documents::documents;
 use self::packer::Packer;
 use self::plan::{Plan, float_bytes, stored, values};
 use super::report::TensorReport;
-use super::{ExportError, PIECE_BYTES};
+use super::{ExportError, PIECE_BYTES, go_on};
 use crate::checkpoint::Checkpoint;
 use crate::error::quoted;
 use crate::mmap;
@@ -101,9 +101,7 @@ impl<'a> DirectoryExport<'a> {
             let bytes = checkpoint.lying(role)?.bytes;
             plan.add(role)?;
             mmap::release(bytes);
-            if !advance(bytes.len() as u64) {
-                return Err(ExportError::Stopped);
-            }
+            go_on(advance, bytes.len() as u64)?;
         }
         if !plan.refusals.is_empty() {
             return Err(ExportError::Refused(plan.refusals));
@@ -163,11 +161,7 @@ impl<'a> DirectoryExport<'a> {
             };
             let mut hand_over = |piece: &[u8]| {
                 out.write_all(piece).map_err(io)?;
-                if advance(piece.len() as u64) {
-                    Ok(())
-                } else {
-                    Err(ExportError::Stopped)
-                }
+                go_on(advance, piece.len() as u64)
             };
             match &item.content {
                 Content::Made(bytes) => hand_over(bytes)?,
