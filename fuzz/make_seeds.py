@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REFERENCE = os.path.join(HERE, "../crates/bitnet-models/tests/data/reference")
@@ -155,6 +156,16 @@ for head, name in [
 ]:
     with open(os.path.join(FOREIGN, f"{name}.bytes"), "rb") as file:
         write("foreign", name, bytes(head) + file.read())
+
+# Files that torch wrote, and the pickles in them: the target reads a bare one in an archive of its own.
+PICKLES = os.path.join(HERE, "../crates/bitnet-models/tests/data/pickle")
+for name in ["types-2", "types-4", "training", "system", "transposed", "legacy"]:
+    path = os.path.join(PICKLES, f"{name}.bin")
+    with open(path, "rb") as file:
+        write("pickle", f"{name}.bin", file.read())
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            write("pickle", f"{name}.pkl", archive.read(f"{name}/data.pkl"))
 
 with open(os.path.join(REFERENCE, "tiny-bitnet/tokenizer_config.json"), encoding="utf-8") as file:
     write("chat_template", "bitnet.jinja", json.load(file)["chat_template"].encode())

@@ -1,12 +1,12 @@
 //! Any bytes as a safetensors file: what is accepted tiles the file exactly.
 #![no_main]
 
-use bitnet_models::safetensors::Safetensors;
+use bitnet_models::tensor_files::{TensorContainer, TensorFiles};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    match Safetensors::from_bytes("fuzz", Bytes::copy_from_slice(data)) {
+    match TensorFiles::from_bytes(TensorContainer::Safetensors, "fuzz", Bytes::copy_from_slice(data)) {
         Ok(file) => {
             let header = 8 + u64::from_le_bytes(data[..8].try_into().unwrap());
             let total: u64 = file.tensors().iter().map(|tensor| tensor.bytes()).sum();

@@ -43,6 +43,9 @@ pub struct CheckpointOptions {
     pub dialects: Dialects,
     /// Map the files or read them into memory.
     pub access: Access,
+    /// Take the weights of a directory without safetensors from PyTorch's pickles: their tensors alone are read, nothing in
+    /// them is run. Off by default, and always for servers.
+    pub allow_pickle: bool,
 }
 
 /// An open model.
@@ -82,7 +85,7 @@ pub struct TensorSummary {
 /// What a checkpoint is, for listings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// "GGUF v3" or "safetensors".
+    /// "GGUF v3", "safetensors" or "PyTorch pickle".
     pub container: String,
     /// How many files.
     pub n_files: usize,
@@ -110,7 +113,7 @@ impl Checkpoint {
         options: &CheckpointOptions,
     ) -> Result<Self, ModelError> {
         let (source, config, generation) = if path.is_dir() {
-            let (source, raw, generation) = HfSource::open(path, options.access)?;
+            let (source, raw, generation) = HfSource::open(path, options)?;
             let config = source.config(raw)?;
             (Source::Hf(source), config, generation)
         } else {

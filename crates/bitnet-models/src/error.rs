@@ -82,6 +82,20 @@ pub enum ModelError {
         /// What the file says.
         found: String,
     },
+    /// A pickle holds, or asks for, something else than plain tensors.
+    #[error("{file}: {place}{}: expected {expected}, found {found}", At(*offset))]
+    Pickle {
+        /// The file.
+        file: String,
+        /// What holds it: a part of the archive, or a tensor.
+        place: Place,
+        /// Where, in bytes from the start of the file, when it is at one place.
+        offset: Option<u64>,
+        /// What the file of a state dict has there.
+        expected: Box<str>,
+        /// What is there.
+        found: Box<str>,
+    },
     /// A count or a size is beyond what a real model needs (`gguf::limits`).
     #[error("{file}: {place}{}: expected at most {limit} {unit}, found {found}", At(*offset))]
     Limit {
@@ -311,6 +325,7 @@ impl ModelError {
             Self::GgufVersion { .. } => "gguf-version",
             Self::Truncated { .. } => "truncated",
             Self::Malformed { .. } => "malformed",
+            Self::Pickle { .. } => "pickle",
             Self::Limit { .. } => "limit",
             Self::Architecture { .. } => "architecture",
             Self::MissingField { .. } => "missing-field",
@@ -335,6 +350,7 @@ impl ModelError {
         match self {
             Self::Truncated { place, .. }
             | Self::Malformed { place, .. }
+            | Self::Pickle { place, .. }
             | Self::Limit { place, .. }
             | Self::Architecture { place, .. } => place.to_string(),
             Self::MissingField { field, .. } | Self::Field { field, .. } => {
@@ -387,6 +403,11 @@ impl ModelError {
             }
             Self::Dialect { hint, .. } => hint.clone(),
             Self::Malformed { .. } | Self::TensorData { .. } | Self::Quant(_) => AGAIN.into(),
+            Self::Pickle { .. } => {
+                "nothing in the file was run, and Python might: take the model's safetensors files, or have its author save \
+                 the state dict alone with `safetensors.torch.save_file`"
+                    .into()
+            }
             Self::Limit { .. } => {
                 "no real model needs that much: the file is damaged or made to harm; do not use it".into()
             }

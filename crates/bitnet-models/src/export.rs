@@ -247,11 +247,7 @@ impl<'a> Export<'a> {
             };
             let mut hand_over = |piece: &[u8]| {
                 writer.write(piece)?;
-                if advance(piece.len() as u64) {
-                    Ok(())
-                } else {
-                    Err(ExportError::Stopped)
-                }
+                go_on(advance, piece.len() as u64)
             };
             match content {
                 Content::Copy => bytes.chunks(PIECE_BYTES).try_for_each(&mut hand_over)?,
@@ -289,6 +285,15 @@ impl<'a> Export<'a> {
             reports.push(report);
         }
         Ok((writer.finish()?, reports))
+    }
+}
+
+/// Tells `advance` of bytes that are done, and ends the work where it says so.
+fn go_on(advance: &mut dyn FnMut(u64) -> bool, n_bytes: u64) -> Result<(), ExportError> {
+    if advance(n_bytes) {
+        Ok(())
+    } else {
+        Err(ExportError::Stopped)
     }
 }
 

@@ -141,7 +141,9 @@ impl FileKind {
                 "name the .gguf file, or the directory that holds config.json and model.safetensors"
             }
             Self::Pickle => {
-                "pickle files can run code when opened and are never read: convert the model to safetensors or GGUF first"
+                "pickles can run code when Python opens them: take the model's safetensors files (in Python, \
+                 `from_pretrained(DIR).save_pretrained(OUT)` writes them), or have the tensors \
+                 alone read from the directory with `bitnet convert --allow-pickle DIR OUT.gguf`"
             }
             Self::Safetensors => {
                 "name the directory that holds this file, its config.json and its tokenizer.json"

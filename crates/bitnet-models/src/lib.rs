@@ -10,7 +10,8 @@
 //! # Layout
 //! - [`error`], [`file_kind`], [`mod@finding`]: what can be wrong, as errors and as a check's findings
 //! - [`mmap`]: files as bytes (the only `unsafe` of the crate)
-//! - [`gguf`], [`safetensors`]: the two containers; [`packed_file`]: packed weights, kept for the next start
+//! - [`gguf`], [`safetensors`], [`pickle`]: the containers, and [`tensor_files`]: a directory's weights in the latter two;
+//!   [`packed_file`]: packed weights, kept for the next start
 //! - `json`, `hf_config`, [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
@@ -32,7 +33,9 @@ pub mod model_files;
 pub mod gguf;
 pub mod own_files;
 pub mod packed_file;
+pub mod pickle;
 pub mod safetensors;
+pub mod tensor_files;
 
 pub mod config;
 pub mod family;

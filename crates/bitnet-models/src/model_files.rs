@@ -3,6 +3,7 @@
 //! Whoever confines, hashes, copies or keeps something of a model must mean the same files that loading it reads: the file
 //! and the other parts of its split, or the weights, configurations and vocabularies of a directory.
 
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use crate::gguf::shard_name;
+use crate::pickle;
 
 /// Extensions of the files of a model directory that loading may read.
-const OF_DIRECTORY: [&str; 5] = ["safetensors", "json", "jinja", "model", "txt"];
+const OF_DIRECTORY: [&str; 5] = [WEIGHTS, "json", "jinja", "model", "txt"];
+
+/// The extension of weights; where no file has it, pickles are what loading may read.
+const WEIGHTS: &str = "safetensors";
 
 /// The file of a module of sentence-transformers, in a folder of its own (`1_Pooling/config.json`).
 const OF_MODULE: &str = "config.json";
@@ -28,7 +33,7 @@ pub fn model_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(parts(path).unwrap_or_else(|| vec![path.to_owned()]));
     }
-    let mut files = Vec::new();
+    let (mut files, mut pickles) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(path)? {
         let file = entry?.path();
         let module = file.join(OF_MODULE);
@@ -37,13 +42,23 @@ pub fn model_files(path: &Path) -> io::Result<Vec<PathBuf>> {
             files.push(file);
         } else if module.exists() {
             files.push(module);
+        } else if file.file_name().is_some_and(is_pickle) {
+            pickles.push(file);
         }
+    }
+    let has_weights = |file: &PathBuf| file.extension().is_some_and(|found| found == WEIGHTS);
+    if !files.iter().any(has_weights) {
+        files.append(&mut pickles);
     }
     if files.is_empty() {
         return Err(io::Error::from(io::ErrorKind::NotFound));
     }
     files.sort();
     Ok(files)
+}
+
+fn is_pickle(name: &OsStr) -> bool {
+    name.to_str().is_some_and(pickle::is_weights)
 }
 
 /// The parts of `NAME-00001-of-00003.gguf`.
@@ -217,6 +232,8 @@ mod tests {
             "README.md",
             "1_Pooling/config.json",
             "onnx/model.onnx",
+            "pytorch_model.bin",
+            "training_args.bin",
             "vocab.txt",
         ] {
             fs::write(model.join(name), name).unwrap();
@@ -228,6 +245,9 @@ mod tests {
             "model/vocab.txt",
         ];
         assert_eq!(names(&model), expected);
+        fs::remove_file(model.join("model.safetensors")).unwrap();
+        let pickled = expected.map(|name| name.replace("model.safetensors", "pytorch_model.bin"));
+        assert_eq!(names(&model), pickled);
         assert!(model_files(&model.join(".git")).is_err());
     }
 

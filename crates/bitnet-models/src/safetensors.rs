@@ -8,197 +8,30 @@
 //! Source: the format's specification (huggingface/safetensors, README).
 
 mod header;
-mod sharded;
 mod writer;
 
 use bytes::Bytes;
 
 use crate::error::{ModelError, Place, quoted};
 use crate::file_kind::FileKind;
-use bitnet_quantization::TensorType;
+use crate::tensor_files::StoredTensor;
 
+pub(crate) use header::MAX_RANK;
 pub use header::StoredType;
 pub use writer::{DeclaredTensor, file_head};
 
 /// Longest header that is read: the reference implementation's own limit. Real ones have under a megabyte.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// One tensor of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredTensor {
-    name: Box<str>,
-    shape: Box<[u64]>,
-    /// Offsets from the start of the file.
-    start: u64,
-    end: u64,
-    stored_type: StoredType,
-    shard: u16,
-}
-
-impl StoredTensor {
-    /// The tensor's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its dimensions, slowest first (a weight is `[out_features, in_features]`).
-    pub fn shape(&self) -> &[u64] {
-        &self.shape
-    }
-
-    /// How its values are stored.
-    pub fn stored_type(&self) -> StoredType {
-        self.stored_type
-    }
-
-    /// Its type, where it is one of the floats that this engine computes with.
-    pub fn tensor_type(&self) -> Option<TensorType> {
-        match self.stored_type {
-            StoredType::F32 => Some(TensorType::F32),
-            StoredType::F16 => Some(TensorType::F16),
-            StoredType::BF16 => Some(TensorType::BF16),
-            _ => None,
-        }
-    }
-
-    /// Where its data start, in bytes from the start of its file.
-    pub fn offset(&self) -> u64 {
-        self.start
-    }
-
-    /// Bytes of its data.
-    pub fn bytes(&self) -> u64 {
-        self.end - self.start
-    }
-
-    /// Which file of a sharded checkpoint it is in, from 0.
-    pub fn shard(&self) -> usize {
-        self.shard as usize
-    }
-}
-
-/// An open checkpoint: one safetensors file, or several with their index.
-#[derive(Debug)]
-pub struct Safetensors {
-    shards: Vec<Shard>,
-    /// Sorted by name.
-    tensors: Vec<StoredTensor>,
-}
-
-#[derive(Debug)]
-struct Shard {
-    name: String,
-    bytes: Bytes,
-}
-
-impl Safetensors {
-    /// Reads one file; `name` stands for it in messages.
-    ///
-    /// # Errors
-    /// Every way its header can be damaged or hostile: see [`ModelError`].
-    pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self, ModelError> {
-        Self::join(vec![(
-            Shard {
-                name: name.into(),
-                bytes: bytes.clone(),
-            },
-            read_file(name, &bytes, 0)?,
-        )])
-    }
-
-    /// All tensors, sorted by name.
-    pub fn tensors(&self) -> &[StoredTensor] {
-        &self.tensors
-    }
-
-    /// The tensor of this name.
-    pub fn tensor(&self, name: &str) -> Option<&StoredTensor> {
-        let found = self
-            .tensors
-            .binary_search_by(|tensor| tensor.name().cmp(name))
-            .ok()?;
-        Some(&self.tensors[found])
-    }
-
-    /// A tensor's bytes.
-    pub fn slice(&self, tensor: &StoredTensor) -> &[u8] {
-        // Within the file, checked when read.
-        &self.shards[tensor.shard()].bytes[tensor.start as usize..tensor.end as usize]
-    }
-
-    /// A tensor's bytes, sharing the file.
-    pub fn data(&self, tensor: &StoredTensor) -> Bytes {
-        self.shards[tensor.shard()]
-            .bytes
-            .slice(tensor.start as usize..tensor.end as usize)
-    }
-
-    /// The whole file a tensor is in.
-    pub(crate) fn file_bytes(&self, tensor: &StoredTensor) -> &Bytes {
-        &self.shards[tensor.shard()].bytes
-    }
-
-    /// The name of the file a tensor is in, for messages.
-    pub fn file_of(&self, tensor: &StoredTensor) -> &str {
-        &self.shards[tensor.shard()].name
-    }
-
-    /// The name of the first (or only) file, for messages.
-    pub fn file(&self) -> &str {
-        &self.shards[0].name
-    }
-
-    /// How many files the checkpoint has.
-    pub fn n_files(&self) -> usize {
-        self.shards.len()
-    }
-
-    /// Bytes of all files together.
-    pub fn total_bytes(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| shard.bytes.len() as u64)
-            .sum()
-    }
-
-    fn join(parts: Vec<(Shard, Vec<StoredTensor>)>) -> Result<Self, ModelError> {
-        let mut joined = Self {
-            shards: Vec::new(),
-            tensors: Vec::new(),
-        };
-        for (shard, tensors) in parts {
-            joined.shards.push(shard);
-            if joined.tensors.is_empty() {
-                joined.tensors = tensors;
-            } else {
-                joined.tensors.extend(tensors);
-            }
-        }
-        joined
-            .tensors
-            .sort_unstable_by(|a, b| a.name.cmp(&b.name).then(a.shard.cmp(&b.shard)));
-        if let Some(pair) = joined
-            .tensors
-            .windows(2)
-            .find(|pair| pair[0].name == pair[1].name)
-        {
-            return Err(ModelError::Malformed {
-                file: joined.file_of(&pair[1]).into(),
-                place: Place::Tensor(pair[1].name.to_string()),
-                offset: None,
-                expected: "each name once".into(),
-                found: "it twice".into(),
-            });
-        }
-        Ok(joined)
-    }
-}
-
 /// Bytes of the length field.
 const LENGTH_BYTES: u64 = 8;
 
 /// Reads and checks one file's header.
-fn read_file(name: &str, bytes: &Bytes, shard: u16) -> Result<Vec<StoredTensor>, ModelError> {
+pub(crate) fn read_file(
+    name: &str,
+    bytes: &Bytes,
+    shard: u16,
+) -> Result<Vec<StoredTensor>, ModelError> {
     let file_len = bytes.len() as u64;
     let Some(length) = bytes.first_chunk::<8>() else {
         return Err(ModelError::NotAModel {
@@ -335,6 +168,6 @@ fn place(
 }
 
 /// A header field as a message shows it.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     format!("\"{}\"", quoted(text))
 }

@@ -142,6 +142,20 @@ fn tests_that_the_security_document_names_exist() {
 }
 
 #[test]
+fn every_dialect_and_every_family_has_tests_but_the_one_that_is_called_unproven() {
+    let dialects = assert_tests("docs/formats.md", "| dialect |");
+    assert!(
+        dialects.len() >= 16 && !dialects.contains(&0),
+        "{dialects:?}"
+    );
+    let families = assert_tests("docs/formats.md", "| family or option |");
+    let unproven = read("docs/formats.md").matches("| unproven: ").count();
+    let untested = families.iter().filter(|n_tests| **n_tests == 0).count();
+    assert!(families.len() >= 8, "{families:?}");
+    assert_eq!(untested, unproven, "{families:?}");
+}
+
+#[test]
 fn tests_that_hold_limits_and_faults_of_serving_exist() {
     for header in [
         "| what | limit | past it | tests |",

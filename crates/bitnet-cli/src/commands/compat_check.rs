@@ -39,6 +39,11 @@ pub struct CompatCheckArgs {
     #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
     pub dialect: Option<Dialects>,
 
+    /// Read PyTorch's files (pytorch_model.bin, its shards, .pt) of a directory that has no safetensors: their tensors alone,
+    /// nothing in them is run
+    #[arg(long)]
+    pub allow_pickle: bool,
+
     /// Load the model under each layout of I2_S tensors, score a fixed text, and tell which layout the file has
     #[arg(long)]
     pub probe_layout: bool,
@@ -103,6 +108,7 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
     };
     let options = CheckpointOptions {
         dialects: args.dialect.unwrap_or_default(),
+        allow_pickle: args.allow_pickle,
         ..CheckpointOptions::default()
     };
     let mut findings = match &source {

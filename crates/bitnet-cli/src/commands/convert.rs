@@ -19,6 +19,7 @@ use crate::pending::Pending;
     bitnet convert ./bitnet-b1.58-2B-4T model.gguf\n  \
     bitnet convert ./bitnet-b1.58-2B-4T-bf16 model.gguf --type tq2_0 --embedding-type q6_k\n  \
     bitnet convert ./Falcon-E-1B-Instruct model.gguf --dry-run --format json\n  \
+    bitnet convert ./bitnet_b1_58-large model.gguf --allow-pickle\n  \
     bitnet convert model.gguf ./model-hf\n\n\
     Ternary weights keep every trit and every scale; what is written gives the same logits, bit for bit, unless\n\
     embedding or head get another type. It takes its name only when it is complete.")]
@@ -56,6 +57,11 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "NAMES", value_parser = args::parse_dialects)]
     pub dialect: Option<Dialects>,
 
+    /// Take the weights of a directory that has no safetensors from PyTorch's files (pytorch_model.bin, its shards, .pt): only
+    /// their tensors are read, nothing in them is run
+    #[arg(long)]
+    pub allow_pickle: bool,
+
     /// Replace the file OUT if it exists; a directory never is
     #[arg(long)]
     pub force: bool,
@@ -81,6 +87,7 @@ pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
     }
     let options = CheckpointOptions {
         dialects: args.dialect.unwrap_or_default(),
+        allow_pickle: args.allow_pickle,
         ..CheckpointOptions::default()
     };
     if args.input.is_dir() {

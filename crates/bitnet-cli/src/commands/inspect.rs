@@ -50,6 +50,11 @@ pub struct InspectArgs {
     #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
     pub dialect: Option<Dialects>,
 
+    /// Read PyTorch's files (pytorch_model.bin, its shards, .pt) of a directory that has no safetensors: their tensors alone,
+    /// nothing in them is run
+    #[arg(long)]
+    pub allow_pickle: bool,
+
     /// text or json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -125,14 +130,15 @@ struct TensorEntry {
 /// # Errors
 /// A file that cannot be read or is no model container; after the listing, a model that cannot be run.
 pub fn run(args: &InspectArgs, env: &Environment) -> Result<Exit, CliError> {
-    if let (Some(file), Some(other)) = (&args.file, &args.other) {
-        return difference::run(Path::new(file), other, args.format);
-    }
-    let source = ModelSource::choose(args.file.as_deref(), env)?;
     let options = CheckpointOptions {
         dialects: args.dialect.unwrap_or_default(),
+        allow_pickle: args.allow_pickle,
         ..CheckpointOptions::default()
     };
+    if let (Some(file), Some(other)) = (&args.file, &args.other) {
+        return difference::run(Path::new(file), other, &options, args.format);
+    }
+    let source = ModelSource::choose(args.file.as_deref(), env)?;
     let (description, checkpoint) = match &source {
         ModelSource::Path(path) if !path.is_dir() => {
             (describe_gguf(path, &options)?, source.open(&options))

@@ -134,3 +134,35 @@ fn a_second_ctrl_c_leaves_nothing_behind_either() {
     });
     assert!(interrupted, "twenty times done before it was interrupted");
 }
+
+#[test]
+fn pickled_weights_are_converted_where_they_are_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = data_arg("llama-rope-tiny");
+    let pickled = dir.path().join("llama-rope-tiny");
+    std::fs::create_dir(&pickled).unwrap();
+    for from in [plain.clone(), format!("{plain}/pickle")] {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_file() && !name.ends_with(".safetensors") && !name.ends_with(".gguf") {
+                std::fs::copy(&path, pickled.join(name)).unwrap();
+            }
+        }
+    }
+    let pickled = pickled.to_str().unwrap();
+    let (a, b) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
+    convert(pickled, &a, &[]).fails(3, "Python pickle", "bitnet convert --allow-pickle");
+    assert!(!a.exists());
+    convert(pickled, &a, &["--allow-pickle"]).ok();
+    convert(&plain, &b, &[]).ok();
+    assert!(std::fs::read(&a).unwrap() == std::fs::read(&b).unwrap());
+
+    run(&["run", "--model", pickled, "--prompt", "a"]).fails(3, "Python pickle", "--allow-pickle");
+    assert_eq!(run(&["compat-check", pickled]).code, Some(3));
+    run(&["compat-check", pickled, "--allow-pickle"]).ok();
+    let listing = run(&["inspect", pickled, "--allow-pickle", "--format", "json"]).json();
+    assert_eq!(listing["container"], "PyTorch pickle");
+    assert_eq!(listing["files"], 2);
+    run(&["inspect", pickled, &plain, "--allow-pickle"]).ok();
+}

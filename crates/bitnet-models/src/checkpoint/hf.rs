@@ -7,21 +7,22 @@ use bitnet_quantization::{MlxTensor, TensorType, dequantize};
 use super::hf_names::HfNames;
 use super::sentence_transformers;
 use super::stored::{Storage, Stored};
-use super::{Description, TensorSummary, TokenizerSource, size};
+use super::{CheckpointOptions, Description, TensorSummary, TokenizerSource, size};
 use crate::config::{EmbeddingConfig, ModelConfig, Pooling, RawConfig};
 use crate::error::{ModelError, file_name, quoted};
 use crate::generation::GenerationDefaults;
 use crate::hf_config::{CONFIG, HfConfig, Quantization, ScaleDirection, in_file};
 use crate::json::JsonFile;
 use crate::mmap::Access;
-use crate::safetensors::{Safetensors, StoredTensor, StoredType};
+use crate::safetensors::StoredType;
+use crate::tensor_files::{StoredTensor, TensorFiles};
 use crate::tensor_role::TensorRole;
 
 #[derive(Debug)]
 pub(super) struct HfSource {
     pub dir: String,
     pub path: PathBuf,
-    pub weights: Safetensors,
+    pub weights: TensorFiles,
     pub quantization: Quantization,
     pub names: HfNames,
     config: JsonFile,
@@ -31,7 +32,7 @@ pub(super) struct HfSource {
 impl HfSource {
     pub fn open(
         path: &Path,
-        access: Access,
+        options: &CheckpointOptions,
     ) -> Result<(Self, RawConfig, GenerationDefaults), ModelError> {
         let dir = file_name(path);
         let config_path = path.join(CONFIG);
@@ -47,7 +48,7 @@ impl HfSource {
             mut quantization,
         } = HfConfig::read(&config, path)?;
         let generation = GenerationDefaults::read(path, config.root())?;
-        let weights = Safetensors::open_dir(path, access)?;
+        let weights = TensorFiles::open_dir(path, options.access, options.allow_pickle)?;
         let mut names = HfNames::find(&weights, raw.family);
         if let Some(eps) = quantization.input_norm_eps {
             names.expect_input_norm("rms_norm");
@@ -72,7 +73,7 @@ impl HfSource {
                 quantization,
                 names,
                 config,
-                access,
+                access: options.access,
             },
             raw,
             generation,
@@ -269,7 +270,7 @@ impl HfSource {
 
     pub fn describe(&self) -> Description {
         Description {
-            container: "safetensors".into(),
+            container: self.weights.container().name().into(),
             n_files: self.weights.n_files(),
             total_bytes: self.weights.total_bytes(),
             metadata: self

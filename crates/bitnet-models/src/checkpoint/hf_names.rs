@@ -6,7 +6,7 @@
 //! checkpoints have other names for the sub-norms than the class that transformers took from Microsoft.
 
 use crate::family::Family;
-use crate::safetensors::Safetensors;
+use crate::tensor_files::TensorFiles;
 use crate::tensor_role::{NormPlace, Projection, TensorRole};
 
 /// What `TensorRole::hf_name` begins with, except for the head's.
@@ -24,7 +24,7 @@ pub(super) struct HfNames {
 
 impl HfNames {
     /// The names in use in `weights`.
-    pub fn find(weights: &Safetensors, family: &Family) -> Self {
+    pub fn find(weights: &TensorFiles, family: &Family) -> Self {
         let embedding = TensorRole::Embedding.hf_name().unwrap_or_default();
         let bare = embedding.strip_prefix(PREFIX).unwrap_or(&embedding);
         let mut names = Self {

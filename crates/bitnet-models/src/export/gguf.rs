@@ -13,7 +13,7 @@ use super::dense::DenseRows;
 use super::form::{Form, TernaryTarget};
 use super::masters::MasterRows;
 use super::report::{Change, ExportRefusal, TensorReport};
-use super::{Content, Export, ExportError, Item, Targets};
+use super::{Content, Export, ExportError, Item, Targets, go_on};
 use crate::checkpoint::gguf::{number, scale_name};
 use crate::checkpoint::weight::neighbour_note;
 use crate::error::{ModelError, Place};
@@ -89,9 +89,7 @@ impl<'a> Export<'a> {
             if let Ok(bytes) = gguf.slice(tensor) {
                 mmap::release(bytes);
             }
-            if !advance(tensor.bytes().unwrap_or(0)) {
-                return Err(ExportError::Stopped);
-            }
+            go_on(advance, tensor.bytes().unwrap_or(0))?;
         }
         if !refusals.is_empty() {
             return Err(ExportError::Refused(refusals));

@@ -16,7 +16,7 @@ use super::metadata::Header;
 use super::model_card::{MAX_CARD_BYTES, ModelCard};
 use super::report::{Change, ExportRefusal, TensorReport};
 use super::unit_scale::RescaledRows;
-use super::{Content, Export, ExportError, Item, Targets};
+use super::{Content, Export, ExportError, Item, Targets, go_on};
 use crate::checkpoint::weight::{Lying, Weight};
 use crate::checkpoint::{Checkpoint, TokenizerSource};
 use crate::gguf::limits::DEFAULT_ALIGNMENT;
@@ -90,9 +90,7 @@ impl<'a> Export<'a> {
             let bytes = lying.bytes;
             plan.add(role, lying)?;
             mmap::release(bytes);
-            if !advance(bytes.len() as u64) {
-                return Err(ExportError::Stopped);
-            }
+            go_on(advance, bytes.len() as u64)?;
         }
         if let Some(factors) = &config.rope.freq_factors {
             // The context is as long as the first set of LongRoPE's divisors reaches, so it is the second set too.

@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::ops::Range;
 
-use super::{ExportError, PIECE_BYTES};
+use super::{ExportError, PIECE_BYTES, go_on};
 use crate::error::{ModelError, Place, quoted};
 use crate::gguf::limits::MAX_SHARDS;
 use crate::gguf::writer::ALIGNMENT_KEY;
@@ -61,9 +61,7 @@ impl SplitPart {
             for piece in gguf.slice(tensor)?.chunks(PIECE_BYTES) {
                 writer.write(piece)?;
                 mmap::release(piece);
-                if !advance(piece.len() as u64) {
-                    return Err(ExportError::Stopped);
-                }
+                go_on(advance, piece.len() as u64)?;
             }
         }
         Ok(writer.finish()?)
@@ -186,9 +184,7 @@ pub fn compare_rewritten(
         }
         mmap::release(old);
         mmap::release(new);
-        if !advance(old.len() as u64) {
-            return Err(ExportError::Stopped);
-        }
+        go_on(advance, old.len() as u64)?;
     }
     Ok(())
 }

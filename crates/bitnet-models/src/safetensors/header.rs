@@ -8,11 +8,12 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-use super::{StoredTensor, shown};
+use super::shown;
 use crate::error::{ModelError, Place};
+use crate::tensor_files::StoredTensor;
 
 /// Most dimensions of a tensor: real ones have up to five.
-const MAX_RANK: usize = 8;
+pub(crate) const MAX_RANK: usize = 8;
 
 /// How the values of a safetensors tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +76,7 @@ impl StoredType {
     }
 
     /// Bytes of one value, where the type is one that a model uses.
-    pub(super) fn bytes(self) -> Option<u64> {
+    pub(crate) fn bytes(self) -> Option<u64> {
         Self::NAMED
             .iter()
             .find(|(_, ty, _)| *ty == self)

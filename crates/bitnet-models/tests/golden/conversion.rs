@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::session::{Session, two_threads};
 use bitnet_kernels::KvType;
 use bitnet_models::export::{DirectoryExport, ModelCard};
-use bitnet_models::safetensors::Safetensors;
+use bitnet_models::tensor_files::{TensorContainer, TensorFiles};
 use bitnet_models::{
     Checkpoint, CheckpointOptions, Export, ExportError, Finding, Severity, Targets, TensorRole,
     TokenizerSource,
@@ -620,7 +620,12 @@ fn same_words(original: &Checkpoint, back: &Checkpoint, place: &str) {
 fn same_tensors(a: &Path, b: &Path) {
     let tensors = |path: &Path| {
         let bytes = std::fs::read(path.join("model.safetensors")).unwrap();
-        Safetensors::from_bytes("model.safetensors", bytes.into()).unwrap()
+        TensorFiles::from_bytes(
+            TensorContainer::Safetensors,
+            "model.safetensors",
+            bytes.into(),
+        )
+        .unwrap()
     };
     let (a, b) = (tensors(a), tensors(b));
     for tensor in a.tensors() {

@@ -51,7 +51,7 @@ fn not_gguf() -> Vec<Case> {
             "zip pickle",
             b"PK\x03\x04\x14\0\0\0\0\0archive/data.pkl",
             ": not a model file: it is a Python pickle or zip archive",
-            "convert the model to safetensors",
+            "take the model's safetensors files",
         ),
         raw(
             "bare pickle",

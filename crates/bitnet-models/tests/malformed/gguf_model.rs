@@ -191,6 +191,12 @@ fn contents() -> Vec<Case> {
             "convert the model again",
         ),
         changed(
+            "embedding in a type that is imported for projections only",
+            |f| (f.tensors[0].ty, f.tensors[0].data) = (135, vec![0; 8 * (4 + 128 / 4)]),
+            ": tensor token_embd.weight: expected a type of embeddings and heads (F16, Q6_K, ...), found IQ2_BN",
+            "convert the model again",
+        ),
+        changed(
             "norm in Q8_0",
             |f| {
                 let t = f.tensor("output_norm.weight");

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bitnet_models::gguf::{Gguf, describe};
-use bitnet_models::safetensors::Safetensors;
+use bitnet_models::tensor_files::TensorFiles;
 use bitnet_models::{Checkpoint, CheckpointOptions};
 use serde::Serialize;
 
@@ -41,8 +41,13 @@ struct Change {
 ///
 /// # Errors
 /// One that cannot be read as a container.
-pub fn run(a: &Path, b: &Path, format: Format) -> Result<Exit, CliError> {
-    let (first, second) = (Container::open(a)?, Container::open(b)?);
+pub fn run(
+    a: &Path,
+    b: &Path,
+    options: &CheckpointOptions,
+    format: Format,
+) -> Result<Exit, CliError> {
+    let (first, second) = (Container::open(a, options)?, Container::open(b, options)?);
     let difference = compare(&first, &second);
     let difference = Difference {
         files: [a.display().to_string(), b.display().to_string()],
@@ -72,20 +77,19 @@ struct Container {
 
 enum Source {
     Gguf(Box<Gguf>),
-    Hf(Box<Safetensors>),
+    Hf(Box<TensorFiles>),
 }
 
 impl Container {
-    fn open(path: &Path) -> Result<Self, CliError> {
+    fn open(path: &Path, options: &CheckpointOptions) -> Result<Self, CliError> {
         let shape = |dims: &[u64]| {
             let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
             dims.join(" x ")
         };
         if path.is_dir() {
             // config.json is the header of a directory; its values are shown whole.
-            let options = CheckpointOptions::default();
-            let metadata = Checkpoint::open(path, &options)?.describe().metadata;
-            let weights = Safetensors::open_dir(path, options.access)?;
+            let metadata = Checkpoint::open(path, options)?.describe().metadata;
+            let weights = TensorFiles::open_dir(path, options.access, options.allow_pickle)?;
             let tensors = weights.tensors().iter().map(|tensor| {
                 let what = format!("{} {}", tensor.stored_type(), shape(tensor.shape()));
                 (tensor.name().to_owned(), what)

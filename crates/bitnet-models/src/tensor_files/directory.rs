@@ -1,4 +1,5 @@
-//! A checkpoint's directory: `model.safetensors`, or several files and `model.safetensors.index.json`.
+//! A checkpoint's directory: `model.safetensors`, or several files and `model.safetensors.index.json`; for pickles
+//! `pytorch_model.bin` and its index.
 //!
 //! The index is read twice and never kept: first for the files' names, then, when they are open, to hold each of its
 //! entries against them.
@@ -11,61 +12,77 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::{Safetensors, Shard, read_file, shown};
+use super::{Shard, TensorContainer, TensorFiles};
 use crate::error::{ModelError, Place, file_name, quoted};
 use crate::file_kind::FileKind;
 use crate::gguf::limits::MAX_SHARDS;
 use crate::mmap::{Access, FileBytes};
+use crate::pickle;
+use crate::safetensors::shown;
 
 /// A whole checkpoint.
 const WHOLE: &str = "model.safetensors";
 /// The list of files of a sharded one.
 const INDEX: &str = "model.safetensors.index.json";
-/// What older checkpoints have instead.
-const PICKLES: [&str; 3] = [
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "consolidated.00.pth",
-];
 
-impl Safetensors {
-    /// Maps the weights of a Hugging Face model directory.
+impl TensorFiles {
+    /// Maps the weights of a Hugging Face model directory. Where it has no safetensors, pickles are read in their place if
+    /// `allow_pickle` says so.
     ///
     /// # Errors
-    /// [`ModelError::IncompleteDirectory`] when there are none, and every way in which files or index can be damaged
-    /// or hostile.
-    pub fn open_dir(dir: &Path, access: Access) -> Result<Self, ModelError> {
-        let whole = dir.join(WHOLE);
-        if whole.exists() {
-            let bytes = FileBytes::load(&whole, access)?;
-            return Self::from_bytes(&file_name(&whole), bytes);
+    /// [`ModelError::IncompleteDirectory`] when there are none, [`ModelError::NotAModel`] for pickles that are not allowed,
+    /// and every way in which files or index can be damaged or hostile.
+    pub fn open_dir(dir: &Path, access: Access, allow_pickle: bool) -> Result<Self, ModelError> {
+        let existing = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
+        if let Some(whole) = existing(WHOLE) {
+            return Self::open_whole(TensorContainer::Safetensors, &whole, access);
         }
-        let index = dir.join(INDEX);
-        if index.exists() {
-            return Self::open_sharded(dir, &index, access);
+        if let Some(index) = existing(INDEX) {
+            return Self::open_sharded(TensorContainer::Safetensors, dir, &index, access);
         }
-        if let Some(pickle) = PICKLES
-            .iter()
-            .map(|name| dir.join(name))
-            .find(|path| path.exists())
-        {
+        let whole = pickle::WHOLE.iter().find_map(|name| existing(name));
+        let Some(found) = whole.or_else(|| existing(pickle::INDEX)) else {
+            return Err(ModelError::IncompleteDirectory {
+                file: file_name(dir),
+                missing: WHOLE,
+            });
+        };
+        if !allow_pickle {
             return Err(ModelError::NotAModel {
-                file: file_name(&pickle),
+                file: file_name(&found),
                 found: FileKind::Pickle,
             });
         }
-        Err(ModelError::IncompleteDirectory {
-            file: file_name(dir),
-            missing: WHOLE,
+        let opened = if found.ends_with(pickle::INDEX) {
+            Self::open_sharded(TensorContainer::Pickle, dir, &found, access)?
+        } else {
+            Self::open_whole(TensorContainer::Pickle, &found, access)?
+        };
+        Ok(match access {
+            Access::ReadIntoMemory => opened.keep_shared(),
+            Access::Map | Access::MapOwn => opened,
         })
     }
 
-    fn open_sharded(dir: &Path, index: &Path, access: Access) -> Result<Self, ModelError> {
+    fn open_whole(
+        container: TensorContainer,
+        path: &Path,
+        access: Access,
+    ) -> Result<Self, ModelError> {
+        Self::from_bytes(container, &file_name(path), FileBytes::load(path, access)?)
+    }
+
+    fn open_sharded(
+        container: TensorContainer,
+        dir: &Path,
+        index: &Path,
+        access: Access,
+    ) -> Result<Self, ModelError> {
         let index_name = file_name(index);
         let index_bytes = FileBytes::load(index, access)?;
         let mut names = BTreeSet::new();
         walk(&index_name, &index_bytes, &mut |_, shard| {
-            check_name(shard)?;
+            check_name(container, shard)?;
             if !names.contains(shard) {
                 if names.len() as u64 == MAX_SHARDS {
                     return Err(format!("more than {MAX_SHARDS} files"));
@@ -87,7 +104,7 @@ impl Safetensors {
         for (shard, name) in names.iter().enumerate() {
             let path = dir.join(name);
             let bytes = FileBytes::load(&path, access)?;
-            let tensors = read_file(&file_name(&path), &bytes, shard as u16)?;
+            let tensors = container.read(&file_name(&path), &bytes, shard as u16)?;
             parts.push((
                 Shard {
                     name: file_name(&path),
@@ -96,7 +113,7 @@ impl Safetensors {
                 tensors,
             ));
         }
-        let joined = Self::join(parts)?;
+        let joined = Self::join(container, parts)?;
         let order: Vec<&String> = names.iter().collect();
         walk(&index_name, &index_bytes, &mut |tensor, shard| {
             let found = joined.tensor(tensor).map(|tensor| order[tensor.shard()]);
@@ -115,16 +132,20 @@ impl Safetensors {
     }
 }
 
-/// Refuses a file name that could lead out of the directory.
-fn check_name(name: &str) -> Result<(), String> {
+/// Refuses a file name that could lead out of the directory, or that is not one of weights.
+fn check_name(container: TensorContainer, name: &str) -> Result<(), String> {
     let plain = !name.starts_with('.')
         && !name.contains(['/', '\\', ':', '\0'])
         && !name.chars().any(char::is_control);
-    if plain && name.ends_with(".safetensors") {
+    let (of_weights, pattern) = match container {
+        TensorContainer::Safetensors => (name.ends_with(".safetensors"), "ending in .safetensors"),
+        TensorContainer::Pickle => (pickle::is_weights(name), "like pytorch_model-….bin"),
+    };
+    if plain && of_weights {
         return Ok(());
     }
     Err(format!(
-        "file name {}: only plain names ending in .safetensors are followed",
+        "file name {}: only plain names {pattern} are followed",
         shown(name)
     ))
 }
