@@ -13,9 +13,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// Which of our crates a crate may depend on (tests included). Imports point down this list only.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("bitnet-quantization", &[]),
     ("bitnet-tokenizers", &[]),
+    ("bitnet-hub", &[]),
     ("bitnet-kernels", &["bitnet-quantization"]),
     (
         "bitnet-models",
@@ -35,6 +36,7 @@ const EDGES: [(&str, &[&str]); 8] = [
         "bitnet-cli",
         &[
             "bitnet-server",
+            "bitnet-hub",
             "bitnet-inference",
             "bitnet-models",
             "bitnet-kernels",

@@ -33,8 +33,8 @@ impl Device {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A .gguf file (also the first of a split) or a Hugging Face directory [default: BITNET_GGUF, else the story
-    /// model inside this program]
+    /// A .gguf file (also the first of a split), a Hugging Face directory, or a model that `bitnet pull` has
+    /// downloaded, as OWNER/NAME[:FILE][@REVISION] [default: BITNET_GGUF, else the story model inside this program]
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
 

@@ -54,6 +54,12 @@ pub enum Command {
     Inspect(commands::inspect::InspectArgs),
     /// Check whether a model file is sound and can be run
     CompatCheck(commands::compat_check::CompatCheckArgs),
+    /// Download a model from the Hugging Face Hub
+    Pull(commands::pull::PullArgs),
+    /// List the models that are downloaded
+    List(commands::list::CacheListArgs),
+    /// Remove downloaded models
+    Rm(commands::rm::RmArgs),
     /// Measure speed, next to this machine's limits
     Bench(commands::bench::BenchArgs),
     /// Turn a Hugging Face directory into a GGUF file, or the other way, losing nothing

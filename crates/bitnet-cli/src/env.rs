@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bitnet_hub::HubSettings;
 use bitnet_inference::{DETERMINISTIC_SEED, PackedCache};
 use bitnet_server::client::BearerKey;
 
@@ -92,6 +93,41 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "log to standard error: error, warn, info, debug, trace",
     },
     Variable {
+        name: "HF_HOME",
+        values: "FOLDER",
+        meaning: "where the Hub's tools have cache and token",
+    },
+    Variable {
+        name: "HF_HUB_CACHE",
+        values: "FOLDER",
+        meaning: "where downloaded models are, instead of HF_HOME/hub",
+    },
+    Variable {
+        name: "HF_TOKEN",
+        values: "TOKEN",
+        meaning: "token to show to the Hub",
+    },
+    Variable {
+        name: "HF_TOKEN_PATH",
+        values: "FILE",
+        meaning: "file with the token, instead of HF_HOME/token",
+    },
+    Variable {
+        name: "HF_ENDPOINT",
+        values: "URL",
+        meaning: "mirror to pull from, instead of huggingface.co",
+    },
+    Variable {
+        name: "HF_HUB_OFFLINE",
+        values: "0|1",
+        meaning: "1: pull asks nobody, as --offline",
+    },
+    Variable {
+        name: "HTTPS_PROXY",
+        values: "URL",
+        meaning: "proxy to pull through, else ALL_PROXY; not for NO_PROXY",
+    },
+    Variable {
         name: "NO_COLOR",
         values: "any",
         meaning: "no colour, on terminals too",
@@ -127,6 +163,8 @@ pub struct Environment {
     pub api_key: Option<BearerKey>,
     /// `BITNET_LOG`
     pub log: Option<String>,
+    /// `HF_*` and the variables of proxies
+    pub hub: HubSettings,
     /// `NO_COLOR`
     pub no_color: bool,
 }
@@ -195,6 +233,7 @@ impl Environment {
                 })?),
             },
             log: text("BITNET_LOG")?,
+            hub: HubSettings::from_lookup(&lookup),
             no_color: get("NO_COLOR").is_some(),
         })
     }

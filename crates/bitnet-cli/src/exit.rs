@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use bitnet_server::{CUT_OFF_EXIT, log};
 
 use crate::sanitize;
+use crate::units;
 
 /// What kind of end it was; its number is the process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +157,36 @@ impl From<bitnet_inference::Error> for CliError {
             .hint()
             .unwrap_or_else(|| "`bitnet COMMAND --help` lists what options may be".into());
         CliError::new(class, error.to_string(), hint)
+    }
+}
+
+impl From<bitnet_hub::HubError> for CliError {
+    fn from(error: bitnet_hub::HubError) -> CliError {
+        use bitnet_hub::HubError;
+        let class = match &error {
+            HubError::NoModel { .. } => Exit::Unusable,
+            error if error.is_usage() => Exit::Usage,
+            _ => Exit::Runtime,
+        };
+        let message = match &error {
+            HubError::Io {
+                doing,
+                path,
+                source,
+            } => format!("cannot {doing} {}: {}", path.display(), io_reason(source)),
+            HubError::Space {
+                folder,
+                needed,
+                free,
+            } => format!(
+                "{} are to be downloaded, and {} are free in {}",
+                units::bytes(*needed),
+                units::bytes(*free),
+                folder.display()
+            ),
+            error => error.to_string(),
+        };
+        CliError::new(class, message, error.hint())
     }
 }
 

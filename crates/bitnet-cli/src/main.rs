@@ -5,7 +5,7 @@
 //! - [`cli`], [`args`], [`mod@env`]: what may be asked for, and the rule flag > environment > default
 //! - [`commands`]: one command, one file
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
-//! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`interrupt`]: what the
+//! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`download_bars`], [`interrupt`]: what the
 //!   user sees
 //! - [`remote`]: a running server, for the commands that manage one
 //! - [`pending`], [`free_space`], [`export_report`], [`synth`]: files that are written
@@ -17,6 +17,7 @@ mod args;
 mod chat_prompt;
 mod cli;
 mod commands;
+mod download_bars;
 mod embedded;
 mod env;
 mod exit;
@@ -93,6 +94,9 @@ fn run() -> Result<Exit, CliError> {
         Command::Detokenize(args) => commands::detokenize::run(args, &env),
         Command::Inspect(args) => commands::inspect::run(args, &env),
         Command::CompatCheck(args) => commands::compat_check::run(args, &env),
+        Command::Pull(args) => commands::pull::run(args, &env),
+        Command::List(args) => commands::list::run(args, &env),
+        Command::Rm(args) => commands::rm::run(args, &env),
         Command::Bench(args) => commands::bench::run(args, &env),
         Command::Convert(args) => commands::convert::run(args),
         Command::Quantize(args) => commands::quantize::run(args),

@@ -1,8 +1,9 @@
 //! Which model is meant, and loading it: `--model`, else `BITNET_GGUF`, else the one inside the program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
+use bitnet_hub::{Cache, HubError, HubModel};
 use bitnet_inference::{
     CheckpointOptions, Engine, HeadMode, LoadOptions, PackedCache, Tokenizer, TokenizerOptions,
     open_tokenizer,
@@ -29,16 +30,17 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// The model that flag, environment or default name.
+    /// The model that flag, environment or default name. What is no path, and could be a model of the Hub, is looked for
+    /// in the cache of `bitnet pull`; nothing is downloaded.
     ///
     /// # Errors
-    /// A usage error for `hf:` names: downloading is not in this version.
+    /// A model of the Hub that is not in the cache, or of which several files are.
     pub fn choose(flag: Option<&str>, env: &Environment) -> Result<ModelSource, CliError> {
         match flag.or(env.model.as_deref()) {
             None => Ok(ModelSource::Embedded),
-            Some(name) => match name.strip_prefix("hf:") {
+            Some(name) => match of_hub(name)? {
                 None => Ok(ModelSource::Path(PathBuf::from(name))),
-                Some(id) => Err(remote(id)),
+                Some(model) => Ok(ModelSource::Path(in_cache(name, &model, env)?)),
             },
         }
     }
@@ -78,15 +80,45 @@ impl ModelSource {
     }
 }
 
-fn remote(id: &str) -> CliError {
-    let repository: Vec<&str> = id.splitn(2, ':').collect();
-    CliError::usage(
-        format!("hf:{id} would have to be downloaded, and `bitnet pull` is not in this version"),
-        format!(
-            "download the model from huggingface.co/{} by hand and give --model the path of its .gguf file or directory",
-            repository[0]
-        ),
-    )
+/// The model of the Hub that `name` means; none if it means a path, and what exists is a path.
+fn of_hub(name: &str) -> Result<Option<HubModel>, CliError> {
+    if name.starts_with(HubModel::PREFIX) {
+        return Ok(Some(name.parse()?));
+    }
+    let is_file = |ending: &str| name.ends_with(ending) && !name.contains(':');
+    if [".gguf", ".safetensors"].into_iter().any(is_file) || Path::new(name).exists() {
+        return Ok(None);
+    }
+    Ok(name.parse().ok())
+}
+
+fn in_cache(name: &str, model: &HubModel, env: &Environment) -> Result<PathBuf, CliError> {
+    match hub_cache(env)?.find(model, false) {
+        Ok(found) => Ok(found.path),
+        Err(error @ HubError::NotCached { .. }) if !name.starts_with(HubModel::PREFIX) => {
+            let mut error = CliError::from(error);
+            error.message = format!(
+                "there is no file or directory {name}, and {}",
+                error.message
+            );
+            Err(error)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The cache of models from the Hub.
+///
+/// # Errors
+/// Where no variable tells a folder.
+pub fn hub_cache(env: &Environment) -> Result<Cache, CliError> {
+    let folder = env.hub.cache.clone().ok_or_else(|| {
+        CliError::usage(
+            "there is no folder for downloaded models",
+            "set HF_HOME, or HOME",
+        )
+    })?;
+    Ok(Cache::at(folder))
 }
 
 /// A loaded model with its name.
@@ -304,20 +336,39 @@ mod tests {
     }
 
     #[test]
-    fn remote_models_are_refused_with_the_way_by_hand() {
-        let error = ModelSource::choose(Some("hf:org/repo:file.gguf"), &Environment::default())
-            .unwrap_err();
-        assert!(
-            error
-                .message
-                .contains("`bitnet pull` is not in this version"),
-            "{}",
-            error.message
-        );
-        assert!(
-            error.hint.contains("huggingface.co/org/repo by hand"),
-            "{}",
-            error.hint
-        );
+    fn names_of_the_hub_are_told_from_paths() {
+        let is_of_hub = |name: &str| of_hub(name).unwrap().is_some();
+        for name in ["o/n", "o/n:Q2_0", "o/n@v1", "hf:o/n", "o/n:m.gguf"] {
+            assert!(is_of_hub(name), "{name}");
+        }
+        for name in [
+            "m.gguf",
+            "o/m.gguf",
+            "./o/n",
+            "/o/n",
+            "a/b/c",
+            "src",
+            "src/commands",
+            "o",
+        ] {
+            assert!(!is_of_hub(name), "{name}");
+        }
+        assert!(of_hub("hf:no-owner").is_err());
+    }
+
+    #[test]
+    fn what_is_not_in_the_cache_is_to_be_pulled() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut env = Environment::default();
+        env.hub.cache = Some(folder.path().into());
+        for (name, message) in [
+            ("o/n:Q2_0", "no file or directory o/n:Q2_0"),
+            ("hf:o/n:Q2_0", "o/n:Q2_0 is not in"),
+        ] {
+            let error = ModelSource::choose(Some(name), &env).unwrap_err();
+            assert!(error.message.contains(message), "{}", error.message);
+            assert_eq!(error.hint, "`bitnet pull o/n:Q2_0` downloads it");
+        }
+        assert!(ModelSource::choose(Some("o/n"), &Environment::default()).is_err());
     }
 }

@@ -96,7 +96,10 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     // The variable is a source of the settings too, so nobody else is asked.
     let source = ModelSource::choose(
         config.models.default_model.as_deref(),
-        &Environment::default(),
+        &Environment {
+            hub: env.hub.clone(),
+            ..Environment::default()
+        },
     )?;
     let first = source.origin();
     if args.config.instead == Some(ConfigTask::Check) {

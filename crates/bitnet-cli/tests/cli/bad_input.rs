@@ -156,17 +156,18 @@ fn options_of_later_versions_and_invalid_values() {
 
 #[test]
 fn models_that_would_have_to_be_downloaded() {
-    let ended = run(&[
+    let cache = tempfile::tempdir().unwrap();
+    let ended = end(bitnet().env("HF_HUB_CACHE", cache.path()).args([
         "run",
         "--prompt",
         "hi",
         "--model",
         "hf:microsoft/bitnet-b1.58-2B-4T-gguf",
-    ]);
+    ]));
     ended.fails(
-        2,
-        "`bitnet pull` is not in this version",
-        "huggingface.co/microsoft/bitnet-b1.58-2B-4T-gguf by hand",
+        1,
+        "is not in the cache",
+        "`bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf` downloads it",
     );
 }
 

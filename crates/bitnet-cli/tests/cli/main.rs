@@ -9,8 +9,12 @@ mod convert;
 #[cfg(target_os = "linux")]
 mod disk_full;
 mod environment;
+#[path = "../../../bitnet-hub/tests/hub/fake_hub.rs"]
+#[expect(dead_code, reason = "the Hub's own tests need more of it")]
+mod fake_hub;
 mod files;
 mod help;
+mod hub;
 mod keys;
 mod manage;
 mod numbers;

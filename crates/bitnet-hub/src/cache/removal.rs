@@ -1,0 +1,188 @@
+//! Taking models out of the cache.
+//!
+//! A blob goes when no snapshot has it any more, and only under its lock: nobody is downloading it then, and nobody
+//! is about to link it. What is removed is planned first, so that it can be shown, and planned again under the locks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::cache::{BLOBS, Cache, INCOMPLETE, REFS, entries, names_in};
+use crate::choice::{self, Wanted};
+use crate::error::HubError;
+use crate::lock::Lock;
+use crate::name::{HubModel, RepositoryId};
+
+/// What is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Of which repository.
+    pub id: RepositoryId,
+    /// Names in snapshots.
+    pub n_files: usize,
+    /// Bytes that this frees; what others use as well is not counted.
+    pub freed: u64,
+    names: Vec<PathBuf>,
+    blobs: BTreeSet<String>,
+    is_whole: bool, // the repository with all that is left of it
+}
+
+impl Cache {
+    /// What of the cache `model` names: without a revision and a file the whole repository, without a revision a file
+    /// of all of them.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`], and [`HubError::Choice`] where several files could be meant.
+    pub fn plan_removal(&self, model: &HubModel) -> Result<Removal, HubError> {
+        let id = &model.id;
+        let absent = |missing: String| HubError::NotCached {
+            model: Box::new(model.clone()),
+            cache: self.root.clone(),
+            missing,
+            offline: false,
+        };
+        let folder = self.folder(id);
+        if !folder.is_dir() {
+            return Err(absent("nothing of it is there".into()));
+        }
+        let mut commits = self.commits(id);
+        if let Some(revision) = &model.revision {
+            let commit = self
+                .commit_of(id, revision)
+                .filter(|commit| commits.contains(commit));
+            commits = vec![
+                commit.ok_or_else(|| absent(format!("revision {revision} of it is not there")))?,
+            ];
+        }
+        let is_whole = model.revision.is_none() && model.pattern.is_none();
+        let (mut names, mut kept) = (Vec::new(), Vec::new());
+        for commit in self.commits(id) {
+            let there = entries(&self.snapshot(id, &commit));
+            let goes = match (&model.pattern, commits.contains(&commit)) {
+                (_, false) => BTreeSet::new(),
+                (None, true) => there.iter().map(|(name, _)| name.clone()).collect(),
+                (Some(pattern), true) => {
+                    let files: Vec<_> = there.iter().map(|(name, _)| (name.clone(), 0)).collect();
+                    let wanted = Wanted {
+                        pattern: Some(pattern),
+                        allow_pickle: true,
+                    };
+                    match choice::choose(id, &files, wanted) {
+                        Ok(chosen) => chosen.files.into_iter().collect(),
+                        // Another commit may have it.
+                        Err(HubError::NoModel { .. }) => BTreeSet::new(),
+                        Err(e) => return Err(e),
+                    }
+                }
+            };
+            for (name, path) in there {
+                match goes.contains(&name) {
+                    true => names.push(path),
+                    false => kept.push(path),
+                }
+            }
+        }
+        if names.is_empty() && !is_whole {
+            return Err(absent("no such file of it is there".into()));
+        }
+        let blobs_of = |paths: &[PathBuf]| -> BTreeSet<String> {
+            paths
+                .iter()
+                .filter_map(|path| blob_of(&folder, path))
+                .collect()
+        };
+        let blobs = match is_whole {
+            true => names_in(&folder.join(BLOBS)).into_iter().collect(),
+            false => &blobs_of(&names) - &blobs_of(&kept),
+        };
+        let size = |path: &Path| match fs::symlink_metadata(path) {
+            Ok(found) if found.is_file() => found.len(),
+            _ => 0,
+        };
+        let in_blobs: u64 = blobs
+            .iter()
+            .map(|blob| size(&folder.join(BLOBS).join(blob)))
+            .sum();
+        let in_place: u64 = names.iter().map(|path| size(path)).sum();
+        Ok(Removal {
+            id: id.clone(),
+            n_files: names.len(),
+            freed: in_blobs + in_place,
+            names,
+            blobs,
+            is_whole,
+        })
+    }
+
+    /// Removes what `model` names.
+    ///
+    /// # Errors
+    /// As [`Cache::plan_removal`]; [`HubError::InUse`] while somebody downloads some of it; what the system says.
+    pub fn remove(&self, model: &HubModel) -> Result<Removal, HubError> {
+        let planned = self.plan_removal(model)?;
+        let id = &model.id;
+        let mut locks = Vec::new();
+        let mut locked = BTreeSet::new();
+        for blob in &planned.blobs {
+            let blob = blob.strip_suffix(INCOMPLETE).unwrap_or(blob);
+            if !locked.insert(blob.to_owned()) {
+                continue;
+            }
+            let lock = Lock::try_take(&self.lock(id, blob))?;
+            locks.push(lock.ok_or_else(|| HubError::InUse { id: id.clone() })?);
+        }
+        let mut removal = self.plan_removal(model)?;
+        // What has come since is not locked, and stays.
+        removal
+            .blobs
+            .retain(|blob| locked.contains(blob.strip_suffix(INCOMPLETE).unwrap_or(blob)));
+        let folder = self.folder(id);
+        let gone = |path: PathBuf| match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(HubError::io("remove", path)(e)),
+            _ => Ok(()),
+        };
+        for name in &removal.names {
+            gone(name.clone())?;
+        }
+        for blob in &removal.blobs {
+            gone(folder.join(BLOBS).join(blob))?;
+        }
+        remove_empty(&folder.join(super::SNAPSHOTS));
+        let commits = self.commits(id);
+        for (_, path) in entries(&folder.join(REFS)) {
+            let commit = fs::read_to_string(&path).unwrap_or_default();
+            if !commits.iter().any(|there| there == commit.trim()) {
+                gone(path)?;
+            }
+        }
+        if removal.is_whole && commits.is_empty() && names_in(&folder.join(BLOBS)).is_empty() {
+            match fs::remove_dir_all(&folder) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(HubError::io("remove", folder)(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(removal)
+    }
+}
+
+/// The blob that a name in a snapshot leads to.
+fn blob_of(repository: &Path, path: &Path) -> Option<String> {
+    let target = path.canonicalize().ok()?;
+    let blobs = repository.join(BLOBS).canonicalize().ok()?;
+    let name = target.strip_prefix(blobs).ok()?;
+    name.to_str().map(Into::into)
+}
+
+/// Removes a folder's folders that hold nothing, as far down as there are any.
+fn remove_empty(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+            // One that holds something stays.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The Hub: asked what a repository holds, chosen from, and brought into the cache.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::cache::{Cache, make_folder_of};
+use crate::choice::{self, Chosen, Wanted};
+use crate::disk;
+use crate::download::{Download, patiently};
+use crate::error::HubError;
+use crate::http::{Http, NoReply, Refusal};
+use crate::lock::Lock;
+use crate::name::{RepositoryId, Revision};
+use crate::patience::Fault;
+use crate::repository::{HubFile, MAX_ANSWER, Repository};
+use crate::settings::HubSettings;
+use crate::url::encoded;
+
+/// What is asked for when it is no file.
+const REPOSITORY: &str = "the repository";
+
+/// Who is told what happens while it does, from several threads.
+pub trait Observer: Send + Sync {
+    /// A file is downloaded now; `there` of its bytes were there already.
+    fn begins(&self, _file: &HubFile, _there: u64) {}
+    /// Some bytes of it have arrived.
+    fn received(&self, _file: &HubFile, _n_bytes: u64) {}
+    /// Nothing that was there counts: it is fetched from its first byte.
+    fn starts_over(&self, _file: &HubFile) {}
+    /// A file is whole.
+    fn ends(&self, _file: &HubFile) {}
+    /// Another process downloads this file; it is waited for.
+    fn stands_by(&self, _file: &HubFile) {}
+    /// Something failed, and is tried again after a while: this is what waits.
+    fn waits(&self, _why: &str, wait: Duration) {
+        thread::sleep(wait);
+    }
+}
+
+/// Nobody is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// The Hub or a mirror, and the cache.
+pub struct Hub {
+    http: Http,
+    cache: Cache,
+    at_once: usize,
+}
+
+/// What a pull brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// What an engine opens: a file, or a folder.
+    pub path: PathBuf,
+    /// Files that had to be downloaded, wholly or in part.
+    pub n_downloaded: usize,
+    /// Files that were there.
+    pub n_there: usize,
+}
+
+impl Hub {
+    /// The Hub that `settings` name, with the cache.
+    ///
+    /// # Errors
+    /// An address or a token that cannot be used.
+    pub fn new(settings: &HubSettings, cache: Cache) -> Result<Hub, HubError> {
+        Ok(Hub {
+            http: Http::new(settings)?,
+            cache,
+            at_once: settings.at_once.max(1),
+        })
+    }
+
+    /// Host and port of who is asked.
+    pub fn host(&self) -> String {
+        self.http.endpoint().origin().host()
+    }
+
+    /// Whether the token goes to another machine without encryption.
+    pub fn shows_token_openly(&self) -> bool {
+        self.http.shows_token_openly()
+    }
+
+    /// Asks what a repository holds.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being known.
+    pub fn repository(
+        &self,
+        id: &RepositoryId,
+        revision: &Revision,
+        observer: &dyn Observer,
+    ) -> Result<Repository, HubError> {
+        let path = format!(
+            "/api/models/{id}/revision/{}?blobs=true",
+            encoded(revision.as_str(), "")
+        );
+        let host = self.host();
+        let answer = patiently(observer, || {
+            let reply = match self.http.get(&path, None) {
+                Ok(reply) => reply,
+                Err(NoReply::Refused(refusal)) => {
+                    return Err(self.meaning(id, revision, REPOSITORY, refusal));
+                }
+                Err(NoReply::Fault(fault)) => return Err(fault),
+            };
+            let mut answer = Vec::new();
+            let read = reply
+                .into_body()
+                .take(MAX_ANSWER + 1)
+                .read_to_end(&mut answer);
+            read.map_err(|e| {
+                Fault::passing(HubError::Unreachable {
+                    host: host.clone(),
+                    why: e.to_string(),
+                })
+            })?;
+            if answer.len() as u64 > MAX_ANSWER {
+                return Err(Fault::Lasting(HubError::Answer {
+                    host: host.clone(),
+                    why: format!("it is longer than {MAX_ANSWER} bytes"),
+                }));
+            }
+            Ok(answer)
+        })?;
+        Repository::of_answer(id, revision, &host, &answer)
+    }
+
+    /// Chooses what an engine needs.
+    ///
+    /// # Errors
+    /// As [`choice::choose`]; parts that the repository lacks.
+    pub fn choose(&self, repository: &Repository, wanted: Wanted<'_>) -> Result<Chosen, HubError> {
+        let files: Vec<_> = repository
+            .files
+            .iter()
+            .map(|file| (file.name.clone(), file.size))
+            .collect();
+        let chosen = choice::choose(&repository.id, &files, wanted)?;
+        match chosen.missing.is_empty() {
+            true => Ok(chosen),
+            false => Err(HubError::NoModel {
+                id: repository.id.clone(),
+                why: format!("it lacks {}", chosen.missing.join(", ")),
+                hint: "another revision may have all parts".into(),
+            }),
+        }
+    }
+
+    /// The chosen files that are not in the cache, with the bytes of each that have not arrived yet.
+    pub fn missing<'a>(
+        &self,
+        repository: &'a Repository,
+        chosen: &Chosen,
+    ) -> Vec<(&'a HubFile, u64)> {
+        let wanted = repository
+            .files
+            .iter()
+            .filter(|file| chosen.files.contains(&file.name));
+        let absent = wanted.filter(|file| !self.is_there(repository, file));
+        let left = |file: &HubFile| {
+            let incomplete = self.cache.incomplete(&repository.id, &file.checksum);
+            let arrived = incomplete.metadata().map_or(0, |found| found.len());
+            file.size.saturating_sub(arrived)
+        };
+        absent.map(|file| (file, left(file))).collect()
+    }
+
+    fn is_there(&self, repository: &Repository, file: &HubFile) -> bool {
+        let blob = self.cache.blob(&repository.id, &file.checksum);
+        self.cache
+            .has(&repository.id, &repository.commit, &file.name, file.size)
+            || blob
+                .metadata()
+                .is_ok_and(|found| found.is_file() && found.len() == file.size)
+    }
+
+    /// Brings the chosen files into the cache; those that are there are left as they are. The snapshot gets its names
+    /// when all of them are whole, so that whoever finds one finds a model.
+    ///
+    /// # Errors
+    /// Too little room, before anything is downloaded; whatever keeps a file from arriving whole and right. What has
+    /// arrived stays.
+    pub fn pull(
+        &self,
+        repository: &Repository,
+        chosen: &Chosen,
+        observer: &dyn Observer,
+    ) -> Result<Pulled, HubError> {
+        let id = &repository.id;
+        let missing = self.missing(repository, chosen);
+        self.check_room(&missing)?;
+        // The largest first: the small ones fill the other lines meanwhile.
+        let mut queue: Vec<&HubFile> = missing.iter().map(|(file, _)| *file).collect();
+        queue.sort_by_key(|file| std::cmp::Reverse(file.size));
+        self.fetch_all(repository, &queue, observer)?;
+        let wanted = repository
+            .files
+            .iter()
+            .filter(|file| chosen.files.contains(&file.name));
+        for file in wanted {
+            if !self
+                .cache
+                .has(id, &repository.commit, &file.name, file.size)
+            {
+                // Whoever removes blobs takes the lock too.
+                let _lock = Lock::take(&self.cache.lock(id, file.checksum.hex()), &|| {
+                    observer.stands_by(file)
+                })?;
+                self.cache
+                    .link(id, &repository.commit, &file.name, &file.checksum)?;
+            }
+        }
+        self.cache
+            .remember(id, &repository.revision, &repository.commit)?;
+        let snapshot = self.cache.snapshot(id, &repository.commit);
+        Ok(Pulled {
+            path: match &chosen.model {
+                Some(file) => snapshot.join(file.as_str()),
+                None => snapshot,
+            },
+            n_downloaded: queue.len(),
+            n_there: chosen.files.len() - queue.len(),
+        })
+    }
+
+    fn check_room(&self, missing: &[(&HubFile, u64)]) -> Result<(), HubError> {
+        let needed = missing
+            .iter()
+            .fold(0u64, |sum, (_, left)| sum.saturating_add(*left));
+        match disk::free(self.cache.root()) {
+            Some(free) if free < needed => Err(HubError::Space {
+                folder: self.cache.root().into(),
+                needed,
+                free,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Downloads several files at once; the first that fails ends the others where they are.
+    fn fetch_all(
+        &self,
+        repository: &Repository,
+        queue: &[&HubFile],
+        observer: &dyn Observer,
+    ) -> Result<(), HubError> {
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let first_error = Mutex::new(None);
+        thread::scope(|scope| {
+            for _ in 0..self.at_once.min(queue.len()) {
+                scope.spawn(|| {
+                    while let Some(file) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if failed.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        if let Err(error) = self.fetch(repository, file, observer) {
+                            failed.store(true, Ordering::Relaxed);
+                            let mut first =
+                                first_error.lock().unwrap_or_else(PoisonError::into_inner);
+                            first.get_or_insert(error);
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let error = first_error
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        error.map_or(Ok(()), Err)
+    }
+
+    fn fetch(
+        &self,
+        repository: &Repository,
+        file: &HubFile,
+        observer: &dyn Observer,
+    ) -> Result<(), HubError> {
+        let (id, revision) = (&repository.id, &repository.revision);
+        let blob = self.cache.blob(id, &file.checksum);
+        make_folder_of(&blob)?;
+        let _lock = Lock::take(&self.cache.lock(id, file.checksum.hex()), &|| {
+            observer.stands_by(file)
+        })?;
+        // Whoever had the lock before may have brought it.
+        if !self.is_there(repository, file) {
+            let path = format!(
+                "/{id}/resolve/{}/{}",
+                repository.commit,
+                encoded(file.name.as_str(), "/")
+            );
+            let download = Download {
+                http: &self.http,
+                path: &path,
+                file,
+                observer,
+                refused: &|refusal| self.meaning(id, revision, file.name.as_str(), refusal),
+            };
+            download.run(&self.cache.incomplete(id, &file.checksum), &blob)?;
+        }
+        observer.ends(file);
+        Ok(())
+    }
+
+    /// What a refusal means for whoever asked for `what` of a repository.
+    fn meaning(
+        &self,
+        id: &RepositoryId,
+        revision: &Revision,
+        what: &str,
+        refusal: Refusal,
+    ) -> Fault {
+        let token_shown = refusal.token_shown;
+        // Only the Hub knows repositories; a storage that says 404 or 403 says nothing about them.
+        if !refusal.is_endpoint {
+            return refusal.into_fault(what);
+        }
+        let host = refusal.host.clone();
+        let gated = || HubError::Gated {
+            id: id.clone(),
+            page: format!(
+                "{}/{id}",
+                self.http.endpoint().as_str().trim_end_matches('/')
+            ),
+            token_shown,
+        };
+        let absent = || HubError::NoRepository {
+            id: id.clone(),
+            host: host.clone(),
+            token_shown,
+        };
+        Fault::Lasting(match (refusal.status, refusal.code.as_str()) {
+            (_, "GatedRepo") => gated(),
+            (_, "RepoNotFound") => absent(),
+            (_, "RevisionNotFound") => HubError::NoRevision {
+                id: id.clone(),
+                revision: revision.clone(),
+            },
+            (401, _) if token_shown => HubError::Token { host },
+            // The Hub does not tell strangers whether something private is there.
+            (401, _) => absent(),
+            (403, _) => gated(),
+            (404, "") if what == REPOSITORY => absent(),
+            _ => return refusal.into_fault(what),
+        })
+    }
+}

@@ -1,0 +1,236 @@
+//! Where the Hub and the cache are, and who asks: the variables that huggingface_hub reads, with its meanings.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::HubError;
+
+/// The Hub itself, without a mirror.
+pub const HUB: &str = "https://huggingface.co";
+
+/// Longest silence of a server before it counts as gone. The Hub's own tools wait 10 s; a mirror may fetch first.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Files that are downloaded at once: one stream seldom fills a line, and more of them run into the Hub's limits.
+const AT_ONCE: usize = 4;
+
+/// What a [`Hub`](crate::Hub) works with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubSettings {
+    /// Address of the Hub or of a mirror (`HF_ENDPOINT`).
+    pub endpoint: String,
+    /// The cache (`HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `huggingface` of the user's cache folder); none
+    /// where no variable tells the user's folder.
+    pub cache: Option<PathBuf>,
+    /// Shown to the endpoint (`HF_TOKEN`).
+    pub token: Option<Token>,
+    /// Where there is no token, the file that may have one (`HF_TOKEN_PATH`, else `token` in `HF_HOME`).
+    pub token_file: Option<PathBuf>,
+    /// Never use the network (`HF_HUB_OFFLINE`).
+    pub offline: bool,
+    /// Address of a proxy (`HTTPS_PROXY`, `ALL_PROXY`).
+    pub proxy: Option<String>,
+    /// Hosts that are asked without it (`NO_PROXY`).
+    pub no_proxy: Option<String>,
+    /// Longest silence of a server before it counts as gone.
+    pub silence: Duration,
+    /// Files that are downloaded at once.
+    pub at_once: usize,
+}
+
+impl Default for HubSettings {
+    /// The Hub, no cache, no token.
+    fn default() -> HubSettings {
+        HubSettings {
+            endpoint: HUB.into(),
+            cache: None,
+            token: None,
+            token_file: None,
+            offline: false,
+            proxy: None,
+            no_proxy: None,
+            silence: SILENCE,
+            at_once: AT_ONCE,
+        }
+    }
+}
+
+impl HubSettings {
+    /// What the variables that `lookup` knows say.
+    ///
+    /// They are other tools' too, so nothing is checked before the Hub is asked: a bad token keeps nobody from a model
+    /// that is there.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> HubSettings {
+        let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let text = |name: &str| get(name).map(|value| value.to_string_lossy().into_owned());
+        let either = |one: &str, other: &str| text(one).or_else(|| text(other));
+        let home = get("HF_HOME").map(PathBuf::from).or_else(|| {
+            let base = match get("XDG_CACHE_HOME") {
+                Some(folder) => PathBuf::from(folder),
+                None => PathBuf::from(get("HOME").or_else(|| get("USERPROFILE"))?).join(".cache"),
+            };
+            Some(base.join("huggingface"))
+        });
+        let below = |name: &str| home.as_ref().map(|home| home.join(name));
+        HubSettings {
+            endpoint: text("HF_ENDPOINT").unwrap_or_else(|| HUB.into()),
+            cache: get("HF_HUB_CACHE").map(PathBuf::from).or(below("hub")),
+            token: text("HF_TOKEN").map(|text| Token(text.trim().into())),
+            token_file: get("HF_TOKEN_PATH").map(PathBuf::from).or(below("token")),
+            offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            proxy: either("HTTPS_PROXY", "https_proxy")
+                .or_else(|| either("ALL_PROXY", "all_proxy")),
+            no_proxy: either("NO_PROXY", "no_proxy"),
+            ..HubSettings::default()
+        }
+    }
+
+    /// The token, from where it is.
+    pub(crate) fn find_token(&self) -> Result<Option<Token>, HubError> {
+        if let Some(token) = &self.token {
+            if !token.fits() {
+                return Err(HubError::Setting {
+                    name: "HF_TOKEN",
+                    why: "it is no token".into(),
+                });
+            }
+            return Ok(Some(token.clone()));
+        }
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        match fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => Ok(None),
+            Ok(text) => Token::of(&text).map(Some).ok_or(HubError::Setting {
+                name: "HF_TOKEN_PATH",
+                why: format!("{} holds no token", path.display()),
+            }),
+            // What cannot be there is not there.
+            Err(e)
+                if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(HubError::io("read", path)(e)),
+        }
+    }
+}
+
+/// What huggingface_hub takes for yes.
+fn is_true(value: &str) -> bool {
+    ["1", "on", "yes", "true"]
+        .iter()
+        .any(|yes| value.eq_ignore_ascii_case(yes))
+}
+
+/// An access token. It is shown to nobody but the endpoint, and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// `text` without the space around it, if that can go into a header.
+    pub fn of(text: &str) -> Option<Token> {
+        let token = Token(text.trim().into());
+        token.fits().then_some(token)
+    }
+
+    fn fits(&self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|b| b.is_ascii_graphic())
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(...)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> HubSettings {
+        let found = |name: &str| variables.iter().find(|(n, _)| *n == name);
+        HubSettings::from_lookup(|name| found(name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn the_cache_is_where_other_tools_have_it() {
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (&[("HOME", "/h")], "/h/.cache/huggingface/hub"),
+            (
+                &[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")],
+                "/x/huggingface/hub",
+            ),
+            (&[("XDG_CACHE_HOME", "/x"), ("HF_HOME", "/hf")], "/hf/hub"),
+            (&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")], "/c"),
+        ];
+        for (variables, expected) in cases {
+            assert_eq!(with(variables).cache.as_deref(), Some(Path::new(expected)));
+        }
+        assert_eq!(with(&[]).cache, None);
+        assert_eq!(
+            with(&[("HF_HOME", "/hf")]).token_file.as_deref(),
+            Some(Path::new("/hf/token"))
+        );
+    }
+
+    #[test]
+    fn the_other_variables_have_the_meaning_of_other_tools() {
+        assert_eq!(with(&[]).endpoint, HUB);
+        assert_eq!(with(&[("HF_ENDPOINT", "https://m")]).endpoint, "https://m");
+        for (value, offline) in [
+            ("1", true),
+            ("TRUE", true),
+            ("0", false),
+            ("", false),
+            ("no", false),
+        ] {
+            assert_eq!(
+                with(&[("HF_HUB_OFFLINE", value)]).offline,
+                offline,
+                "{value}"
+            );
+        }
+        let proxied = with(&[("all_proxy", "a"), ("https_proxy", "b")]);
+        assert_eq!(proxied.proxy.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn tokens_are_not_printed_and_those_that_would_break_a_header_are_refused() {
+        let settings = with(&[("HF_TOKEN", " hf_secret\n")]);
+        assert_eq!(settings.token.as_ref().unwrap().reveal(), "hf_secret");
+        assert!(!format!("{settings:?}").contains("secret"));
+        for bad in [" ", "a b", "a\r\nX-Other: b", "ä"] {
+            assert!(Token::of(bad).is_none(), "{bad:?}");
+            assert!(with(&[("HF_TOKEN", bad)]).find_token().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_comes_from_the_variable_then_from_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = HubSettings {
+            token_file: Some(folder.path().join("token")),
+            ..HubSettings::default()
+        };
+        assert_eq!(settings.find_token().unwrap(), None);
+        fs::write(folder.path().join("token"), "of-file\n").unwrap();
+        assert_eq!(settings.find_token().unwrap(), Token::of("of-file"));
+        settings.token = Token::of("of-variable");
+        assert_eq!(settings.find_token().unwrap(), Token::of("of-variable"));
+        settings.token = None;
+        fs::write(folder.path().join("token"), "two words").unwrap();
+        assert!(settings.find_token().is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! Who gets to see the token, and what is said where there is no access.
+
+use bitnet_hub::HubError;
+
+use crate::fake_hub::{FakeHub, Trouble};
+use crate::pulled::Client;
+
+const FILE: (&str, &[u8]) = ("m.gguf", b"weights");
+
+fn tokens(hub: &FakeHub) -> Vec<Option<String>> {
+    hub.seen()
+        .iter()
+        .map(|seen| seen.headers.get("authorization").cloned())
+        .collect()
+}
+
+#[test]
+fn the_token_goes_to_the_hub_and_not_to_where_it_redirects() {
+    let (hub, storage) = (FakeHub::start(), FakeHub::start());
+    for server in [&hub, &storage] {
+        server.has("o/n", &[FILE]);
+    }
+    hub.has_trouble(
+        "o/n",
+        "m.gguf",
+        [FakeHub::redirect(&storage, "o/n", "m.gguf")],
+    );
+    let client = Client::with_token(&hub, "secret");
+    assert_eq!(client.content("o/n"), FILE.1);
+    let shown = Some("Bearer secret".to_owned());
+    assert_eq!(tokens(&hub), [shown.clone(), shown]);
+    assert_eq!(tokens(&storage), [None]);
+    assert!(
+        storage
+            .seen()
+            .iter()
+            .all(|seen| !format!("{seen:?}").contains("secret"))
+    );
+}
+
+#[test]
+fn nothing_is_shown_without_a_token() {
+    let hub = FakeHub::start();
+    hub.has("o/n", &[FILE]);
+    assert_eq!(Client::of(&hub).content("o/n"), FILE.1);
+    assert_eq!(tokens(&hub), [None, None]);
+}
+
+#[test]
+fn a_renamed_repository_is_followed_on_its_own_host_with_the_token() {
+    let hub = FakeHub::start();
+    hub.has("o/n", &[FILE]);
+    let to = "/api/models/o/n/revision/main?blobs=true".to_owned();
+    hub.has_trouble("o/old", "", [Trouble::Status(307, vec![("Location", to)])]);
+    let client = Client::with_token(&hub, "secret");
+    hub.has_trouble(
+        "o/old",
+        "m.gguf",
+        [FakeHub::redirect(&hub, "o/n", "m.gguf")],
+    );
+    assert_eq!(client.content("o/old"), FILE.1);
+    assert!(tokens(&hub).iter().all(Option::is_some));
+}
+
+#[test]
+fn redirects_to_nowhere_and_in_circles_end() {
+    let hub = FakeHub::start();
+    hub.has("o/n", &[FILE]);
+    let client = Client::of(&hub);
+    for location in [
+        "file:///etc/passwd",
+        "",
+        "relative",
+        "http://user@127.0.0.1/",
+    ] {
+        hub.has_trouble(
+            "o/n",
+            "m.gguf",
+            [Trouble::Status(302, vec![("Location", location.into())])],
+        );
+        let error = client.pull("o/n").unwrap_err();
+        assert!(
+            matches!(error, HubError::Redirect { .. }),
+            "{location}: {error}"
+        );
+    }
+    hub.has_trouble(
+        "o/n",
+        "m.gguf",
+        vec![FakeHub::redirect(&hub, "o/n", "m.gguf"); 20],
+    );
+    let error = client.pull("o/n").unwrap_err();
+    assert!(error.to_string().contains("again and again"), "{error}");
+}
+
+#[test]
+fn a_gated_repository_says_where_access_is_asked_for() {
+    let hub = FakeHub::start();
+    hub.has("o/n", &[FILE]);
+    let gated = |status| Trouble::Status(status, vec![("X-Error-Code", "GatedRepo".into())]);
+    hub.has_trouble("o/n", "m.gguf", [gated(401), gated(403)]);
+    let error = Client::of(&hub).pull("o/n").unwrap_err();
+    assert!(
+        matches!(
+            error,
+            HubError::Gated {
+                token_shown: false,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error.hint().contains(&format!("{}/o/n", hub.url())) && error.hint().contains("HF_TOKEN"),
+        "{}",
+        error.hint()
+    );
+    let error = Client::with_token(&hub, "secret").pull("o/n").unwrap_err();
+    assert!(
+        matches!(
+            error,
+            HubError::Gated {
+                token_shown: true,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error.hint().contains("account of the token"),
+        "{}",
+        error.hint()
+    );
+    // Nobody asks twice where the answer will be the same.
+    assert_eq!(hub.offsets("m.gguf").len(), 2);
+}
+
+#[test]
+fn a_401_is_a_wrong_token_or_something_private() {
+    let hub = FakeHub::start();
+    hub.has("o/n", &[FILE]);
+    hub.has_trouble("o/n", "", vec![Trouble::Status(401, Vec::new()); 2]);
+    let error = Client::with_token(&hub, "old").pull("o/n").unwrap_err();
+    assert!(matches!(error, HubError::Token { .. }), "{error}");
+    let error = Client::of(&hub).pull("o/n").unwrap_err();
+    assert!(
+        error.to_string().contains("private") && error.hint().contains("HF_TOKEN"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_storage_that_refuses_is_not_taken_for_the_hub() {
+    let (hub, storage) = (FakeHub::start(), FakeHub::start());
+    hub.has("o/n", &[FILE]);
+    hub.has_trouble(
+        "o/n",
+        "m.gguf",
+        [FakeHub::redirect(&storage, "o/n", "m.gguf")],
+    );
+    let refusal = Trouble::Status(403, vec![("X-Error-Code", "GatedRepo".into())]);
+    storage.has_trouble("o/n", "m.gguf", [refusal]);
+    let error = Client::with_token(&hub, "secret").pull("o/n").unwrap_err();
+    assert!(
+        matches!(error, HubError::Status { status: 403, .. }),
+        "{error}"
+    );
+}

@@ -1,0 +1,117 @@
+//! What the tests pull with: an empty cache, a client that does not sleep, and a record of what it was told.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bitnet_hub::choice::Wanted;
+use bitnet_hub::settings::Token;
+use bitnet_hub::{Cache, Hub, HubError, HubFile, HubModel, HubSettings, Observer, Pulled};
+
+use crate::fake_hub::FakeHub;
+
+/// What an observer was told.
+#[derive(Default)]
+pub struct Record {
+    /// Waits, in seconds, with their reasons.
+    pub waits: Mutex<Vec<(u64, String)>>,
+    /// Files begun, with the bytes that were there.
+    pub begun: Mutex<Vec<(String, u64)>>,
+    /// Files begun anew.
+    pub anew: Mutex<Vec<String>>,
+    /// Files that another process had.
+    pub stood_by: Mutex<Vec<String>>,
+}
+
+impl Observer for Record {
+    fn begins(&self, file: &HubFile, there: u64) {
+        self.begun
+            .lock()
+            .unwrap()
+            .push((file.name.to_string(), there));
+    }
+
+    fn starts_over(&self, file: &HubFile) {
+        self.anew.lock().unwrap().push(file.name.to_string());
+    }
+
+    fn stands_by(&self, file: &HubFile) {
+        self.stood_by.lock().unwrap().push(file.name.to_string());
+    }
+
+    fn waits(&self, why: &str, wait: Duration) {
+        self.waits
+            .lock()
+            .unwrap()
+            .push((wait.as_secs(), why.to_owned()));
+    }
+}
+
+/// An empty cache and settings.
+pub struct Client {
+    folder: tempfile::TempDir,
+    /// To be changed before a pull.
+    pub settings: HubSettings,
+    /// Of all pulls.
+    pub record: Record,
+}
+
+impl Client {
+    /// One that asks `hub`.
+    pub fn of(hub: &FakeHub) -> Client {
+        Client {
+            folder: tempfile::tempdir().unwrap(),
+            settings: HubSettings {
+                endpoint: hub.url(),
+                ..HubSettings::default()
+            },
+            record: Record::default(),
+        }
+    }
+
+    /// The same with a token.
+    pub fn with_token(hub: &FakeHub, token: &str) -> Client {
+        let mut client = Client::of(hub);
+        client.settings.token = Token::of(token);
+        client
+    }
+
+    pub fn cache(&self) -> Cache {
+        Cache::at(self.folder.path().join("hub"))
+    }
+
+    /// Pulls as the command does.
+    pub fn pull(&self, model: &str) -> Result<Pulled, HubError> {
+        let model: HubModel = model.parse()?;
+        let hub = Hub::new(&self.settings, self.cache())?;
+        let repository = hub.repository(&model.id, &model.revision_or_default(), &self.record)?;
+        let wanted = Wanted {
+            pattern: model.pattern.as_deref(),
+            ..Wanted::default()
+        };
+        let chosen = hub.choose(&repository, wanted)?;
+        hub.pull(&repository, &chosen, &self.record)
+    }
+
+    /// Pulls, and reads the file that came.
+    pub fn content(&self, model: &str) -> Vec<u8> {
+        fs::read(self.pull(model).unwrap().path).unwrap()
+    }
+
+    /// Names in a folder of the repository `o/n`.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let folder = self.repository().join(folder);
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The folder of the repository `o/n`.
+    pub fn repository(&self) -> PathBuf {
+        self.cache().root().join("models--o--n")
+    }
+}
