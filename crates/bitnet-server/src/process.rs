@@ -5,6 +5,10 @@
 //! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn. Its health port answers from
 //! [`Process::watch_over`] on, that is before.
 
+#[cfg(unix)]
+mod reload;
+mod signals;
+
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +35,9 @@ use crate::server::{Ending, Server, Stopped};
 use crate::service_manager::ServiceManager;
 use crate::tls::{TlsError, TlsIdentity, follow_certificate};
 use crate::watchers::Watchers;
+#[cfg(unix)]
+use reload::Reload;
+use signals::{Signals, Termination};
 
 /// Threads that read, write and format; the engine has its own.
 const IO_THREADS: usize = 2;
@@ -450,162 +457,5 @@ fn raise_descriptor_limit(max_connections: usize) {
             wanted,
             "server.max_connections is more than the process may have open: connections will wait"
         );
-    }
-}
-
-/// What SIGHUP changes.
-#[cfg(unix)]
-struct Reload {
-    guard: Arc<Guard>,
-    tls: Option<Arc<TlsIdentity>>,
-    log: LogFilter,
-    config: ServerConfig,
-    sources: Sources,
-    #[cfg(target_os = "linux")]
-    manager: ServiceManager,
-}
-
-#[cfg(unix)]
-impl Reload {
-    async fn follow(mut self, mut hangups: tokio::signal::unix::Signal) {
-        while hangups.recv().await.is_some() {
-            #[cfg(target_os = "linux")]
-            self.manager.reloading();
-            // Files are read: not on a thread that serves.
-            let read = tokio::task::spawn_blocking(move || {
-                self.read();
-                self
-            });
-            match read.await {
-                Ok(reload) => self = reload,
-                Err(error) => {
-                    tracing::error!(
-                        "reading the configuration failed: {error}; nothing will be read again"
-                    );
-                    return;
-                }
-            }
-            #[cfg(target_os = "linux")]
-            self.manager.ready();
-        }
-    }
-
-    /// Takes over what has changed; what is wrong changes nothing.
-    fn read(&mut self) {
-        match ServerConfig::load(&self.sources) {
-            Ok(fresh) => {
-                let reloaded = self.config.reload(&fresh);
-                self.guard.set_limits(&self.config.limits);
-                let level = "monitoring.log_level".to_owned();
-                if reloaded.changed.contains(&level)
-                    && let Err(error) = self.log.set(&self.config.monitoring.log_level)
-                {
-                    tracing::error!("{error}; the log stays as it was");
-                }
-                tracing::info!(
-                    target: LIFE,
-                    changed = ?reloaded.changed,
-                    needs_restart = ?reloaded.needs_restart,
-                    "read the configuration"
-                );
-            }
-            Err(error) => {
-                tracing::error!(target: LIFE, "{error}; the configuration stays as it was")
-            }
-        }
-        match self.guard.credentials().reload_keys() {
-            Some(Ok(n_keys)) => tracing::info!(target: LIFE, n_keys, "read the keys"),
-            Some(Err(error)) => {
-                tracing::error!(target: LIFE, "{error}; the keys stay as they were")
-            }
-            None => {}
-        }
-        match self.guard.credentials().reload_token_key() {
-            Some(Ok(())) => tracing::info!(target: LIFE, "read the key of tokens"),
-            Some(Err(error)) => {
-                tracing::error!(target: LIFE, "{error}; the key of tokens stays as it was")
-            }
-            None => {}
-        }
-        match self.tls.as_ref().map(|tls| tls.reload()) {
-            Some(Ok(())) => tracing::info!(target: LIFE, "read the certificate"),
-            Some(Err(error)) => {
-                tracing::error!(target: LIFE, "{error}; the certificate stays as it was");
-            }
-            None => {}
-        }
-    }
-}
-
-/// The signals of a process, each heard from the moment of listening on.
-struct Signals {
-    first: Termination,
-    second: Termination, // hears the first one too
-    #[cfg(unix)]
-    hangups: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Signals> {
-        Ok(Signals {
-            first: Termination::listen()?,
-            second: Termination::listen()?,
-            // Last of all: whoever sees its handler knows that every signal is heard.
-            #[cfg(unix)]
-            hangups: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
-        })
-    }
-}
-
-impl Termination {
-    /// Ends the process at the first signal, with the exit code that shells give to one that a signal ended.
-    async fn end_early(mut self) {
-        let code = self.signal().await;
-        tracing::info!(target: LIFE, "ended before it served");
-        std::process::exit(code);
-    }
-}
-
-#[cfg(unix)]
-struct Termination {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Termination {
-    fn listen() -> io::Result<Termination> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Termination {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// Waits for one of the two, and says with which exit code it would end a process: 128 and its number.
-    async fn signal(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.interrupt.recv() => 130,
-            _ = self.terminate.recv() => 143,
-        }
-    }
-}
-
-#[cfg(windows)]
-struct Termination {
-    interrupt: tokio::signal::windows::CtrlC,
-}
-
-#[cfg(windows)]
-impl Termination {
-    fn listen() -> io::Result<Termination> {
-        Ok(Termination {
-            interrupt: tokio::signal::windows::ctrl_c()?,
-        })
-    }
-
-    async fn signal(&mut self) -> i32 {
-        let _ = self.interrupt.recv().await;
-        130
     }
 }

@@ -143,14 +143,14 @@ fn round(served: &Served, n_round: u64) {
                     let rest = (1..length).map(|i| 300 + (number * 7 + i * 13) % 700);
                     let prompt: Vec<u64> = std::iter::once(300 + number).chain(rest).collect();
                     let body = json!({"prompt": prompt, "max_tokens": 1 + number % 40, "ignore_eos": true,
-                        "n": 1 + number % 3, "logprobs": number % 4, "stream": number % 2 == 0});
+                        "n": 1 + number % 3, "logprobs": number % 4, "stream": number.is_multiple_of(2)});
                     let body = body.to_string();
                     let request = format!(
                         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                          Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
                         body.len()
                     );
-                    if number % 7 == 0 {
+                    if number.is_multiple_of(7) {
                         let mut left = TcpStream::connect(("127.0.0.1", port)).unwrap();
                         left.write_all(request.as_bytes()).unwrap();
                         continue;
@@ -176,7 +176,7 @@ fn a_server_takes_what_its_first_line_tells_and_requests_that_come_and_go_leave_
     let (_, positions) = line.split_once(" for ").unwrap();
     let positions: u64 = positions.split(' ').next().unwrap().parse().unwrap();
     assert!(
-        positions >= POSITIONS && CLIENTS * REQUESTS * 90 > positions,
+        (POSITIONS..CLIENTS * REQUESTS * 90).contains(&positions),
         "{line}"
     );
 
