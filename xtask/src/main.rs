@@ -7,6 +7,7 @@
 //! # Layout
 //! - [`tidy`]: the rules of the house (crate edges, file sizes, rooms of `unsafe`, documented commands)
 //! - [`documents`]: the commands that the documents show
+//! - [`download_model`]: a model from the Hub, pulled and tried
 //! - [`check_features`]: the program with every feature alone
 //! - [`neon`]: the kernels' tests on emulated ARM processors
 //! - [`wasm`]: the engine for wasm32, built and run
@@ -31,6 +32,7 @@ mod clients;
 mod conversion;
 mod cross;
 mod documents;
+mod download_model;
 mod llama_cpp;
 mod load;
 mod monitoring;
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         ["clients", options @ ..] => clients::run(&root(), options),
         ["proxies"] => proxies::run(&root()),
         ["admin-page"] => admin_page::run(&root()),
+        ["download-model", options @ ..] => download_model::download(&root(), options),
         ["peers", options @ ..] => peers::run(&root(), options),
         ["conversion", options @ ..] => conversion::run(&root(), options),
         ["crossval", options @ ..] => proof::run(&root(), ProofKind::Crossval, options),
@@ -105,6 +108,7 @@ fn usage() -> String {
     let parts = [
         USAGE,
         check_features::USAGE,
+        download_model::USAGE,
         monitoring::USAGE,
         admin_page::USAGE,
         load::USAGE,

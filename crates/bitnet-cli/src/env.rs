@@ -279,6 +279,8 @@ pub fn help_table() -> String {
 
 #[cfg(test)]
 mod tests {
+    use bitnet_hub::settings::Token;
+
     use super::*;
 
     fn with(name: &'static str, value: &'static str) -> Result<Environment, CliError> {
@@ -288,6 +290,11 @@ mod tests {
     #[test]
     fn each_variable_sets_its_field_only() {
         let none = Environment::default();
+        let hub = HubSettings::default();
+        let of_hub = |hub: HubSettings| Environment {
+            hub,
+            ..none.clone()
+        };
         let cases = [
             (
                 "BITNET_GGUF",
@@ -392,6 +399,63 @@ mod tests {
                     log: Some("debug".into()),
                     ..none.clone()
                 },
+            ),
+            (
+                "HF_HOME",
+                "home",
+                of_hub(HubSettings {
+                    cache: Some("home/hub".into()),
+                    token_file: Some("home/token".into()),
+                    ..hub.clone()
+                }),
+            ),
+            (
+                "HF_HUB_CACHE",
+                "models",
+                of_hub(HubSettings {
+                    cache: Some("models".into()),
+                    ..hub.clone()
+                }),
+            ),
+            (
+                "HF_TOKEN",
+                "hf_secret",
+                of_hub(HubSettings {
+                    token: Token::of("hf_secret"),
+                    ..hub.clone()
+                }),
+            ),
+            (
+                "HF_TOKEN_PATH",
+                "file",
+                of_hub(HubSettings {
+                    token_file: Some("file".into()),
+                    ..hub.clone()
+                }),
+            ),
+            (
+                "HF_ENDPOINT",
+                "https://mirror",
+                of_hub(HubSettings {
+                    endpoint: "https://mirror".into(),
+                    ..hub.clone()
+                }),
+            ),
+            (
+                "HF_HUB_OFFLINE",
+                "1",
+                of_hub(HubSettings {
+                    offline: true,
+                    ..hub.clone()
+                }),
+            ),
+            (
+                "HTTPS_PROXY",
+                "http://proxy",
+                of_hub(HubSettings {
+                    proxy: Some("http://proxy".into()),
+                    ..hub.clone()
+                }),
             ),
             (
                 "NO_COLOR",

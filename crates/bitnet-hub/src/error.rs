@@ -41,7 +41,7 @@ pub enum HubError {
     },
 
     /// No answer, or a broken one, as often as it was tried.
-    #[error("{host} cannot be reached: {why}")]
+    #[error("the connection to {host} failed: {why}")]
     Unreachable {
         /// Host and port.
         host: String,
