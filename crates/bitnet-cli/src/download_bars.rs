@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use bitnet_hub::{FileName, HubFile, Observer};
+use bitnet_hub::{FileName, HubFile, PullObserver};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::notice;
@@ -64,7 +64,7 @@ fn bar(name: &str, n_bytes: u64) -> ProgressBar {
         .with_message(shown)
 }
 
-impl Observer for DownloadBars {
+impl PullObserver for DownloadBars {
     fn begins(&self, file: &HubFile, there: u64) {
         let bar = self
             .bars

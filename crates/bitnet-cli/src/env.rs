@@ -279,7 +279,7 @@ pub fn help_table() -> String {
 
 #[cfg(test)]
 mod tests {
-    use bitnet_hub::settings::Token;
+    use bitnet_hub::settings::AccessToken;
 
     use super::*;
 
@@ -421,7 +421,7 @@ mod tests {
                 "HF_TOKEN",
                 "hf_secret",
                 of_hub(HubSettings {
-                    token: Token::of("hf_secret"),
+                    token: AccessToken::of("hf_secret"),
                     ..hub.clone()
                 }),
             ),

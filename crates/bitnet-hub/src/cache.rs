@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::checksum::Checksum;
-use crate::choice::{self, Chosen, Wanted};
+use crate::choice::{self, ChosenFiles, WantedFiles};
 use crate::error::HubError;
 use crate::name::{FileName, HubModel, RepositoryId, Revision, is_hex};
 
@@ -201,7 +201,7 @@ impl Cache {
             }
         };
         let files = self.files(&model.id, &commit);
-        let wanted = Wanted {
+        let wanted = WantedFiles {
             pattern: model.pattern.as_deref(),
             allow_pickle: true, // it was asked for when it was downloaded
         };
@@ -237,7 +237,7 @@ impl Cache {
 }
 
 /// Files that others of a model name as parts of it, and that are not there.
-fn missing_parts(snapshot: &Path, chosen: &Chosen, files: &[(FileName, u64)]) -> Vec<String> {
+fn missing_parts(snapshot: &Path, chosen: &ChosenFiles, files: &[(FileName, u64)]) -> Vec<String> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,

@@ -31,7 +31,7 @@ const PICKLES: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
 
 /// What is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
+pub struct ChosenFiles {
     /// The files.
     pub files: Vec<FileName>,
     /// Parts that belong to them and are not there.
@@ -42,7 +42,7 @@ pub struct Chosen {
 
 /// What a user wants of a repository.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wanted<'a> {
+pub struct WantedFiles<'a> {
     /// A file's name, or a part of it.
     pub pattern: Option<&'a str>,
     /// Take PyTorch's files where there is nothing else.
@@ -67,8 +67,8 @@ type NumberedPart<'a> = (usize, &'a (FileName, u64));
 pub fn choose(
     id: &RepositoryId,
     files: &[(FileName, u64)],
-    wanted: Wanted<'_>,
-) -> Result<Chosen, HubError> {
+    wanted: WantedFiles<'_>,
+) -> Result<ChosenFiles, HubError> {
     let ggufs = ggufs(files);
     let weights = weights(files, is_safetensors);
     let has_directory = !weights.is_empty() && has(files, "config.json");
@@ -94,7 +94,7 @@ pub fn choose(
             return Ok(gguf.chosen());
         }
         if let Some((name, _)) = named {
-            return Ok(Chosen {
+            return Ok(ChosenFiles {
                 files: vec![name.clone()],
                 missing: Vec::new(),
                 model: Some(name.clone()),
@@ -124,7 +124,7 @@ pub fn choose(
     }
 }
 
-fn several(id: &RepositoryId, wanted: Wanted<'_>, choices: Vec<(String, u64)>) -> HubError {
+fn several(id: &RepositoryId, wanted: WantedFiles<'_>, choices: Vec<(String, u64)>) -> HubError {
     HubError::Choice {
         id: id.clone(),
         pattern: wanted.pattern.map(Into::into),
@@ -197,7 +197,7 @@ fn weights_of_pytorch(files: &[(FileName, u64)]) -> Vec<&(FileName, u64)> {
 }
 
 /// The configuration, the tokenizer and the weights, with the index of their parts.
-fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> Chosen {
+fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> ChosenFiles {
     let in_parts = weights.len() > 1;
     let is_index = |name: &str| {
         let stem = name.strip_suffix(".index.json");
@@ -206,7 +206,7 @@ fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> Chosen 
     let beside = files.iter().filter(|(name, _)| {
         DIRECTORY_FILES.contains(&name.as_str()) || (name.depth() == 0 && is_index(name.as_str()))
     });
-    Chosen {
+    ChosenFiles {
         files: beside
             .chain(weights.iter().copied())
             .map(|(name, _)| name.clone())
@@ -217,8 +217,8 @@ fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> Chosen 
 }
 
 impl Gguf<'_> {
-    fn chosen(&self) -> Chosen {
-        Chosen {
+    fn chosen(&self) -> ChosenFiles {
+        ChosenFiles {
             files: self.files.iter().map(|name| (*name).clone()).collect(),
             missing: self.missing.clone(),
             model: Some(self.first.clone()),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::checksum::Summing;
 use crate::error::HubError;
 use crate::http::{From, Http, NoReply, Refusal, Reply, Version};
-use crate::hub::Observer;
+use crate::hub::PullObserver;
 use crate::patience::{Fault, Patience};
 use crate::repository::HubFile;
 use crate::url::Origin;
@@ -32,7 +32,7 @@ pub(crate) struct Download<'a> {
     /// What it is.
     pub(crate) file: &'a HubFile,
     /// Who is told.
-    pub(crate) observer: &'a dyn Observer,
+    pub(crate) observer: &'a dyn PullObserver,
     /// What a refusal means.
     pub(crate) refused: &'a dyn Fn(Refusal) -> Fault,
 }
@@ -317,7 +317,7 @@ pub(crate) fn reason(fault: &Fault) -> String {
 
 /// Asks until there is an answer, waiting as long as `observer` is told.
 pub(crate) fn patiently<T>(
-    observer: &dyn Observer,
+    observer: &dyn PullObserver,
     mut ask: impl FnMut() -> Result<T, Fault>,
 ) -> Result<T, HubError> {
     let mut patience = Patience::default();

@@ -11,7 +11,7 @@ use ureq::{Agent, Body, Proxy};
 
 use crate::error::HubError;
 use crate::patience::Fault;
-use crate::settings::{HubSettings, Token};
+use crate::settings::{AccessToken, HubSettings};
 use crate::url::{Origin, Url};
 
 /// Redirects of one request. The Hub needs one or two: a renamed repository, then the storage.
@@ -25,7 +25,7 @@ const MAX_HEADERS: usize = 64 << 10;
 pub(crate) struct Http {
     agent: Agent,
     endpoint: Url,
-    token: Option<Token>,
+    token: Option<AccessToken>,
 }
 
 /// From where on a file is asked for.

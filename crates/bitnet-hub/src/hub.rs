@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cache::{Cache, make_folder_of};
-use crate::choice::{self, Chosen, Wanted};
+use crate::choice::{self, ChosenFiles, WantedFiles};
 use crate::disk;
 use crate::download::{Download, patiently};
 use crate::error::HubError;
@@ -25,7 +25,7 @@ use crate::url::encoded;
 const REPOSITORY: &str = "the repository";
 
 /// Who is told what happens while it does, from several threads.
-pub trait Observer: Send + Sync {
+pub trait PullObserver: Send + Sync {
     /// A file is downloaded now; `there` of its bytes were there already.
     fn begins(&self, _file: &HubFile, _there: u64) {}
     /// Some bytes of it have arrived.
@@ -46,7 +46,7 @@ pub trait Observer: Send + Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct Silent;
 
-impl Observer for Silent {}
+impl PullObserver for Silent {}
 
 /// The Hub or a mirror, and the cache.
 pub struct Hub {
@@ -97,7 +97,7 @@ impl Hub {
         &self,
         id: &RepositoryId,
         revision: &Revision,
-        observer: &dyn Observer,
+        observer: &dyn PullObserver,
     ) -> Result<Repository, HubError> {
         let path = format!(
             "/api/models/{id}/revision/{}?blobs=true",
@@ -138,7 +138,11 @@ impl Hub {
     ///
     /// # Errors
     /// As [`choice::choose`]; parts that the repository lacks.
-    pub fn choose(&self, repository: &Repository, wanted: Wanted<'_>) -> Result<Chosen, HubError> {
+    pub fn choose(
+        &self,
+        repository: &Repository,
+        wanted: WantedFiles<'_>,
+    ) -> Result<ChosenFiles, HubError> {
         let files: Vec<_> = repository
             .files
             .iter()
@@ -159,7 +163,7 @@ impl Hub {
     pub fn missing<'a>(
         &self,
         repository: &'a Repository,
-        chosen: &Chosen,
+        chosen: &ChosenFiles,
     ) -> Vec<(&'a HubFile, u64)> {
         let wanted = repository
             .files
@@ -192,8 +196,8 @@ impl Hub {
     pub fn pull(
         &self,
         repository: &Repository,
-        chosen: &Chosen,
-        observer: &dyn Observer,
+        chosen: &ChosenFiles,
+        observer: &dyn PullObserver,
     ) -> Result<Pulled, HubError> {
         let id = &repository.id;
         let missing = self.missing(repository, chosen);
@@ -251,7 +255,7 @@ impl Hub {
         &self,
         repository: &Repository,
         queue: &[&HubFile],
-        observer: &dyn Observer,
+        observer: &dyn PullObserver,
     ) -> Result<(), HubError> {
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let first_error = Mutex::new(None);
@@ -283,7 +287,7 @@ impl Hub {
         &self,
         repository: &Repository,
         file: &HubFile,
-        observer: &dyn Observer,
+        observer: &dyn PullObserver,
     ) -> Result<(), HubError> {
         let (id, revision) = (&repository.id, &repository.revision);
         let blob = self.cache.blob(id, &file.checksum);

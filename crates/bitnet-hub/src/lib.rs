@@ -36,7 +36,7 @@ mod url;
 
 pub use cache::Cache;
 pub use error::HubError;
-pub use hub::{Hub, Observer, Pulled, Silent};
+pub use hub::{Hub, PullObserver, Pulled, Silent};
 pub use name::{FileName, HubModel, RepositoryId, Revision};
 pub use repository::{HubFile, Licence, Repository};
 pub use settings::HubSettings;

@@ -27,7 +27,7 @@ pub struct HubSettings {
     /// where no variable tells the user's folder.
     pub cache: Option<PathBuf>,
     /// Shown to the endpoint (`HF_TOKEN`).
-    pub token: Option<Token>,
+    pub token: Option<AccessToken>,
     /// Where there is no token, the file that may have one (`HF_TOKEN_PATH`, else `token` in `HF_HOME`).
     pub token_file: Option<PathBuf>,
     /// Never use the network (`HF_HUB_OFFLINE`).
@@ -79,7 +79,7 @@ impl HubSettings {
         HubSettings {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| HUB.into()),
             cache: get("HF_HUB_CACHE").map(PathBuf::from).or(below("hub")),
-            token: text("HF_TOKEN").map(|text| Token(text.trim().into())),
+            token: text("HF_TOKEN").map(|text| AccessToken(text.trim().into())),
             token_file: get("HF_TOKEN_PATH").map(PathBuf::from).or(below("token")),
             offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
             proxy: either("HTTPS_PROXY", "https_proxy")
@@ -90,7 +90,7 @@ impl HubSettings {
     }
 
     /// The token, from where it is.
-    pub(crate) fn find_token(&self) -> Result<Option<Token>, HubError> {
+    pub(crate) fn find_token(&self) -> Result<Option<AccessToken>, HubError> {
         if let Some(token) = &self.token {
             if !token.fits() {
                 return Err(HubError::Setting {
@@ -105,7 +105,7 @@ impl HubSettings {
         };
         match fs::read_to_string(path) {
             Ok(text) if text.trim().is_empty() => Ok(None),
-            Ok(text) => Token::of(&text).map(Some).ok_or(HubError::Setting {
+            Ok(text) => AccessToken::of(&text).map(Some).ok_or(HubError::Setting {
                 name: "HF_TOKEN_PATH",
                 why: format!("{} holds no token", path.display()),
             }),
@@ -129,12 +129,12 @@ fn is_true(value: &str) -> bool {
 
 /// An access token. It is shown to nobody but the endpoint, and never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct AccessToken(String);
 
-impl Token {
+impl AccessToken {
     /// `text` without the space around it, if that can go into a header.
-    pub fn of(text: &str) -> Option<Token> {
-        let token = Token(text.trim().into());
+    pub fn of(text: &str) -> Option<AccessToken> {
+        let token = AccessToken(text.trim().into());
         token.fits().then_some(token)
     }
 
@@ -147,9 +147,9 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(...)")
+        f.write_str("AccessToken(...)")
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(settings.token.as_ref().unwrap().reveal(), "hf_secret");
         assert!(!format!("{settings:?}").contains("secret"));
         for bad in [" ", "a b", "a\r\nX-Other: b", "ä"] {
-            assert!(Token::of(bad).is_none(), "{bad:?}");
+            assert!(AccessToken::of(bad).is_none(), "{bad:?}");
             assert!(with(&[("HF_TOKEN", bad)]).find_token().is_err(), "{bad:?}");
         }
     }
@@ -226,9 +226,12 @@ mod tests {
         };
         assert_eq!(settings.find_token().unwrap(), None);
         fs::write(folder.path().join("token"), "of-file\n").unwrap();
-        assert_eq!(settings.find_token().unwrap(), Token::of("of-file"));
-        settings.token = Token::of("of-variable");
-        assert_eq!(settings.find_token().unwrap(), Token::of("of-variable"));
+        assert_eq!(settings.find_token().unwrap(), AccessToken::of("of-file"));
+        settings.token = AccessToken::of("of-variable");
+        assert_eq!(
+            settings.find_token().unwrap(),
+            AccessToken::of("of-variable")
+        );
         settings.token = None;
         fs::write(folder.path().join("token"), "two words").unwrap();
         assert!(settings.find_token().is_err());

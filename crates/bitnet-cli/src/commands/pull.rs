@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bitnet_hub::choice::Wanted;
+use bitnet_hub::choice::WantedFiles;
 use bitnet_hub::{Cache, Hub, HubError, HubModel, Repository};
 use clap::Args;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
     let bars = DownloadBars::new(0);
     let repository = hub.repository(&args.model.id, &args.model.revision_or_default(), &bars)?;
     drop(bars);
-    let wanted = Wanted {
+    let wanted = WantedFiles {
         pattern: args.model.pattern.as_deref(),
         allow_pickle: args.allow_pickle,
     };

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{BLOBS, Cache, INCOMPLETE, REFS, entries, names_in};
-use crate::choice::{self, Wanted};
+use crate::choice::{self, WantedFiles};
 use crate::error::HubError;
 use crate::lock::Lock;
 use crate::name::{HubModel, RepositoryId};
@@ -64,7 +64,7 @@ impl Cache {
                 (None, true) => there.iter().map(|(name, _)| name.clone()).collect(),
                 (Some(pattern), true) => {
                     let files: Vec<_> = there.iter().map(|(name, _)| (name.clone(), 0)).collect();
-                    let wanted = Wanted {
+                    let wanted = WantedFiles {
                         pattern: Some(pattern),
                         allow_pickle: true,
                     };

@@ -1,18 +1,18 @@
 use super::*;
 
-fn chosen(names: &[&str], pattern: Option<&str>) -> Result<Chosen, HubError> {
+fn chosen(names: &[&str], pattern: Option<&str>) -> Result<ChosenFiles, HubError> {
     let files: Vec<_> = names
         .iter()
         .map(|name| (name.parse().unwrap(), 1))
         .collect();
-    let wanted = Wanted {
+    let wanted = WantedFiles {
         pattern,
         allow_pickle: false,
     };
     choose(&"o/n".parse().unwrap(), &files, wanted)
 }
 
-fn names(chosen: Result<Chosen, HubError>) -> Vec<String> {
+fn names(chosen: Result<ChosenFiles, HubError>) -> Vec<String> {
     chosen
         .unwrap()
         .files
@@ -21,7 +21,7 @@ fn names(chosen: Result<Chosen, HubError>) -> Vec<String> {
         .collect()
 }
 
-fn choices(chosen: Result<Chosen, HubError>) -> Vec<String> {
+fn choices(chosen: Result<ChosenFiles, HubError>) -> Vec<String> {
     match chosen.unwrap_err() {
         HubError::Choice { choices, .. } => choices.into_iter().map(|(name, _)| name).collect(),
         other => panic!("{other}"),
@@ -144,11 +144,11 @@ fn pickles_are_taken_when_asked_for_and_there_is_nothing_else() {
         .map(|name| (name.parse().unwrap(), 1))
         .collect();
     let id = "o/n".parse().unwrap();
-    let refused = choose(&id, &files, Wanted::default()).unwrap_err();
+    let refused = choose(&id, &files, WantedFiles::default()).unwrap_err();
     assert!(refused.to_string().contains("pickle") && refused.hint().contains("--allow-pickle"));
-    let wanted = Wanted {
+    let wanted = WantedFiles {
         allow_pickle: true,
-        ..Wanted::default()
+        ..WantedFiles::default()
     };
     assert_eq!(choose(&id, &files, wanted).unwrap().files.len(), 2);
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use bitnet_hub::choice::Wanted;
-use bitnet_hub::settings::Token;
-use bitnet_hub::{Cache, Hub, HubError, HubFile, HubModel, HubSettings, Observer, Pulled};
+use bitnet_hub::choice::WantedFiles;
+use bitnet_hub::settings::AccessToken;
+use bitnet_hub::{Cache, Hub, HubError, HubFile, HubModel, HubSettings, PullObserver, Pulled};
 
 use crate::fake_hub::FakeHub;
 
@@ -24,7 +24,7 @@ pub struct Record {
     pub stood_by: Mutex<Vec<String>>,
 }
 
-impl Observer for Record {
+impl PullObserver for Record {
     fn begins(&self, file: &HubFile, there: u64) {
         self.begun
             .lock()
@@ -73,7 +73,7 @@ impl Client {
     /// The same with a token.
     pub fn with_token(hub: &FakeHub, token: &str) -> Client {
         let mut client = Client::of(hub);
-        client.settings.token = Token::of(token);
+        client.settings.token = AccessToken::of(token);
         client
     }
 
@@ -86,9 +86,9 @@ impl Client {
         let model: HubModel = model.parse()?;
         let hub = Hub::new(&self.settings, self.cache())?;
         let repository = hub.repository(&model.id, &model.revision_or_default(), &self.record)?;
-        let wanted = Wanted {
+        let wanted = WantedFiles {
             pattern: model.pattern.as_deref(),
-            ..Wanted::default()
+            ..WantedFiles::default()
         };
         let chosen = hub.choose(&repository, wanted)?;
         hub.pull(&repository, &chosen, &self.record)
