@@ -202,3 +202,11 @@ model-index:
 # Title
 """)
 write("model_card", "none.md", b"# Title\n")
+write("hub_answer", "mixed.json", json.dumps({
+    "id": "owner/name", "sha": "c" * 40, "cardData": {"license": "other", "license_name": "x"}, "tags": ["license:mit"],
+    "siblings": [{"rfilename": name, "size": 9, "blobId": "1" * 40} for name in ["config.json", "q4.gguf", "a/mmproj.gguf"]]
+    + [{"rfilename": f"m-0000{n}-of-00003.gguf", "size": 9, "blobId": "1" * 40,
+        "lfs": {"sha256": "2" * 64, "size": 99, "pointerSize": 9}} for n in [1, 3]]
+    + [{"rfilename": name, "size": 9, "lfs": {"sha256": "3" * 64, "size": 7}}
+       for name in ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]],
+}).encode())

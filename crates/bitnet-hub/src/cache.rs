@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::checksum::Checksum;
-use crate::choice::{self, ChosenFiles, WantedFiles};
+use crate::choice::{self, ChosenFiles, WantedFiles, some_of};
 use crate::error::HubError;
 use crate::name::{FileName, HubModel, RepositoryId, Revision, is_hex};
 
@@ -226,7 +226,7 @@ impl Cache {
         let snapshot = self.snapshot(&model.id, &commit);
         let missing = missing_parts(&snapshot, &chosen, &files);
         if !missing.is_empty() {
-            return Err(absent(format!("{} is missing", missing.join(", "))));
+            return Err(absent(format!("{} is missing", some_of(&missing))));
         }
         let path = match &chosen.model {
             Some(file) => snapshot.join(file.as_str()),

@@ -4,7 +4,7 @@
 //! other engines. Of GGUF files one is taken, or all parts of one; of a directory the configuration, the tokenizer,
 //! the template and the weights as safetensors. Where several could be meant, nobody guesses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::HubError;
 use crate::name::{FileName, RepositoryId};
@@ -40,6 +40,15 @@ pub struct ChosenFiles {
     pub model: Option<FileName>,
 }
 
+/// Names for a line: the first few, and how many there are more.
+pub(crate) fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let more = names.len().saturating_sub(SHOWN);
+    let more = (more > 0).then(|| format!("{more} more"));
+    let shown = names.iter().take(SHOWN).cloned();
+    shown.chain(more).collect::<Vec<_>>().join(", ")
+}
+
 /// What a user wants of a repository.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WantedFiles<'a> {
@@ -53,8 +62,15 @@ pub struct WantedFiles<'a> {
 struct Gguf<'a> {
     first: &'a FileName,
     files: Vec<&'a FileName>,
-    missing: Vec<String>,
+    split: Option<Split<'a>>,
     bytes: u64,
+}
+
+/// What the names of a model's parts say.
+struct Split<'a> {
+    stem: &'a str,
+    of: usize,
+    there: BTreeSet<usize>,
 }
 
 /// A part of a split by its number.
@@ -216,11 +232,22 @@ fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> ChosenF
     }
 }
 
+impl Split<'_> {
+    /// The names of parts that are not there: of the model that is chosen alone, for a hostile repository may claim parts
+    /// by the billion.
+    fn missing(&self) -> Vec<String> {
+        let absent = (1..=self.of).filter(|n| !self.there.contains(n));
+        absent
+            .map(|n| format!("{}-{n:05}-of-{:05}.gguf", self.stem, self.of))
+            .collect()
+    }
+}
+
 impl Gguf<'_> {
     fn chosen(&self) -> ChosenFiles {
         ChosenFiles {
             files: self.files.iter().map(|name| (*name).clone()).collect(),
-            missing: self.missing.clone(),
+            missing: self.split.as_ref().map_or_else(Vec::new, Split::missing),
             model: Some(self.first.clone()),
         }
     }
@@ -273,21 +300,21 @@ fn ggufs(files: &[(FileName, u64)]) -> Vec<Gguf<'_>> {
             None => ggufs.push(Gguf {
                 first: &file.0,
                 files: vec![&file.0],
-                missing: Vec::new(),
+                split: None,
                 bytes: file.1,
             }),
         }
     }
     for ((stem, of), mut parts) in splits {
         parts.sort_by_key(|(n, _)| *n);
-        let is_there = |n: &usize| parts.iter().any(|(there, _)| there == n);
-        let absent = (1..=of).filter(|n| !is_there(n));
         ggufs.push(Gguf {
             first: &parts[0].1.0,
             files: parts.iter().map(|(_, file)| &file.0).collect(),
-            missing: absent
-                .map(|n| format!("{stem}-{n:05}-of-{of:05}.gguf"))
-                .collect(),
+            split: Some(Split {
+                stem,
+                of,
+                there: parts.iter().map(|(n, _)| *n).collect(),
+            }),
             bytes: parts
                 .iter()
                 .fold(0, |sum, (_, file)| file.1.saturating_add(sum)),

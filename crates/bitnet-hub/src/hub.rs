@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cache::{Cache, make_folder_of};
-use crate::choice::{self, ChosenFiles, WantedFiles};
+use crate::choice::{self, ChosenFiles, WantedFiles, some_of};
 use crate::disk;
 use crate::download::{Download, patiently};
 use crate::error::HubError;
@@ -153,7 +153,7 @@ impl Hub {
             true => Ok(chosen),
             false => Err(HubError::NoModel {
                 id: repository.id.clone(),
-                why: format!("it lacks {}", chosen.missing.join(", ")),
+                why: format!("it lacks {}", some_of(&chosen.missing)),
                 hint: "another revision may have all parts".into(),
             }),
         }

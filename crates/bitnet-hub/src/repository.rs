@@ -15,6 +15,9 @@ use crate::name::{FileName, RepositoryId, Revision, is_hex};
 /// Most bytes of the answer: ten thousand files take three million.
 pub(crate) const MAX_ANSWER: u64 = 32 << 20;
 
+/// Most bytes of a file: far more than the Hub takes, and so few that an answer full of them can be added up.
+const MAX_FILE: u64 = 1 << 44;
+
 /// A repository at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
@@ -26,7 +29,7 @@ pub struct Repository {
     pub commit: String,
     /// Its files, by name.
     pub files: Vec<HubFile>,
-    /// Files that cannot be had: their names lead elsewhere, or the Hub tells no checksum.
+    /// Files that cannot be had: their names lead elsewhere, their sizes are none, or the Hub tells no checksum.
     pub n_unusable: usize,
     /// What the model card says of it.
     pub licence: Option<Licence>,
@@ -96,7 +99,7 @@ impl Repository {
     ///
     /// # Errors
     /// An answer that is not one.
-    pub(crate) fn of_answer(
+    pub fn of_answer(
         id: &RepositoryId,
         revision: &Revision,
         host: &str,
@@ -135,7 +138,7 @@ impl Sibling {
             Some(stored) => (stored.size, Checksum::sha256(&stored.sha256)?),
             None => (self.size?, Checksum::git_blob(self.blob.as_deref()?)?),
         };
-        Some(HubFile {
+        (size <= MAX_FILE).then_some(HubFile {
             name,
             size,
             checksum,
@@ -219,9 +222,10 @@ mod tests {
             {"rfilename": "b", "size": 7, "blobId": "../../x"},
             {"rfilename": "c", "size": 7, "blobId": "1".repeat(40), "lfs": {"sha256": "x/../../y", "size": 7}},
             {"rfilename": "d", "blobId": "1".repeat(40)},
+            {"rfilename": "e", "size": u64::MAX, "blobId": "1".repeat(40)},
         ]}))
         .unwrap();
-        assert_eq!((repository.files.len(), repository.n_unusable), (1, 6));
+        assert_eq!((repository.files.len(), repository.n_unusable), (1, 7));
     }
 
     #[test]

@@ -165,3 +165,18 @@ fn a_repository_without_a_model_says_what_it_has() {
         assert!(error.contains(why), "{error}");
     }
 }
+
+#[test]
+fn parts_that_are_claimed_by_the_billion_cost_nothing() {
+    let claims: Vec<String> = (0..20_000)
+        .map(|n| format!("{n}-00001-of-99999.gguf"))
+        .collect();
+    let claims: Vec<&str> = claims.iter().map(String::as_str).collect();
+    assert_eq!(choices(chosen(&claims, None)).len(), claims.len());
+    let one = chosen(&claims, Some("7-00001-of-99999.gguf")).unwrap();
+    assert_eq!((one.files.len(), one.missing.len()), (1, 99_998));
+    assert_eq!(
+        some_of(&one.missing[..6]),
+        "7-00002-of-99999.gguf, 7-00003-of-99999.gguf, 7-00004-of-99999.gguf, 7-00005-of-99999.gguf, 2 more"
+    );
+}
