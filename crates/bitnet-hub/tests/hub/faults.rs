@@ -241,11 +241,17 @@ fn a_size_beyond_the_disk_is_refused_before_anything_is_asked_for() {
     let (hub, client, _) = with([]);
     let file =
         |size: u64| json!({"rfilename": "m.gguf", "lfs": {"sha256": "1".repeat(64), "size": size}});
-    for size in [u64::MAX, 1 << 60] {
+    let refusal = |size| {
         let answer = json!({"sha": COMMIT, "siblings": [file(size)]});
         hub.answers("o/n", "main", 200, &answer.to_string());
-        let error = client.pull("o/n").unwrap_err();
-        assert!(matches!(error, HubError::Space { .. }), "{error}");
+        client.pull("o/n").unwrap_err()
+    };
+    let error = refusal(1 << 44);
+    assert!(matches!(error, HubError::Space { .. }), "{error}");
+    for size in [u64::MAX, 1 << 60] {
+        // No file at all.
+        let error = refusal(size);
+        assert!(matches!(error, HubError::NoModel { .. }), "{error}");
     }
     assert_eq!(hub.offsets("m.gguf"), [0u64; 0]);
     assert!(!client.repository().exists());
