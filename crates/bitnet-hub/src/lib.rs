@@ -10,10 +10,10 @@
 //! - [`name`]: repositories, revisions, files, and what a user writes for them
 //! - [`settings`]: where the Hub and the cache are, and the token
 //! - [`error`]: what can go wrong, and what to do then
-//! - [`url`], [`http`], [`patience`]: requests, redirects, and how long to try
+//! - `url`, `http`, `patience`: requests, redirects, and how long to try
 //! - [`repository`], [`choice`]: what a repository holds, and what of it an engine needs
-//! - [`checksum`], [`download`]: one file, whole and right
-//! - [`cache`], [`lock`], [`disk`]: the folder that all tools share
+//! - [`checksum`], `download`: one file, whole and right
+//! - [`cache`], `lock`, `disk`: the folder that all tools share
 //! - [`hub`]: all of it together
 //!
 //! The crate needs none of the others and no async runtime. It reads no environment: [`HubSettings::from_lookup`] is

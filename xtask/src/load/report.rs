@@ -184,7 +184,7 @@ impl Round {
         let stalled = stalls.iter().map(|stall| stall.to - stall.from);
         add(
             "stalls_ms_min",
-            "its stalls of 10 ms or more, ms a minute",
+            "its stalls of 15 ms or more, ms a minute",
             rate(stalled.sum::<Duration>().as_secs_f64() * 1e3).map(|rate| rate * 60.0),
         );
         figures

@@ -19,8 +19,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Sleep of a thread that does nothing else.
 const NAP: Duration = Duration::from_millis(2);
 
-/// How late it is woken when the machine is held up: the kernel's own time slices, of some 3 ms, are well below.
-const STALL: Duration = Duration::from_millis(10);
+/// How late it is woken when the machine is held up. The kernel's time slices are of some 3 ms, so where it has to wait for
+/// every thread of the server and the client on its processor, one after the other, it is run before.
+const STALL: Duration = Duration::from_millis(15);
 
 /// Longest wait for the health route: one that is later counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -24,13 +24,13 @@ pub fn available_cores() -> usize {
 fn allowed_cores(root: &Path) -> Option<usize> {
     let status = fs::read_to_string(root.join("proc/thread-self/status")).ok()?;
     let list = (status.lines()).find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    // A mask may hold CPUs that are switched off, or could be plugged in: those have no topology.
     let siblings = |cpu: usize| {
         let file = format!("sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
         fs::read_to_string(root.join(file)).ok()
     };
-    let cores: BTreeSet<String> = (cpus_of(list.trim())?.into_iter())
-        .map(siblings)
-        .collect::<Option<_>>()?;
+    let cpus = cpus_of(list.trim())?;
+    let cores: BTreeSet<String> = cpus.into_iter().filter_map(siblings).collect();
     (!cores.is_empty()).then_some(cores.len())
 }
 
@@ -85,8 +85,10 @@ mod tests {
             ("1,4-5", ["0,4", "1,5", "2,6", "3,7"], Some(2)),
             ("0-3", ["0", "1", "2", "3"], Some(4)),
             ("0-1,4", ["0-1", "2-3", "4-5", "6-7"], Some(2)),
-            // A CPU that nothing is known of, and a list that is none.
-            ("0-8", ["0,4", "1,5", "2,6", "3,7"], None),
+            // CPUs that are not there.
+            ("0-127", ["0,4", "1,5", "2,6", "3,7"], Some(4)),
+            ("8-15", ["0,4", "1,5", "2,6", "3,7"], None),
+            // A list that is none.
             ("", ["0", "1", "2", "3"], None),
             ("0-99999999999", ["0", "1", "2", "3"], None),
         ] {
