@@ -34,7 +34,8 @@ impl Device {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A .gguf file (also the first of a split), a Hugging Face directory, or a model that `bitnet pull` has
-    /// downloaded, as OWNER/NAME[:FILE][@REVISION] [default: BITNET_GGUF, else the story model inside this program]
+    /// downloaded, as OWNER/NAME, with :FILE or @REVISION behind it where needed [default: BITNET_GGUF, else the story model
+    /// inside this program]
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
 

@@ -80,6 +80,21 @@ impl ModelSource {
     }
 }
 
+/// The file or directory that `name` means: itself, or a model in the cache of `bitnet pull`.
+///
+/// # Errors
+/// As [`ModelSource::choose`].
+pub fn path_of(name: &Path, env: &Environment) -> Result<PathBuf, CliError> {
+    let model = name.to_str().map(|name| (name, of_hub(name)));
+    match model {
+        Some((name, model)) => match model? {
+            Some(model) => in_cache(name, &model, env),
+            None => Ok(PathBuf::from(name)),
+        },
+        None => Ok(name.to_owned()), // no text, so no name of the Hub
+    }
+}
+
 /// The model of the Hub that `name` means; none if it means a path, and what exists is a path.
 fn of_hub(name: &str) -> Result<Option<HubModel>, CliError> {
     if name.starts_with(HubModel::PREFIX) {

@@ -8,8 +8,10 @@ use bitnet_quantization::{Dialects, I2sDialect, TensorType, TilePreset};
 use clap::Args;
 
 use crate::args;
+use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::export_report::{ExportJob, parse_dense_type, parse_ternary_type, parse_tiles};
+use crate::model_source;
 use crate::output::Format;
 use crate::pending::Pending;
 
@@ -80,7 +82,8 @@ pub struct ConvertArgs {
 /// # Errors
 /// A source that cannot be read, types that cannot hold its weights, a tokenizer that the other container has no words for,
 /// a full disk, Ctrl-C.
-pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
+pub fn run(args: &ConvertArgs, env: &Environment) -> Result<Exit, CliError> {
+    let input = model_source::path_of(&args.input, env)?;
     let pending = Pending::new(&args.out)?;
     if !args.force {
         pending.is_new()?;
@@ -90,14 +93,14 @@ pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
         allow_pickle: args.allow_pickle,
         ..CheckpointOptions::default()
     };
-    if args.input.is_dir() {
-        let entries = std::fs::read_dir(&args.input);
+    if input.is_dir() {
+        let entries = std::fs::read_dir(&input);
         let inputs: Vec<PathBuf> = entries
-            .map_err(|e| CliError::file("read", &args.input, &e))?
+            .map_err(|e| CliError::file("read", &input, &e))?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .collect();
         pending.is_none_of(inputs.iter().map(PathBuf::as_path))?;
-        let checkpoint = Checkpoint::open(&args.input, &options)?;
+        let checkpoint = Checkpoint::open(&input, &options)?;
         let targets = Targets {
             ternary: args.ternary.unwrap_or(TensorType::I2S.into()),
             embedding: args.embedding_type,
@@ -106,7 +109,7 @@ pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
             tiles: args.tiles,
             ternarize: args.ternarize,
         };
-        return job(args, &checkpoint).write_gguf(pending, |advance| {
+        return job(args, &input, &checkpoint).write_gguf(pending, |advance| {
             Export::of_directory(&checkpoint, &targets, advance)
         });
     }
@@ -119,21 +122,20 @@ pub fn run(args: &ConvertArgs) -> Result<Exit, CliError> {
              other types",
         ));
     }
-    pending.is_none_of([args.input.as_path()])?;
+    pending.is_none_of([input.as_path()])?;
     if args.out.is_file() {
         return Err(CliError::usage(
             format!("{} is a file", args.out.display()),
             "a .gguf file becomes a directory: name one that does not exist",
         ));
     }
-    let checkpoint = Checkpoint::open(&args.input, &options)?;
-    job(args, &checkpoint).write_directory(pending, |advance| {
+    let checkpoint = Checkpoint::open(&input, &options)?;
+    job(args, &input, &checkpoint).write_directory(pending, |advance| {
         DirectoryExport::of_gguf(&checkpoint, advance)
     })
 }
 
-fn job<'a>(args: &'a ConvertArgs, checkpoint: &Checkpoint) -> ExportJob<'a> {
-    let input: &Path = &args.input;
+fn job<'a>(args: &'a ConvertArgs, input: &'a Path, checkpoint: &Checkpoint) -> ExportJob<'a> {
     ExportJob {
         input,
         out: &args.out,

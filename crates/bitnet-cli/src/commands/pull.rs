@@ -59,6 +59,7 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
         return report(
             args,
             &found.path,
+            &names_in(&found.path),
             json!({"commit": found.commit, "downloaded": false}),
         );
     }
@@ -111,7 +112,8 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
         }
     };
     about["downloaded"] = json!(!args.dry_run && !missing.is_empty());
-    report(args, &path, about)
+    let names: Vec<String> = chosen.files.iter().map(ToString::to_string).collect();
+    report(args, &path, &names, about)
 }
 
 fn planned(cache: &Cache, repository: &Repository, file: Option<&str>) -> std::path::PathBuf {
@@ -156,9 +158,14 @@ fn tell_choices(error: &HubError) {
 }
 
 /// The path to standard output, for scripts; the command to run it to standard error.
-fn report(args: &PullArgs, path: &Path, mut about: Value) -> Result<Exit, CliError> {
+fn report(
+    args: &PullArgs,
+    path: &Path,
+    names: &[String],
+    mut about: Value,
+) -> Result<Exit, CliError> {
     let model = args.model.to_string();
-    let command = format!("bitnet run --model {model} --prompt \"Once upon a time\"");
+    let command = next_command(&model, path, names);
     let mut out = Out::stdout();
     match args.format {
         Format::Json => {
@@ -170,8 +177,54 @@ fn report(args: &PullArgs, path: &Path, mut about: Value) -> Result<Exit, CliErr
         Format::Text => out.line(&sanitize::one_line(&path.display().to_string()))?,
     }
     out.flush()?;
-    if args.format == Format::Text && !args.dry_run {
-        notice(&format!("run it: {command}"));
+    if let Some(command) = command.filter(|_| args.format == Format::Text && !args.dry_run) {
+        notice(&format!("next: {command}"));
     }
     Ok(Exit::Ok)
+}
+
+/// What one does with a model of these files: runs it, or converts it where its weights are pickles; nothing with a file
+/// that is no model.
+fn next_command(model: &str, path: &Path, names: &[String]) -> Option<String> {
+    let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
+    let is_directory = names.iter().any(|name| name == "config.json");
+    if path.extension().is_some_and(|ending| ending == "gguf")
+        || (is_directory && ends(".safetensors"))
+    {
+        return Some(format!(
+            "bitnet run --model {model} --prompt \"Once upon a time\""
+        ));
+    }
+    let is_pickle = is_directory && (ends(".bin") || ends(".pt"));
+    is_pickle.then(|| format!("bitnet convert {model} model.gguf --allow-pickle"))
+}
+
+/// The files of a model in the cache.
+fn names_in(path: &Path) -> Vec<String> {
+    let entries = path.read_dir().into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_next_is_of_use_to_the_model() {
+        let next = |path: &str, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            next_command("o/n", Path::new(path), &names)
+        };
+        let run = next("x/m.gguf", &["m.gguf"]).unwrap();
+        assert!(run.starts_with("bitnet run --model o/n "), "{run}");
+        assert_eq!(next("x", &["config.json", "model.safetensors"]), Some(run));
+        assert_eq!(
+            next("x", &["config.json", "pytorch_model.bin"]).unwrap(),
+            "bitnet convert o/n model.gguf --allow-pickle"
+        );
+        assert_eq!(next("x/config.json", &["config.json"]), None);
+        assert_eq!(next("x/model.onnx", &["onnx/model.onnx"]), None);
+    }
 }

@@ -10,8 +10,10 @@ use bitnet_quantization::{Dialects, TensorType, TilePreset};
 use clap::Args;
 
 use crate::args;
+use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::export_report::{ExportJob, parse_dense_type, parse_ternary_type, parse_tiles};
+use crate::model_source;
 use crate::output::Format;
 use crate::pending::Pending;
 
@@ -70,9 +72,10 @@ pub struct QuantizeArgs {
 ///
 /// # Errors
 /// A file that cannot be read, types that cannot hold its weights, a full disk, Ctrl-C.
-pub fn run(args: &QuantizeArgs) -> Result<Exit, CliError> {
+pub fn run(args: &QuantizeArgs, env: &Environment) -> Result<Exit, CliError> {
+    let input = model_source::path_of(&args.input, env)?;
     let dialects = args.dialect.unwrap_or_default();
-    let gguf = Gguf::open_with(&args.input, Access::default(), dialects)?;
+    let gguf = Gguf::open_with(&input, Access::default(), dialects)?;
     let pending = Pending::new(&args.out)?;
     pending.is_none_of(gguf.files().map(Path::new))?;
     let targets = Targets {
@@ -84,7 +87,7 @@ pub fn run(args: &QuantizeArgs) -> Result<Exit, CliError> {
         ternarize: args.ternarize,
     };
     let job = ExportJob {
-        input: &args.input,
+        input: &input,
         out: &args.out,
         bytes_before: gguf.total_bytes(),
         dry_run: args.dry_run,

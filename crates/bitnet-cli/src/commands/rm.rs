@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use bitnet_hub::HubModel;
+use bitnet_hub::{HubError, HubModel};
 use clap::Args;
 use serde_json::json;
 
@@ -43,7 +43,14 @@ pub struct RmArgs {
 /// What is not there, or is being downloaded; nobody to ask.
 pub fn run(args: &RmArgs, env: &Environment) -> Result<Exit, CliError> {
     let cache = hub_cache(env)?;
-    let planned = cache.plan_removal(&args.model)?;
+    let planned = cache.plan_removal(&args.model).map_err(|error| {
+        let is_absent = matches!(error, HubError::NotCached { .. });
+        let mut error = CliError::from(error);
+        if is_absent {
+            error.hint = "`bitnet list` tells what is there".into();
+        }
+        error
+    })?;
     if !args.yes && !args.dry_run && !confirmed(args, planned.n_files, planned.freed)? {
         return Ok(Exit::Runtime);
     }

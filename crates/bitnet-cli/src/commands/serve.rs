@@ -100,11 +100,12 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
             hub: env.hub.clone(),
             ..Environment::default()
         },
-    )?;
-    let first = source.origin();
+    );
     if args.config.instead == Some(ConfigTask::Check) {
-        return check(&config, first, env);
+        return check(&config, source.map(|source| source.origin()), env);
     }
+    let source = source?;
+    let first = source.origin();
     let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
     // A template may come through a pipe that nobody writes to.
     let first = FirstModel::of(first, process.config(), env.cache.clone())
@@ -137,10 +138,16 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
 }
 
 /// Tells whether a server could begin; whatever keeps it from that is wrong usage here.
-fn check(config: &ServerConfig, first: OriginSource, env: &Environment) -> Result<Exit, CliError> {
-    let first = FirstModel::of(first, config, env.cache.clone());
+fn check(
+    config: &ServerConfig,
+    first: Result<OriginSource, CliError>,
+    env: &Environment,
+) -> Result<Exit, CliError> {
     let checked = first
-        .map_err(|e| setting_error(e.to_string()))
+        .and_then(|first| {
+            let first = FirstModel::of(first, config, env.cache.clone());
+            first.map_err(|e| setting_error(e.to_string()))
+        })
         .and_then(|first| startup::check(config, first).map_err(CliError::from));
     let doubts = checked.map_err(|error| CliError::new(Exit::Usage, error.message, error.hint))?;
     for doubt in &doubts {

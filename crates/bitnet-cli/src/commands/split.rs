@@ -7,10 +7,12 @@ use bitnet_models::gguf::{Gguf, shard_name};
 use clap::Args;
 use serde::Serialize;
 
+use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::export_report::writing_failed;
 use crate::free_space;
 use crate::interrupt::Cooperative;
+use crate::model_source;
 use crate::output::{Format, Out};
 use crate::pending::{Pending, sync};
 use crate::progress::Progress;
@@ -68,14 +70,15 @@ struct FileReport {
 ///
 /// # Errors
 /// A file that cannot be read, names that exist, a full disk, Ctrl-C.
-pub fn run(args: &SplitArgs) -> Result<Exit, CliError> {
-    let gguf = Gguf::open(&args.input)?;
+pub fn run(args: &SplitArgs, env: &Environment) -> Result<Exit, CliError> {
+    let input = model_source::path_of(&args.input, env)?;
+    let gguf = Gguf::open(&input)?;
     let limit = match (args.max_size, args.max_tensors) {
         (Some(bytes), _) => SplitLimit::Bytes(bytes),
         (None, tensors) => SplitLimit::Tensors(tensors.unwrap_or(u32::MAX) as usize),
     };
     let cooperative = Cooperative::begin();
-    let failed = |error| writing_failed(error, &args.input, &args.out, &cooperative);
+    let failed = |error| writing_failed(error, &input, &args.out, &cooperative);
     let parts = split::split(&gguf, limit).map_err(failed)?;
     let Some(prefix) = args.out.file_name().and_then(|name| name.to_str()) else {
         return Err(CliError::usage(
@@ -85,7 +88,7 @@ pub fn run(args: &SplitArgs) -> Result<Exit, CliError> {
     };
     let count = parts.len() as u64;
     let mut report = Report {
-        input: args.input.display().to_string(),
+        input: input.display().to_string(),
         written: false,
         files: Vec::new(),
     };
