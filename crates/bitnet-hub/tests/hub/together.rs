@@ -2,9 +2,22 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::fake_hub::{FakeHub, Trouble, noise};
 use crate::pulled::Client;
+
+/// Whether `is_so` within a time that no machine needs.
+fn comes_true(is_so: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        if Instant::now() > end {
+            return false;
+        }
+        thread::yield_now();
+    }
+    true
+}
 
 #[test]
 fn files_are_downloaded_side_by_side() {
@@ -24,20 +37,19 @@ fn files_are_downloaded_side_by_side() {
     let watcher = thread::spawn({
         let hub = hub.clone();
         move || {
-            while hub
-                .seen()
-                .iter()
-                .filter(|seen| seen.path.contains("resolve"))
-                .count()
-                < 2
-            {
-                thread::yield_now();
-            }
+            let n_asked = || {
+                let seen = hub.seen();
+                seen.iter()
+                    .filter(|seen| seen.path.contains("resolve"))
+                    .count()
+            };
+            let both_came = comes_true(|| n_asked() == 2);
             hub.let_go();
+            both_came
         }
     });
     assert_eq!(Client::of(&hub).pull("o/n").unwrap().n_downloaded, 2);
-    watcher.join().unwrap();
+    assert!(watcher.join().unwrap());
 }
 
 #[test]
@@ -52,10 +64,9 @@ fn two_who_pull_the_same_file_get_it_once_and_right() {
             .map(|_| scope.spawn(|| client.content("o/n")))
             .collect();
         // All but the one that has the lock say that they wait, and only then the file is sent.
-        while client.record.stood_by.lock().unwrap().len() < 3 {
-            thread::yield_now();
-        }
+        let all_wait = comes_true(|| client.record.stood_by.lock().unwrap().len() == 3);
         hub.let_go();
+        assert!(all_wait);
         for pull in pulls {
             assert!(pull.join().unwrap() == weights);
         }
