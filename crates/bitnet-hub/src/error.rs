@@ -61,10 +61,12 @@ pub enum HubError {
     },
 
     /// The server wants to be left alone for longer than anybody waits.
-    #[error("{host} wants no request for {} s (status 429)", wait.as_secs())]
+    #[error("{host} wants no request for {} s (status {status})", wait.as_secs())]
     Busy {
         /// Host and port.
         host: String,
+        /// HTTP's number.
+        status: u16,
         /// For how long.
         wait: Duration,
     },
