@@ -27,7 +27,7 @@ const DIRECTORY_FILES: [&str; 11] = [
 /// What stands for the directory of safetensors where a file is named.
 const SAFETENSORS: &str = "safetensors";
 /// Endings of files that run code when they are read plainly.
-const PICKLES: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
+const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"];
 
 /// What is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,13 @@ pub fn choose(
             return Ok(gguf.chosen());
         }
         if let Some((name, _)) = named {
+            if is_pickle(name) && !wanted.allow_pickle {
+                return Err(no_pickle(
+                    id,
+                    name,
+                    "what is named is one of its pickle files",
+                ));
+            }
             return Ok(ChosenFiles {
                 files: vec![name.clone()],
                 missing: Vec::new(),
@@ -148,14 +155,27 @@ fn several(id: &RepositoryId, wanted: WantedFiles<'_>, choices: Vec<(String, u64
     }
 }
 
+/// Whether an error says that the file which was named is not among those that are there.
+pub(crate) fn names_another(error: &HubError) -> bool {
+    let HubError::Choice {
+        pattern: Some(pattern),
+        choices,
+        ..
+    } = error
+    else {
+        return false;
+    };
+    let pattern = pattern.to_lowercase();
+    !choices
+        .iter()
+        .any(|(name, _)| name.to_lowercase().contains(&pattern))
+}
+
 fn no_model(id: &RepositoryId, files: &[(FileName, u64)]) -> HubError {
-    let is_pickle = |name: &FileName| PICKLES.iter().any(|ending| name.as_str().ends_with(ending));
-    let (why, hint) = if let Some((pickle, _)) = files.iter().find(|(name, _)| is_pickle(name)) {
-        (
-            format!("its weights are pickle files ({pickle}), which can run code when they are read"),
-            "look for the same model as GGUF or safetensors; --allow-pickle downloads them all the same".into(),
-        )
-    } else if files.iter().any(|(name, _)| is_safetensors(name.as_str())) {
+    if let Some((pickle, _)) = files.iter().find(|(name, _)| is_pickle(name)) {
+        return no_pickle(id, pickle, "its weights are pickle files");
+    }
+    let (why, hint) = if files.iter().any(|(name, _)| is_safetensors(name.as_str())) {
         (
             "it has safetensors but no config.json beside them".into(),
             format!("name a file, as {id}:FILE, to download that alone"),
@@ -170,6 +190,19 @@ fn no_model(id: &RepositoryId, files: &[(FileName, u64)]) -> HubError {
         id: id.clone(),
         why,
         hint,
+    }
+}
+
+fn is_pickle(name: &FileName) -> bool {
+    let name = name.as_str().to_lowercase();
+    PICKLES.iter().any(|ending| name.ends_with(ending))
+}
+
+fn no_pickle(id: &RepositoryId, pickle: &FileName, what: &str) -> HubError {
+    HubError::NoModel {
+        id: id.clone(),
+        why: format!("{what} ({pickle}), which can run code when they are read"),
+        hint: "look for the same model as GGUF or safetensors; --allow-pickle downloads them all the same".into(),
     }
 }
 

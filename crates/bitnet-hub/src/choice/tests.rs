@@ -151,6 +151,20 @@ fn pickles_are_taken_when_asked_for_and_there_is_nothing_else() {
         ..WantedFiles::default()
     };
     assert_eq!(choose(&id, &files, wanted).unwrap().files.len(), 2);
+    for named in ["pytorch_model.bin", "a/b.PT"] {
+        let files = [(named.parse().unwrap(), 1), ("m.gguf".parse().unwrap(), 1)];
+        let mut wanted = WantedFiles {
+            pattern: Some(named),
+            allow_pickle: false,
+        };
+        let refused = choose(&id, &files, wanted).unwrap_err();
+        assert!(
+            refused.to_string().contains(named) && refused.hint().contains("--allow-pickle"),
+            "{refused}"
+        );
+        wanted.allow_pickle = true;
+        assert_eq!(choose(&id, &files, wanted).unwrap().files.len(), 1);
+    }
 }
 
 #[test]
