@@ -72,6 +72,7 @@ impl Cache {
                         Ok(chosen) => chosen.files.into_iter().collect(),
                         // Another commit may have it.
                         Err(HubError::NoModel { .. }) => BTreeSet::new(),
+                        Err(e) if choice::names_another(&e) => BTreeSet::new(),
                         Err(e) => return Err(e),
                     }
                 }
