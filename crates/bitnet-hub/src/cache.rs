@@ -231,7 +231,11 @@ impl Cache {
             },
         };
         let snapshot = self.snapshot(&model.id, &commit);
-        let missing = missing_parts(&snapshot, &chosen, &files);
+        let missing = missing_parts(
+            &chosen,
+            |name| snapshot.join(name.as_str()),
+            |part| files.iter().any(|(name, _)| name.as_str() == part),
+        );
         if !missing.is_empty() {
             return Err(absent(format!("{} is missing", some_of(&missing))));
         }
@@ -243,26 +247,25 @@ impl Cache {
     }
 }
 
-/// Files that others of a model name as parts of it, and that are not there.
-fn missing_parts(snapshot: &Path, chosen: &ChosenFiles, files: &[(FileName, u64)]) -> Vec<String> {
+/// Files that others of a model name as parts of it, and that are not there; where the others are is said by `at`.
+pub(crate) fn missing_parts(
+    chosen: &ChosenFiles,
+    at: impl Fn(&FileName) -> PathBuf,
+    is_there: impl Fn(&str) -> bool,
+) -> Vec<String> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
     let mut missing: BTreeSet<String> = chosen.missing.iter().cloned().collect();
-    for name in chosen
-        .files
-        .iter()
-        .filter(|name| name.as_str().ends_with(".index.json"))
-    {
+    for name in chosen.files.iter().filter(|name| choice::is_index(name)) {
         // An index that cannot be read is the engine's to complain about.
-        let Ok(text) = read_limited(&snapshot.join(name.as_str()), MAX_INDEX) else {
+        let Ok(text) = read_limited(&at(name), MAX_INDEX) else {
             continue;
         };
         let Ok(index) = serde_json::from_slice::<Index>(&text) else {
             continue;
         };
-        let is_there = |part: &String| files.iter().any(|(name, _)| name.as_str() == part);
         missing.extend(
             index
                 .weight_map

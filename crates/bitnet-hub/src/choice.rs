@@ -26,6 +26,8 @@ const DIRECTORY_FILES: [&str; 11] = [
 
 /// What stands for the directory of safetensors where a file is named.
 const SAFETENSORS: &str = "safetensors";
+/// Ends the name of the file that tells which part of the weights has which tensor.
+const INDEX: &str = ".index.json";
 /// Endings of files that run code when they are read plainly.
 const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"];
 
@@ -193,6 +195,11 @@ fn no_model(id: &RepositoryId, files: &[(FileName, u64)]) -> HubError {
     }
 }
 
+/// Whether a file names the parts of a model's weights.
+pub(crate) fn is_index(name: &FileName) -> bool {
+    name.as_str().ends_with(INDEX)
+}
+
 fn is_pickle(name: &FileName) -> bool {
     let name = name.as_str().to_lowercase();
     PICKLES.iter().any(|ending| name.ends_with(ending))
@@ -247,13 +254,23 @@ fn weights_of_pytorch(files: &[(FileName, u64)]) -> Vec<&(FileName, u64)> {
 
 /// The configuration, the tokenizer and the weights, with the index of their parts.
 fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> ChosenFiles {
-    let in_parts = weights.len() > 1;
-    let is_index = |name: &str| {
-        let stem = name.strip_suffix(".index.json");
-        in_parts && stem.is_some_and(|stem| is_safetensors(stem) || stem.ends_with(".bin"))
+    // `model.safetensors.index.json` tells of `model-00001-of-00002.safetensors`, and of no pickles beside it.
+    let is_theirs = |index: &FileName| {
+        let whole = index.as_str().strip_suffix(INDEX).unwrap_or_default();
+        let Some((stem, ending)) = whole.rsplit_once('.') else {
+            return false;
+        };
+        let is_part = |name: &str| {
+            let rest = name
+                .strip_suffix(ending)
+                .and_then(|name| name.strip_prefix(stem));
+            rest.is_some_and(|rest| rest.starts_with('-') && rest.ends_with('.'))
+        };
+        weights.iter().any(|(name, _)| is_part(name.as_str()))
+            && !weights.iter().any(|(name, _)| name.as_str() == whole)
     };
     let beside = files.iter().filter(|(name, _)| {
-        DIRECTORY_FILES.contains(&name.as_str()) || (name.depth() == 0 && is_index(name.as_str()))
+        DIRECTORY_FILES.contains(&name.as_str()) || (name.depth() == 0 && is_theirs(name))
     });
     ChosenFiles {
         files: beside

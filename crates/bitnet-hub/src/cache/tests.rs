@@ -209,7 +209,7 @@ fn what_is_being_downloaded_is_not_removed() {
     let blobs = f.cache.folder(&f.id).join(BLOBS);
     fs::write(blobs.join("abc.incomplete"), "1").unwrap();
     let model = "o/n".parse().unwrap();
-    let lock = crate::lock::Lock::take(&f.cache.lock(&f.id, "abc"), &|| ()).unwrap();
+    let lock = crate::lock::Lock::try_take(&f.cache.lock(&f.id, "abc")).unwrap();
     assert!(matches!(
         f.cache.remove(&model),
         Err(HubError::InUse { .. })
