@@ -4,10 +4,8 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
 
-use bitnet_hub::{FileName, HubFile, PullObserver};
+use bitnet_hub::{FileName, HubFile, Pause, PullObserver};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::notice;
@@ -112,9 +110,12 @@ impl PullObserver for DownloadBars {
         ));
     }
 
-    fn waits(&self, why: &str, wait: Duration) {
-        self.tell(&format!("{why}; trying again in {}", units::duration(wait)));
-        thread::sleep(wait);
+    fn waits(&self, why: &str, pause: &Pause<'_>) {
+        self.tell(&format!(
+            "{why}; trying again in {}",
+            units::duration(pause.wait)
+        ));
+        pause.pass();
     }
 }
 

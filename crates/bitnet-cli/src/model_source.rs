@@ -38,10 +38,18 @@ impl ModelSource {
     pub fn choose(flag: Option<&str>, env: &Environment) -> Result<ModelSource, CliError> {
         match flag.or(env.model.as_deref()) {
             None => Ok(ModelSource::Embedded),
-            Some(name) => match of_hub(name)? {
-                None => Ok(ModelSource::Path(PathBuf::from(name))),
-                Some(model) => Ok(ModelSource::Path(in_cache(name, &model, env)?)),
-            },
+            Some(name) => ModelSource::path(name, env).map(ModelSource::Path),
+        }
+    }
+
+    /// The path that a name means, as for [`ModelSource::choose`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn path(name: &str, env: &Environment) -> Result<PathBuf, CliError> {
+        match of_hub(name)? {
+            None => Ok(PathBuf::from(name)),
+            Some(model) => in_cache(name, &model, env),
         }
     }
 

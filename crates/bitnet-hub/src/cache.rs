@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 
@@ -115,7 +117,17 @@ impl Cache {
         }
         let path = self.folder(id).join(REFS).join(revision.as_str());
         make_folder_of(&path)?;
-        fs::write(&path, commit).map_err(HubError::io("write", path))
+        // Beside it, for whoever reads half a commit finds no model; not in its folder, where every file is a revision.
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let n = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let beside = self
+            .folder(id)
+            .join(format!(".{commit}.{}.{n}", process::id()));
+        let written = fs::write(&beside, commit).and_then(|()| fs::rename(&beside, &path));
+        written.map_err(|e| {
+            let _ = fs::remove_file(&beside); // it may not be there
+            HubError::io("write", path)(e)
+        })
     }
 
     /// Whether a commit's file is there, whole.
@@ -150,7 +162,7 @@ impl Cache {
             }
             _ => {}
         }
-        match link(&target, &blob, &path) {
+        match place(&WAYS, &target, &blob, &path) {
             // Another process has done the same.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             done => done.map_err(HubError::io("write", path)),
@@ -210,21 +222,20 @@ impl Cache {
             Err(HubError::NoModel { .. }) => {
                 return Err(absent("no file of it that can be run is there".into()));
             }
-            Err(HubError::Choice {
-                pattern: Some(pattern),
-                choices,
-                ..
-            }) if !choices
-                .iter()
-                .any(|(name, _)| name.to_lowercase().contains(&pattern.to_lowercase())) =>
-            {
-                let names: Vec<_> = choices.iter().map(|(name, _)| name.as_str()).collect();
-                return Err(absent(format!("only {} is there", names.join(", "))));
-            }
-            Err(other) => return Err(other),
+            Err(error) => match error {
+                HubError::Choice { ref choices, .. } if choice::names_another(&error) => {
+                    let names: Vec<_> = choices.iter().map(|(name, _)| name.as_str()).collect();
+                    return Err(absent(format!("only {} is there", names.join(", "))));
+                }
+                other => return Err(other),
+            },
         };
         let snapshot = self.snapshot(&model.id, &commit);
-        let missing = missing_parts(&snapshot, &chosen, &files);
+        let missing = missing_parts(
+            &chosen,
+            |name| snapshot.join(name.as_str()),
+            |part| files.iter().any(|(name, _)| name.as_str() == part),
+        );
         if !missing.is_empty() {
             return Err(absent(format!("{} is missing", some_of(&missing))));
         }
@@ -236,26 +247,25 @@ impl Cache {
     }
 }
 
-/// Files that others of a model name as parts of it, and that are not there.
-fn missing_parts(snapshot: &Path, chosen: &ChosenFiles, files: &[(FileName, u64)]) -> Vec<String> {
+/// Files that others of a model name as parts of it, and that are not there; where the others are is said by `at`.
+pub(crate) fn missing_parts(
+    chosen: &ChosenFiles,
+    at: impl Fn(&FileName) -> PathBuf,
+    is_there: impl Fn(&str) -> bool,
+) -> Vec<String> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
     let mut missing: BTreeSet<String> = chosen.missing.iter().cloned().collect();
-    for name in chosen
-        .files
-        .iter()
-        .filter(|name| name.as_str().ends_with(".index.json"))
-    {
+    for name in chosen.files.iter().filter(|name| choice::is_index(name)) {
         // An index that cannot be read is the engine's to complain about.
-        let Ok(text) = read_limited(&snapshot.join(name.as_str()), MAX_INDEX) else {
+        let Ok(text) = read_limited(&at(name), MAX_INDEX) else {
             continue;
         };
         let Ok(index) = serde_json::from_slice::<Index>(&text) else {
             continue;
         };
-        let is_there = |part: &String| files.iter().any(|(name, _)| name.as_str() == part);
         missing.extend(
             index
                 .weight_map
@@ -317,15 +327,36 @@ pub(crate) fn make_folder_of(path: &Path) -> Result<(), HubError> {
     }
 }
 
-#[cfg(unix)]
-fn link(target: &Path, _blob: &Path, path: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(target, path)
-}
+/// A way to give a blob a name: of what a link there would hold, the blob, and the name.
+type Way = fn(&Path, &Path, &Path) -> io::Result<()>;
 
-/// Links need leave there, so the file is there twice by name where that can be done, else moved.
+/// From the best on: links; where the file system has none (exFAT, many shares), a second name of the same file; where
+/// it has no such either, the file itself.
+#[cfg(unix)]
+const WAYS: [Way; 3] = [
+    |target, _, path| std::os::unix::fs::symlink(target, path),
+    |_, blob, path| fs::hard_link(blob, path),
+    |_, blob, path| fs::rename(blob, path),
+];
+
+/// Links need leave there.
 #[cfg(not(unix))]
-fn link(_target: &Path, blob: &Path, path: &Path) -> io::Result<()> {
-    fs::hard_link(blob, path).or_else(|_| fs::rename(blob, path))
+const WAYS: [Way; 2] = [
+    |_, blob, path| fs::hard_link(blob, path),
+    |_, blob, path| fs::rename(blob, path),
+];
+
+/// The first of `ways` that this file system knows.
+fn place(ways: &[Way], target: &Path, blob: &Path, path: &Path) -> io::Result<()> {
+    let mut tried = Err(io::ErrorKind::Unsupported.into());
+    for way in ways {
+        tried = way(target, blob, path);
+        match &tried {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {}
+            _ => break,
+        }
+    }
+    tried
 }
 
 #[cfg(test)]

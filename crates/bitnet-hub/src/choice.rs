@@ -26,8 +26,10 @@ const DIRECTORY_FILES: [&str; 11] = [
 
 /// What stands for the directory of safetensors where a file is named.
 const SAFETENSORS: &str = "safetensors";
+/// Ends the name of the file that tells which part of the weights has which tensor.
+const INDEX: &str = ".index.json";
 /// Endings of files that run code when they are read plainly.
-const PICKLES: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
+const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"];
 
 /// What is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +112,13 @@ pub fn choose(
             return Ok(gguf.chosen());
         }
         if let Some((name, _)) = named {
+            if is_pickle(name) && !wanted.allow_pickle {
+                return Err(no_pickle(
+                    id,
+                    name,
+                    "what is named is one of its pickle files",
+                ));
+            }
             return Ok(ChosenFiles {
                 files: vec![name.clone()],
                 missing: Vec::new(),
@@ -148,14 +157,27 @@ fn several(id: &RepositoryId, wanted: WantedFiles<'_>, choices: Vec<(String, u64
     }
 }
 
+/// Whether an error says that the file which was named is not among those that are there.
+pub(crate) fn names_another(error: &HubError) -> bool {
+    let HubError::Choice {
+        pattern: Some(pattern),
+        choices,
+        ..
+    } = error
+    else {
+        return false;
+    };
+    let pattern = pattern.to_lowercase();
+    !choices
+        .iter()
+        .any(|(name, _)| name.to_lowercase().contains(&pattern))
+}
+
 fn no_model(id: &RepositoryId, files: &[(FileName, u64)]) -> HubError {
-    let is_pickle = |name: &FileName| PICKLES.iter().any(|ending| name.as_str().ends_with(ending));
-    let (why, hint) = if let Some((pickle, _)) = files.iter().find(|(name, _)| is_pickle(name)) {
-        (
-            format!("its weights are pickle files ({pickle}), which can run code when they are read"),
-            "look for the same model as GGUF or safetensors; --allow-pickle downloads them all the same".into(),
-        )
-    } else if files.iter().any(|(name, _)| is_safetensors(name.as_str())) {
+    if let Some((pickle, _)) = files.iter().find(|(name, _)| is_pickle(name)) {
+        return no_pickle(id, pickle, "its weights are pickle files");
+    }
+    let (why, hint) = if files.iter().any(|(name, _)| is_safetensors(name.as_str())) {
         (
             "it has safetensors but no config.json beside them".into(),
             format!("name a file, as {id}:FILE, to download that alone"),
@@ -170,6 +192,24 @@ fn no_model(id: &RepositoryId, files: &[(FileName, u64)]) -> HubError {
         id: id.clone(),
         why,
         hint,
+    }
+}
+
+/// Whether a file names the parts of a model's weights.
+pub(crate) fn is_index(name: &FileName) -> bool {
+    name.as_str().ends_with(INDEX)
+}
+
+fn is_pickle(name: &FileName) -> bool {
+    let name = name.as_str().to_lowercase();
+    PICKLES.iter().any(|ending| name.ends_with(ending))
+}
+
+fn no_pickle(id: &RepositoryId, pickle: &FileName, what: &str) -> HubError {
+    HubError::NoModel {
+        id: id.clone(),
+        why: format!("{what} ({pickle}), which can run code when they are read"),
+        hint: "look for the same model as GGUF or safetensors; --allow-pickle downloads them all the same".into(),
     }
 }
 
@@ -214,13 +254,23 @@ fn weights_of_pytorch(files: &[(FileName, u64)]) -> Vec<&(FileName, u64)> {
 
 /// The configuration, the tokenizer and the weights, with the index of their parts.
 fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> ChosenFiles {
-    let in_parts = weights.len() > 1;
-    let is_index = |name: &str| {
-        let stem = name.strip_suffix(".index.json");
-        in_parts && stem.is_some_and(|stem| is_safetensors(stem) || stem.ends_with(".bin"))
+    // `model.safetensors.index.json` tells of `model-00001-of-00002.safetensors`, and of no pickles beside it.
+    let is_theirs = |index: &FileName| {
+        let whole = index.as_str().strip_suffix(INDEX).unwrap_or_default();
+        let Some((stem, ending)) = whole.rsplit_once('.') else {
+            return false;
+        };
+        let is_part = |name: &str| {
+            let rest = name
+                .strip_suffix(ending)
+                .and_then(|name| name.strip_prefix(stem));
+            rest.is_some_and(|rest| rest.starts_with('-') && rest.ends_with('.'))
+        };
+        weights.iter().any(|(name, _)| is_part(name.as_str()))
+            && !weights.iter().any(|(name, _)| name.as_str() == whole)
     };
     let beside = files.iter().filter(|(name, _)| {
-        DIRECTORY_FILES.contains(&name.as_str()) || (name.depth() == 0 && is_index(name.as_str()))
+        DIRECTORY_FILES.contains(&name.as_str()) || (name.depth() == 0 && is_theirs(name))
     });
     ChosenFiles {
         files: beside

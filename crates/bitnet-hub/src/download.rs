@@ -10,7 +10,6 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use crate::checksum::Summing;
 use crate::error::HubError;
@@ -18,6 +17,7 @@ use crate::http::{From, Http, NoReply, Refusal, Reply, Version};
 use crate::hub::PullObserver;
 use crate::patience::{Fault, Patience};
 use crate::repository::HubFile;
+use crate::stop::{Pause, Stop};
 use crate::url::Origin;
 
 /// Bytes that are read at once.
@@ -35,6 +35,8 @@ pub(crate) struct Download<'a> {
     pub(crate) observer: &'a dyn PullObserver,
     /// What a refusal means.
     pub(crate) refused: &'a dyn Fn(Refusal) -> Fault,
+    /// When it is no longer wanted.
+    pub(crate) stop: &'a Stop,
 }
 
 /// What has arrived.
@@ -66,6 +68,7 @@ impl Download<'_> {
         let mut has_been_wrong = false;
         let mut buffer = vec![0; BUFFER];
         loop {
+            self.stop.check()?;
             let before = arrived.n_bytes;
             let broken = match arrived.n_bytes == self.file.size {
                 true => {
@@ -109,7 +112,8 @@ impl Download<'_> {
             }
             let why = reason(&fault);
             let wait = patience.after(fault)?;
-            self.observer.waits(&why, wait);
+            let stop = self.stop;
+            self.observer.waits(&why, &Pause { wait, stop });
         }
         arrived.out.sync_all().map_err(wrap("write"))?;
         fs::rename(incomplete, blob).map_err(HubError::io("write", blob))
@@ -238,6 +242,9 @@ impl Download<'_> {
     ) -> Result<(), Broken> {
         let size = self.file.size;
         loop {
+            self.stop
+                .check()
+                .map_err(|e| Broken::Fault(Fault::Lasting(e)))?;
             let n = match body.read(buffer) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -318,6 +325,7 @@ pub(crate) fn reason(fault: &Fault) -> String {
 /// Asks until there is an answer, waiting as long as `observer` is told.
 pub(crate) fn patiently<T>(
     observer: &dyn PullObserver,
+    stop: &Stop,
     mut ask: impl FnMut() -> Result<T, Fault>,
 ) -> Result<T, HubError> {
     let mut patience = Patience::default();
@@ -327,7 +335,7 @@ pub(crate) fn patiently<T>(
             Err(fault) => fault,
         };
         let why = reason(&fault);
-        let wait: Duration = patience.after(fault)?;
-        observer.waits(&why, wait);
+        let wait = patience.after(fault)?;
+        observer.waits(&why, &Pause { wait, stop });
     }
 }

@@ -61,10 +61,12 @@ pub enum HubError {
     },
 
     /// The server wants to be left alone for longer than anybody waits.
-    #[error("{host} wants no request for {} s (status 429)", wait.as_secs())]
+    #[error("{host} wants no request for {} s (status {status})", wait.as_secs())]
     Busy {
         /// Host and port.
         host: String,
+        /// HTTP's number.
+        status: u16,
         /// For how long.
         wait: Duration,
     },
@@ -197,6 +199,10 @@ pub enum HubError {
         offline: bool,
     },
 
+    /// Another file of the same pull has failed; that one's error is the pull's.
+    #[error("another file of the pull has failed")]
+    Stopped,
+
     /// Another process downloads it right now.
     #[error("another process is downloading a file of {id}")]
     InUse {
@@ -257,6 +263,7 @@ impl HubError {
                 true => "leave out --offline and unset HF_HUB_OFFLINE to download it".into(),
                 false => format!("`bitnet pull {model}` downloads it"),
             },
+            HubError::Stopped => "pull again: what has arrived is kept".into(),
             HubError::InUse { .. } => "wait until it has ended, or end it".into(),
         }
     }

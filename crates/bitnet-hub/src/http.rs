@@ -23,7 +23,8 @@ const MAX_HEADERS: usize = 64 << 10;
 
 /// The Hub's client.
 pub(crate) struct Http {
-    agent: Agent,
+    direct: Agent,
+    proxied: Option<Agent>,
     endpoint: Url,
     token: Option<AccessToken>,
 }
@@ -85,24 +86,27 @@ impl Http {
             name: "HF_ENDPOINT",
             why: why.into(),
         })?;
-        let mut config = Agent::config_builder()
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .user_agent(concat!("bitnet/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .max_response_header_size(MAX_HEADERS)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(settings.silence))
-            .timeout_per_read(Some(settings.silence))
-            .timeout_per_write(Some(settings.silence))
-            .proxy(proxy(settings)?);
-        // A mirror on http may redirect to https: certificates are needed all the same, but on this machine.
-        if endpoint.origin().is_encrypted() || !endpoint.origin().is_loopback() {
-            config = config.tls_config(trusted());
-        }
+        // Also for an endpoint on http: it may redirect to https, and a proxy may be asked by https.
+        let tls = trusted();
+        let agent = |proxy| {
+            let config = Agent::config_builder()
+                .tls_config(tls.clone())
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .http_status_as_error(false)
+                .user_agent(concat!("bitnet/", env!("CARGO_PKG_VERSION")))
+                .accept_encoding("identity")
+                .max_response_header_size(MAX_HEADERS)
+                .timeout_connect(Some(CONNECT))
+                .timeout_recv_response(Some(settings.silence))
+                .timeout_per_read(Some(settings.silence))
+                .timeout_per_write(Some(settings.silence))
+                .proxy(proxy);
+            config.build().new_agent()
+        };
         Ok(Http {
-            agent: config.build().new_agent(),
+            direct: agent(None),
+            proxied: proxy(settings)?.map(|proxy| agent(Some(proxy))),
             endpoint,
             token: settings.find_token()?,
         })
@@ -113,7 +117,13 @@ impl Http {
         &self.endpoint
     }
 
-    /// Whether the token would be sent for everybody on the way to read.
+    /// Who asks `origin`: a proxy is another machine, which has no business with what stays on this one.
+    fn agent(&self, origin: &Origin) -> &Agent {
+        let proxied = self.proxied.as_ref().filter(|_| !origin.is_loopback());
+        proxied.unwrap_or(&self.direct)
+    }
+
+    /// Whether the token would be sent for everybody on the way to read, a proxy among them.
     pub(crate) fn shows_token_openly(&self) -> bool {
         let origin = self.endpoint.origin();
         self.token.is_some() && !origin.is_encrypted() && !origin.is_loopback()
@@ -126,7 +136,7 @@ impl Http {
             let origin = url.origin().clone();
             let is_endpoint = origin == *self.endpoint.origin();
             let token = self.token.as_ref().filter(|_| is_endpoint);
-            let mut request = self.agent.get(url.as_str());
+            let mut request = self.agent(&origin).get(url.as_str());
             if let Some(token) = token {
                 request =
                     request.header(header::AUTHORIZATION, format!("Bearer {}", token.reveal()));
@@ -168,7 +178,7 @@ impl Http {
                         is_endpoint,
                         token_shown: token.is_some(),
                         code: text(&parts.headers, ERROR_CODE).unwrap_or_default().into(),
-                        asked: asked(&parts.headers),
+                        asked: asked(status, &parts.headers),
                     }));
                 }
             }
@@ -194,7 +204,9 @@ impl Refusal {
             what: what.into(),
         };
         match self.status {
-            408 | 429 | 500 | 502 | 503 | 504 => Fault::Passing {
+            // What a server cannot do at all it cannot do later either.
+            501 | 505 => Fault::Lasting(error),
+            408 | 429 | 500..=599 => Fault::Passing {
                 error,
                 asked: self.asked,
             },
@@ -243,13 +255,17 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-fn asked(headers: &HeaderMap) -> Option<Duration> {
+fn asked(status: u16, headers: &HeaderMap) -> Option<Duration> {
     let retry = text(headers, header::RETRY_AFTER).and_then(|text| text.parse().ok());
     let limit = || {
-        let parts = text(headers, RATE_LIMIT)?.split(';');
-        parts
-            .filter_map(|part| part.trim().strip_prefix("t=")?.parse().ok())
-            .next()
+        let limit = text(headers, RATE_LIMIT)?;
+        let number = |name: &str| -> Option<u64> {
+            let value = |part: &str| part.trim().strip_prefix(name)?.parse().ok();
+            limit.split(';').find_map(value)
+        };
+        // It comes with every answer; whoever has requests left need not wait for more of them.
+        let is_limited = status == 429 || number("r=") == Some(0);
+        number("t=").filter(|_| is_limited)
     };
     retry.or_else(limit).map(Duration::from_secs)
 }
@@ -308,4 +324,43 @@ fn trusted() -> TlsConfig {
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .root_certs(RootCerts::new_with_certs(&certificates))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_on_http_is_open_to_a_proxy_but_what_stays_on_this_machine_meets_none() {
+        let open = |endpoint: &str, proxy: Option<&str>| {
+            let settings = HubSettings {
+                endpoint: endpoint.into(),
+                proxy: proxy.map(Into::into),
+                token: AccessToken::of("secret"),
+                ..HubSettings::default()
+            };
+            let http = Http::new(&settings).unwrap();
+            let is_proxied = !std::ptr::eq(http.agent(http.endpoint.origin()), &http.direct);
+            (http.shows_token_openly(), is_proxied)
+        };
+        let proxy = Some("http://proxy.example:3128");
+        assert_eq!(open("https://hub.example", proxy), (false, true));
+        assert_eq!(open("http://hub.example", proxy), (true, true));
+        assert_eq!(open("http://hub.example", None), (true, false));
+        for local in ["http://127.0.0.1:8", "http://[::1]:8", "http://localhost:8"] {
+            assert_eq!(open(local, proxy), (false, false), "{local}");
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_counts_where_it_is_reached() {
+        let wait = |status, limit: &'static str| {
+            let headers = [(RATE_LIMIT, limit.parse().unwrap())];
+            asked(status, &headers.into_iter().collect()).map(|wait| wait.as_secs())
+        };
+        assert_eq!(wait(503, "\"resolve\";r=4999;t=290"), None);
+        assert_eq!(wait(503, "\"resolve\";r=0;t=290"), Some(290));
+        assert_eq!(wait(429, "\"resolve\";r=1;t=290"), Some(290));
+        assert_eq!(wait(429, "\"resolve\""), None);
+    }
 }

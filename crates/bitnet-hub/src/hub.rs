@@ -1,28 +1,39 @@
 //! The Hub: asked what a repository holds, chosen from, and brought into the cache.
 
-use std::io::Read;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use crate::cache::{Cache, make_folder_of};
+use crate::cache::{Cache, make_folder_of, missing_parts};
 use crate::choice::{self, ChosenFiles, WantedFiles, some_of};
 use crate::disk;
 use crate::download::{Download, patiently};
 use crate::error::HubError;
 use crate::http::{Http, NoReply, Refusal};
 use crate::lock::Lock;
-use crate::name::{RepositoryId, Revision};
+use crate::name::{FileName, RepositoryId, Revision};
 use crate::patience::Fault;
 use crate::repository::{HubFile, MAX_ANSWER, Repository};
 use crate::settings::HubSettings;
+use crate::stop::{Pause, Stop};
 use crate::url::encoded;
 
 /// What is asked for when it is no file.
 const REPOSITORY: &str = "the repository";
+
+/// Times that files are fetched again which somebody removed, beside one for each file.
+const ATTEMPTS: usize = 2;
+
+fn incomplete(id: &RepositoryId, missing: &[String]) -> HubError {
+    HubError::NoModel {
+        id: id.clone(),
+        why: format!("it lacks {}", some_of(missing)),
+        hint: "another revision may have all parts".into(),
+    }
+}
 
 /// Who is told what happens while it does, from several threads.
 pub trait PullObserver: Send + Sync {
@@ -37,8 +48,8 @@ pub trait PullObserver: Send + Sync {
     /// Another process downloads this file; it is waited for.
     fn stands_by(&self, _file: &HubFile) {}
     /// Something failed, and is tried again after a while: this is what waits.
-    fn waits(&self, _why: &str, wait: Duration) {
-        thread::sleep(wait);
+    fn waits(&self, _why: &str, pause: &Pause<'_>) {
+        pause.pass();
     }
 }
 
@@ -104,7 +115,7 @@ impl Hub {
             encoded(revision.as_str(), "")
         );
         let host = self.host();
-        let answer = patiently(observer, || {
+        let answer = patiently(observer, &Stop::default(), || {
             let reply = match self.http.get(&path, None) {
                 Ok(reply) => reply,
                 Err(NoReply::Refused(refusal)) => {
@@ -151,11 +162,7 @@ impl Hub {
         let chosen = choice::choose(&repository.id, &files, wanted)?;
         match chosen.missing.is_empty() {
             true => Ok(chosen),
-            false => Err(HubError::NoModel {
-                id: repository.id.clone(),
-                why: format!("it lacks {}", some_of(&chosen.missing)),
-                hint: "another revision may have all parts".into(),
-            }),
+            false => Err(incomplete(&repository.id, &chosen.missing)),
         }
     }
 
@@ -191,7 +198,7 @@ impl Hub {
     /// when all of them are whole, so that whoever finds one finds a model.
     ///
     /// # Errors
-    /// Too little room, before anything is downloaded; whatever keeps a file from arriving whole and right. What has
+    /// Too little room, before anything is downloaded; parts that only an index names, before the weights are; whatever keeps a file from arriving whole and right. What has
     /// arrived stays.
     pub fn pull(
         &self,
@@ -200,28 +207,39 @@ impl Hub {
         observer: &dyn PullObserver,
     ) -> Result<Pulled, HubError> {
         let id = &repository.id;
-        let missing = self.missing(repository, chosen);
-        self.check_room(&missing)?;
-        // The largest first: the small ones fill the other lines meanwhile.
-        let mut queue: Vec<&HubFile> = missing.iter().map(|(file, _)| *file).collect();
-        queue.sort_by_key(|file| std::cmp::Reverse(file.size));
-        self.fetch_all(repository, &queue, observer)?;
-        let wanted = repository
-            .files
-            .iter()
-            .filter(|file| chosen.files.contains(&file.name));
-        for file in wanted {
-            if !self
-                .cache
-                .has(id, &repository.commit, &file.name, file.size)
-            {
-                // Whoever removes blobs takes the lock too.
-                let _lock = Lock::take(&self.cache.lock(id, file.checksum.hex()), &|| {
-                    observer.stands_by(file)
-                })?;
-                self.cache
-                    .link(id, &repository.commit, &file.name, &file.checksum)?;
+        self.check_room(&self.missing(repository, chosen))?;
+        let mut downloaded = BTreeSet::new();
+        let mut attempts = ATTEMPTS + chosen.files.len();
+        loop {
+            let missing = self.missing(repository, chosen);
+            let mut queue: Vec<&HubFile> = missing.iter().map(|(file, _)| *file).collect();
+            downloaded.extend(queue.iter().map(|file| &file.name));
+            // An index first, which tells whether the rest is worth it; then the largest: the small ones fill the other
+            // lines meanwhile.
+            queue.sort_by_key(|file| (!choice::is_index(&file.name), Reverse(file.size)));
+            let n_indices = queue.partition_point(|file| choice::is_index(&file.name));
+            let (indices, others) = queue.split_at(n_indices);
+            self.fetch_all(repository, indices, observer)?;
+            self.check_parts(repository, chosen)?;
+            self.fetch_all(repository, others, observer)?;
+            let linked = self.link_all(repository, chosen, observer);
+            // Somebody may have removed what was there when this began.
+            let is_removed = match &linked {
+                Ok(is_whole) => !is_whole,
+                Err(_) => !self.missing(repository, chosen).is_empty(),
+            };
+            if !is_removed {
+                linked?;
+                break;
             }
+            if attempts == 0 {
+                let folder = self.cache.snapshot(id, &repository.commit);
+                let why = io::Error::other("others remove its files again and again");
+                return Err(HubError::io("write", folder)(
+                    linked.err().map_or(why, io::Error::other),
+                ));
+            }
+            attempts -= 1;
         }
         self.cache
             .remember(id, &repository.revision, &repository.commit)?;
@@ -231,9 +249,57 @@ impl Hub {
                 Some(file) => snapshot.join(file.as_str()),
                 None => snapshot,
             },
-            n_downloaded: queue.len(),
-            n_there: chosen.files.len() - queue.len(),
+            n_downloaded: downloaded.len(),
+            n_there: chosen.files.len() - downloaded.len(),
         })
+    }
+
+    /// Looks for the parts that the chosen files' indices name, which are there by now.
+    fn check_parts(&self, repository: &Repository, chosen: &ChosenFiles) -> Result<(), HubError> {
+        let id = &repository.id;
+        let at = |name: &FileName| {
+            let file = repository.files.iter().find(|file| file.name == *name);
+            let blob = file.map(|file| self.cache.blob(id, &file.checksum));
+            // Other tools may have put the file itself into the snapshot.
+            blob.filter(|blob| blob.is_file()).unwrap_or_else(|| {
+                let snapshot = self.cache.snapshot(id, &repository.commit);
+                snapshot.join(name.as_str())
+            })
+        };
+        let names: BTreeSet<&str> = chosen.files.iter().map(FileName::as_str).collect();
+        let missing = missing_parts(chosen, at, |part| names.contains(part));
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(incomplete(id, &missing)),
+        }
+    }
+
+    /// Gives the chosen files their names in the snapshot; whether all have them at the end.
+    fn link_all(
+        &self,
+        repository: &Repository,
+        chosen: &ChosenFiles,
+        observer: &dyn PullObserver,
+    ) -> Result<bool, HubError> {
+        let id = &repository.id;
+        let is_linked = |file: &HubFile| {
+            self.cache
+                .has(id, &repository.commit, &file.name, file.size)
+        };
+        let wanted = || {
+            repository
+                .files
+                .iter()
+                .filter(|file| chosen.files.contains(&file.name))
+        };
+        for file in wanted().filter(|file| !is_linked(file)) {
+            // Whoever removes blobs takes the lock too.
+            let path = self.cache.lock(id, file.checksum.hex());
+            let _lock = Lock::take(&path, &Stop::default(), &|| observer.stands_by(file))?;
+            self.cache
+                .link(id, &repository.commit, &file.name, &file.checksum)?;
+        }
+        Ok(wanted().all(is_linked))
     }
 
     fn check_room(&self, missing: &[(&HubFile, u64)]) -> Result<(), HubError> {
@@ -257,44 +323,35 @@ impl Hub {
         queue: &[&HubFile],
         observer: &dyn PullObserver,
     ) -> Result<(), HubError> {
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let first_error = Mutex::new(None);
+        let (next, stop) = (AtomicUsize::new(0), Stop::default());
         thread::scope(|scope| {
             for _ in 0..self.at_once.min(queue.len()) {
                 scope.spawn(|| {
                     while let Some(file) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if failed.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        if let Err(error) = self.fetch(repository, file, observer) {
-                            failed.store(true, Ordering::Relaxed);
-                            let mut first =
-                                first_error.lock().unwrap_or_else(PoisonError::into_inner);
-                            first.get_or_insert(error);
+                        if let Err(error) = self.fetch(repository, file, &stop, observer) {
+                            stop.because(error);
                             return;
                         }
                     }
                 });
             }
         });
-        let error = first_error
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        error.map_or(Ok(()), Err)
+        stop.into_first().map_or(Ok(()), Err)
     }
 
     fn fetch(
         &self,
         repository: &Repository,
         file: &HubFile,
+        stop: &Stop,
         observer: &dyn PullObserver,
     ) -> Result<(), HubError> {
+        stop.check()?;
         let (id, revision) = (&repository.id, &repository.revision);
         let blob = self.cache.blob(id, &file.checksum);
         make_folder_of(&blob)?;
-        let _lock = Lock::take(&self.cache.lock(id, file.checksum.hex()), &|| {
-            observer.stands_by(file)
-        })?;
+        let path = self.cache.lock(id, file.checksum.hex());
+        let _lock = Lock::take(&path, stop, &|| observer.stands_by(file))?;
         // Whoever had the lock before may have brought it.
         if !self.is_there(repository, file) {
             let path = format!(
@@ -307,6 +364,7 @@ impl Hub {
                 path: &path,
                 file,
                 observer,
+                stop,
                 refused: &|refusal| self.meaning(id, revision, file.name.as_str(), refusal),
             };
             download.run(&self.cache.incomplete(id, &file.checksum), &blob)?;

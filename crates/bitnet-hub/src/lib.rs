@@ -10,7 +10,7 @@
 //! - [`name`]: repositories, revisions, files, and what a user writes for them
 //! - [`settings`]: where the Hub and the cache are, and the token
 //! - [`error`]: what can go wrong, and what to do then
-//! - `url`, `http`, `patience`: requests, redirects, and how long to try
+//! - `url`, `http`, `patience`, `stop`: requests, redirects, how long to try, and when no more
 //! - [`repository`], [`choice`]: what a repository holds, and what of it an engine needs
 //! - [`checksum`], `download`: one file, whole and right
 //! - [`cache`], `lock`, `disk`: the folder that all tools share
@@ -32,6 +32,7 @@ pub mod name;
 mod patience;
 pub mod repository;
 pub mod settings;
+mod stop;
 mod url;
 
 pub use cache::Cache;
@@ -40,3 +41,4 @@ pub use hub::{Hub, PullObserver, Pulled, Silent};
 pub use name::{FileName, HubModel, RepositoryId, Revision};
 pub use repository::{HubFile, Licence, Repository};
 pub use settings::HubSettings;
+pub use stop::Pause;

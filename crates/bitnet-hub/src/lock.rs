@@ -8,11 +8,16 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::HubError;
+use crate::stop::Stop;
 
 /// Times that a lock file may be taken away while it is locked.
 const ATTEMPTS: usize = 16;
+
+/// Time between two attempts while somebody has it.
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Held until it is dropped.
 #[derive(Debug)]
@@ -20,18 +25,22 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "the lock is the open file's
 
 impl Lock {
     /// Takes the lock at `path`, and waits for it where somebody has it, after saying so.
-    pub(crate) fn take(path: &Path, waiting: &dyn Fn()) -> Result<Lock, HubError> {
-        Lock::begin(path, |file| match file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => {
-                waiting();
-                file.lock().map(|()| true)
+    ///
+    /// # Errors
+    /// What the system says; [`HubError::Stopped`] where the work is over before somebody gives it back.
+    pub(crate) fn take(path: &Path, stop: &Stop, waiting: &dyn Fn()) -> Result<Lock, HubError> {
+        if let Some(lock) = Lock::try_take(path)? {
+            return Ok(lock);
+        }
+        waiting();
+        loop {
+            stop.check()?;
+            if let Some(lock) = Lock::try_take(path)? {
+                return Ok(lock);
             }
-            Err(TryLockError::Error(e)) => Err(e),
-        })
-        .and_then(|lock| {
-            lock.ok_or_else(|| HubError::io("lock", path)(io::ErrorKind::WouldBlock.into()))
-        })
+            // The system's own wait could not be ended.
+            stop.wait(BETWEEN);
+        }
     }
 
     /// Takes the lock at `path`; `None` where somebody has it.
@@ -95,12 +104,12 @@ mod tests {
     fn one_has_the_lock_and_another_gets_it_after_that_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b.lock");
-        let held = Lock::take(&path, &|| panic!("nobody has it")).unwrap();
+        let held = Lock::take(&path, &Stop::default(), &|| panic!("nobody has it")).unwrap();
         assert!(Lock::try_take(&path).unwrap().is_none());
         let (tell, told) = mpsc::channel();
         let other = thread::spawn({
             let path = path.clone();
-            move || Lock::take(&path, &|| tell.send(()).unwrap()).unwrap()
+            move || Lock::take(&path, &Stop::default(), &|| tell.send(()).unwrap()).unwrap()
         });
         told.recv().unwrap();
         drop(held);
@@ -110,16 +119,27 @@ mod tests {
         assert!(Lock::try_take(&path).unwrap().is_some());
     }
 
+    #[test]
+    fn whoever_waits_for_a_lock_ends_with_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.lock");
+        let stop = Stop::default();
+        let _held = Lock::take(&path, &stop, &|| panic!("nobody has it")).unwrap();
+        // Somebody has it, who never gives it back.
+        let taken = Lock::take(&path, &stop, &|| stop.because(HubError::Stopped));
+        assert!(matches!(taken, Err(HubError::Stopped)), "{taken:?}");
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_lock_on_a_file_that_was_removed_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("b.lock");
         let (tell, told) = mpsc::channel();
-        let held = Lock::take(&path, &|| ()).unwrap();
+        let held = Lock::take(&path, &Stop::default(), &|| ()).unwrap();
         let other = thread::spawn({
             let path = path.clone();
-            move || Lock::take(&path, &|| tell.send(()).unwrap()).unwrap()
+            move || Lock::take(&path, &Stop::default(), &|| tell.send(()).unwrap()).unwrap()
         });
         told.recv().unwrap();
         // As other tools do when they are done.

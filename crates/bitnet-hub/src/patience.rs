@@ -76,7 +76,11 @@ impl Patience {
         let own = grown.min(LONGEST).mul_f64(1.0 + more as f64 / 1024.0);
         match asked {
             Some(asked) if asked > LONGEST_ASKED => match error {
-                HubError::Status { host, .. } => Err(HubError::Busy { host, wait: asked }),
+                HubError::Status { host, status, .. } => Err(HubError::Busy {
+                    host,
+                    status,
+                    wait: asked,
+                }),
                 error => Err(error),
             },
             Some(asked) => Ok(asked.max(FIRST)),
@@ -125,7 +129,9 @@ mod tests {
         );
         assert_eq!(patience.after(fault(Some(0))).unwrap(), FIRST);
         let refused = patience.after(fault(Some(301))).unwrap_err();
-        assert!(matches!(refused, HubError::Busy { wait, .. } if wait.as_secs() == 301));
+        assert!(
+            matches!(refused, HubError::Busy { status: 429, wait, .. } if wait.as_secs() == 301)
+        );
     }
 
     #[test]

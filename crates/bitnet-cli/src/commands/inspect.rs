@@ -8,7 +8,7 @@
 mod difference;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bitnet_models::checkpoint::{Description, TensorSummary};
 use bitnet_models::gguf::Gguf;
@@ -41,9 +41,9 @@ pub struct InspectArgs {
     #[arg(value_name = "FILE")]
     pub file: Option<String>,
 
-    /// Another file or directory: tell in what the two differ (metadata, tensors, their bytes), and list neither
+    /// Another file, directory or model of the Hub: tell in what the two differ (metadata, tensors, their bytes), and list neither
     #[arg(value_name = "OTHER", conflicts_with = "dialect")]
-    pub other: Option<PathBuf>,
+    pub other: Option<String>,
 
     /// Byte layout of I2_S tensors, and the format of type numbers that several projects use: i2s-128, i2s-64,
     /// i2s-4row, tl1, tl2, q2_0, pq2_0 or stq1_0, several with commas [default: i2s-128, and by the tensors' sizes]
@@ -136,7 +136,8 @@ pub fn run(args: &InspectArgs, env: &Environment) -> Result<Exit, CliError> {
         ..CheckpointOptions::default()
     };
     if let (Some(file), Some(other)) = (&args.file, &args.other) {
-        return difference::run(Path::new(file), other, &options, args.format);
+        let [file, other] = [file, other].map(|name| ModelSource::path(name, env));
+        return difference::run(&file?, &other?, &options, args.format);
     }
     let source = ModelSource::choose(args.file.as_deref(), env)?;
     let (description, checkpoint) = match &source {
@@ -402,6 +403,24 @@ fn overview(inspection: &Inspection) -> Table {
 mod tests {
     use super::*;
     use crate::embedded;
+
+    #[test]
+    fn either_of_two_files_may_be_a_model_of_the_hub() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut env = Environment::default();
+        env.hub.cache = Some(folder.path().into());
+        for [file, other] in [["a.gguf", "o/n:Q2_0"], ["o/n:Q2_0", "a.gguf"]] {
+            let args = InspectArgs {
+                file: Some(file.into()),
+                other: Some(other.into()),
+                dialect: None,
+                allow_pickle: false,
+                format: Format::Text,
+            };
+            let error = run(&args, &env).unwrap_err();
+            assert_eq!(error.hint, "`bitnet pull o/n:Q2_0` downloads it");
+        }
+    }
 
     #[test]
     fn the_embedded_model_fits_80_columns() {

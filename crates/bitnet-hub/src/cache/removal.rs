@@ -23,7 +23,7 @@ pub struct Removal {
     pub n_files: usize,
     /// Bytes that this frees; what others use as well is not counted.
     pub freed: u64,
-    names: Vec<PathBuf>,
+    names: Vec<(PathBuf, Option<String>)>, // with the blob that each leads to
     blobs: BTreeSet<String>,
     is_whole: bool, // the repository with all that is left of it
 }
@@ -72,6 +72,7 @@ impl Cache {
                         Ok(chosen) => chosen.files.into_iter().collect(),
                         // Another commit may have it.
                         Err(HubError::NoModel { .. }) => BTreeSet::new(),
+                        Err(e) if choice::names_another(&e) => BTreeSet::new(),
                         Err(e) => return Err(e),
                     }
                 }
@@ -86,15 +87,20 @@ impl Cache {
         if names.is_empty() && !is_whole {
             return Err(absent("no such file of it is there".into()));
         }
-        let blobs_of = |paths: &[PathBuf]| -> BTreeSet<String> {
-            paths
-                .iter()
-                .filter_map(|path| blob_of(&folder, path))
-                .collect()
+        let with_blob = |path: PathBuf| {
+            let blob = blob_of(&folder, &path);
+            (path, blob)
         };
+        let names: Vec<_> = names.into_iter().map(with_blob).collect();
         let blobs = match is_whole {
             true => names_in(&folder.join(BLOBS)).into_iter().collect(),
-            false => &blobs_of(&names) - &blobs_of(&kept),
+            false => {
+                let of_kept: BTreeSet<_> = kept
+                    .iter()
+                    .filter_map(|path| blob_of(&folder, path))
+                    .collect();
+                &blobs_of(&names) - &of_kept
+            }
         };
         let size = |path: &Path| match fs::symlink_metadata(path) {
             Ok(found) if found.is_file() => found.len(),
@@ -104,7 +110,7 @@ impl Cache {
             .iter()
             .map(|blob| size(&folder.join(BLOBS).join(blob)))
             .sum();
-        let in_place: u64 = names.iter().map(|path| size(path)).sum();
+        let in_place: u64 = names.iter().map(|(path, _)| size(path)).sum();
         Ok(Removal {
             id: id.clone(),
             n_files: names.len(),
@@ -121,10 +127,16 @@ impl Cache {
     /// As [`Cache::plan_removal`]; [`HubError::InUse`] while somebody downloads some of it; what the system says.
     pub fn remove(&self, model: &HubModel) -> Result<Removal, HubError> {
         let planned = self.plan_removal(model)?;
+        self.remove_planned(model, &planned)
+    }
+
+    /// Removes what is planned, as far as it still is what `model` names.
+    fn remove_planned(&self, model: &HubModel, planned: &Removal) -> Result<Removal, HubError> {
         let id = &model.id;
         let mut locks = Vec::new();
         let mut locked = BTreeSet::new();
-        for blob in &planned.blobs {
+        // Also of names whose blobs stay: they are made under the same locks.
+        for blob in planned.blobs.union(&blobs_of(&planned.names)) {
             let blob = blob.strip_suffix(INCOMPLETE).unwrap_or(blob);
             if !locked.insert(blob.to_owned()) {
                 continue;
@@ -137,12 +149,17 @@ impl Cache {
         removal
             .blobs
             .retain(|blob| locked.contains(blob.strip_suffix(INCOMPLETE).unwrap_or(blob)));
+        removal.names.retain(|name| match &name.1 {
+            Some(blob) => locked.contains(blob),
+            None => planned.names.contains(name),
+        });
+        removal.n_files = removal.names.len();
         let folder = self.folder(id);
         let gone = |path: PathBuf| match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(HubError::io("remove", path)(e)),
             _ => Ok(()),
         };
-        for name in &removal.names {
+        for (name, _) in &removal.names {
             gone(name.clone())?;
         }
         for blob in &removal.blobs {
@@ -156,7 +173,12 @@ impl Cache {
                 gone(path)?;
             }
         }
-        if removal.is_whole && commits.is_empty() && names_in(&folder.join(BLOBS)).is_empty() {
+        // Where a pull has begun meanwhile, the blobs' folder cannot be removed.
+        let blobs_are_gone = || match fs::remove_dir(folder.join(BLOBS)) {
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        if removal.is_whole && commits.is_empty() && blobs_are_gone() {
             match fs::remove_dir_all(&folder) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(HubError::io("remove", folder)(e));
@@ -166,6 +188,10 @@ impl Cache {
         }
         Ok(removal)
     }
+}
+
+fn blobs_of(names: &[(PathBuf, Option<String>)]) -> BTreeSet<String> {
+    names.iter().filter_map(|(_, blob)| blob.clone()).collect()
 }
 
 /// The blob that a name in a snapshot leads to.
@@ -184,5 +210,40 @@ fn remove_empty(folder: &Path) {
             // One that holds something stays.
             let _ = fs::remove_dir(entry.path());
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::cache::make_folder_of;
+    use crate::checksum::Checksum;
+
+    const COMMITS: [&str; 2] = [
+        "cccccccccccccccccccccccccccccccccccccccc",
+        "dddddddddddddddddddddddddddddddddddddddd",
+    ];
+
+    #[test]
+    fn what_a_pull_brings_between_the_plan_and_the_locks_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path());
+        let model: HubModel = "o/n".parse().unwrap();
+        let add = |commit: &str, name: &str, digit: &str| {
+            let checksum = Checksum::git_blob(&digit.repeat(40)).unwrap();
+            let blob = cache.blob(&model.id, &checksum);
+            make_folder_of(&blob).unwrap();
+            fs::write(blob, digit).unwrap();
+            let linked = cache.link(&model.id, commit, &name.parse().unwrap(), &checksum);
+            linked.unwrap();
+        };
+        add(COMMITS[0], "m.gguf", "1");
+        let planned = cache.plan_removal(&model).unwrap();
+        add(COMMITS[1], "m.gguf", "2");
+        let removal = cache.remove_planned(&model, &planned).unwrap();
+        assert_eq!(removal.n_files, 1);
+        assert_eq!(cache.commits(&model.id), [COMMITS[1]]);
+        let kept = cache.snapshot(&model.id, COMMITS[1]).join("m.gguf");
+        assert_eq!(fs::read_to_string(kept).unwrap(), "2");
     }
 }

@@ -209,7 +209,7 @@ fn what_is_being_downloaded_is_not_removed() {
     let blobs = f.cache.folder(&f.id).join(BLOBS);
     fs::write(blobs.join("abc.incomplete"), "1").unwrap();
     let model = "o/n".parse().unwrap();
-    let lock = crate::lock::Lock::take(&f.cache.lock(&f.id, "abc"), &|| ()).unwrap();
+    let lock = crate::lock::Lock::try_take(&f.cache.lock(&f.id, "abc")).unwrap();
     assert!(matches!(
         f.cache.remove(&model),
         Err(HubError::InUse { .. })
@@ -217,4 +217,66 @@ fn what_is_being_downloaded_is_not_removed() {
     f.find("o/n").unwrap();
     drop(lock);
     assert_eq!(f.cache.remove(&model).unwrap().freed, 4);
+}
+
+#[test]
+fn a_file_goes_from_the_revision_that_has_it_though_another_has_others() {
+    let f = Fixture::new();
+    f.add(COMMIT, "m-Q2_0.gguf", "two");
+    f.add(COMMIT, "m-TQ1_0.gguf", "three");
+    f.add(OTHER, "m-Q2_0.gguf", "other two");
+    let model: HubModel = "o/n:m-TQ1_0.gguf".parse().unwrap();
+    assert_eq!(f.cache.remove(&model).unwrap().n_files, 1);
+    assert_eq!(f.cache.commits(&f.id), [COMMIT, OTHER]);
+    assert!(matches!(
+        f.cache.remove(&model),
+        Err(HubError::NotCached { .. })
+    ));
+}
+
+#[test]
+fn whoever_reads_a_revision_never_finds_half_of_it() {
+    let f = Fixture::new();
+    f.main_is(COMMIT);
+    let path = f.cache.folder(&f.id).join("refs/main");
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..200 {
+                f.main_is(OTHER);
+                f.main_is(COMMIT);
+            }
+        });
+        while !writer.is_finished() {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!([COMMIT, OTHER].contains(&text.as_str()), "{text:?}");
+        }
+    });
+    assert_eq!(names_in(&f.cache.folder(&f.id)), [REFS]);
+}
+
+#[test]
+fn where_a_file_system_lacks_links_the_file_itself_is_in_the_snapshot() {
+    let f = Fixture::new();
+    fs::create_dir_all(f.cache.root()).unwrap();
+    let (blob, path) = (f.cache.root().join("blob"), f.cache.root().join("name"));
+    let none: Way = |_, _, _| Err(io::ErrorKind::PermissionDenied.into());
+    let put = |ways: &[Way]| place(ways, Path::new("blob"), &blob, &path);
+    for (n_none, blob_stays) in [(0, true), (WAYS.len() - 2, true), (WAYS.len() - 1, false)] {
+        let mut ways = WAYS;
+        ways[..n_none].fill(none);
+        fs::write(&blob, "bytes").unwrap();
+        put(&ways).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "bytes");
+        assert_eq!(blob.exists(), blob_stays);
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(
+        put(&[none]).unwrap_err().kind(),
+        io::ErrorKind::PermissionDenied
+    );
+    // What another process has done meanwhile is no reason to go on.
+    fs::write(&path, "theirs").unwrap();
+    fs::write(&blob, "bytes").unwrap();
+    assert_eq!(put(&WAYS).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
 }

@@ -126,6 +126,32 @@ fn a_directory_is_configuration_tokenizer_and_weights_without_pickles_and_copies
 }
 
 #[test]
+fn an_index_goes_with_the_parts_that_it_tells_of() {
+    let index = "model.safetensors.index.json";
+    let [one, two] = [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    let pickles = "pytorch_model.bin.index.json";
+    for (weights, expected) in [
+        (&[one, two][..], true),
+        (&[one], true),
+        (&["model.safetensors"], false),
+        (&["other.safetensors"], false),
+    ] {
+        let mut files = vec!["config.json", index, pickles];
+        files.extend(weights);
+        let names = names(chosen(&files, None));
+        assert_eq!(
+            names.iter().any(|name| name == index),
+            expected,
+            "{names:?}"
+        );
+        assert!(!names.iter().any(|name| name == pickles), "{names:?}");
+    }
+}
+
+#[test]
 fn a_directory_beside_a_gguf_has_to_be_named() {
     let files = ["config.json", "m.gguf", "model.safetensors"];
     assert_eq!(choices(chosen(&files, None)), ["m.gguf", "safetensors"]);
@@ -151,6 +177,20 @@ fn pickles_are_taken_when_asked_for_and_there_is_nothing_else() {
         ..WantedFiles::default()
     };
     assert_eq!(choose(&id, &files, wanted).unwrap().files.len(), 2);
+    for named in ["pytorch_model.bin", "a/b.PT"] {
+        let files = [(named.parse().unwrap(), 1), ("m.gguf".parse().unwrap(), 1)];
+        let mut wanted = WantedFiles {
+            pattern: Some(named),
+            allow_pickle: false,
+        };
+        let refused = choose(&id, &files, wanted).unwrap_err();
+        assert!(
+            refused.to_string().contains(named) && refused.hint().contains("--allow-pickle"),
+            "{refused}"
+        );
+        wanted.allow_pickle = true;
+        assert_eq!(choose(&id, &files, wanted).unwrap().files.len(), 1);
+    }
 }
 
 #[test]

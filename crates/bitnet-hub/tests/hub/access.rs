@@ -1,5 +1,9 @@
 //! Who gets to see the token, and what is said where there is no access.
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
 use bitnet_hub::HubError;
 
 use crate::fake_hub::{FakeHub, Trouble};
@@ -91,6 +95,48 @@ fn redirects_to_nowhere_and_in_circles_end() {
     );
     let error = client.pull("o/n").unwrap_err();
     assert!(error.to_string().contains("again and again"), "{error}");
+}
+
+/// A port on which whoever comes is told something that is not TLS.
+fn not_encrypted() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A client that has gone already fails as well.
+            let _ = (&stream).write_all(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    address
+}
+
+#[test]
+fn encryption_that_only_a_redirect_or_a_proxy_asks_for_fails_without_harm() {
+    let (hub, address) = (FakeHub::start(), not_encrypted());
+    hub.has("o/n", &[FILE]);
+    let location = format!("https://{address}/m.gguf");
+    let redirect = Trouble::Status(302, vec![("Location", location)]);
+    hub.has_trouble("o/n", "m.gguf", vec![redirect; 10]);
+    let error = Client::of(&hub).pull("o/n").unwrap_err();
+    assert!(
+        matches!(&error, HubError::Unreachable { host, .. } if *host == address.to_string()),
+        "{error}"
+    );
+    let mut client = Client::of(&hub);
+    client.settings.endpoint = "http://hub.invalid".into();
+    client.settings.proxy = Some(format!("https://{address}"));
+    let error = client.pull("o/n").unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
+}
+
+#[test]
+fn a_hub_on_this_machine_is_asked_without_a_proxy() {
+    let (hub, proxy) = (FakeHub::start(), FakeHub::start());
+    hub.has("o/n", &[FILE]);
+    let mut client = Client::with_token(&hub, "secret");
+    client.settings.proxy = Some(proxy.url());
+    assert_eq!(client.content("o/n"), FILE.1);
+    assert!(proxy.seen().is_empty(), "{:?}", proxy.seen());
 }
 
 #[test]

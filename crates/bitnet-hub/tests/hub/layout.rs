@@ -141,3 +141,31 @@ fn files_whose_names_exclude_one_another_do_no_harm() {
     fs::create_dir_all(snapshot.join("a-00002-of-00002.gguf")).unwrap();
     assert!(matches!(client.pull("o/n"), Err(HubError::Io { .. })));
 }
+
+#[test]
+fn a_part_that_only_the_index_names_fails_the_pull_before_the_weights() {
+    let hub = FakeHub::start();
+    let index = br#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
+    let mut files: Vec<(&str, &[u8])> = vec![
+        ("config.json", CONFIG),
+        ("model.safetensors.index.json", index),
+        ("model-1.safetensors", b"1"),
+    ];
+    hub.has("o/n", &files);
+    let client = Client::of(&hub);
+    // Also where the index is there already.
+    for _ in 0..2 {
+        let error = client.pull("o/n").unwrap_err();
+        assert!(
+            matches!(error, HubError::NoModel { .. })
+                && error.to_string().contains("it lacks model-2.safetensors"),
+            "{error}"
+        );
+    }
+    assert_eq!(hub.offsets("model-1.safetensors"), [0u64; 0]);
+    assert_eq!(hub.offsets("model.safetensors.index.json"), [0]);
+    assert!(client.names("snapshots").is_empty());
+    files.push(("model-2.safetensors", b"2"));
+    hub.has("o/n", &files);
+    assert_eq!(client.pull("o/n").unwrap().n_there, 1);
+}

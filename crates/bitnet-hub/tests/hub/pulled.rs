@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use bitnet_hub::choice::WantedFiles;
 use bitnet_hub::settings::AccessToken;
-use bitnet_hub::{Cache, Hub, HubError, HubFile, HubModel, HubSettings, PullObserver, Pulled};
+use bitnet_hub::{
+    Cache, Hub, HubError, HubFile, HubModel, HubSettings, Pause, PullObserver, Pulled,
+};
 
 use crate::fake_hub::FakeHub;
 
@@ -40,11 +41,11 @@ impl PullObserver for Record {
         self.stood_by.lock().unwrap().push(file.name.to_string());
     }
 
-    fn waits(&self, why: &str, wait: Duration) {
+    fn waits(&self, why: &str, pause: &Pause<'_>) {
         self.waits
             .lock()
             .unwrap()
-            .push((wait.as_secs(), why.to_owned()));
+            .push((pause.wait.as_secs(), why.to_owned()));
     }
 }
 
@@ -83,15 +84,20 @@ impl Client {
 
     /// Pulls as the command does.
     pub fn pull(&self, model: &str) -> Result<Pulled, HubError> {
+        self.pull_with(model, &self.record)
+    }
+
+    /// The same, telling somebody else.
+    pub fn pull_with(&self, model: &str, observer: &dyn PullObserver) -> Result<Pulled, HubError> {
         let model: HubModel = model.parse()?;
         let hub = Hub::new(&self.settings, self.cache())?;
-        let repository = hub.repository(&model.id, &model.revision_or_default(), &self.record)?;
+        let repository = hub.repository(&model.id, &model.revision_or_default(), observer)?;
         let wanted = WantedFiles {
             pattern: model.pattern.as_deref(),
             ..WantedFiles::default()
         };
         let chosen = hub.choose(&repository, wanted)?;
-        hub.pull(&repository, &chosen, &self.record)
+        hub.pull(&repository, &chosen, observer)
     }
 
     /// Pulls, and reads the file that came.
