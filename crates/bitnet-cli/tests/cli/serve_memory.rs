@@ -1,5 +1,6 @@
-//! What a server takes in memory: under load no more than its first line tells and 300 MB (`docs/serving.md`), however many
-//! requests have come and gone; and what a swap costs, a few dozen megabytes whatever the model's size (`docs/models.md`).
+//! What a server takes in memory: under load no more than its first line tells and 300 MB (`docs/serving.md`), however
+//! many requests have come and gone; and what a swap costs, a few dozen megabytes whatever the model's size
+//! (`docs/models.md`).
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -180,12 +181,18 @@ fn a_server_takes_what_its_first_line_tells_and_requests_that_come_and_go_leave_
         "{line}"
     );
 
-    // Every buffer is used and the cache is full once; what comes now finds all of it there.
+    // Every buffer is used and the cache is full once; what comes now finds all of it there. The system hands memory
+    // out as it is touched, so a cache that were not filled would not be in the sum.
+    let resident = || status_bytes(&served, "VmRSS:");
+    let idle = resident();
     round(&served, 0);
     round(&served, 1);
-    let resident = || status_bytes(&served, "VmRSS:");
     let live = resident();
-    assert!(live > cache * 9 / 10, "the cache is full: {live} of {line}");
+    println!("{idle} bytes idle, {live} live, cache {cache}");
+    assert!(
+        live > idle + cache * 3 / 4,
+        "the cache is not full: {live} bytes, {idle} before, {line}"
+    );
     for n_round in 2..5 {
         round(&served, n_round);
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::zip::{self, Entry};
 use crate::error::{ModelError, Place, quoted};
 use crate::file_kind::FileKind;
+use crate::gguf::limits::MAX_NAME_BYTES;
 
 /// Longest pickle that is read. A tensor takes 80 to 150 bytes of it, so this is some 100,000 tensors.
 const MAX_PICKLE_BYTES: u64 = 16 << 20;
@@ -65,6 +66,11 @@ impl<'a> Archive<'a> {
             return Err(refused("data.pkl", &found));
         };
         let folder = name.strip_suffix("data.pkl").unwrap_or_default();
+        // It is a part of each name that is searched for.
+        if folder.len() as u64 > MAX_NAME_BYTES {
+            let found = format!("an entry in a folder whose name has {} bytes", folder.len());
+            return Err(refused("data.pkl", &found));
+        }
         let archive = Self {
             file,
             bytes,
@@ -107,10 +113,11 @@ impl<'a> Archive<'a> {
         self.pickle.start + at as u64
     }
 
-    /// Where the numbers of a storage are, from the start of the file.
+    /// Where the numbers of a storage are, from the start of the file. A key that is longer than names are is none: it
+    /// would be searched for as often as a pickle says so.
     pub fn storage(&self, key: &str) -> Option<Range<u64>> {
-        let mut parts = key.split('/');
-        let plain = parts.next().is_some_and(|part| !part.is_empty()) && parts.next().is_none();
+        let is_short = key.len() as u64 <= MAX_NAME_BYTES;
+        let plain = is_short && !key.is_empty() && !key.contains('/');
         plain.then(|| self.entry(&format!("data/{key}"))).flatten()
     }
 

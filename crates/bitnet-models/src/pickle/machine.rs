@@ -1,21 +1,22 @@
 //! The machine that a state dict's pickle runs on: a stack, a memo, and no calls.
 //!
-//! What stands on the stack is small and owns nothing: texts are parts of the file, tuples and dicts are numbers of what
-//! the machine keeps once. So nothing is copied or followed twice, however often the memo hands it out, nothing recurses,
-//! and a pickle costs at most some hundred bytes for each of its steps, of which there is a limit.
+//! What stands on the stack is small and owns nothing: texts are parts of the file, tuples and dicts are numbers of
+//! what the machine keeps once. So nothing is copied or followed twice, however often the memo hands it out, nothing
+//! recurses, and a pickle costs at most some hundred bytes for each of its steps, of which there is a limit.
 
 use super::archive::Archive;
 use super::opcode as op;
 use super::state_dict::{Storage, View};
 use super::value::{Global, Value};
 use crate::error::{ModelError, Place, quoted};
+use crate::gguf::limits::MAX_NAME_BYTES;
 
 /// Steps of one pickle: a tensor takes about 25.
 const MAX_STEPS: u64 = 1 << 22;
 /// Values on the stack: Python writes dicts in batches of a thousand pairs.
 const MAX_STACK: usize = 1 << 16;
-/// Bytes of a module's or a function's name.
-const MAX_NAME_BYTES: usize = 256;
+/// Bytes of a line that names a module or a function.
+const MAX_LINE_BYTES: usize = 256;
 
 /// What a pickle has built.
 #[derive(Debug)]
@@ -244,6 +245,12 @@ impl<'a> Machine<'a> {
                 let found = pair.first().map_or("nothing", Value::kind);
                 return Err(self.refused(at, "pairs of a string and a value", found));
             };
+            // Here and not at the end: a memo hands a name out for two bytes, and whoever compares or copies it reads
+            // all of it each time.
+            if key.len() as u64 > MAX_NAME_BYTES {
+                let expected = format!("a name of at most {MAX_NAME_BYTES} bytes");
+                return Err(self.refused(at, &expected, &format!("one of {}", key.len())));
+            }
             self.dicts[dict].push((key, value));
         }
         Ok(())
@@ -297,7 +304,7 @@ impl<'a> Machine<'a> {
     /// A line of ASCII, as names of globals are written.
     fn line(&mut self, at: usize) -> Result<&'a str, ModelError> {
         let rest = &self.code[self.at..];
-        let head = &rest[..rest.len().min(MAX_NAME_BYTES)];
+        let head = &rest[..rest.len().min(MAX_LINE_BYTES)];
         let end = head.iter().position(|byte| *byte == b'\n');
         let line = end.and_then(|end| std::str::from_utf8(&head[..end]).ok());
         let Some(line) = line else {

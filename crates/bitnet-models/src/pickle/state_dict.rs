@@ -7,7 +7,6 @@ use std::ops::Range;
 use super::machine::Machine;
 use super::value::{Global, Value};
 use crate::error::{ModelError, Place};
-use crate::gguf::limits::MAX_NAME_BYTES;
 use crate::safetensors::{MAX_RANK, StoredType};
 use crate::tensor_files::StoredTensor;
 
@@ -29,7 +28,7 @@ pub struct View {
     shape: usize,
 }
 
-/// The tensors of the dict that the pickle ended with.
+/// The tensors of the dict that the pickle ended with. Its names are short: the machine takes no others.
 pub fn tensors(machine: &Machine, shard: u16) -> Result<Vec<StoredTensor>, ModelError> {
     let entries = machine.top();
     let refused = |name: &str, expected: &str, found: &str| ModelError::Pickle {
@@ -52,10 +51,6 @@ pub fn tensors(machine: &Machine, shard: u16) -> Result<Vec<StoredTensor>, Model
                 "a tensor (a training checkpoint has its state dict under a name: save that alone)";
             return Err(refused(name, expected, value.kind()));
         };
-        if name.len() as u64 > MAX_NAME_BYTES {
-            let expected = format!("a name of at most {MAX_NAME_BYTES} bytes");
-            return Err(refused(name, &expected, &name.len().to_string()));
-        }
         let view = &machine.views[view];
         tensors.push(StoredTensor {
             name: name.into(),
@@ -112,8 +107,8 @@ impl<'a> Machine<'a> {
         self.push(at, Value::Storage(index))
     }
 
-    /// A tensor of its arguments: storage, offset, size, stride, whether it wants gradients, hooks; then the type, where
-    /// the function is the one that names it; then flags, of which there are none.
+    /// A tensor of its arguments: storage, offset, size, stride, whether it wants gradients, hooks; then the type,
+    /// where the function is the one that names it; then flags, of which there are none.
     pub fn view(&self, at: usize, function: Global, arguments: usize) -> Result<View, ModelError> {
         let wrong = |expected: &str| Err(self.refused(at, expected, "other arguments"));
         let [

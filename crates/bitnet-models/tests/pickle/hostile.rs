@@ -342,24 +342,6 @@ fn nothing_grows_beyond_its_limit() {
         error.starts_with("FILE: tensor w: expected a tensor"),
         "{error}"
     );
-    // One long name, handed out again and again.
-    let name = "n".repeat(10_000);
-    let pairs = b"h\x00h\x01".repeat(10_000);
-    let value = tensor(&storage("0", 8), 0, &[8], &[1]);
-    let pickle = [
-        b"\x80\x02".to_vec(),
-        text(&name),
-        b"q\x00".to_vec(),
-        value,
-        b"q\x01}(".to_vec(),
-        pairs,
-        b"u".to_vec(),
-    ];
-    let error = open(archive_of(&[pickle.concat(), b".".to_vec()].concat())).unwrap_err();
-    assert!(
-        error.ends_with("expected a dict of tensors, found 3 values"),
-        "{error}"
-    );
     let steps = [b"\x80\x02}".to_vec(), b"q\x00".repeat((1 << 22) + 1)].concat();
     let error = open(archive_of(&steps)).unwrap_err();
     assert!(error.contains("at most 4194304 steps"), "{error}");
@@ -368,6 +350,36 @@ fn nothing_grows_beyond_its_limit() {
         error.contains("data.pkl") && error.contains("at most 16777216 bytes"),
         "{error}"
     );
+}
+
+#[test]
+fn a_long_name_that_a_memo_hands_out_is_refused_where_it_is_first_used() {
+    let name = text(&"n".repeat(100_000));
+    let value = tensor(&storage("0", 8), 0, &[8], &[1]);
+    let remembered = [&name[..], b"q\x00", &value, b"q\x01"].concat();
+    // As the first thing in a dict, by one item and by many: what comes after it is not looked at.
+    for (pairs, end) in [(&b"h\x00h\x01s"[..], 5), (b"(h\x00h\x01h\x00h\x01u", 10)] {
+        let head = [b"\x80\x02(", &remembered[..], b"t}"].concat();
+        let pickle = [&head, &pairs.repeat(1000)[..], b"."].concat();
+        let at = head.len() + end - 1;
+        assert_refused_at(
+            &pickle,
+            at,
+            "a name of at most 256 bytes, found one of 100000",
+        );
+    }
+    // The names of storages and of the archive's folder likewise.
+    let key = "k".repeat(60_000);
+    let entry = format!("m/data/{key}");
+    let pickle = one(&storage(&key, 8));
+    let bytes = zip(&[("m/data.pkl", &pickle[..]), (&entry, &NUMBERS)]);
+    let error = open(bytes).unwrap_err();
+    let cut = format!("found the key \"{}…\"", &key[..64]);
+    assert!(error.ends_with(&cut), "{error}");
+    let folder = "f".repeat(60_000);
+    let bytes = zip(&[(&format!("{folder}/data.pkl"), &state_dict(&[("a", &[8])]))]);
+    let error = open(bytes).unwrap_err();
+    assert!(error.ends_with("whose name has 60001 bytes"), "{error}");
 }
 
 #[test]
@@ -381,7 +393,7 @@ fn a_name_comes_once_and_is_short() {
     );
     let error = open(archive_of(&dict(&[(&"n".repeat(300), value)]))).unwrap_err();
     assert!(
-        error.ends_with("expected a name of at most 256 bytes, found 300"),
+        error.ends_with("expected a name of at most 256 bytes, found one of 300"),
         "{error}"
     );
 }
