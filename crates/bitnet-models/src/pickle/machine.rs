@@ -7,7 +7,7 @@
 use super::archive::Archive;
 use super::opcode as op;
 use super::state_dict::{Storage, View};
-use super::value::{Global, Value};
+use super::value::{Global, PickleValue};
 use crate::error::{ModelError, Place, quoted};
 use crate::gguf::limits::MAX_NAME_BYTES;
 
@@ -20,24 +20,24 @@ const MAX_LINE_BYTES: usize = 256;
 
 /// What a pickle has built.
 #[derive(Debug)]
-pub struct Machine<'a> {
+pub struct PickleMachine<'a> {
     pub archive: &'a Archive<'a>,
     code: &'a [u8],
     /// The next byte of `code`.
     at: usize,
-    stack: Vec<Value<'a>>,
+    stack: Vec<PickleValue<'a>>,
     /// Heights of the stack.
     marks: Vec<usize>,
-    memo: Vec<Value<'a>>,
-    pub tuples: Vec<Box<[Value<'a>]>>,
-    pub dicts: Vec<Vec<(&'a str, Value<'a>)>>,
+    memo: Vec<PickleValue<'a>>,
+    pub tuples: Vec<Box<[PickleValue<'a>]>>,
+    pub dicts: Vec<Vec<(&'a str, PickleValue<'a>)>>,
     pub storages: Vec<Storage>,
     pub views: Vec<View>,
 }
 
 /// Runs an archive's pickle; returns the entries of the dict that it ends with, and what they are made of.
-pub fn run<'a>(archive: &'a Archive<'a>) -> Result<Machine<'a>, ModelError> {
-    let mut machine = Machine {
+pub fn run<'a>(archive: &'a Archive<'a>) -> Result<PickleMachine<'a>, ModelError> {
+    let mut machine = PickleMachine {
         archive,
         code: archive.pickle(),
         at: 0,
@@ -66,11 +66,11 @@ pub fn run<'a>(archive: &'a Archive<'a>) -> Result<Machine<'a>, ModelError> {
     })
 }
 
-impl<'a> Machine<'a> {
+impl<'a> PickleMachine<'a> {
     /// The dict that the pickle ended with: the stack holds nothing else.
-    pub fn top(&self) -> &[(&'a str, Value<'a>)] {
+    pub fn top(&self) -> &[(&'a str, PickleValue<'a>)] {
         match self.stack.as_slice() {
-            [Value::Dict(dict)] => &self.dicts[*dict],
+            [PickleValue::Dict(dict)] => &self.dicts[*dict],
             _ => &[],
         }
     }
@@ -78,8 +78,8 @@ impl<'a> Machine<'a> {
     fn finished(&self) -> Result<(), ModelError> {
         let left = self.code.len() - self.at;
         match self.stack.as_slice() {
-            [Value::Dict(_)] if left == 0 && self.marks.is_empty() => Ok(()),
-            [Value::Dict(_)] if left > 0 => {
+            [PickleValue::Dict(_)] if left == 0 && self.marks.is_empty() => Ok(()),
+            [PickleValue::Dict(_)] if left > 0 => {
                 Err(self.refused(self.at, "the end", &format!("{left} more bytes")))
             }
             [value] => Err(self.refused(self.at - 1, "a dict of tensors", value.kind())),
@@ -121,24 +121,24 @@ impl<'a> Machine<'a> {
                 let index = u32::from_le_bytes(self.take()?);
                 self.get(at, index as usize)
             }
-            op::NONE => self.push(at, Value::Unused("None")),
-            op::NEWTRUE | op::NEWFALSE => self.push(at, Value::Bool),
+            op::NONE => self.push(at, PickleValue::Unused("None")),
+            op::NEWTRUE | op::NEWFALSE => self.push(at, PickleValue::Bool),
             op::BININT => {
                 let number = i32::from_le_bytes(self.take()?);
-                self.push(at, Value::Int(number.into()))
+                self.push(at, PickleValue::Int(number.into()))
             }
             op::BININT1 => {
                 let [number] = self.take()?;
-                self.push(at, Value::Int(number.into()))
+                self.push(at, PickleValue::Int(number.into()))
             }
             op::BININT2 => {
                 let number = u16::from_le_bytes(self.take()?);
-                self.push(at, Value::Int(number.into()))
+                self.push(at, PickleValue::Int(number.into()))
             }
             op::LONG1 => self.long(at),
             op::BINFLOAT => {
                 self.take::<8>()?;
-                self.push(at, Value::Unused("a float"))
+                self.push(at, PickleValue::Unused("a float"))
             }
             op::SHORT_BINUNICODE => {
                 let [len] = self.take()?;
@@ -160,7 +160,7 @@ impl<'a> Machine<'a> {
                 let n = self.since_mark(at)?;
                 self.tuple(at, n)
             }
-            op::EMPTY_LIST => self.push(at, Value::List),
+            op::EMPTY_LIST => self.push(at, PickleValue::List),
             op::APPEND => self.append(at, 1),
             op::APPENDS => {
                 let n = self.since_mark(at)?;
@@ -177,13 +177,15 @@ impl<'a> Machine<'a> {
                 self.global(at, module, name)
             }
             op::STACK_GLOBAL => match self.pop_n(at)? {
-                [Value::Text(module), Value::Text(name)] => self.global(at, module, name),
+                [PickleValue::Text(module), PickleValue::Text(name)] => {
+                    self.global(at, module, name)
+                }
                 _ => Err(self.refused(at, "the names of a global", "other values")),
             },
             op::REDUCE => self.reduce(at),
             op::BUILD => match self.pop_n(at)? {
                 // The attributes of an OrderedDict: `_metadata`, of which no tensor needs anything.
-                [dict @ Value::Dict(_), Value::Dict(_)] => self.push(at, dict),
+                [dict @ PickleValue::Dict(_), PickleValue::Dict(_)] => self.push(at, dict),
                 [object, state] => {
                     let found = format!("attributes of {} in {}", object.kind(), state.kind());
                     Err(self.refused(at, "attributes of a dict in a dict", &found))
@@ -196,7 +198,8 @@ impl<'a> Machine<'a> {
 
     fn reduce(&mut self, at: usize) -> Result<(), ModelError> {
         let [callable, arguments] = self.pop_n(at)?;
-        let (Value::Global(global), Value::Tuple(arguments)) = (callable, arguments) else {
+        let (PickleValue::Global(global), PickleValue::Tuple(arguments)) = (callable, arguments)
+        else {
             let found = format!("{} with {}", callable.kind(), arguments.kind());
             return Err(self.refused(at, "a known function with a tuple", &found));
         };
@@ -205,10 +208,13 @@ impl<'a> Machine<'a> {
             (Global::RebuildTensor | Global::RebuildTyped, _) => {
                 let view = self.view(at, global, arguments)?;
                 self.views.push(view);
-                self.push(at, Value::Tensor(self.views.len() - 1))
+                self.push(at, PickleValue::Tensor(self.views.len() - 1))
             }
             // A tensor, whether it wants gradients, and its hooks.
-            (Global::RebuildParameter, [tensor @ Value::Tensor(_), Value::Bool, hooks]) => {
+            (
+                Global::RebuildParameter,
+                [tensor @ PickleValue::Tensor(_), PickleValue::Bool, hooks],
+            ) => {
                 let tensor = *tensor;
                 self.no_hooks(at, *hooks)?;
                 self.push(at, tensor)
@@ -221,28 +227,28 @@ impl<'a> Machine<'a> {
     }
 
     /// Hooks are functions: there are none.
-    pub fn no_hooks(&self, at: usize, hooks: Value) -> Result<(), ModelError> {
+    pub fn no_hooks(&self, at: usize, hooks: PickleValue) -> Result<(), ModelError> {
         match hooks {
-            Value::Dict(dict) if self.dicts[dict].is_empty() => Ok(()),
-            Value::Unused("None") => Ok(()),
+            PickleValue::Dict(dict) if self.dicts[dict].is_empty() => Ok(()),
+            PickleValue::Unused("None") => Ok(()),
             other => Err(self.refused(at, "an empty dict of hooks", other.kind())),
         }
     }
 
     fn dict(&mut self, at: usize) -> Result<(), ModelError> {
         self.dicts.push(Vec::new());
-        self.push(at, Value::Dict(self.dicts.len() - 1))
+        self.push(at, PickleValue::Dict(self.dicts.len() - 1))
     }
 
     fn set_items(&mut self, at: usize, n: usize) -> Result<(), ModelError> {
         let items = self.pop(at, n)?;
         let dict = match self.stack.last() {
-            Some(Value::Dict(dict)) if self.reaches(1) => *dict,
+            Some(PickleValue::Dict(dict)) if self.reaches(1) => *dict,
             _ => return Err(self.refused(at, "a dict to fill", "another value")),
         };
         for pair in items.chunks(2) {
-            let [Value::Text(key), value] = *pair else {
-                let found = pair.first().map_or("nothing", Value::kind);
+            let [PickleValue::Text(key), value] = *pair else {
+                let found = pair.first().map_or("nothing", PickleValue::kind);
                 return Err(self.refused(at, "pairs of a string and a value", found));
             };
             // Here and not at the end: a memo hands a name out for two bytes, and whoever compares or copies it reads
@@ -260,7 +266,7 @@ impl<'a> Machine<'a> {
     fn append(&mut self, at: usize, n: usize) -> Result<(), ModelError> {
         self.pop(at, n)?;
         match self.stack.last() {
-            Some(Value::List) if self.reaches(1) => Ok(()),
+            Some(PickleValue::List) if self.reaches(1) => Ok(()),
             _ => Err(self.refused(at, "a list to fill", "another value")),
         }
     }
@@ -268,12 +274,12 @@ impl<'a> Machine<'a> {
     fn tuple(&mut self, at: usize, n: usize) -> Result<(), ModelError> {
         let values = self.pop(at, n)?;
         self.tuples.push(values.into());
-        self.push(at, Value::Tuple(self.tuples.len() - 1))
+        self.push(at, PickleValue::Tuple(self.tuples.len() - 1))
     }
 
     fn global(&mut self, at: usize, module: &str, name: &str) -> Result<(), ModelError> {
         match Global::find(module, name) {
-            Some(global) => self.push(at, Value::Global(global)),
+            Some(global) => self.push(at, PickleValue::Global(global)),
             None => {
                 let found = format!("the global {}.{}", quoted(module), quoted(name));
                 Err(self.refused(at, "a global of a state dict", &found))
@@ -290,13 +296,13 @@ impl<'a> Machine<'a> {
         let negative = digits.last().is_some_and(|byte| byte & 0x80 != 0);
         let mut number = [if negative { 0xFF } else { 0 }; 8];
         number[..digits.len()].copy_from_slice(digits);
-        self.push(at, Value::Int(i64::from_le_bytes(number)))
+        self.push(at, PickleValue::Int(i64::from_le_bytes(number)))
     }
 
     fn text(&mut self, at: usize, len: u64) -> Result<(), ModelError> {
         let bytes = self.bytes(len)?;
         match std::str::from_utf8(bytes) {
-            Ok(text) => self.push(at, Value::Text(text)),
+            Ok(text) => self.push(at, PickleValue::Text(text)),
             Err(_) => Err(self.refused(at, "a string in UTF-8", "other bytes")),
         }
     }
@@ -340,7 +346,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    pub fn push(&mut self, at: usize, value: Value<'a>) -> Result<(), ModelError> {
+    pub fn push(&mut self, at: usize, value: PickleValue<'a>) -> Result<(), ModelError> {
         if self.stack.len() == MAX_STACK || self.marks.len() > MAX_STACK {
             return Err(ModelError::Limit {
                 file: self.archive.file.into(),
@@ -370,7 +376,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The top `n` values, in the order in which they were pushed.
-    fn pop(&mut self, at: usize, n: usize) -> Result<Vec<Value<'a>>, ModelError> {
+    fn pop(&mut self, at: usize, n: usize) -> Result<Vec<PickleValue<'a>>, ModelError> {
         if !self.reaches(n) {
             let found = self.stack.len() - self.marks.last().copied().unwrap_or(0);
             let expected = format!("{n} values on the stack");
@@ -379,9 +385,9 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(self.stack.len() - n))
     }
 
-    pub fn pop_n<const N: usize>(&mut self, at: usize) -> Result<[Value<'a>; N], ModelError> {
+    pub fn pop_n<const N: usize>(&mut self, at: usize) -> Result<[PickleValue<'a>; N], ModelError> {
         let values = self.pop(at, N)?;
-        let mut array = [Value::Unused("None"); N];
+        let mut array = [PickleValue::Unused("None"); N];
         array.copy_from_slice(&values);
         Ok(array)
     }

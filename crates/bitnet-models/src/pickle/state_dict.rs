@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use super::machine::Machine;
-use super::value::{Global, Value};
+use super::machine::PickleMachine;
+use super::value::{Global, PickleValue};
 use crate::error::{ModelError, Place};
 use crate::safetensors::{MAX_RANK, StoredType};
 use crate::tensor_files::StoredTensor;
@@ -29,7 +29,7 @@ pub struct View {
 }
 
 /// The tensors of the dict that the pickle ended with. Its names are short: the machine takes no others.
-pub fn tensors(machine: &Machine, shard: u16) -> Result<Vec<StoredTensor>, ModelError> {
+pub fn tensors(machine: &PickleMachine, shard: u16) -> Result<Vec<StoredTensor>, ModelError> {
     let entries = machine.top();
     let refused = |name: &str, expected: &str, found: &str| ModelError::Pickle {
         file: machine.archive.file.into(),
@@ -46,7 +46,7 @@ pub fn tensors(machine: &Machine, shard: u16) -> Result<Vec<StoredTensor>, Model
     }
     let mut tensors = Vec::with_capacity(entries.len());
     for &(name, value) in entries {
-        let Value::Tensor(view) = value else {
+        let PickleValue::Tensor(view) = value else {
             let expected =
                 "a tensor (a training checkpoint has its state dict under a name: save that alone)";
             return Err(refused(name, expected, value.kind()));
@@ -64,20 +64,20 @@ pub fn tensors(machine: &Machine, shard: u16) -> Result<Vec<StoredTensor>, Model
     Ok(tensors)
 }
 
-impl<'a> Machine<'a> {
+impl<'a> PickleMachine<'a> {
     /// `BINPERSID` of `("storage", class, key, device, length)`.
     pub fn storage(&mut self, at: usize) -> Result<(), ModelError> {
         let [id] = self.pop_n(at)?;
         let parts = match id {
-            Value::Tuple(tuple) => &*self.tuples[tuple],
+            PickleValue::Tuple(tuple) => &*self.tuples[tuple],
             _ => &[],
         };
         let [
-            Value::Text("storage"),
-            Value::Global(class @ (Global::Storage(_) | Global::UntypedStorage)),
-            Value::Text(key),
-            Value::Text(_),
-            Value::Int(len),
+            PickleValue::Text("storage"),
+            PickleValue::Global(class @ (Global::Storage(_) | Global::UntypedStorage)),
+            PickleValue::Text(key),
+            PickleValue::Text(_),
+            PickleValue::Int(len),
         ] = *parts
         else {
             let found = format!("{} of {} values", id.kind(), parts.len());
@@ -104,7 +104,7 @@ impl<'a> Machine<'a> {
         }
         self.storages.push(Storage { ty, range });
         let index = self.storages.len() - 1;
-        self.push(at, Value::Storage(index))
+        self.push(at, PickleValue::Storage(index))
     }
 
     /// A tensor of its arguments: storage, offset, size, stride, whether it wants gradients, hooks; then the type,
@@ -112,11 +112,11 @@ impl<'a> Machine<'a> {
     pub fn view(&self, at: usize, function: Global, arguments: usize) -> Result<View, ModelError> {
         let wrong = |expected: &str| Err(self.refused(at, expected, "other arguments"));
         let [
-            Value::Storage(storage),
-            Value::Int(offset),
-            Value::Tuple(shape),
-            Value::Tuple(stride),
-            Value::Bool,
+            PickleValue::Storage(storage),
+            PickleValue::Int(offset),
+            PickleValue::Tuple(shape),
+            PickleValue::Tuple(stride),
+            PickleValue::Bool,
             hooks,
             ref rest @ ..,
         ] = *self.tuples[arguments]
@@ -127,7 +127,7 @@ impl<'a> Machine<'a> {
         let storage = &self.storages[storage];
         let (ty, flags) = match (storage.ty, function, rest) {
             (Some(ty), Global::RebuildTensor, flags) => (ty, flags),
-            (_, Global::RebuildTyped, [Value::Global(Global::Type(ty)), flags @ ..]) => {
+            (_, Global::RebuildTyped, [PickleValue::Global(Global::Type(ty)), flags @ ..]) => {
                 (*ty, flags)
             }
             _ => return wrong("a tensor with one type"),
@@ -173,8 +173,8 @@ impl<'a> Machine<'a> {
     /// A tuple of sizes; `None` for anything else.
     fn sizes(&self, tuple: usize) -> Option<Vec<u64>> {
         let values = &self.tuples[tuple];
-        let size = |value: &Value| match value {
-            Value::Int(size) => u64::try_from(*size).ok(),
+        let size = |value: &PickleValue| match value {
+            PickleValue::Int(size) => u64::try_from(*size).ok(),
             _ => None,
         };
         (values.len() <= MAX_RANK).then(|| values.iter().map(size).collect())?

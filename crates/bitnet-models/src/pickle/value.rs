@@ -3,30 +3,30 @@
 //! Source: torch/_utils.py and torch/storage.py for the names.
 
 #[cfg(doc)]
-use super::machine::Machine;
+use super::machine::PickleMachine;
 use crate::safetensors::StoredType;
 
 /// Something on the stack.
 #[derive(Debug, Clone, Copy)]
-pub enum Value<'a> {
+pub enum PickleValue<'a> {
     /// `None`, a float, a list: allowed beside tensors, used by none.
     Unused(&'static str),
     Bool,
     Int(i64),
     Text(&'a str),
     Global(Global),
-    /// A number of [`Machine::tuples`].
+    /// A number of [`PickleMachine::tuples`].
     Tuple(usize),
     List,
-    /// A number of [`Machine::dicts`].
+    /// A number of [`PickleMachine::dicts`].
     Dict(usize),
-    /// A number of [`Machine::storages`].
+    /// A number of [`PickleMachine::storages`].
     Storage(usize),
-    /// A number of [`Machine::views`].
+    /// A number of [`PickleMachine::views`].
     Tensor(usize),
 }
 
-impl Value<'_> {
+impl PickleValue<'_> {
     /// What a message calls it.
     pub fn kind(&self) -> &'static str {
         match self {
