@@ -1,9 +1,10 @@
 //! `download-model`: a model from the Hugging Face Hub, and whether this tree can run it.
 //!
-//! The steps are those that a person would take: `bitnet pull`, `bitnet compat-check` on what came, and the first tokens of
-//! an answer, which take the whole way from the file to the text.
+//! The steps are those that a person would take: `bitnet pull`, `bitnet compat-check` on what came, and the first
+//! tokens of an answer, which take the whole way from the file to the text.
 
-use crate::process::{cargo, output, run, target_folder};
+use crate::process::{output, run};
+use crate::served::{binary, release_program};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use std::process::{Command, Stdio};
 /// The command's lines of the help.
 pub const USAGE: &str = "\
   download-model --id OWNER/NAME[:FILE][@REVISION] [--validate] [--offline] [--debug]
-         pull a model from the Hugging Face Hub; with --validate check the file, and have it begin an answer;\n         \
-         --debug takes the debug build";
+         pull a model from the Hugging Face Hub; with --validate check the file, and have it begin an\n         \
+         answer; --debug takes the debug build";
 
 /// Tokens that are generated: the first comes from the prompt's pass, the further ones from the cache.
 const TOKENS: &str = "4";
@@ -32,7 +33,7 @@ struct DownloadOptions<'a> {
 /// Wrong arguments; whatever keeps the model from being downloaded, or from running.
 pub fn download(root: &Path, args: &[&str]) -> Result<()> {
     let options = DownloadOptions::parse(args)?;
-    let bitnet = build(root, options.debug)?;
+    let bitnet = program(root, options.debug)?;
     let mut pull = Command::new(&bitnet);
     pull.args(["pull", options.id, "--format", "json"]);
     if options.offline {
@@ -76,20 +77,13 @@ fn validate(bitnet: &Path, model: &str) -> Result<()> {
     Ok(())
 }
 
-/// The command of this tree, built for release unless `debug` says otherwise: a model of some size would take minutes to
-/// begin an answer.
-fn build(root: &Path, debug: bool) -> Result<PathBuf> {
-    let profile = if debug { "debug" } else { "release" };
-    let mut build = cargo();
-    build
-        .current_dir(root)
-        .args(["build", "--quiet", "-p", "bitnet-cli"]);
-    if !debug {
-        build.arg("--release");
+/// The command of this tree, built for release unless `debug` says otherwise: a model of some size would take minutes
+/// to begin an answer.
+fn program(root: &Path, debug: bool) -> Result<PathBuf> {
+    match debug {
+        true => binary(root),
+        false => release_program(root),
     }
-    run(&mut build)?;
-    let name = format!("bitnet{}", std::env::consts::EXE_SUFFIX);
-    Ok(target_folder(root)?.join(profile).join(name))
 }
 
 impl DownloadOptions<'_> {

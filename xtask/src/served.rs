@@ -40,8 +40,8 @@ impl Served {
         Served::spawn(command, drop)
     }
 
-    /// Starts a server by `command` and waits until it says where it listens. Every line that it says after that is given
-    /// to `later`.
+    /// Starts a server by `command` and waits until it says where it listens. Every line that it says after that is
+    /// given to `later`.
     ///
     /// # Errors
     /// When it ends before that, with what it said.
@@ -91,7 +91,7 @@ fn address_in(line: &str) -> Option<SocketAddr> {
     rest[..end].trim_end_matches(':').parse().ok()
 }
 
-/// The command, freshly built.
+/// The program `bitnet`, built for debugging.
 ///
 /// # Errors
 /// When it does not build.
@@ -99,7 +99,7 @@ pub fn binary(root: &Path) -> Result<PathBuf> {
     run(cargo()
         .current_dir(root)
         .args(["build", "-q", "--locked", "-p", "bitnet-cli"]))?;
-    Ok(target_folder(root)?.join("debug/bitnet"))
+    Ok(target_folder(root)?.join("debug").join(program_name()))
 }
 
 /// The program `bitnet`, built in release.
@@ -109,8 +109,11 @@ pub fn binary(root: &Path) -> Result<PathBuf> {
 pub fn release_program(root: &Path) -> Result<PathBuf> {
     let args = ["build", "--release", "--locked", "-p", "bitnet-cli"];
     run(cargo().current_dir(root).args(args))?;
-    let name = format!("bitnet{}", std::env::consts::EXE_SUFFIX);
-    Ok(target_folder(root)?.join("release").join(name))
+    Ok(target_folder(root)?.join("release").join(program_name()))
+}
+
+fn program_name() -> String {
+    format!("bitnet{}", std::env::consts::EXE_SUFFIX)
 }
 
 #[cfg(test)]

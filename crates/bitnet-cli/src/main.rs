@@ -5,8 +5,8 @@
 //! - [`cli`], [`args`], [`mod@env`]: what may be asked for, and the rule flag > environment > default
 //! - [`commands`]: one command, one file
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
-//! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`download_bars`], [`interrupt`]: what the
-//!   user sees
+//! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`download_bars`],
+//!   [`interrupt`]: what the user sees
 //! - [`remote`]: a running server, for the commands that manage one
 //! - [`pending`], [`free_space`], [`export_report`], [`synth`]: files that are written
 //!
@@ -103,7 +103,7 @@ fn run() -> Result<Exit, CliError> {
         Command::Split(args) => commands::split::run(args, &env),
         Command::Merge(args) => commands::merge::run(args),
         Command::Synth(args) => commands::synth::run(args),
-        Command::Keys(args) => commands::keys::run(args),
+        Command::Keys(args) => commands::keys::run(args, &env),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

@@ -30,8 +30,8 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// The model that flag, environment or default name. What is no path, and could be a model of the Hub, is looked for
-    /// in the cache of `bitnet pull`; nothing is downloaded.
+    /// The model that flag, environment or default name. What is no path, and could be a model of the Hub, is looked
+    /// for in the cache of `bitnet pull`; nothing is downloaded.
     ///
     /// # Errors
     /// A model of the Hub that is not in the cache, or of which several files are.
@@ -51,6 +51,22 @@ impl ModelSource {
             None => Ok(PathBuf::from(name)),
             Some(model) => in_cache(name, &model, env),
         }
+    }
+
+    /// The model that a server's setting `models.default_model` names. The variable is a source of the settings too, so
+    /// nobody else is asked.
+    ///
+    /// # Errors
+    /// As [`ModelSource::choose`].
+    pub fn choose_for_server(
+        default_model: Option<&str>,
+        env: &Environment,
+    ) -> Result<ModelSource, CliError> {
+        let env = Environment {
+            hub: env.hub.clone(),
+            ..Environment::default()
+        };
+        ModelSource::choose(default_model, &env)
     }
 
     /// What messages and results call it.
@@ -226,8 +242,8 @@ pub struct LoadExtras {
     /// Sequences that run at once; 0 means one.
     pub max_sequences: usize,
     /// Keep packed weights for the next start, and use those that are kept: for commands that somebody waits for, and
-    /// servers. Weights in a mapped file are read a little more slowly than in memory of huge pages, so what measures or
-    /// computes for long packs anew.
+    /// servers. Weights in a mapped file are read a little more slowly than in memory of huge pages, so what measures
+    /// or computes for long packs anew.
     pub quick_start: bool,
 }
 

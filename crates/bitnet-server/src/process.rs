@@ -11,7 +11,7 @@ mod signals;
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -91,17 +91,20 @@ pub enum ProcessError {
 }
 
 impl Process {
-    /// Tells what [`Process::begin`] would refuse, but for addresses that are taken: the server that the settings are meant
-    /// for may have them.
+    /// Tells what [`Process::begin`] would refuse, but for addresses that are taken: the server that the settings are
+    /// meant for may have them.
     ///
     /// # Errors
     /// As [`Process::begin`].
     pub fn check(config: &ServerConfig) -> Result<(), ProcessError> {
         check_platform(config)?;
-        guard_and_tls(config.server.host, config).map(drop)
+        Guard::check(config.server.host, config)?;
+        TlsIdentity::open(&config.server)?;
+        Ok(())
     }
 
-    /// Settles everything that needs no model: who may ask, the certificate, the log, signals, the limit of descriptors.
+    /// Settles everything that needs no model: who may ask, the certificate, the log, signals, the limit of
+    /// descriptors.
     ///
     /// # Errors
     /// Whatever of it is wrong.
@@ -123,7 +126,8 @@ impl Process {
             Some(socket) => socket.local_addr().map_err(failed)?.ip(),
             None => address.ip(),
         };
-        let (guard, tls) = guard_and_tls(host, &config)?;
+        let guard = Arc::new(Guard::at(host, &config, routes::access())?);
+        let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         if let Some(path) = &config.auth.keys_file
             && guard.credentials().lets_nobody_in()
         {
@@ -179,7 +183,8 @@ impl Process {
     }
 
     /// Begins to answer probes about `app` on the health port and to look after its engines, as far as the settings say
-    /// so: before the first model is loaded, so that the loading is seen. [`Process::serve`] does it for those who did not.
+    /// so: before the first model is loaded, so that the loading is seen. [`Process::serve`] does it for those who did
+    /// not.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
@@ -342,16 +347,6 @@ fn check_platform(config: &ServerConfig) -> Result<(), ProcessError> {
     }
     let _ = config; // on Linux nothing is refused
     Ok(())
-}
-
-/// Who may ask at an address, and what is shown to them.
-fn guard_and_tls(
-    host: IpAddr,
-    config: &ServerConfig,
-) -> Result<(Arc<Guard>, Option<Arc<TlsIdentity>>), ProcessError> {
-    let guard = Arc::new(Guard::at(host, config, routes::access())?);
-    let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
-    Ok((guard, tls))
 }
 
 /// The listening socket: the service manager's, that of the process before this one, or a new one.

@@ -1,5 +1,5 @@
-//! From settings to a server that can begin: the policy of its models, the first model with its version, and the state that
-//! routes share. `bitnet serve` and `bitnet-server` are two command lines before this one way.
+//! From settings to a server that can begin: the policy of its models, the first model with its version, and the state
+//! that routes share. `bitnet serve` and `bitnet-server` are two command lines before this one way.
 
 mod check;
 
@@ -131,8 +131,8 @@ fn policy_and_name(
     Ok((policy, name))
 }
 
-/// Makes the state that routes share, lets the process look after it, and loads the first model into it by `load`, which is
-/// given its source and complete options.
+/// Makes the state that routes share, lets the process look after it, and loads the first model into it by `load`,
+/// which is given its source and complete options.
 ///
 /// # Errors
 /// Those of `load`, settings of models that mean nothing here, and logs that cannot be opened.
@@ -146,8 +146,8 @@ pub fn prepare<E: From<StartupError>>(
     let batch_timeout = config.performance.batch_timeout_ms;
     if batch_timeout > 0 {
         tracing::warn!(
-            "performance.batch_timeout_ms is {batch_timeout} and without effect: requests join the batch at every step, \
-             and none waits for others"
+            "performance.batch_timeout_ms is {batch_timeout} and without effect: requests join the batch at every \
+             step, and none waits for others"
         );
     }
     let (policy, name) =
@@ -226,6 +226,9 @@ fn short_name(source: &OriginSource) -> String {
             Path::new(name.strip_suffix(" (embedded)").unwrap_or(name))
         }
     };
+    if let Some(name) = hub_name(path) {
+        return paths::id_like(name);
+    }
     let stem = match path.is_dir() {
         true => path.file_name(),
         false => path.file_stem(),
@@ -233,3 +236,19 @@ fn short_name(source: &OriginSource) -> String {
     let name = stem.map_or_else(|| source.name(), |stem| stem.to_string_lossy().into_owned());
     paths::id_like(&name)
 }
+
+/// The NAME of OWNER/NAME where the path is a whole model in a cache of the Hub,
+/// `models--OWNER--NAME/snapshots/COMMIT`: clients must not have to follow its commits.
+fn hub_name(path: &Path) -> Option<&str> {
+    let mut parts = path.iter().rev().map(|part| part.to_str());
+    let (commit, snapshots, repository) = (parts.next()??, parts.next()??, parts.next()??);
+    let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_commit || snapshots != "snapshots" {
+        return None;
+    }
+    let (_, name) = repository.strip_prefix("models--")?.split_once("--")?;
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests;

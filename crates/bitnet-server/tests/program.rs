@@ -52,6 +52,22 @@ fn a_configuration_is_checked_and_the_exit_code_tells() {
 }
 
 #[test]
+fn a_check_leaves_a_damaged_file_of_used_tokens_to_the_server_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.json");
+    std::fs::write(&keys, "{\"version\": 1, \"keys\": []}").unwrap();
+    let usage = folder.path().join("keys.json.usage");
+    std::fs::write(&usage, "[]").unwrap();
+    let args = ["--model", MODEL, "--check-config", "--keys-file"];
+    let ended = program(&args).arg(&keys).output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert!(said.contains("keys.json.usage.damaged"), "{said}");
+    assert_eq!(std::fs::read(&usage).unwrap(), b"[]");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn it_serves_the_model_of_its_settings() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("server.yaml");

@@ -13,6 +13,7 @@ use bitnet_server::auth::key_file::{self, KeyFileError, NewKey};
 use bitnet_server::auth::quota::Quota;
 use bitnet_server::auth::rate::RateLimits;
 use bitnet_server::config::{ServerConfig, Sources};
+use bitnet_server::model_manager::policy::OriginSource;
 use bitnet_server::startup;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
@@ -141,11 +142,11 @@ pub enum RoleName {
 ///
 /// # Errors
 /// When the file cannot be used, or has no such key.
-pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
+pub fn run(args: &KeysArgs, env: &Environment) -> Result<Exit, CliError> {
     let mut out = Out::stdout();
     match &args.action {
         Action::Add(add) => {
-            warn_of_models(add)?;
+            warn_of_models(add, env)?;
             let new = NewKey {
                 name: &add.name,
                 role: match add.role {
@@ -240,7 +241,7 @@ pub fn run(args: &KeysArgs) -> Result<Exit, CliError> {
 
 /// Tells which of the key's models the configuration does not have, if there is one to look at. The key is made all the
 /// same: an administrator may load the model later.
-fn warn_of_models(add: &AddArgs) -> Result<(), CliError> {
+fn warn_of_models(add: &AddArgs, env: &Environment) -> Result<(), CliError> {
     let Some(ids) = &add.models else {
         return Ok(());
     };
@@ -263,9 +264,24 @@ fn warn_of_models(add: &AddArgs) -> Result<(), CliError> {
             return Ok(());
         }
     };
-    let first = config.models.default_model.as_deref();
-    let first = ModelSource::choose(first, &Environment::default())?;
-    let known = startup::names_of(&config, &first.origin());
+    let default_model = config.models.default_model.as_deref();
+    let first = match ModelSource::choose_for_server(default_model, env) {
+        Ok(source) => source.origin(),
+        // Then nobody asks what the model would be called.
+        Err(_) if config.models.served_model_name.is_some() => {
+            OriginSource::Path(default_model.unwrap_or_default().into())
+        }
+        // The server may find it where it is: in another folder, or in the cache of another user.
+        Err(error) => {
+            output::warning(&format!(
+                "the ids of --models are held against nothing, since what the server's first model is called is not \
+                 known: {}",
+                error.message
+            ));
+            return Ok(());
+        }
+    };
+    let known = startup::names_of(&config, &first);
     for id in ids.iter().filter(|id| !known.contains(id)) {
         let known = known.join(", ");
         output::warning(&format!(

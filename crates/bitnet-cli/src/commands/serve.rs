@@ -93,14 +93,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     // Before the model: everything else is settled in milliseconds, and signals are heard from here on.
     log.set(&config.monitoring.log_level)
         .map_err(|e| setting_error(e.to_string()))?;
-    // The variable is a source of the settings too, so nobody else is asked.
-    let source = ModelSource::choose(
-        config.models.default_model.as_deref(),
-        &Environment {
-            hub: env.hub.clone(),
-            ..Environment::default()
-        },
-    );
+    let source = ModelSource::choose_for_server(config.models.default_model.as_deref(), env);
     if args.config.instead == Some(ConfigTask::Check) {
         return check(&config, source.map(|source| source.origin()), env);
     }

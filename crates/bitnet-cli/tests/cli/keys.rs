@@ -1,6 +1,6 @@
 //! `keys add`, `keys revoke` and `keys list`.
 
-use crate::bitnet::run;
+use crate::bitnet::{bitnet, end, run};
 
 #[test]
 fn a_key_is_shown_once_listed_without_its_secret_and_revoked() {
@@ -112,4 +112,61 @@ fn a_key_may_expire_and_be_for_some_models() {
     for words in ["90000", "never", "expired", "stories", "all"] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
+}
+
+#[test]
+fn a_key_is_made_also_where_the_servers_first_model_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (keys, config) = (at("keys.json"), at("server.yaml"));
+    let add = |name: &str, models: &str| {
+        std::fs::write(&config, format!("models:\n  {models}\n")).unwrap();
+        let mut command = bitnet();
+        command.env_remove("HF_HUB_CACHE").env_remove("HF_HOME");
+        command.args(["keys", "add", "--file", &keys, "--name", name]);
+        command.args(["--models", "n", "--config", &config]);
+        command
+    };
+    // Of the Hub and not in the cache; a folder beside the server's own; nowhere to look.
+    let hub = at("hub");
+    for (name, models) in [
+        ("hub", "default_model: o/n:Q2_0"),
+        ("folder", "default_model: models/tiny"),
+    ] {
+        for (home, words) in [
+            (Some(&hub), "is not in"),
+            (None, "no folder for downloaded models"),
+        ] {
+            let name = format!("{name}-{}", home.is_some());
+            let mut command = add(&name, models);
+            match home {
+                Some(home) => command.env("HF_HOME", home),
+                None => command.env_remove("HOME"),
+            };
+            let added = end(&mut command);
+            assert!(added.ok().starts_with("bk_"), "{added:?}");
+            assert!(
+                added.stderr.contains("are held against nothing"),
+                "{added:?}"
+            );
+            assert!(added.stderr.contains(words), "{added:?}");
+        }
+    }
+    // It has a name all the same.
+    let added = end(&mut add(
+        "named",
+        "default_model: o/n\n  served_model_name: m",
+    ));
+    assert!(added.ok().starts_with("bk_"), "{added:?}");
+    assert!(added.stderr.contains("'n': there is m until"), "{added:?}");
+    // In the cache it is found, and has the name that the Hub has for it.
+    let snapshot = format!("hub/models--o--n/snapshots/{}", "0a".repeat(20));
+    let snapshot = std::path::Path::new(&hub).join(snapshot);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::write(snapshot.join(file), "{}").unwrap();
+    }
+    let added = end(add("found", "default_model: o/n").env("HF_HOME", &hub));
+    assert!(added.ok().starts_with("bk_"), "{added:?}");
+    assert!(!added.stderr.contains("warning"), "{added:?}");
 }

@@ -83,7 +83,11 @@ pub enum Refusal {
         allowed: String,
     },
     /// A limit of its principal is reached.
-    #[error("too many {}: the limit of this client is reached; try again in {:.1} s", .0.exceeded.counted(), .0.retry_after.as_secs_f64())]
+    #[error(
+        "too many {}: the limit of this client is reached; try again in {:.1} s",
+        .0.exceeded.counted(),
+        .0.retry_after.as_secs_f64()
+    )]
     TooMuch(TooMuch),
 }
 
@@ -187,6 +191,16 @@ impl Guard {
         })
     }
 
+    /// Tells what [`Guard::at`] would refuse, and touches nothing: it begins no count of what keys have used.
+    ///
+    /// # Errors
+    /// As [`Guard::at`].
+    pub fn check(host: IpAddr, config: &ServerConfig) -> Result<(), GuardError> {
+        exposure(host, &config.auth)?;
+        CredentialCheck::open(&config.auth)?;
+        Ok(())
+    }
+
     /// What is open without credentials.
     pub fn exposure(&self) -> Exposure {
         self.exposure
@@ -243,8 +257,8 @@ impl Guard {
         self.limits.store(limits.clone().into());
     }
 
-    /// Lets a request through, or says why not. Probes have no principal. Who asks is noted as soon as it is known, whatever
-    /// comes of it.
+    /// Lets a request through, or says why not. Probes have no principal. Who asks is noted as soon as it is known,
+    /// whatever comes of it.
     ///
     /// # Errors
     /// The first rule that refuses it.
@@ -292,7 +306,8 @@ impl Guard {
             let allowed = self.table.methods(head.route.unwrap_or_default());
             return Err(Refusal::MethodNotAllowed { allowed });
         }
-        // What costs no tokens is never refused for them, and changes nothing: neither a scraper nor an operator's look.
+        // What costs no tokens is never refused for them, and changes nothing: neither a scraper nor an operator's
+        // look.
         let permit = if need == RouteAccess::Infer && head.method == Method::POST {
             let limits = limits.or(limits_of(&self.limits.load()));
             // First, so that whoever has nothing left takes nothing of a minute.

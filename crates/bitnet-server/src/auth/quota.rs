@@ -1,12 +1,15 @@
 //! Tokens that a key may take in a day and in a month, which a restart does not forget.
 //!
-//! Days and months are those of UTC, by the wall clock. A request that begins while there is something left is finished, so the
-//! last one of a day may go beyond; those that run at once are held against what they have set aside. What was used is
-//! counted in memory and added to a file every few seconds and at the end. Several processes may add to one file, as during
-//! a hand-over: each adds what it has counted since it last did, under a lock, and learns what the others have.
+//! Days and months are those of UTC, by the wall clock. A request that sets its tokens aside while there is something
+//! left is finished, so the last one of a day may go beyond; those that run at once are held against what they have set
+//! aside. It is looked at twice: at the request's head, so that whoever has nothing left sends no body for nothing, and
+//! when the tokens are set aside, or many heads of one moment would all find the last token. What was used is counted
+//! in memory and added to a file every few seconds and at the end. Several processes may add to one file, as during a
+//! hand-over: each adds what it has counted since it last did, under a lock, and learns what the others have.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -63,8 +66,8 @@ impl Used {
         }
     }
 
-    /// What it is at another time: nothing of another day. Of one to come neither, or a key would be shut out until then by a
-    /// clock that was wrong for a moment.
+    /// What it is at another time: nothing of another day. Of one to come neither, or a key would be shut out until
+    /// then by a clock that was wrong for a moment.
     pub fn at(self, now: u64) -> Used {
         let fresh = Used::nothing(now);
         Used {
@@ -121,29 +124,27 @@ struct Account {
 }
 
 /// A request's part of a key's quota.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct QuotaShare {
     ledger: Arc<QuotaLedger>,
     id: String,
+    quota: Quota,
     began: u64,
+    under_way: AtomicBool, // it has set tokens aside: it is finished
 }
 
 impl QuotaLedger {
-    /// The accounts in the file at `path`. One that cannot be read is told and moved aside: a server without it counts from
-    /// nothing, and one that did not start would be a worse answer to a damaged disk.
+    /// The accounts in the file at `path`. One that cannot be read is told and moved aside: a server without it counts
+    /// from nothing, and one that did not start would be a worse answer to a damaged disk.
     pub fn open(path: Option<PathBuf>) -> QuotaLedger {
         let mut accounts = HashMap::new();
         if let Some(path) = &path {
-            match usage_file::read(path) {
-                Ok(known) => {
-                    let account = |known| Account {
-                        known,
-                        ..Account::default()
-                    };
-                    accounts.extend(known.into_iter().map(|(id, known)| (id, account(known))));
-                }
-                Err(error) => usage_file::move_aside(path, &error),
-            }
+            let account = |known| Account {
+                known,
+                ..Account::default()
+            };
+            let known = usage_file::open(path).into_iter();
+            accounts.extend(known.map(|(id, known)| (id, account(known))));
         }
         QuotaLedger {
             path,
@@ -169,33 +170,13 @@ impl QuotaLedger {
         let account = accounts.entry(id.to_owned()).or_default();
         account.known = account.known.at(now);
         account.counted = account.counted.at(now);
-        let used = account.known.and(account.counted);
-        let day_ends = used.day.saturating_add(1).saturating_mul(DAY);
-        for (limit, used, ends) in [
-            (
-                quota.tokens_per_month,
-                used.in_month,
-                first_second_after(used.month),
-            ),
-            (quota.tokens_per_day, used.in_day, day_ends),
-        ] {
-            if limit == 0 || used.saturating_add(account.set_aside) < limit {
-                continue;
-            }
-            let retry_after = match used < limit {
-                true => UNDER_WAY,
-                false => Duration::from_secs(ends.saturating_sub(now)),
-            };
-            return Err(TooMuch {
-                exceeded: Exceeded::Quota,
-                retry_after,
-                remaining: Remaining::default(),
-            });
-        }
+        account.has_some(quota, now)?;
         Ok(QuotaShare {
             ledger: self.clone(),
             id: id.to_owned(),
+            quota,
             began: now,
+            under_way: AtomicBool::new(false),
         })
     }
 
@@ -237,10 +218,60 @@ impl QuotaLedger {
     }
 }
 
+impl Account {
+    /// Whether anything is left in the day and month that it is of, at the second `now`.
+    fn has_some(&self, quota: Quota, now: u64) -> Result<(), TooMuch> {
+        let used = self.known.and(self.counted);
+        let day_ends = used.day.saturating_add(1).saturating_mul(DAY);
+        let month_ends = first_second_after(used.month);
+        for (limit, used, ends) in [
+            (quota.tokens_per_month, used.in_month, month_ends),
+            (quota.tokens_per_day, used.in_day, day_ends),
+        ] {
+            if limit == 0 || used.saturating_add(self.set_aside) < limit {
+                continue;
+            }
+            let retry_after = match used < limit {
+                true => UNDER_WAY,
+                false => Duration::from_secs(ends.saturating_sub(now)),
+            };
+            return Err(TooMuch {
+                exceeded: Exceeded::Quota,
+                retry_after,
+                remaining: Remaining::default(),
+            });
+        }
+        Ok(())
+    }
+}
+
 impl QuotaShare {
-    /// Sets tokens aside.
-    pub(super) fn take(&self, tokens: u64) {
+    /// Sets tokens aside, if anything is left: since the request's head, others may have taken it. A request that comes
+    /// in parts is asked at its first one.
+    ///
+    /// # Errors
+    /// When nothing is left, as [`QuotaLedger::enter`]; nothing is taken then.
+    pub(super) fn take(&self, tokens: u64) -> Result<(), TooMuch> {
+        self.account(|account| {
+            if !self.under_way.load(Ordering::Relaxed) {
+                account.has_some(self.quota, self.began)?;
+                self.under_way.store(true, Ordering::Relaxed); // under the lock
+            }
+            account.set_aside = account.set_aside.saturating_add(tokens);
+            Ok(())
+        })
+    }
+
+    /// Sets more tokens aside for an answer that runs and is longer than anybody said: it is finished, whatever is
+    /// left.
+    pub(super) fn take_more(&self, tokens: u64) {
         self.account(|account| account.set_aside = account.set_aside.saturating_add(tokens));
+    }
+
+    /// Takes back what [`QuotaShare::take`] did, for a request that another limit refuses.
+    pub(super) fn put_back(&self, tokens: u64) {
+        self.settle(tokens, 0);
+        self.under_way.store(false, Ordering::Relaxed);
     }
 
     /// Of `taken` tokens, `used` were used: on the day on which the request began.
@@ -258,8 +289,8 @@ impl QuotaShare {
         });
     }
 
-    fn account(&self, change: impl FnOnce(&mut Account)) {
-        change(self.ledger.lock().entry(self.id.clone()).or_default());
+    fn account<T>(&self, change: impl FnOnce(&mut Account) -> T) -> T {
+        change(self.ledger.lock().entry(self.id.clone()).or_default())
     }
 }
 

@@ -1,11 +1,11 @@
 //! What one principal may take: requests a minute, tokens a minute, requests at once.
 //!
 //! Requests and tokens are two buckets that fill evenly and hold a minute's worth. A request takes its tokens before it
-//! runs: its prompt, and what it says its answer may become ([`Permit::reserve`]); what it did not use is given back. One
-//! that needs more than a minute's worth waits for a full bucket and leaves a debt, as does an answer that gets longer
-//! than anybody said. Debts are paid in full before the next request, so in the long run no principal gets more than its
-//! limit. Principals are forgotten once their buckets are full again, so the memory is bounded by those who owe
-//! something, and by `MAX_PRINCIPALS`.
+//! runs: its prompt, and what it says its answer may become ([`Permit::reserve`]); what it did not use is given back.
+//! One that needs more than a minute's worth waits for a full bucket and leaves a debt, as does an answer that gets
+//! longer than anybody said. Debts are paid in full before the next request, so in the long run no principal gets more
+//! than its limit. Principals are forgotten once their buckets are full again, so the memory is bounded by those who
+//! owe something, and by `MAX_PRINCIPALS`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -254,12 +254,15 @@ impl Permit {
     /// Sets `tokens` aside for a request. More than a minute's worth needs a full bucket, and leaves a debt.
     ///
     /// # Errors
-    /// When there are not as many now; nothing is taken then.
+    /// When there are not as many now, or nothing is left of the quota; nothing is taken then.
     pub fn reserve(
         self: &Arc<Self>,
         tokens: u64,
         now: Instant,
     ) -> Result<TokenReservation, TooMuch> {
+        if let Some(quota) = &self.quota {
+            quota.take(tokens)?;
+        }
         let missing = self.account(|account| {
             account.fill(now);
             let limit = account.limits.tokens_per_minute;
@@ -274,9 +277,11 @@ impl Permit {
                 remaining: account.remaining(),
             })
         });
-        missing.unwrap_or(Ok(()))?;
-        if let Some(quota) = &self.quota {
-            quota.take(tokens);
+        if let Some(Err(too_much)) = missing {
+            if let Some(quota) = &self.quota {
+                quota.put_back(tokens);
+            }
+            return Err(too_much);
         }
         Ok(TokenReservation {
             permit: self.clone(),
@@ -306,7 +311,7 @@ impl TokenReservation {
             self.taken += more;
             self.permit.account(|account| account.take(more));
             if let Some(quota) = &self.permit.quota {
-                quota.take(more);
+                quota.take_more(more);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The file of what keys have used: JSON, replaced as a whole, never in part.
 //!
-//! Writers hold a lock on a file beside it, read what is there, add to it, and rename a finished copy over it. What is in
-//! it is taken as what anybody may have written: it is bounded, ids are ids, and a sum never runs over.
+//! Writers hold a lock on a file beside it, read what is there, add to it, and rename a finished copy over it. What is
+//! in it is taken as what anybody may have written: it is bounded, ids are ids, and a sum never runs over.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -83,8 +83,28 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Used>, UsageFileError> {
     Ok(contents.keys)
 }
 
-/// Adds what of `counted` is of the day and month of the second `now` to the file, and returns all of it. A damaged one is
-/// moved aside first.
+/// What keys have used, for a server that begins. A file that cannot be read is told, and a damaged one moved aside.
+pub fn open(path: &Path) -> BTreeMap<String, Used> {
+    let error = match read(path) {
+        Ok(known) => return known,
+        Err(error @ UsageFileError::Io { .. }) => error,
+        Err(UsageFileError::Damaged { .. }) => match lock(path) {
+            // Somebody else may have moved it, and put a whole one in its place.
+            Ok(_lock) => return read_or_move(path).unwrap_or_else(counted_from_nothing),
+            Err(error) => error,
+        },
+    };
+    counted_from_nothing(error)
+}
+
+/// Tells why, and leaves the file where it is: it may be whole, and readable later.
+fn counted_from_nothing(error: UsageFileError) -> BTreeMap<String, Used> {
+    tracing::error!(target: LIFE, "{error}; tokens are counted from 0");
+    BTreeMap::new()
+}
+
+/// Adds what of `counted` is of the day and month of the second `now` to the file, and returns all of it. A damaged one
+/// is moved aside first.
 ///
 /// # Errors
 /// When it cannot be read or replaced; it is what it was then.
@@ -93,17 +113,8 @@ pub fn add(
     counted: &[(String, Used)],
     now: u64,
 ) -> Result<BTreeMap<String, Used>, UsageFileError> {
-    let lock = beside(path, ".lock");
-    let lock_file = private(OpenOptions::new().create(true).truncate(false)).open(&lock);
-    let lock_file = lock_file.map_err(io(&lock))?;
-    take(&lock_file).map_err(io(&lock))?;
-    let mut keys = match read(path) {
-        Err(error @ UsageFileError::Damaged { .. }) => {
-            move_aside(path, &error);
-            BTreeMap::new()
-        }
-        read => read?,
-    };
+    let _lock = lock(path)?;
+    let mut keys = read_or_move(path)?;
     for (id, counted) in counted {
         let used = keys.entry(id.clone()).or_default();
         *used = used.at(now).and(counted.at(now));
@@ -131,8 +142,17 @@ pub fn add(
     Ok(contents.keys)
 }
 
-/// Locks the file, unless another process holds it for longer than a write takes: one that was stopped must not keep this
-/// one from ending.
+/// The lock of those who change the file at `path`; it ends when it is dropped.
+fn lock(path: &Path) -> Result<File, UsageFileError> {
+    let lock = beside(path, ".lock");
+    let file = private(OpenOptions::new().create(true).truncate(false)).open(&lock);
+    let file = file.map_err(io(&lock))?;
+    take(&file).map_err(io(&lock))?;
+    Ok(file)
+}
+
+/// Locks the file, unless another process holds it for longer than a write takes: one that was stopped must not keep
+/// this one from ending.
 fn take(lock_file: &File) -> std::io::Result<()> {
     for _ in 0..LOCK_TRIES {
         match lock_file.try_lock() {
@@ -144,20 +164,34 @@ fn take(lock_file: &File) -> std::io::Result<()> {
     Err(std::io::Error::other("another process holds it"))
 }
 
-/// Tells that the file cannot be read, and keeps it beside for whoever wants to know more.
-pub fn move_aside(path: &Path, error: &UsageFileError) {
-    let aside = beside(path, ".damaged");
-    let moved = match error {
-        UsageFileError::Damaged { .. } => std::fs::rename(path, &aside),
-        // It may be whole, and readable later.
-        UsageFileError::Io { .. } => Ok(()),
+/// What is in the file; a damaged one is told and moved aside, for whoever wants to know more. The caller has the lock.
+fn read_or_move(path: &Path) -> Result<BTreeMap<String, Used>, UsageFileError> {
+    let error = match read(path) {
+        Err(error @ UsageFileError::Damaged { .. }) => error,
+        read => return read,
     };
-    match moved {
+    match std::fs::rename(path, aside(path)) {
         Ok(()) => tracing::error!(target: LIFE, "{error}; tokens are counted from 0"),
         Err(e) => {
             tracing::error!(target: LIFE, "{error}; tokens are counted from 0, and it stays: {e}")
         }
     }
+    Ok(BTreeMap::new())
+}
+
+/// What a server that began now would say of the file and do with it; nothing of a whole one. Nothing is changed.
+pub fn doubt(path: &Path) -> Option<String> {
+    let error = read(path).err()?;
+    let moved = match error {
+        UsageFileError::Damaged { .. } => format!(" moves it to {} and", aside(path).display()),
+        UsageFileError::Io { .. } => String::new(),
+    };
+    Some(format!("{error}: a start{moved} counts tokens from 0"))
+}
+
+/// Where a damaged file goes.
+fn aside(path: &Path) -> PathBuf {
+    beside(path, ".damaged")
 }
 
 /// Files that only their owner may read, where the system knows owners.

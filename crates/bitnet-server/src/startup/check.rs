@@ -6,7 +6,7 @@
 use bitnet_inference::{Access, Checkpoint, CheckpointOptions, Error, LoadOptions, check_room};
 
 use super::{FirstModel, StartupError, first_name, policy_and_name, telemetry};
-use crate::auth::key_file;
+use crate::auth::{key_file, usage_file};
 use crate::config::{Origin, ServerConfig, SettingError};
 use crate::machine;
 use crate::model_manager::policy::{self, OriginSource};
@@ -37,6 +37,8 @@ pub fn check(config: &ServerConfig, first: FirstModel) -> Result<Vec<String>, St
         }
     })?;
     let mut doubts = unknown_names(config, &first.source);
+    let usage = config.auth.usage_path();
+    doubts.extend(usage.and_then(|path| usage_file::doubt(&path)));
     doubts.extend(crowded(&first.source, policy.kv_cache_bytes));
     for (id, path) in &policy.configured {
         let source = OriginSource::Path(path.clone());
@@ -51,8 +53,8 @@ pub fn check(config: &ServerConfig, first: FirstModel) -> Result<Vec<String>, St
     Ok(doubts)
 }
 
-/// What loading the model would say before it reads weights. Memory counts that there is at all: at this moment the server
-/// that the settings are for may have it.
+/// What loading the model would say before it reads weights. Memory counts that there is at all: at this moment the
+/// server that the settings are for may have it.
 fn check_model(
     source: &OriginSource,
     options: &LoadOptions,
@@ -73,15 +75,16 @@ fn check_model(
     check_room(&checkpoint, &options)
 }
 
-/// Refuses a KV cache that is larger than all memory: it would be taken as requests come, until the system ends the process.
+/// Refuses a KV cache that is larger than all memory: it would be taken as requests come, until the system ends the
+/// process.
 pub(super) fn memory_for_cache(config: &ServerConfig) -> Result<(), SettingError> {
     let key = "performance.kv_cache_memory";
     match (config.performance.kv_cache_memory, machine::total_memory()) {
         (Some(cache), Some(total)) if cache.0 > total => {
             let origin = config.origin(key).unwrap_or(&Origin::Default);
             Err(SettingError::Contradiction(format!(
-                "{origin}: {key} is {} bytes, more than the {total} of memory that there are here: say less, or leave it \
-                 out, and it is sized by what there is",
+                "{origin}: {key} is {} bytes, more than the {total} of memory that there are here: say less, or leave \
+                 it out, and it is sized by what there is",
                 cache.0
             )))
         }
@@ -114,8 +117,8 @@ pub fn names_of(config: &ServerConfig, first: &OriginSource) -> Vec<String> {
         .collect()
 }
 
-/// Where the settings and the keys name models that nothing configures, a line each: a name that is misspelt pins nothing
-/// and opens nothing. A file of keys that cannot be read is told by whoever needs it.
+/// Where the settings and the keys name models that nothing configures, a line each: a name that is misspelt pins
+/// nothing and opens nothing. A file of keys that cannot be read is told by whoever needs it.
 pub fn unknown_names(config: &ServerConfig, first: &OriginSource) -> Vec<String> {
     let known = names_of(config, first);
     let mut doubts = Vec::new();
@@ -123,7 +126,8 @@ pub fn unknown_names(config: &ServerConfig, first: &OriginSource) -> Vec<String>
         if !known.contains(id) {
             let known = known.join(", ");
             doubts.push(format!(
-                "{whose} the model '{id}', which no setting configures: there is {known} until an administrator loads others"
+                "{whose} the model '{id}', which no setting configures: there is {known} until an administrator \
+                 loads others"
             ));
         }
     };

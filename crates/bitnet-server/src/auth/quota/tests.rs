@@ -37,7 +37,7 @@ fn spend(ledger: &Arc<QuotaLedger>, quota: Quota, now: u64, tokens: u64) -> Resu
         assert_eq!(too_much.exceeded, Exceeded::Quota);
         too_much.retry_after
     })?;
-    share.take(tokens);
+    share.take(tokens).unwrap();
     share.settle(tokens, tokens);
     Ok(())
 }
@@ -96,14 +96,67 @@ fn requests_at_once_are_held_against_what_they_have_set_aside() {
     let ledger = Arc::new(QuotaLedger::open(None));
     let enter = || ledger.enter(ID, daily(100), at(LATE));
     let first = enter().unwrap();
-    first.take(100);
+    first.take(100).unwrap();
     assert_eq!(enter().unwrap_err().retry_after, UNDER_WAY);
     first.settle(100, 30);
     let second = enter().unwrap();
-    second.take(69);
+    second.take(69).unwrap();
     assert!(enter().is_ok());
     second.settle(69, 70);
     assert_eq!(enter().unwrap_err().retry_after, Duration::from_secs(3600));
+}
+
+#[test]
+fn heads_that_all_found_the_last_token_do_not_all_get_it() {
+    let ledger = Arc::new(QuotaLedger::open(None));
+    let enter = || ledger.enter(ID, daily(100), at(LATE)).unwrap();
+    let (first, second, third) = (enter(), enter(), enter());
+    first.take(100).unwrap();
+    let refused = second.take(1).unwrap_err();
+    assert_eq!(
+        (refused.exceeded, refused.retry_after),
+        (Exceeded::Quota, UNDER_WAY)
+    );
+    // One that runs and gets longer, or has more parts, is finished.
+    first.take_more(20);
+    first.take(30).unwrap();
+    first.settle(150, 99);
+    third.take(40).unwrap();
+    third.settle(40, 40);
+    let refused = second.take(1).unwrap_err();
+    assert_eq!(refused.retry_after, Duration::from_secs(3600));
+    // Nor does the turn of the day let those through who stand at the door: what is used on it is.
+    assert_eq!(spend(&ledger, daily(100), LATE + DAY, 100), Ok(()));
+    assert!(second.take(1).is_err());
+}
+
+#[test]
+fn looking_at_a_damaged_file_changes_nothing() {
+    let (folder, path) = folder();
+    assert_eq!(usage_file::doubt(&path), None, "there is none yet");
+    std::fs::write(&path, "{\"version\": 2, \"keys\": {}}").unwrap();
+    let doubt = usage_file::doubt(&path).unwrap();
+    assert!(doubt.contains("its version is 2"), "{doubt}");
+    assert!(
+        doubt.contains(".damaged and counts tokens from 0"),
+        "{doubt}"
+    );
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    let names: Vec<_> = files.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["keys.json.usage"]);
+}
+
+#[test]
+fn a_damaged_file_is_moved_by_who_holds_the_lock_alone() {
+    let (_folder, path) = folder();
+    std::fs::write(&path, "[]").unwrap();
+    let lock = std::fs::File::create(path.with_extension("usage.lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(spend(&open(&path), daily(100), LATE, 7), Ok(()));
+    assert_eq!(std::fs::read(&path).unwrap(), b"[]");
+    lock.unlock().unwrap();
+    open(&path);
+    assert!(!path.exists());
 }
 
 #[test]
@@ -159,7 +212,7 @@ fn a_clock_that_is_set_shuts_nobody_out_for_long() {
     // A request that ends after midnight is of the day on which it began.
     let ledger = Arc::new(QuotaLedger::open(None));
     let share = ledger.enter(ID, daily(100), at(LATE)).unwrap();
-    share.take(100);
+    share.take(100).unwrap();
     assert_eq!(spend(&ledger, daily(200), LATE + DAY, 5), Ok(()));
     share.settle(100, 100);
     assert_eq!(spend(&ledger, daily(6), LATE + DAY, 1), Ok(()));

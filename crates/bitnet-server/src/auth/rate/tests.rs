@@ -1,5 +1,6 @@
 //! Buckets that fill, debts, tokens that are set aside, requests at once.
 
+use super::super::quota::{Quota, QuotaLedger};
 use super::*;
 
 #[test]
@@ -110,4 +111,35 @@ fn requests_at_once_are_counted_until_their_permits_go() {
     );
     drop(first);
     assert!(limiter.enter("a", limits, now).is_ok());
+}
+
+#[test]
+fn what_one_limit_refuses_takes_nothing_of_the_other() {
+    let ledger = Arc::new(QuotaLedger::open(None));
+    let quota = Quota {
+        tokens_per_day: 100,
+        tokens_per_month: 0,
+    };
+    let limits = RateLimits {
+        tokens_per_minute: 60,
+        ..RateLimits::default()
+    };
+    let (limiter, now) = (RateLimiter::default(), Instant::now());
+    let enter = || {
+        let share = ledger.enter("0123abcd", quota, std::time::SystemTime::UNIX_EPOCH);
+        let permit = limiter.enter("a", limits, now).unwrap();
+        Arc::new(permit.with_quota(Some(share.unwrap())))
+    };
+    let (first, second, third) = (enter(), enter(), enter());
+    let running = first.reserve(40, now).unwrap();
+    let refused = second.reserve(60, now).unwrap_err();
+    assert_eq!(refused.exceeded, Exceeded::Tokens);
+    // Only 40 are set aside, so there is room for one more, and then for none.
+    let mut last = third.reserve(20, now).unwrap();
+    last.tokens_used(200);
+    let refused = second.reserve(1, now).unwrap_err();
+    assert_eq!(refused.exceeded, Exceeded::Quota);
+    drop((running, last));
+    let refused = second.reserve(1, now).unwrap_err();
+    assert_eq!(refused.exceeded, Exceeded::Quota, "200 of 100 are used");
 }
