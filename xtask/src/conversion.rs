@@ -1,9 +1,10 @@
-//! `cargo run -p xtask -- conversion`: how fast a model's size of master weights becomes a GGUF file, and in how much memory.
+//! `cargo run -p xtask -- conversion`: how fast a model's size of master weights becomes a GGUF file, and in how much
+//! memory.
 //!
-//! `bitnet synth` writes a directory of random bf16 weights once, which is then copied by `cp` and converted by `bitnet` in
-//! turns: a disk that others use is faster in one minute than in the next, so what counts is the ratio within a round. Both
-//! begin with the directory in the page cache, as far as the memory holds it, and `bitnet convert` ends only when the disk
-//! has its file, which `cp` does not wait for.
+//! `bitnet synth` writes a directory of random bf16 weights once, which is then copied by `cp` and converted by
+//! `bitnet` in turns: a disk that others use is faster in one minute than in the next, so what counts is the ratio
+//! within a round. Both begin with the directory in the page cache, as far as the memory holds it, and `bitnet convert`
+//! ends only when the disk has its file, which `cp` does not wait for.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,8 +28,8 @@ pub const USAGE: &str = "\
          --folder PATH       where files go, and stay [default: below cargo's target folder]
          --bitnet PROGRAM    this bitnet instead of one built from the tree";
 
-/// Converting reads what `cp` reads, computes, and writes a quarter: a machine whose disk is not the limit shows what the
-/// computing costs, and half the rate is what it may.
+/// Converting reads what `cp` reads, computes, and writes a quarter: a machine whose disk is not the limit shows what
+/// the computing costs, and half the rate is what it may.
 const LEAST_RATIO: f64 = 0.5;
 
 /// Bytes that the process may have in memory at most, mapped pages of the source and all: a third of the directory.

@@ -104,8 +104,8 @@ const EVEN: f64 = 5.0;
 /// Milliseconds in which the health route answers.
 const PROMPT: f64 = 50.0;
 
-/// Megabytes that a server of the embedded model may take under a crowd: bounded, and far below what 2,000 requests that
-/// were all let in would take.
+/// Megabytes that a server of the embedded model may take under a crowd: bounded, and far below what 2,000 requests
+/// that were all let in would take.
 const CROWD_MEMORY: f64 = 256.0;
 
 /// Milliseconds in which half of a crowd's refusals come; the client's own way and the full machine are in them.

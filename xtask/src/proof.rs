@@ -1,8 +1,8 @@
 //! `crossval`, `full-crossval`, `verify` and `compare`: our numbers against other engines', position by position.
 //!
-//! Text that reads well proves little; a model's logits are millions of numbers that either agree or do not. The engines
-//! run as programs on the same tokens and write what they computed into files, which are compared here. Nothing here is
-//! shared with the engine, so a fault of the engine cannot hide in the comparison.
+//! Text that reads well proves little; a model's logits are millions of numbers that either agree or do not. The
+//! engines run as programs on the same tokens and write what they computed into files, which are compared here. Nothing
+//! here is shared with the engine, so a fault of the engine cannot hide in the comparison.
 //!
 //! # Layout
 //! - [`options`]: the command lines

@@ -34,8 +34,8 @@ impl Device {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A .gguf file (also the first of a split), a Hugging Face directory, or a model that `bitnet pull` has
-    /// downloaded, as OWNER/NAME, with :FILE or @REVISION behind it where needed [default: BITNET_GGUF, else the story model
-    /// inside this program]
+    /// downloaded, as OWNER/NAME, with :FILE or @REVISION behind it where needed [default: BITNET_GGUF, else the story
+    /// model inside this program]
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
 
@@ -43,9 +43,9 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
-    /// What no file tells, or tells wrongly: the byte layout of I2_S tensors (i2s-128, i2s-64 or i2s-4row), the format of
-    /// type numbers that several projects use (tl1, tl2, q2_0, pq2_0 or stq1_0); several with commas [default: i2s-128, and
-    /// the format whose size the tensors have]
+    /// What no file tells, or tells wrongly: the byte layout of I2_S tensors (i2s-128, i2s-64 or i2s-4row), the format
+    /// of type numbers that several projects use (tl1, tl2, q2_0, pq2_0 or stq1_0); several with commas [default:
+    /// i2s-128, and the format whose size the tensors have]
     #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
     pub dialect: Option<Dialects>,
 }

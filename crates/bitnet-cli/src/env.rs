@@ -1,8 +1,8 @@
 //! The environment, read here and nowhere else in the process.
 //!
-//! Precedence is flag, environment, default: commands ask [`Environment`] only for what no flag gave. A variable that is
-//! set to the empty string counts as unset, as shells make it easy to end up with one. [`VARIABLES`] is the table that
-//! `--help` and `docs/cli.md` print.
+//! Precedence is flag, environment, default: commands ask [`Environment`] only for what no flag gave. A variable that
+//! is set to the empty string counts as unset, as shells make it easy to end up with one. [`VARIABLES`] is the table
+//! that `--help` and `docs/cli.md` print.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -283,8 +283,8 @@ fn directory(files: &[(FileName, u64)], weights: &[&(FileName, u64)]) -> ChosenF
 }
 
 impl Split<'_> {
-    /// The names of parts that are not there: of the model that is chosen alone, for a hostile repository may claim parts
-    /// by the billion.
+    /// The names of parts that are not there: of the model that is chosen alone, for a hostile repository may claim
+    /// parts by the billion.
     fn missing(&self) -> Vec<String> {
         let absent = (1..=self.of).filter(|n| !self.there.contains(n));
         absent

@@ -198,8 +198,8 @@ impl Hub {
     /// when all of them are whole, so that whoever finds one finds a model.
     ///
     /// # Errors
-    /// Too little room, before anything is downloaded; parts that only an index names, before the weights are; whatever keeps a file from arriving whole and right. What has
-    /// arrived stays.
+    /// Too little room, before anything is downloaded; parts that only an index names, before the weights are; whatever
+    /// keeps a file from arriving whole and right. What has arrived stays.
     pub fn pull(
         &self,
         repository: &Repository,

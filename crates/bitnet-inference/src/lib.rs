@@ -26,15 +26,16 @@
 //!
 //! # Layout
 //!
-//! What callers see: [`engine`] (load, in four ways), [`generation`] (tokens, text, batches), [`request`] (prompt and options),
-//! [`valid_request`] (checked ones, for whoever drives the engine from a loop of its own) on their [`terms`],
-//! [`logprobs`], [`embedding`], [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`], [`engine_load`],
-//! [`error`].
+//! What callers see: [`engine`] (load, in four ways), [`generation`] (tokens, text, batches), [`request`] (prompt and
+//! options), [`valid_request`] (checked ones, for whoever drives the engine from a loop of its own) on their [`terms`],
+//! [`logprobs`], [`embedding`], [`score`] (perplexity), [`evaluate`] (logits, hidden states, traces), [`metrics`],
+//! [`engine_load`], [`error`].
 //!
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`], [`block_manager`]
-//! and [`prefix_cache`] choose which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`] is the seam to the model;
-//! [`sampler`] draws through the filters of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together, from the
-//! weights that [`packed_cache`] keeps where it can. [`mod@reference`] is the plain way to a model's numbers.
+//! and [`prefix_cache`] choose which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`]
+//! is the seam to the model; [`sampler`] draws through the filters of [`logits`]; [`stop`] cuts the text. [`loader`]
+//! puts the parts together, from the weights that [`packed_cache`] keeps where it can. [`mod@reference`] is the plain
+//! way to a model's numbers.
 //!
 //! Deliberately absent: threads, channels, an async runtime, environment variables.
 

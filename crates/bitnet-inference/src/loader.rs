@@ -38,16 +38,16 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
 /// Prompt tokens of a forward pass in which others decode, for those who serve many: a few times the rows from which on
-/// computing takes longer than reading the weights, so prompts lose little speed, and answers come no slower than beside
-/// so many other answers. See [`LoadOptions::prefill_beside`].
+/// computing takes longer than reading the weights, so prompts lose little speed, and answers come no slower than
+/// beside so many other answers. See [`LoadOptions::prefill_beside`].
 pub const SERVING_PREFILL_BESIDE: usize = 64;
 
 /// Rows of logits that an evaluation computes at once: 16 MiB at the largest vocabulary in use (128 k), and enough
 /// rows to make the head's weights worth reading.
 const EVALUATION_ROWS: usize = 32;
 
-/// Rows of logits a pass for prompts whose log probabilities are wanted: the rows that the ternary kernels take at once,
-/// twice, and 8 MiB at the largest vocabulary in use.
+/// Rows of logits a pass for prompts whose log probabilities are wanted: the rows that the ternary kernels take at
+/// once, twice, and 8 MiB at the largest vocabulary in use.
 const PROMPT_LOGIT_ROWS: usize = 16;
 
 /// Whether the few logits that a draw can keep are searched with a small copy of the head.
@@ -72,8 +72,8 @@ pub enum KvPool {
     Blocks(usize),
     /// As many blocks as fit in this many bytes.
     Bytes(usize),
-    /// As many blocks as fit in this many bytes of memory beside the weights, a whole context of each sequence at most. A
-    /// context that nobody names is then the model's own, as far as one sequence finds room for it.
+    /// As many blocks as fit in this many bytes of memory beside the weights, a whole context of each sequence at most.
+    /// A context that nobody names is then the model's own, as far as one sequence finds room for it.
     Within(usize),
 }
 
@@ -111,8 +111,8 @@ pub struct LoadOptions {
     pub strict_tokenizers: bool,
     /// A `tokenizer.json`, a folder that holds one or a GGUF file, instead of the checkpoint's own.
     pub tokenizer: Option<PathBuf>,
-    /// Where packed weights are kept; `None`: nowhere. Used for models that are files, with the kernel and the head that the
-    /// engine chooses. Changes speed and where memory comes from, never a number.
+    /// Where packed weights are kept; `None`: nowhere. Used for models that are files, with the kernel and the head
+    /// that the engine chooses. Changes speed and where memory comes from, never a number.
     pub packed_cache: Option<PackedCache>,
     /// Text of a chat template, instead of the model's own.
     pub chat_template: Option<String>,
@@ -142,8 +142,8 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// Whether weights are packed as the engine chooses. Otherwise they are for comparison: nobody waits for them twice, so
-    /// they are not kept.
+    /// Whether weights are packed as the engine chooses. Otherwise they are for comparison: nobody waits for them
+    /// twice, so they are not kept.
     pub(crate) fn packs_as_chosen(&self) -> bool {
         self.kernel.is_none() && !self.dense && self.head == HeadMode::Auto
     }
@@ -258,7 +258,8 @@ pub(crate) fn load(
         Some(mut packed) => {
             let model = Model::load_packed(backend, checkpoint, context, &mut packed, progress);
             match (model, entry) {
-                // Whole, and of this model by its own word, yet not what this version reads: it is of no use to anybody.
+                // Whole, and of this model by its own word, yet not what this version reads: it is of no use to
+                // anybody.
                 (Err(ModelError::Kernel(KernelError::PackedArray { .. })), Some(entry))
                     if packed_weights == PackedWeights::Kept =>
                 {
@@ -374,8 +375,8 @@ fn pack_into(
     }))
 }
 
-/// The packed weights that an earlier start has kept, if they fit this model and this machine; why not goes to `warnings`,
-/// unless there are none.
+/// The packed weights that an earlier start has kept, if they fit this model and this machine; why not goes to
+/// `warnings`, unless there are none.
 fn kept_weights(
     entry: &CacheEntry,
     backend: &mut CpuBackend,
@@ -464,8 +465,8 @@ pub fn checkpoint_tokenizer(
     with_own_template(source, own_template, options)
 }
 
-/// A directory may keep its template in a file of its own. That of a GGUF file is in its vocabulary, where the tokenizer
-/// repairs known mistakes: it must not be replaced by the original.
+/// A directory may keep its template in a file of its own. That of a GGUF file is in its vocabulary, where the
+/// tokenizer repairs known mistakes: it must not be replaced by the original.
 fn own_template(
     checkpoint: &Checkpoint,
     source: &TokenizerSource,

@@ -38,13 +38,13 @@ pub use self::tokenizer::TokenizerSource;
 /// How to open a checkpoint. Plain data; the default is right for every published model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CheckpointOptions {
-    /// The layout of I2_S tensors, and what type numbers mean that several projects use, where the file does not tell, or
-    /// tells wrongly; the default is right for every published file.
+    /// The layout of I2_S tensors, and what type numbers mean that several projects use, where the file does not tell,
+    /// or tells wrongly; the default is right for every published file.
     pub dialects: Dialects,
     /// Map the files or read them into memory.
     pub access: Access,
-    /// Take the weights of a directory without safetensors from PyTorch's pickles: their tensors alone are read, nothing in
-    /// them is run. Off by default, and always for servers.
+    /// Take the weights of a directory without safetensors from PyTorch's pickles: their tensors alone are read,
+    /// nothing in them is run. Off by default, and always for servers.
     pub allow_pickle: bool,
 }
 
@@ -138,8 +138,8 @@ impl Checkpoint {
         Self::of_gguf(GgufSource::from_bytes(name, bytes, options)?, options)
     }
 
-    /// Reads the headers of a `.gguf` file, and each tensor when it is asked for, into memory: nothing is mapped. A file that
-    /// is written or cut short after that is an error of the next tensor.
+    /// Reads the headers of a `.gguf` file, and each tensor when it is asked for, into memory: nothing is mapped. A
+    /// file that is written or cut short after that is an error of the next tensor.
     ///
     /// # Errors
     /// As [`Checkpoint::open`]; a directory is none.
@@ -147,8 +147,8 @@ impl Checkpoint {
         Self::of_gguf(GgufSource::open_lazily(path, options)?, options)
     }
 
-    /// Reads the header of a GGUF file that comes in a stream, and on in it as tensors are asked for; what comes by before is
-    /// kept until it is [released](Checkpoint::release). `name` stands for the file in messages.
+    /// Reads the header of a GGUF file that comes in a stream, and on in it as tensors are asked for; what comes by
+    /// before is kept until it is [released](Checkpoint::release). `name` stands for the file in messages.
     ///
     /// # Errors
     /// As [`Checkpoint::open`]; a split cannot be read this way.
@@ -293,8 +293,8 @@ impl Checkpoint {
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the ternary matrices have one scale each and not one for every block, as far as the first one tells: those
-    /// of a checkpoint are of one type.
+    /// Whether the ternary matrices have one scale each and not one for every block, as far as the first one tells:
+    /// those of a checkpoint are of one type.
     ///
     /// # Errors
     /// As [`Checkpoint::ternary`].
@@ -303,8 +303,8 @@ impl Checkpoint {
         Ok(matches!(key.scale(), ScaleLayout::PerTensor(_)))
     }
 
-    /// A matrix as it is stored: the embedding or the head, `[vocab_size, hidden_size]`. MLX's 2-bit codes come in a type
-    /// that holds the same numbers.
+    /// A matrix as it is stored: the embedding or the head, `[vocab_size, hidden_size]`. MLX's 2-bit codes come in a
+    /// type that holds the same numbers.
     ///
     /// # Errors
     /// [`ModelError`] naming the tensor when it is missing, has another shape or is of a type that cannot be used.

@@ -50,8 +50,8 @@ pub struct Targets {
     pub head: Option<TensorType>,
     /// Layout of I2_S tensors in the source; what is written has the 128 layout of every published file.
     pub i2s_dialect: I2sDialect,
-    /// Tile sizes of TL1 and TL2 tensors in the source and in what is written; `None` takes those of the builds that have
-    /// the shape, where they agree.
+    /// Tile sizes of TL1 and TL2 tensors in the source and in what is written; `None` takes those of the builds that
+    /// have the shape, where they agree.
     pub tiles: Option<TilePreset>,
     /// Make trits of projections that are dense, although nothing says that they are a BitNet model's master weights.
     pub ternarize: bool,

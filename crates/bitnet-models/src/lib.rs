@@ -10,14 +10,14 @@
 //! # Layout
 //! - [`error`], [`file_kind`], [`mod@finding`]: what can be wrong, as errors and as a check's findings
 //! - [`mmap`]: files as bytes (the only `unsafe` of the crate)
-//! - [`gguf`], [`safetensors`], [`pickle`]: the containers, and [`tensor_files`]: a directory's weights in the latter two;
-//!   [`packed_file`]: packed weights, kept for the next start
+//! - [`gguf`], [`safetensors`], [`pickle`]: the containers, and [`tensor_files`]: a directory's weights in the latter
+//!   two; [`packed_file`]: packed weights, kept for the next start
 //! - `json`, `hf_config`, [`generation`]: the JSON files of a model directory
 //! - [`family`], [`config`], [`tensor_role`]: what a model is made of
 //! - [`checkpoint`]: tensors by role, whatever holds them; [`mod@check`]: everything that is wrong with a file
 //! - [`export`]: models written, with other types of tensors
-//! - [`batch`], [`kv_cache`], [`activations`], [`head`], [`observer`]: what goes into a forward pass and what comes out;
-//!   [`profile`]: where its time goes
+//! - [`batch`], [`kv_cache`], [`activations`], [`head`], [`observer`]: what goes into a forward pass and what comes
+//!   out; [`profile`]: where its time goes
 //! - [`bitnet`]: the forward pass, of `attention` and `feed_forward`, over `weights`
 #![deny(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! Which files a model is loaded from, and what tells that they are still the same.
 //!
-//! Whoever confines, hashes, copies or keeps something of a model must mean the same files that loading it reads: the file
-//! and the other parts of its split, or the weights, configurations and vocabularies of a directory.
+//! Whoever confines, hashes, copies or keeps something of a model must mean the same files that loading it reads: the
+//! file and the other parts of its split, or the weights, configurations and vocabularies of a directory.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};

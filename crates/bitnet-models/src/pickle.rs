@@ -35,8 +35,8 @@ pub(crate) const WHOLE: [&str; 4] = [
 /// The list of files of a sharded one.
 pub(crate) const INDEX: &str = "pytorch_model.bin.index.json";
 
-/// Whether a file of this name holds weights, and not the state of an optimizer or the arguments of a training run, which
-/// lie beside them under the same extensions.
+/// Whether a file of this name holds weights, and not the state of an optimizer or the arguments of a training run,
+/// which lie beside them under the same extensions.
 pub(crate) fn is_weights(name: &str) -> bool {
     let shard = name.starts_with("pytorch_model") && name.ends_with(".bin");
     shard || WHOLE.contains(&name)

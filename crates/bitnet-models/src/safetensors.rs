@@ -1,4 +1,5 @@
-//! Safetensors files: writing them as a stream, and reading them without copying: a length, a JSON header, then the tensors' bytes.
+//! Safetensors files: writing them as a stream, and reading them without copying: a length, a JSON header, then the
+//! tensors' bytes.
 //!
 //! ```text
 //! header length u64 | JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...} | data

@@ -217,8 +217,8 @@ impl TensorFiles {
         Ok(joined)
     }
 
-    /// Copies files of which several tensors share bytes, as tied weights do, out of the pages that [`release`] takes: of a
-    /// file in memory they would be zeros for the second tensor.
+    /// Copies files of which several tensors share bytes, as tied weights do, out of the pages that [`release`] takes:
+    /// of a file in memory they would be zeros for the second tensor.
     ///
     /// [`release`]: crate::mmap::release
     fn keep_shared(mut self) -> Self {

@@ -1,9 +1,9 @@
 //! A socket that gives up when the other side stops reading, and tells when the other side has left.
 //!
-//! Without the first, a client that opens a stream and reads nothing would hold its connection, and what was written for
-//! it, for as long as it likes: no other timer runs while hyper waits to write. Without the second, a client that has sent
-//! one byte too many before it left would not be missed: hyper reads no further while it answers, and finds the end of
-//! the stream only behind that byte.
+//! Without the first, a client that opens a stream and reads nothing would hold its connection, and what was written
+//! for it, for as long as it likes: no other timer runs while hyper waits to write. Without the second, a client that
+//! has sent one byte too many before it left would not be missed: hyper reads no further while it answers, and finds
+//! the end of the stream only behind that byte.
 
 use std::io;
 use std::net::Shutdown;

@@ -1,9 +1,10 @@
 //! The thread that takes the engine's turns.
 //!
-//! Requests are checked wherever they arrive; what takes the engine's lock happens here alone, so nobody else ever waits
-//! for a forward pass. Commands come in by a channel, tokens leave by one bounded channel for each request, and a thread
-//! without work sleeps on the command channel. That one is bounded by what sends: a request sends a command for each of
-//! its choices when it is admitted, and another one for each when it ends, and admission limits how many there are.
+//! Requests are checked wherever they arrive; what takes the engine's lock happens here alone, so nobody else ever
+//! waits for a forward pass. Commands come in by a channel, tokens leave by one bounded channel for each request, and a
+//! thread without work sleeps on the command channel. That one is bounded by what sends: a request sends a command for
+//! each of its choices when it is admitted, and another one for each when it ends, and admission limits how many there
+//! are.
 //!
 //! A client that reads too slowly fills its channel: its request then ends, the others never notice. A panic inside a
 //! step ends every request under way with an error; the thread lives on to refuse new ones, and [`EngineHealth`] tells.
@@ -247,8 +248,8 @@ impl EngineHandle {
         self.shared.shutting_down.load(Ordering::Acquire)
     }
 
-    /// Says whether the model gets no more requests: it then gives back memory of keys and values as requests end, and keeps
-    /// none for prompts that begin alike.
+    /// Says whether the model gets no more requests: it then gives back memory of keys and values as requests end, and
+    /// keeps none for prompts that begin alike.
     pub fn retire(&self, retired: bool) {
         let _ = self.commands.send(Command::Retire(retired)); // without the thread there is no memory
     }

@@ -1,8 +1,8 @@
 //! One connection from its first byte to its last: TLS if there is any, requests and answers, and an end that lets the
 //! client read what was said.
 //!
-//! A socket that is closed with unread bytes in it takes back what was written: the client would see a reset in place of
-//! the reason. So after the last answer the client's bytes are read for a moment and thrown away.
+//! A socket that is closed with unread bytes in it takes back what was written: the client would see a reset in place
+//! of the reason. So after the last answer the client's bytes are read for a moment and thrown away.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,8 +56,8 @@ pub struct Http {
     pub phase: watch::Receiver<ServingPhase>,
 }
 
-/// Bytes of a connection's read buffer, and so of a request's head: twice the longest target that hyper takes, so that a
-/// longer one is told from headers that are too long.
+/// Bytes of a connection's read buffer, and so of a request's head: twice the longest target that hyper takes, so that
+/// a longer one is told from headers that are too long.
 const HEADER_BYTES: usize = 128 << 10;
 
 /// Headers of a request.

@@ -3,17 +3,21 @@
 //!
 //! # Layout
 //!
-//! The way of a request: [`server`] accepts its connection ([`listener`], [`peers`], [`connection`], [`tls`], [`transport`]),
-//! which [`http1`] serves; [`request_id`] names it and [`request_log`] writes about it, [`panics`] answers for it if it
-//! cannot, [`auth`] lets it through (as a [`caller`]), [`path`] and [`routes`] find its handler, [`body`] and [`fields`] read
-//! it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are drawn, [`unsupported`] what is
-//! refused); [`admission`] takes or refuses it, [`checking`] makes the engine's requests of it; [`running`] holds its client's
-//! end, [`cancellation`] ends it by its name, [`engine_thread`] has the engine's end; [`sse`], [`usage`] and [`token_text`] write the answer; [`vectors`] are made of texts. [`startup`] makes the state and
-//! the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next process,
-//! `service_manager`; [`health_check`] asks another one, by the [`client`] that commands have too. Two threads stand apart from all that: [`health_listener`] answers
-//! probes, [`watchdog`] ends a process that hangs; `watchers` begins both.
+//! The way of a request: [`server`] accepts its connection ([`listener`], [`peers`], [`connection`], [`tls`],
+//! [`transport`]), which [`http1`] serves; [`request_id`] names it and [`request_log`] writes about it, [`panics`]
+//! answers for it if it cannot, [`auth`] lets it through (as a [`caller`]), [`path`] and [`routes`] find its handler,
+//! [`body`] and [`fields`] read it, [`generation_request`] what all of them have in common ([`sampling`] how tokens are
+//! drawn, [`unsupported`] what is refused); [`admission`] takes or refuses it, [`checking`] makes the engine's requests
+//! of it; [`running`] holds its client's end, [`cancellation`] ends it by its name, [`engine_thread`] has the engine's
+//! end; [`sse`], [`usage`] and [`token_text`] write the answer; [`vectors`] are made of texts. [`startup`] makes the
+//! state and the first model, [`process`] is the program around it: runtime, signals, [`log`], `hand_over` to the next
+//! process, `service_manager`; [`health_check`] asks another one, by the [`client`] that commands have too. Two threads
+//! stand apart from all that: [`health_listener`] answers probes, [`watchdog`] ends a process that hangs; `watchers`
+//! begins both.
 //!
-//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`] the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware, [`build_info`] the program, [`error`] every error.
+//! What they share: [`app`] the state, [`model`] a loaded model, [`model_manager`] how models come and go, [`config`]
+//! the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware,
+//! [`build_info`] the program, [`error`] every error.
 //!
 //! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
 //! `.await`. Work crosses threads by channels that are bounded, or by the engine's, which admission bounds.

@@ -1,7 +1,8 @@
-//! What Linux says of this machine: processors, quota, caches, NUMA nodes, memory. What it does not say is `None`, and so
-//! is everything elsewhere.
+//! What Linux says of this machine: processors, quota, caches, NUMA nodes, memory. What it does not say is `None`, and
+//! so is everything elsewhere.
 //!
-//! Sources: proc(5), the kernel's `Documentation/ABI/testing/sysfs-devices-system-cpu`, `cgroup-v1/` and `cgroup-v2.rst`.
+//! Sources: proc(5), the kernel's `Documentation/ABI/testing/sysfs-devices-system-cpu`, `cgroup-v1/` and
+//! `cgroup-v2.rst`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -89,14 +90,14 @@ impl HostMachine {
     }
 }
 
-/// Bytes of memory that could be taken now, of the machine and within the container's limit; `None` where the system does
-/// not tell.
+/// Bytes of memory that could be taken now, of the machine and within the container's limit; `None` where the system
+/// does not tell.
 pub fn available_memory() -> Option<u64> {
     HostMachine::detect().memory_available_bytes
 }
 
-/// Bytes of memory that there are, of the machine and within the container's limit, whoever has them now; `None` where the
-/// system does not tell.
+/// Bytes of memory that there are, of the machine and within the container's limit, whoever has them now; `None` where
+/// the system does not tell.
 pub fn total_memory() -> Option<u64> {
     let machine = HostMachine::detect();
     let limits = [machine.memory_bytes, machine.cgroup_memory_limit_bytes];

@@ -73,8 +73,8 @@ impl ModelManager {
 /// [`Awaited`] until then.
 ///
 /// # Errors
-/// [`ErrorCode::ModelAlreadyLoaded`] when the name has a model, [`ErrorCode::ModelBusy`] when it is getting one, or one is
-/// leaving.
+/// [`ErrorCode::ModelAlreadyLoaded`] when the name has a model, [`ErrorCode::ModelBusy`] when it is getting one, or one
+/// is leaving.
 pub fn start_load(
     app: &Arc<App>,
     id: &str,

@@ -348,8 +348,8 @@ impl Drop for Logged {
     }
 }
 
-/// What a stream and the log tell each other: the name of the request, which the stream is made before anybody knows and
-/// tells when it fails, and how it failed, which the log would not know.
+/// What a stream and the log tell each other: the name of the request, which the stream is made before anybody knows
+/// and tells when it fails, and how it failed, which the log would not know.
 #[derive(Debug, Clone, Default)]
 pub struct StreamName(Arc<Shared>);
 

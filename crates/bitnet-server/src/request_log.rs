@@ -1,10 +1,10 @@
 //! Lines about requests: the access log, one for each request that ended, and the audit log, one for each action of an
 //! administrator, and one more for each order about models that was begun, when it has ended.
 //!
-//! No line has anything of a prompt, an answer, or a credential; whoever asked appears as the guard calls them. Each line is
-//! one line whatever clients send. Lines are written by a thread of their own: a terminal or a disk that does not take
-//! them loses lines and holds up no request; how many were lost is told by the next one that is written. What the audit
-//! log cannot take goes to the server's own log, so that it is somewhere.
+//! No line has anything of a prompt, an answer, or a credential; whoever asked appears as the guard calls them. Each
+//! line is one line whatever clients send. Lines are written by a thread of their own: a terminal or a disk that does
+//! not take them loses lines and holds up no request; how many were lost is told by the next one that is written. What
+//! the audit log cannot take goes to the server's own log, so that it is somewhere.
 
 mod line;
 mod order;
@@ -40,8 +40,8 @@ pub struct RequestLog {
     audit: Option<LineWriter>,
 }
 
-/// What the logs want to know of a request beside its answer: laid by with the request, for the guard to fill in. It outlives
-/// the request's handling, so what an administrator began is told also when nobody waited for the answer.
+/// What the logs want to know of a request beside its answer: laid by with the request, for the guard to fill in. It
+/// outlives the request's handling, so what an administrator began is told also when nobody waited for the answer.
 #[derive(Debug, Clone, Default)]
 pub struct RequestNotes(Arc<NoteSlots>);
 

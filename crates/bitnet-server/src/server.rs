@@ -1,10 +1,10 @@
 //! Accepting connections, and ending in good order.
 //!
-//! A server that drains goes on accepting: new requests are told to go elsewhere (503 with `Retry-After`) and probes see
-//! why, until those under way are answered; then connections end, and the listening socket with them. A server whose
-//! socket lives on in another process stops accepting at once: clients wait in the socket's queue for that process, and
-//! whoever is connected gets its answers here. Whoever is still there when the time is over, or at a second signal, is
-//! cut off.
+//! A server that drains goes on accepting: new requests are told to go elsewhere (503 with `Retry-After`) and probes
+//! see why, until those under way are answered; then connections end, and the listening socket with them. A server
+//! whose socket lives on in another process stops accepting at once: clients wait in the socket's queue for that
+//! process, and whoever is connected gets its answers here. Whoever is still there when the time is over, or at a
+//! second signal, is cut off.
 
 use std::future::Future;
 use std::io;

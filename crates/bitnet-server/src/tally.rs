@@ -12,8 +12,8 @@ pub struct Tally(watch::Sender<usize>);
 #[derive(Debug)]
 pub struct Entered(watch::Sender<usize>);
 
-/// Several things that count as one as long as any of them is under way, such as a request and a write of its answer; its
-/// clones are the same.
+/// Several things that count as one as long as any of them is under way, such as a request and a write of its answer;
+/// its clones are the same.
 #[derive(Debug, Clone)]
 pub struct CountedOnce {
     tally: Tally,

@@ -1,5 +1,5 @@
-//! `docs/config.md`, `docs/metrics.md` and `docs/errors.md` list what the code has, each once and with the same words; the
-//! shipped alert rules ask for metrics that exist.
+//! `docs/config.md`, `docs/metrics.md` and `docs/errors.md` list what the code has, each once and with the same words;
+//! the shipped alert rules ask for metrics that exist.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

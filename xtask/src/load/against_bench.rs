@@ -1,8 +1,8 @@
 //! Serving a crowd, held against what `bitnet bench` measures of the same model without a server.
 //!
-//! Sixteen clients send a prompt of 128 tokens each at once and stream 128 tokens. `bench` foresees how long that takes: all
-//! prompts at its prefill rate, then all answers at its rate of sixteen sequences. It runs before and after, because a
-//! machine is not equally fast for minutes.
+//! Sixteen clients send a prompt of 128 tokens each at once and stream 128 tokens. `bench` foresees how long that
+//! takes: all prompts at its prefill rate, then all answers at its rate of sixteen sequences. It runs before and after,
+//! because a machine is not equally fast for minutes.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! Clients that ask, and what they find: closed and open loops on one thread.
 //!
-//! One thread, because the client shares the machine with what it measures. A gap between tokens is the time between two
-//! reads that brought any: a server that sends several at once is not rewarded with gaps of zero.
+//! One thread, because the client shares the machine with what it measures. A gap between tokens is the time between
+//! two reads that brought any: a server that sends several at once is not rewarded with gaps of zero.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! What serving costs where a forward pass costs nothing, held against what the server promises.
 //!
 //! Three measurements on the example of bitnet-server without a forward pass, each judged by the medians of its rounds.
-//! Client and server share the machine, so a rate is the least that the server alone would reach. The time from a request
-//! to the scheduler is the server's own, which its answers tell.
+//! Client and server share the machine, so a rate is the least that the server alone would reach. The time from a
+//! request to the scheduler is the server's own, which its answers tell.
 
 use std::path::Path;
 

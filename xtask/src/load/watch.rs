@@ -1,6 +1,6 @@
 //! What a server costs and how it is, looked at from outside: `/proc` and its health route, on a thread of its own so
-//! that a busy client does not slow the looking. Other threads only sleep, one on each processor, and tell when the machine let
-//! them wait.
+//! that a busy client does not slow the looking. Other threads only sleep, one on each processor, and tell when the
+//! machine let them wait.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,8 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Sleep of a thread that does nothing else.
 const NAP: Duration = Duration::from_millis(2);
 
-/// How late it is woken when the machine is held up. The kernel's time slices are of some 3 ms, so where it has to wait for
-/// every thread of the server and the client on its processor, one after the other, it is run before.
+/// How late it is woken when the machine is held up. The kernel's time slices are of some 3 ms, so where it has to wait
+/// for every thread of the server and the client on its processor, one after the other, it is run before.
 const STALL: Duration = Duration::from_millis(15);
 
 /// Longest wait for the health route: one that is later counts as a failure.
@@ -38,7 +38,8 @@ pub struct Watched {
     pub health: LatencyHistogram,
     /// How often it did not answer, or not with 200 or 503.
     pub health_failures: usize,
-    /// How late threads that only sleep were woken: the delay that the machine gives everybody, whatever the server does.
+    /// How late threads that only sleep were woken: the delay that the machine gives everybody, whatever the server
+    /// does.
     pub late: LatencyHistogram,
     /// When one of them was very late, as they ended.
     pub stalls: Vec<Stall>,

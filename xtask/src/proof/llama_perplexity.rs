@@ -1,7 +1,7 @@
 //! The program `llama-perplexity` of somebody's build: the figure that it prints, and which positions it scores.
 //!
-//! Its output is read as people read it. What it does not print, the tokens and the positions, stands in the file that it
-//! saves for `--kl-divergence`: the tokens of all chunks, then for each scored position the logarithms of all
+//! Its output is read as people read it. What it does not print, the tokens and the positions, stands in the file that
+//! it saves for `--kl-divergence`: the tokens of all chunks, then for each scored position the logarithms of all
 //! probabilities in 16 bits, of which the smallest stands for everything below.
 //!
 //! Source: llama.cpp's `tools/perplexity/perplexity.cpp`, where bitnet.cpp has `examples/perplexity/perplexity.cpp`.
@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 
 use crate::process::find_program;
 
-/// Programs of 2026 print from a thread that nobody waits for at the end (llama.cpp, issue 22142), so the last lines are
-/// missing now and then: half of the runs on short texts.
+/// Programs of 2026 print from a thread that nobody waits for at the end (llama.cpp, issue 22142), so the last lines
+/// are missing now and then: half of the runs on short texts.
 const MOST_RUNS: usize = 8;
 
 /// How the file of logits begins.
@@ -50,8 +50,8 @@ pub struct SavedLogits {
     pub ctx: usize,
     /// Of all chunks, one after the other.
     pub tokens: Vec<usize>,
-    /// Log probabilities of each scored position, `[n_scored, vocab_size]`; `None` where all that is known is that it is
-    /// less likely than any other.
+    /// Log probabilities of each scored position, `[n_scored, vocab_size]`; `None` where all that is known is that it
+    /// is less likely than any other.
     rows: Vec<Vec<Option<f32>>>,
 }
 
@@ -205,8 +205,8 @@ impl SavedLogits {
     }
 
     /// The perplexity of the tokens that we take to be predicted, from the middle of each chunk to its end, by these
-    /// logits: another one than the program prints unless it scores these very positions. `None` where one of these tokens
-    /// is so unlikely that the file does not tell how unlikely.
+    /// logits: another one than the program prints unless it scores these very positions. `None` where one of these
+    /// tokens is so unlikely that the file does not tell how unlikely.
     ///
     /// # Errors
     /// Where a chunk has another number of scored positions.

@@ -14,12 +14,12 @@ use anyhow::Result;
 use serde_json::Value;
 use std::path::Path;
 
-/// `bitnet score` predicts the positions that were compared: its figure and the one from our logits differ by the rounding
-/// of differences of f32 logits.
+/// `bitnet score` predicts the positions that were compared: its figure and the one from our logits differ by the
+/// rounding of differences of f32 logits.
 const SAME_POSITIONS: f64 = 1e-6;
 
-/// What saving logits in 16 bits leaves of a perplexity, and four printed places of one near 1. Positions that are off by
-/// one multiply it.
+/// What saving logits in 16 bits leaves of a perplexity, and four printed places of one near 1. Positions that are off
+/// by one multiply it.
 const SAVED_ROUNDING: f64 = 1e-3;
 
 /// Chunks whose logits are saved: 130 MB for a vocabulary of 128,000, and the second one shows where a chunk begins.

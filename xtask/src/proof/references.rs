@@ -1,9 +1,9 @@
 //! Our logits against llama.cpp's, and both against an evaluation that rounds no activation.
 //!
-//! The weights of a ternary model are exact in every engine; what differs is how activations are rounded before they meet
-//! them. We round rows to int8, as the models were trained. llama.cpp rounds blocks to int8 (256 values beside TQ1_0 and
-//! TQ2_0, 32 beside Q2_0) and, beside F16, to f16. So a distance between the two engines has two parts, and the third
-//! evaluation tells them apart: llama.cpp on the same weights decoded to F32, which rounds nothing.
+//! The weights of a ternary model are exact in every engine; what differs is how activations are rounded before they
+//! meet them. We round rows to int8, as the models were trained. llama.cpp rounds blocks to int8 (256 values beside
+//! TQ1_0 and TQ2_0, 32 beside Q2_0) and, beside F16, to f16. So a distance between the two engines has two parts, and
+//! the third evaluation tells them apart: llama.cpp on the same weights decoded to F32, which rounds nothing.
 
 use super::chunks::{TextChunk, cut, first_difference};
 use super::distance::{Agreement, Position};
@@ -205,7 +205,8 @@ fn logit_checks(comparisons: &[SideBySide], options: &ProofOptions) -> Vec<Check
             ),
         ]
     });
-    // llama.cpp's own distance from the evaluation without rounding is what ours is measured by, not what we answer for.
+    // llama.cpp's own distance from the evaluation without rounding is what ours is measured by, not what we answer
+    // for.
     checks.extend(distances.take(2 * (comparisons.len() - 1)));
     checks
 }

@@ -39,8 +39,8 @@ pub struct CompatCheckArgs {
     #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
     pub dialect: Option<Dialects>,
 
-    /// Read PyTorch's files (pytorch_model.bin, its shards, .pt) of a directory that has no safetensors: their tensors alone,
-    /// nothing in them is run
+    /// Read PyTorch's files (pytorch_model.bin, its shards, .pt) of a directory that has no safetensors: their tensors
+    /// alone, nothing in them is run
     #[arg(long)]
     pub allow_pickle: bool,
 

@@ -54,13 +54,14 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub ternarize: bool,
 
-    /// Byte layout of I2_S tensors in a .gguf file, and the format of type numbers that several projects use: i2s-128, i2s-64,
-    /// i2s-4row, tl1, tl2, q2_0, pq2_0 or stq1_0, several with commas [default: i2s-128, and by the tensors' sizes]
+    /// Byte layout of I2_S tensors in a .gguf file, and the format of type numbers that several projects use: i2s-128,
+    /// i2s-64, i2s-4row, tl1, tl2, q2_0, pq2_0 or stq1_0, several with commas [default: i2s-128, and by the tensors'
+    /// sizes]
     #[arg(long, value_name = "NAMES", value_parser = args::parse_dialects)]
     pub dialect: Option<Dialects>,
 
-    /// Take the weights of a directory that has no safetensors from PyTorch's files (pytorch_model.bin, its shards, .pt): only
-    /// their tensors are read, nothing in them is run
+    /// Take the weights of a directory that has no safetensors from PyTorch's files (pytorch_model.bin, its shards,
+    /// .pt): only their tensors are read, nothing in them is run
     #[arg(long)]
     pub allow_pickle: bool,
 
@@ -80,8 +81,8 @@ pub struct ConvertArgs {
 /// Writes the file or the directory.
 ///
 /// # Errors
-/// A source that cannot be read, types that cannot hold its weights, a tokenizer that the other container has no words for,
-/// a full disk, Ctrl-C.
+/// A source that cannot be read, types that cannot hold its weights, a tokenizer that the other container has no words
+/// for, a full disk, Ctrl-C.
 pub fn run(args: &ConvertArgs, env: &Environment) -> Result<Exit, CliError> {
     let input = model_source::path_of(&args.input, env)?;
     let pending = Pending::new(&args.out)?;

@@ -41,7 +41,8 @@ pub struct InspectArgs {
     #[arg(value_name = "FILE")]
     pub file: Option<String>,
 
-    /// Another file, directory or model of the Hub: tell in what the two differ (metadata, tensors, their bytes), and list neither
+    /// Another file, directory or model of the Hub: tell in what the two differ (metadata, tensors, their bytes), and
+    /// list neither
     #[arg(value_name = "OTHER", conflicts_with = "dialect")]
     pub other: Option<String>,
 
@@ -50,8 +51,8 @@ pub struct InspectArgs {
     #[arg(long, value_name = "NAMES", value_parser = parse_dialects)]
     pub dialect: Option<Dialects>,
 
-    /// Read PyTorch's files (pytorch_model.bin, its shards, .pt) of a directory that has no safetensors: their tensors alone,
-    /// nothing in them is run
+    /// Read PyTorch's files (pytorch_model.bin, its shards, .pt) of a directory that has no safetensors: their tensors
+    /// alone, nothing in them is run
     #[arg(long)]
     pub allow_pickle: bool,
 

@@ -183,8 +183,8 @@ fn report(
     Ok(Exit::Ok)
 }
 
-/// What one does with a model of these files: runs it, or converts it where its weights are pickles; nothing with a file
-/// that is no model.
+/// What one does with a model of these files: runs it, or converts it where its weights are pickles; nothing with a
+/// file that is no model.
 fn next_command(model: &str, path: &Path, names: &[String]) -> Option<String> {
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
     let is_directory = names.iter().any(|name| name == "config.json");

@@ -51,7 +51,8 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "NAMES", value_parser = args::parse_dialects)]
     pub dialect: Option<Dialects>,
 
-    /// Whose tile sizes TL1 and TL2 tensors have, in IN and in OUT: large, 3b, llama3 or llama3-ini [default: by their shapes]
+    /// Whose tile sizes TL1 and TL2 tensors have, in IN and in OUT: large, 3b, llama3 or llama3-ini [default: by their
+    /// shapes]
     #[arg(long, value_name = "PRESET", value_parser = parse_tiles)]
     pub tiles: Option<TilePreset>,
 

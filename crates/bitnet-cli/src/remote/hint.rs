@@ -1,5 +1,5 @@
-//! What a server advises a client, in the words of whoever typed a command: commands and options instead of routes, headers
-//! and fields.
+//! What a server advises a client, in the words of whoever typed a command: commands and options instead of routes,
+//! headers and fields.
 
 use serde_json::Value;
 

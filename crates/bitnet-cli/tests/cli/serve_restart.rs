@@ -1,4 +1,5 @@
-//! Restarts that lose no request: the next process takes the socket of the one before it, or the service manager keeps it.
+//! Restarts that lose no request: the next process takes the socket of the one before it, or the service manager keeps
+//! it.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -266,7 +267,8 @@ fn the_service_manager_is_told_what_the_server_does() {
     let mut command = command(&[]);
     command
         .env("NOTIFY_SOCKET", &path)
-        // Seldom enough that the socket's queue of ten messages never fills while nobody reads, and at once for the first.
+        // Seldom enough that the socket's queue of ten messages never fills while nobody reads, and at once for the
+        // first.
         .env("WATCHDOG_USEC", "2000000");
     let mut served = Served::start(command);
     until_told("READY=1");

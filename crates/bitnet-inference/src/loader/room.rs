@@ -1,7 +1,7 @@
 //! What fits: positions of a context and blocks of the cache, by what the options say and the model needs.
 //!
-//! Asked twice when a model is loaded: before its weights are read, as if they took nothing, so that what can never be is
-//! refused in milliseconds, and when it is known what they take.
+//! Asked twice when a model is loaded: before its weights are read, as if they took nothing, so that what can never be
+//! is refused in milliseconds, and when it is known what they take.
 
 use bitnet_kernels::KV_BLOCK;
 use bitnet_models::{Checkpoint, ModelConfig, kv_block_bytes};

@@ -84,8 +84,8 @@ impl HfSource {
         ModelConfig::new(raw).map_err(|error| in_file(self.config.root(), error))
     }
 
-    /// From which length on the model's own code looks at chosen parts of a text alone (MiniCPM4's `sparse_config`): `None`
-    /// never, 0 where the file does not say.
+    /// From which length on the model's own code looks at chosen parts of a text alone (MiniCPM4's `sparse_config`):
+    /// `None` never, 0 where the file does not say.
     pub fn sparse_from(&self) -> Result<Option<u64>, ModelError> {
         let sparse = self.config.root().section("sparse_config")?;
         sparse

@@ -1,9 +1,9 @@
 //! The dialects of tensor names in Hugging Face directories.
 //!
-//! A checkpoint saved from the bare model (`Qwen3Model`, as embedding models are) lacks the prefix `model.`; Gemma calls
-//! the norm before the feed-forward part otherwise, because the usual name is taken by the norm behind the attention;
-//! norms inside the linear layers are `norm` in Microsoft's embedding models and `rms_norm` in transformers; 1bitLLM's own
-//! checkpoints have other names for the sub-norms than the class that transformers took from Microsoft.
+//! A checkpoint saved from the bare model (`Qwen3Model`, as embedding models are) lacks the prefix `model.`; Gemma
+//! calls the norm before the feed-forward part otherwise, because the usual name is taken by the norm behind the
+//! attention; norms inside the linear layers are `norm` in Microsoft's embedding models and `rms_norm` in transformers;
+//! 1bitLLM's own checkpoints have other names for the sub-norms than the class that transformers took from Microsoft.
 
 use crate::family::Family;
 use crate::tensor_files::TensorFiles;

@@ -18,8 +18,8 @@ pub struct RopeConfig {
     pub freq_factors: Option<Vec<f32>>,
     /// What cosines and sines are multiplied with; 1 but for YaRN and LongRoPE.
     pub attention_factor: f32,
-    /// The context that the model was made for, where only the beginning of it is computed: longer texts would have other
-    /// divisors.
+    /// The context that the model was made for, where only the beginning of it is computed: longer texts would have
+    /// other divisors.
     pub uncomputed_context: Option<u64>,
 }
 
@@ -58,7 +58,8 @@ pub enum RopeScaling {
     },
 }
 
-/// YaRN's parameters: slow frequencies are divided by `factor`, fast ones kept, those between interpolated pair by pair.
+/// YaRN's parameters: slow frequencies are divided by `factor`, fast ones kept, those between interpolated pair by
+/// pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
     /// What the slow frequencies are divided by.
@@ -75,9 +76,9 @@ pub struct Yarn {
     pub truncate: bool,
 }
 
-/// LongRoPE's parameters. A model has two sets of divisors: one for texts within the original context, one for longer texts.
-/// Which of them turns a text's first position would depend on where the text ends, so the first set is computed, as far as
-/// the original context.
+/// LongRoPE's parameters. A model has two sets of divisors: one for texts within the original context, one for longer
+/// texts. Which of them turns a text's first position would depend on where the text ends, so the first set is
+/// computed, as far as the original context.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongRope {
     /// Divisors of the frequencies of texts within the original context, `[n_rot / 2]`.

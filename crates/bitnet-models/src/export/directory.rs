@@ -1,9 +1,10 @@
 //! A GGUF file as a Hugging Face directory in transformers' packed layout.
 //!
-//! Trits go four to a byte as transformers packs them (`integrations/bitnet.py`), each piece unpacked again and compared; scales stay
-//! what they are: a llama or qwen3 model whose every scale is the inverse of a bf16 number is stored as `bitlinear` stores
-//! it, every other one with scales that multiply, in bf16 where that is exact and in f32 where not. Embedding, head and norms keep
-//! their values: float types as they are, block types as the f32 numbers that they stand for.
+//! Trits go four to a byte as transformers packs them (`integrations/bitnet.py`), each piece unpacked again and
+//! compared; scales stay what they are: a llama or qwen3 model whose every scale is the inverse of a bf16 number is
+//! stored as `bitlinear` stores it, every other one with scales that multiply, in bf16 where that is exact and in f32
+//! where not. Embedding, head and norms keep their values: float types as they are, block types as the f32 numbers that
+//! they stand for.
 
 mod documents;
 mod packer;
@@ -48,13 +49,13 @@ enum Content<'a> {
 }
 
 impl<'a> DirectoryExport<'a> {
-    /// Plans to write an open GGUF file as a directory. Every ternary tensor is read; `advance` is told the bytes read since
-    /// its last call and returns whether to go on.
+    /// Plans to write an open GGUF file as a directory. Every ternary tensor is read; `advance` is told the bytes read
+    /// since its last call and returns whether to go on.
     ///
     /// # Errors
-    /// [`ExportError::Stopped`] when `advance` says so, [`ExportError::Refused`] with every tensor that the layout cannot
-    /// hold, [`ExportError::Request`] for a directory as the source and settings that `config.json` has no words for,
-    /// [`ExportError::Tokenizer`] for such a tokenizer, [`ExportError::Model`] for a damaged file.
+    /// [`ExportError::Stopped`] when `advance` says so, [`ExportError::Refused`] with every tensor that the layout
+    /// cannot hold, [`ExportError::Request`] for a directory as the source and settings that `config.json` has no words
+    /// for, [`ExportError::Tokenizer`] for such a tokenizer, [`ExportError::Model`] for a damaged file.
     pub fn of_gguf(
         checkpoint: &'a Checkpoint,
         advance: &mut dyn FnMut(u64) -> bool,
@@ -140,8 +141,8 @@ impl<'a> DirectoryExport<'a> {
         self.items.iter().map(|item| &item.report)
     }
 
-    /// Writes `model.safetensors` and returns the output, flushed. `advance` is told the bytes written since its last call
-    /// and returns whether to go on.
+    /// Writes `model.safetensors` and returns the output, flushed. `advance` is told the bytes written since its last
+    /// call and returns whether to go on.
     ///
     /// # Errors
     /// [`ExportError::Write`] when the output fails, [`ExportError::Tensor`] when a tensor does not read back as it was

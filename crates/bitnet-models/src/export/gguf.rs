@@ -1,8 +1,8 @@
 //! A GGUF file as the source: which tensor becomes what.
 //!
 //! Ternary matrices are recognised by their type, and where they are stored as floats by their name and their values:
-//! every one of them -s, 0 or +s. The keys of the header go over as they are, but for the file type, which says what was
-//! asked for, and the keys of a split, which is joined.
+//! every one of them -s, 0 or +s. The keys of the header go over as they are, but for the file type, which says what
+//! was asked for, and the keys of a split, which is joined.
 
 use bitnet_quantization::{
     BlockTernaryRows, ForeignType, I2sDialect, I2sRows, QuantError, Recognition, TensorType,

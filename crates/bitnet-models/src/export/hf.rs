@@ -1,8 +1,9 @@
 //! A Hugging Face directory as the source of a GGUF file.
 //!
 //! Tensors are found by role, as the forward pass finds them, so every layout that it runs can be converted. Ternary
-//! weights keep their trits and their scale, whatever it was stored as; query and key rows are put into the order of the
-//! architecture; norms become F32, which llama.cpp wants; embedding and head stay as they are unless a type is asked for.
+//! weights keep their trits and their scale, whatever it was stored as; query and key rows are put into the order of
+//! the architecture; norms become F32, which llama.cpp wants; embedding and head stay as they are unless a type is
+//! asked for.
 
 use bitnet_kernels::RopeStyle;
 use bitnet_quantization::{ScaleLayout, TensorType, TernaryRows};
@@ -30,13 +31,13 @@ use crate::weights::rotates;
 const SUSPICIOUS_SCALE: f32 = 5.0;
 
 impl<'a> Export<'a> {
-    /// Plans to write an open Hugging Face directory as a GGUF file. Every ternary tensor is read; `advance` is told the
-    /// bytes read since its last call and returns whether to go on.
+    /// Plans to write an open Hugging Face directory as a GGUF file. Every ternary tensor is read; `advance` is told
+    /// the bytes read since its last call and returns whether to go on.
     ///
     /// # Errors
-    /// [`ExportError::Stopped`] when `advance` says so, [`ExportError::Refused`] with every tensor that cannot be written
-    /// as asked, [`ExportError::Request`] for a source or types that cannot be written, [`ExportError::Tokenizer`] for a
-    /// tokenizer that GGUF has no words for, [`ExportError::Model`] for damaged files.
+    /// [`ExportError::Stopped`] when `advance` says so, [`ExportError::Refused`] with every tensor that cannot be
+    /// written as asked, [`ExportError::Request`] for a source or types that cannot be written,
+    /// [`ExportError::Tokenizer`] for a tokenizer that GGUF has no words for, [`ExportError::Model`] for damaged files.
     pub fn of_directory(
         checkpoint: &'a Checkpoint,
         targets: &Targets,

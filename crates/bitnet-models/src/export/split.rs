@@ -45,8 +45,8 @@ impl SplitPart {
         Ok(self.header.file_bytes()?)
     }
 
-    /// Writes the file and returns the output, flushed. `advance` is told the bytes written since its last call and returns
-    /// whether to go on.
+    /// Writes the file and returns the output, flushed. `advance` is told the bytes written since its last call and
+    /// returns whether to go on.
     ///
     /// # Errors
     /// [`ExportError::Write`] when the output fails, [`ExportError::Stopped`] when `advance` says so.

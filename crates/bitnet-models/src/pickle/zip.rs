@@ -1,9 +1,9 @@
-//! The entries of a zip archive, where each is stored as it is: enough for `torch.save`, and nothing that could make two
-//! readers see two archives.
+//! The entries of a zip archive, where each is stored as it is: enough for `torch.save`, and nothing that could make
+//! two readers see two archives.
 //!
-//! The central directory says what there is; every local header is held against it. Archives of several disks, compressed
-//! or encrypted entries, comments behind the end, names that lead elsewhere, entries that share bytes: refused.
-//! Source: PKWARE's APPNOTE 6.3.10, sections 4.3 to 4.5.
+//! The central directory says what there is; every local header is held against it. Archives of several disks,
+//! compressed or encrypted entries, comments behind the end, names that lead elsewhere, entries that share bytes:
+//! refused. Source: PKWARE's APPNOTE 6.3.10, sections 4.3 to 4.5.
 
 use std::ops::Range;
 

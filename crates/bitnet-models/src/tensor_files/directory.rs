@@ -26,12 +26,12 @@ const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl TensorFiles {
-    /// Maps the weights of a Hugging Face model directory. Where it has no safetensors, pickles are read in their place if
-    /// `allow_pickle` says so.
+    /// Maps the weights of a Hugging Face model directory. Where it has no safetensors, pickles are read in their place
+    /// if `allow_pickle` says so.
     ///
     /// # Errors
-    /// [`ModelError::IncompleteDirectory`] when there are none, [`ModelError::NotAModel`] for pickles that are not allowed,
-    /// and every way in which files or index can be damaged or hostile.
+    /// [`ModelError::IncompleteDirectory`] when there are none, [`ModelError::NotAModel`] for pickles that are not
+    /// allowed, and every way in which files or index can be damaged or hostile.
     pub fn open_dir(dir: &Path, access: Access, allow_pickle: bool) -> Result<Self, ModelError> {
         let existing = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
         if let Some(whole) = existing(WHOLE) {

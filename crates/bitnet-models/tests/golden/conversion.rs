@@ -384,7 +384,8 @@ fn tokenizer_template_and_sampling_defaults_go_over() {
     }
 }
 
-/// A directory from before `tokenizer.json`, with a SentencePiece vocabulary of as many pieces as its embedding has rows.
+/// A directory from before `tokenizer.json`, with a SentencePiece vocabulary of as many pieces as its embedding has
+/// rows.
 #[test]
 fn a_directory_with_a_tokenizer_model_alone_is_converted() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,8 +2,8 @@
 //!
 //! JSON because a file that was cut off anywhere is no JSON: a half-written file can be told from one with fewer keys.
 //! Writers hold a lock on a file beside it and rename a finished copy over it, so that readers see the old keys or the
-//! new ones. The copy has the old file's owner and mode, and where the name is a symbolic link it is what the link leads
-//! to that is replaced: a server that could read its keys can still read them.
+//! new ones. The copy has the old file's owner and mode, and where the name is a symbolic link it is what the link
+//! leads to that is replaced: a server that could read its keys can still read them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -234,7 +234,8 @@ pub fn entries(path: &Path) -> Result<Vec<KeyEntry>, KeyFileError> {
 /// Makes a key and adds its hash; the file is made when there is none.
 ///
 /// # Errors
-/// When the name or the models are none, the name is another key's, there are no random numbers, or the file cannot be read or replaced.
+/// When the name or the models are none, the name is another key's, there are no random numbers, or the file cannot be
+/// read or replaced.
 pub fn add(path: &Path, new: &NewKey<'_>) -> Result<ApiKey, KeyFileError> {
     if !is_name(new.name) {
         return Err(KeyFileError::Name);
@@ -296,7 +297,8 @@ pub fn revoke(path: &Path, id: &str) -> Result<KeyEntry, KeyFileError> {
     Ok(revoked)
 }
 
-/// Whether a key of this role may be for these models: whoever may load any of them under any id is held back by no list.
+/// Whether a key of this role may be for these models: whoever may load any of them under any id is held back by no
+/// list.
 fn may_have(role: Role, models: Option<&[String]>) -> bool {
     models.is_none_or(|ids| role == Role::Infer && is_list(ids))
 }

@@ -81,7 +81,8 @@ impl FromArgMatches for ConfigArgs {
     }
 }
 
-/// What `--help` says of a setting: its meaning, what it may be where the words before do not tell that, and its default.
+/// What `--help` says of a setting: its meaning, what it may be where the words before do not tell that, and its
+/// default.
 fn help_of(setting: &Setting, defaults: &ServerConfig) -> String {
     let expected = setting.expected();
     let values = match setting.key().as_str() {

@@ -231,8 +231,8 @@ settings! {
         restart host: [IpAddr] = IpAddr::V4(Ipv4Addr::LOCALHOST), Any;
         /// Port to listen on; 0 lets the system choose one, which is printed.
         restart port: [u16] = 8080, Any;
-        /// A second port on the same address, for probes and metrics alone, in plain HTTP, answered by a thread of its own
-        /// however busy the server is; 0 lets the system choose one, which is logged. Without it, none.
+        /// A second port on the same address, for probes and metrics alone, in plain HTTP, answered by a thread of its
+        /// own however busy the server is; 0 lets the system choose one, which is logged. Without it, none.
         restart health_port: [Option<u16>] = None, Any;
         /// Connections open at once. Past them, those that have waited longest for a request are closed for new ones.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
@@ -243,7 +243,8 @@ settings! {
         restart max_body_bytes: [ByteSize] = mib(2), Within(ByteSize(1024)..=mib(256));
         /// Bytes of bodies that may be arriving at once, of all requests together; one more is answered 429.
         restart max_arriving_bytes: [ByteSize] = mib(64), Within(ByteSize(1024)..=mib(1 << 20));
-        /// Bytes of whole answers that may wait for their clients to read them, of all together; one more is answered 429.
+        /// Bytes of whole answers that may wait for their clients to read them, of all together; one more is answered
+        /// 429.
         restart max_leaving_bytes: [ByteSize] = mib(256), Within(ByteSize(1024)..=mib(1 << 20));
         /// Time a client has to send the head of a request, and for which a connection may be idle.
         restart header_timeout: [Duration] = seconds(60), Within(Duration::from_millis(100)..=DAY);
@@ -259,7 +260,8 @@ settings! {
         restart shutdown_timeout: [Duration] = seconds(30), Within(seconds(0)..=DAY);
         /// Host names that are accepted on loopback besides `localhost` and loopback addresses.
         restart allowed_hosts: [Vec<String>] = Vec::new(), Any;
-        /// Origins (`https://app.example`) whose web pages may use this server from a browser (CORS). Without one, none.
+        /// Origins (`https://app.example`) whose web pages may use this server from a browser (CORS). Without one,
+        /// none.
         restart allowed_origins: [Vec<String>] = Vec::new(), Any;
         /// Certificate chain (PEM), the server's own first. With the key it turns TLS on. Its changes are followed.
         restart tls_certificate_file: [Option<PathBuf>] = None, Any;
@@ -275,8 +277,8 @@ settings! {
 
     /// Which models are served.
     models: ModelSettings {
-        /// Model to load at start: a path; also `--model` and `BITNET_GGUF`. Without one, `bitnet serve` has the story model
-        /// inside the program, and `bitnet-server` does not start.
+        /// Model to load at start: a path; also `--model` and `BITNET_GGUF`. Without one, `bitnet serve` has the story
+        /// model inside the program, and `bitnet-server` does not start.
         restart default_model: [Option<String>] = None, Any;
         /// Name under which clients ask for the model; without it, the model's own.
         restart served_model_name: [Option<String>] = None, Any;
@@ -286,8 +288,8 @@ settings! {
         restart configured: [Vec<String>] = Vec::new(), Any;
         /// Ids of models that are never unloaded to make room.
         restart pinned: [Vec<String>] = Vec::new(), Any;
-        /// Time without a request after which a model sleeps: it leaves memory, and the next request for it wakes it. Pinned
-        /// models never do. Without it, none does.
+        /// Time without a request after which a model sleeps: it leaves memory, and the next request for it wakes it.
+        /// Pinned models never do. Without it, none does.
         restart keep_alive: [Option<Duration>] = None, Any;
         /// Bytes of weights kept loaded; past them, idle models that were used longest ago make room. 0 is no limit.
         restart cache_size: [ByteSize] = ByteSize(0), Any;
@@ -298,8 +300,8 @@ settings! {
         restart packed_cache: [bool] = true, Any;
         /// The folder, which nobody else may write; also `BITNET_CACHE`. Without it, that of the user.
         restart cache_folder: [Option<PathBuf>] = None, Any;
-        /// Use files where they lie, without cache and copies: less memory, but a file that is cut short under a running
-        /// model ends the process.
+        /// Use files where they lie, without cache and copies: less memory, but a file that is cut short under a
+        /// running model ends the process.
         restart map_files: [bool] = false, Any;
         /// Time that a request waits for its model to be loaded; with 0 it does not wait.
         restart load_wait: [Duration] = seconds(60), Within(seconds(0)..=DAY);
@@ -309,8 +311,8 @@ settings! {
         restart keep_previous: [Duration] = seconds(300), Within(seconds(0)..=DAY);
         /// Time between the steps of a swap of strategy `rolling`: 10, 50 and 100 percent of new requests.
         restart rolling_step: [Duration] = seconds(10), Within(seconds(0)..=DAY);
-        /// Time after a swap in which a new version that fails gives its place back to the old one. With `blue_green` it is
-        /// `keep_previous`.
+        /// Time after a swap in which a new version that fails gives its place back to the old one. With `blue_green`
+        /// it is `keep_previous`.
         restart rollback_period: [Duration] = seconds(60), Within(seconds(0)..=DAY);
         /// How `/v1/embeddings` pools hidden states. `model`: as the model's files say, or not at all.
         restart pooling: [PoolingChoice] = PoolingChoice::Model, Any;
@@ -328,11 +330,11 @@ settings! {
         restart queue_timeout: [TimeLimit] = TimeLimit::NONE, from(Duration::from_millis(100));
         /// Taken for the sake of older files, without effect: requests join the batch at every step, so none waits.
         restart batch_timeout_ms: [u64] = 0, Within(0..=10_000);
-        /// Memory for keys and values of each model, for all requests together. Without it, what memory (of the machine or
-        /// the control group) has room for beside the weights, a whole context of each running request at most.
+        /// Memory for keys and values of each model, for all requests together. Without it, what memory (of the machine
+        /// or the control group) has room for beside the weights, a whole context of each running request at most.
         restart kv_cache_memory: [Option<ByteSize>] = None, Any;
-        /// Whether everybody may ask for a `priority` below 0, which goes before all others and takes places from requests
-        /// that run. Administrators always may.
+        /// Whether everybody may ask for a `priority` below 0, which goes before all others and takes places from
+        /// requests that run. Administrators always may.
         restart allow_urgent: [bool] = false, Any;
         /// Where models run; also `--device` and `BITNET_DEVICE`. This version has the CPU alone and refuses `gpu`.
         restart device_preference: [DevicePreference] = DevicePreference::Auto, Any;
@@ -342,10 +344,11 @@ settings! {
 
     /// How models are run. The keys are the flags of `bitnet run`.
     engine: EngineSettings {
-        /// Threads to compute with; also `BITNET_CPU_THREADS`. Without it, a thread on each core that this process may use:
-        /// within its affinity and its container's quota, hyperthreads of one core counted once.
+        /// Threads to compute with; also `BITNET_CPU_THREADS`. Without it, a thread on each core that this process may
+        /// use: within its affinity and its container's quota, hyperthreads of one core counted once.
         restart threads: [Option<usize>] = None, Within(Some(1)..=Some(MAX_THREADS));
-        /// Positions of context of each request. Without it, the model's, as far as the memory for keys and values goes.
+        /// Positions of context of each request. Without it, the model's, as far as the memory for keys and values
+        /// goes.
         restart ctx: [Option<usize>] = None, Within(Some(*CONTEXTS.start())..=Some(*CONTEXTS.end()));
         /// Type of keys and values: f32 (the reference's numbers), f16 (half the memory) or i8 (a quarter).
         restart kv_type: [EngineWord<KvType>] = EngineWord(KvType::F32), Any;
@@ -357,8 +360,8 @@ settings! {
         /// Read every weight, also those of channels that are exactly 0: for comparison, the output is the same. Also
         /// `BITNET_DENSE`.
         restart dense: [bool] = false, Any;
-        /// Byte layout of I2_S tensors, which no file tells (without it, i2s-128), and the format of type numbers that several
-        /// projects use (without it, the one whose size the tensors have).
+        /// Byte layout of I2_S tensors, which no file tells (without it, i2s-128), and the format of type numbers that
+        /// several projects use (without it, the one whose size the tensors have).
         restart dialect: [Option<EngineWord<Dialects>>] = None, Any;
         /// Tokenizer of the first model instead of its own: a tokenizer.json, a .gguf or a Hugging Face directory; also
         /// `BITNET_TOKENIZER`.
@@ -378,25 +381,26 @@ settings! {
         /// What is logged: error, warn, info, debug, trace, off, or a list such as `warn,bitnet_server=debug`; also
         /// `BITNET_LOG`. At info each request is a line. Start, reload and end are logged at every level.
         reload log_level: [String] = "warn".into(), Any;
-        /// How: `json` makes everything that the server says on standard error an object a line, notices, errors and panics
-        /// included, and the access log where that is `on`; what is wrong with the command line or the settings themselves is
-        /// said in plain text.
+        /// How: `json` makes everything that the server says on standard error an object a line, notices, errors and
+        /// panics included, and the access log where that is `on`; what is wrong with the command line or the settings
+        /// themselves is said in plain text.
         restart log_format: [LogFormat] = LogFormat::Text, Any;
         /// Whether `/metrics` is served.
         restart prometheus_enabled: [bool] = true, Any;
         /// Whether the page `/admin` is served. It holds nothing itself: what it shows needs the keys that routes need.
         restart admin_page: [bool] = true, Any;
-        /// Whether traces and metrics are exported. It needs a build with `--features opentelemetry`; another one does not start.
+        /// Whether traces and metrics are exported. It needs a build with `--features opentelemetry`; another one does
+        /// not start.
         restart opentelemetry_enabled: [bool] = false, Any;
-        /// Where a collector takes them by OTLP: `http://HOST:PORT` or `https://HOST:PORT`. Without it, port 4318 of this
-        /// machine, or 4317 by gRPC.
+        /// Where a collector takes them by OTLP: `http://HOST:PORT` or `https://HOST:PORT`. Without it, port 4318 of
+        /// this machine, or 4317 by gRPC.
         restart opentelemetry_endpoint: [Option<String>] = None, Any;
         /// How they travel to it: `http` (protobuf) or `grpc`.
         restart opentelemetry_protocol: [OtlpProtocol] = OtlpProtocol::Http, Any;
         /// Traces of how many in a hundred requests; one whose sender traces it is traced too.
         restart opentelemetry_sampling_percent: [u32] = 1, Within(0..=100);
-        /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none. `on` is as
-        /// `log_format` says; `text` and `json` are, whatever that says.
+        /// A line for every request on standard error: who, what, outcome, time. Prompts and answers are in none. `on`
+        /// is as `log_format` says; `text` and `json` are, whatever that says.
         restart access_log: [AccessLogFormat] = AccessLogFormat::None, Any;
         /// File to which a line of JSON is added for every action of an administrator; without it, standard error.
         restart audit_log_file: [Option<PathBuf>] = None, Any;
@@ -406,9 +410,9 @@ settings! {
         restart degraded_ok: [bool] = cfg!(feature = "degraded-ok"), Any;
         /// Time that one step of the engine may take before the server calls itself hung.
         restart stall_timeout: [Duration] = seconds(60), Within(seconds(1)..=DAY);
-        /// Time that one step of the engine may take before the process is aborted, so that whoever watches over it starts
-        /// another one: better some times `monitoring.stall_timeout`. 0 is no limit: the process lives on and the probes
-        /// tell.
+        /// Time that one step of the engine may take before the process is aborted, so that whoever watches over it
+        /// starts another one: better some times `monitoring.stall_timeout`. 0 is no limit: the process lives on and
+        /// the probes tell.
         restart watchdog: [TimeLimit] = TimeLimit::NONE, from(seconds(1));
     }
 
@@ -416,8 +420,8 @@ settings! {
     auth: AuthSettings {
         /// File of hashed API keys, made by `bitnet keys add`. Its changes are followed while the server runs.
         restart keys_file: [Option<PathBuf>] = None, Any;
-        /// File of the tokens that keys with a quota have used, which is written; without it, that of the keys with `.usage`
-        /// behind its name.
+        /// File of the tokens that keys with a quota have used, which is written; without it, that of the keys with
+        /// `.usage` behind its name.
         restart usage_file: [Option<PathBuf>] = None, Any;
         /// How often the file of keys is looked at.
         restart keys_poll_interval: [Duration] = seconds(5), Within(seconds(1)..=seconds(3600));
@@ -429,15 +433,15 @@ settings! {
         restart insecure_no_auth: [bool] = false, Any;
         /// The one algorithm by which JSON Web Tokens are signed.
         restart jwt_algorithm: [JwtAlgorithm] = JwtAlgorithm::EdDsa, Any;
-        /// Public key (PEM) or, for HS256, secret of at least 32 bytes; or a JSON Web Key Set, or a folder with a file for each
-        /// key, whose `kid` is its name without `.pem`. It turns tokens on, and is read again on SIGHUP.
+        /// Public key (PEM) or, for HS256, secret of at least 32 bytes; or a JSON Web Key Set, or a folder with a file
+        /// for each key, whose `kid` is its name without `.pem`. It turns tokens on, and is read again on SIGHUP.
         restart jwt_key_file: [Option<PathBuf>] = None, Any;
         /// Who must have made a token (`iss`).
         restart jwt_issuer: [Option<String>] = None, Any;
         /// For whom a token must be (`aud`).
         restart jwt_audience: [Option<String>] = None, Any;
-        /// Claim with the role of a token's owner, `admin` or `infer`: a name, or a path such as `realm_access.roles`. A text
-        /// with spaces or a list may have several, of which the highest counts.
+        /// Claim with the role of a token's owner, `admin` or `infer`: a name, or a path such as `realm_access.roles`.
+        /// A text with spaces or a list may have several, of which the highest counts.
         restart jwt_role_claim: [String] = "role".into(), Any;
         /// How far the clocks of the issuer and of this machine may be apart.
         restart jwt_leeway: [Duration] = seconds(10), Within(seconds(0)..=seconds(30));
@@ -451,8 +455,8 @@ settings! {
         reload tokens_per_minute: [u32] = 0, Within(0..=1_000_000_000);
         /// Requests at once, waiting ones included.
         reload concurrent_requests: [u32] = 0, Within(0..=1_000_000);
-        /// Keys and tokens that are not good, of one address (of IPv6, one network of 64 bits) a minute: further ones are
-        /// answered 429. Good ones are let in all the same.
+        /// Keys and tokens that are not good, of one address (of IPv6, one network of 64 bits) a minute: further ones
+        /// are answered 429. Good ones are let in all the same.
         reload refused_credentials_per_minute: [u32] = 60, Within(0..=10_000_000);
     }
 }

@@ -1,7 +1,7 @@
 //! The one table of errors: what programs tell apart, with which status, and what to do about each.
 //!
-//! `docs/errors.md` is made from it. Whether a client may try again follows from the status alone: 408, 409, 429, 503 and
-//! 504 say so.
+//! `docs/errors.md` is made from it. Whether a client may try again follows from the status alone: 408, 409, 429, 503
+//! and 504 say so.
 
 use axum::http::StatusCode;
 

@@ -106,8 +106,8 @@ impl ModelPolicy {
     /// The policy of a configuration; models are loaded as `options` says, but for what serving many needs.
     ///
     /// # Errors
-    /// Directories that do not exist, names that no model can have, and configured models that are written in another way
-    /// than `id=path` or twice.
+    /// Directories that do not exist, names that no model can have, and configured models that are written in another
+    /// way than `id=path` or twice.
     pub fn new(config: &ServerConfig, options: LoadOptions) -> Result<ModelPolicy, SettingError> {
         let models = &config.models;
         let wrong = |message: String| SettingError::Contradiction(message);
@@ -189,8 +189,8 @@ impl ModelPolicy {
     }
 }
 
-/// `options` with a KV cache of `kv_cache_bytes`, or as large as memory has room for at this moment, of which `promised`
-/// bytes are for others. Where the system does not tell its memory, every request has its whole context.
+/// `options` with a KV cache of `kv_cache_bytes`, or as large as memory has room for at this moment, of which
+/// `promised` bytes are for others. Where the system does not tell its memory, every request has its whole context.
 pub fn sized(options: &LoadOptions, kv_cache_bytes: Option<u64>, promised: u64) -> LoadOptions {
     let available = machine::available_memory();
     let spare = available.map(|available| available.saturating_sub(promised));
@@ -215,8 +215,8 @@ pub fn sized_within(
     }
 }
 
-/// Of the memory that could be had, the share that weights and KV cache may take, as a fraction: the rest is for buffers,
-/// requests and the system's own cache of files.
+/// Of the memory that could be had, the share that weights and KV cache may take, as a fraction: the rest is for
+/// buffers, requests and the system's own cache of files.
 const MEMORY_SHARE: (u64, u64) = (4, 5);
 
 /// `options` as a server needs them.

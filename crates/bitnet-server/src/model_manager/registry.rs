@@ -114,8 +114,8 @@ impl ModelRegistry {
         self.publish(Arc::new(model), None, OldVersion::Known);
     }
 
-    /// Adds a model that can be loaded again, or puts it in the place of another version, which lives as long as somebody
-    /// holds it.
+    /// Adds a model that can be loaded again, or puts it in the place of another version, which lives as long as
+    /// somebody holds it.
     pub(super) fn publish(
         &self,
         model: Arc<LoadedModel>,
@@ -159,8 +159,8 @@ impl ModelRegistry {
     /// What a name stands for; without a name the default model.
     ///
     /// # Errors
-    /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::NotReady`] when there is none at all; [`ErrorCode::ModelLoading`] for one
-    /// that is leaving memory; why one could not be loaded, for a while.
+    /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::NotReady`] when there is none at all; [`ErrorCode::ModelLoading`] for
+    /// one that is leaving memory; why one could not be loaded, for a while.
     pub fn find(&self, name: Option<&str>) -> Result<Found, ApiError> {
         let table = self.read();
         let (id, entry) = table.resolve(name)?;
@@ -213,8 +213,8 @@ impl ModelRegistry {
         Ok(id.to_owned())
     }
 
-    /// The id of what a name stands for, as far as it is among `allowed`. What is not, there or not, is told alike: nobody
-    /// learns of others' models.
+    /// The id of what a name stands for, as far as it is among `allowed`. What is not, there or not, is told alike:
+    /// nobody learns of others' models.
     ///
     /// # Errors
     /// [`ErrorCode::ModelNotFound`]; [`ErrorCode::NotReady`] where the default model is asked for and there is none.
@@ -332,8 +332,8 @@ impl ModelRegistry {
         self.read().known().cloned().collect()
     }
 
-    /// Names that stand for nothing but a load that failed a while ago: requests may not name them, and whoever ordered the
-    /// load wants to know why.
+    /// Names that stand for nothing but a load that failed a while ago: requests may not name them, and whoever ordered
+    /// the load wants to know why.
     pub fn failures(&self) -> Vec<String> {
         let table = self.read();
         let is_one = |entry: &Entry| match &entry.state {
@@ -398,7 +398,8 @@ impl Table {
         ApiError::about("model", ErrorCode::ModelNotFound, message)
     }
 
-    /// Takes a name out of the table; if it was the default model's, the first of the others is the default from now on.
+    /// Takes a name out of the table; if it was the default model's, the first of the others is the default from now
+    /// on.
     fn forget(&mut self, id: &str) {
         self.entries.remove(id);
         if self.default.as_deref() == Some(id) {

@@ -3,8 +3,8 @@
 //! A version is loaded, compared with the reference and has drawn a token before anybody is sent to it; whatever goes
 //! wrong until then leaves the old one as it was. What happens afterwards is the strategy: `atomic` sends every new
 //! request to the new version at once and lets the old one go when its last request ends; `blue_green` does so too and
-//! keeps the old one in memory for a while; `rolling` sends first 10, then 50, then all of a hundred new requests. Then the
-//! new version is on probation ([`probation`]).
+//! keeps the old one in memory for a while; `rolling` sends first 10, then 50, then all of a hundred new requests. Then
+//! the new version is on probation ([`probation`]).
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! What SIGHUP changes: the settings that may change while the server runs, keys, the key of tokens, the certificate. What is
-//! wrong changes nothing, and the log says what came of it.
+//! What SIGHUP changes: the settings that may change while the server runs, keys, the key of tokens, the certificate.
+//! What is wrong changes nothing, and the log says what came of it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Signals that end a process: the first drains, the second ends the draining, and while the model is being loaded the first
-//! one ends everything.
+//! Signals that end a process: the first drains, the second ends the draining, and while the model is being loaded the
+//! first one ends everything.
 
 use std::io;
 

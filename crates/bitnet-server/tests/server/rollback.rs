@@ -1,7 +1,8 @@
-//! A new version that fails after requests were sent to it: the old one answers again, by itself, and everybody is told.
+//! A new version that fails after requests were sent to it: the old one answers again, by itself, and everybody is
+//! told.
 //!
-//! Loading is what a test cannot make fail late, so the failing engine is put in where loading ends; everything after that is
-//! the server's own.
+//! Loading is what a test cannot make fail late, so the failing engine is put in where loading ends; everything after
+//! that is the server's own.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! `bitnet inspect A B`: in what two model files differ: keys of the header, tensors, types, shapes, and bytes.
 //!
-//! Both are read as containers; neither has to be a model that runs. Two files with the same tensors in another order, or
-//! split otherwise, do not differ.
+//! Both are read as containers; neither has to be a model that runs. Two files with the same tensors in another order,
+//! or split otherwise, do not differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
