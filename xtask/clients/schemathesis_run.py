@@ -26,7 +26,7 @@ deterministic = true
 max-examples = 25
 [phases.stateful]
 enabled = false
-# What an order asks may be in order, and the server not in a state for it: loaded already, nothing to go back to.
+# What an order asks may be well formed, and the model in no state for it; the hooks look at the reason.
 [[operations]]
 include-path-regex = "^/v1/models/(load|swap|.*/rollback)$"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 422, "5xx"]
