@@ -13,7 +13,7 @@
 //! - `url`, `http`, `patience`, `stop`: requests, redirects, how long to try, and when no more
 //! - [`repository`], [`choice`]: what a repository holds, and what of it an engine needs
 //! - [`checksum`], `download`: one file, whole and right
-//! - [`cache`], `lock`, `disk`: the folder that all tools share
+//! - [`cache`], `lock`, [`disk`]: the folder that all tools share
 //! - [`hub`]: all of it together
 //!
 //! The crate needs none of the others and no async runtime. It reads no environment: [`HubSettings::from_lookup`] is
@@ -22,7 +22,7 @@
 pub mod cache;
 pub mod checksum;
 pub mod choice;
-mod disk;
+pub mod disk;
 mod download;
 pub mod error;
 mod http;
