@@ -38,6 +38,15 @@ impl DownloadBars {
         }
     }
 
+    /// Tells at any time how many bytes have not arrived.
+    pub fn left(&self) -> impl Fn() -> u64 + Send + 'static {
+        let total = self.total.clone();
+        move || {
+            let all = total.length().unwrap_or_default();
+            all.saturating_sub(total.position())
+        }
+    }
+
     fn files(&self) -> MutexGuard<'_, HashMap<FileName, ProgressBar>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,7 +62,7 @@ fn bar(name: &str, n_bytes: u64) -> ProgressBar {
         Some((at, _)) if at > 0 => format!("…{}", &name[at..]),
         _ => name,
     };
-    let template = "{msg:<28} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} {eta:>6}";
+    let template = "{msg:<28} [{bar:20}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta:>6}";
     let style = ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ");

@@ -429,7 +429,7 @@ mod tests {
                 "HF_TOKEN_PATH",
                 "file",
                 of_hub(HubSettings {
-                    token_file: Some("file".into()),
+                    named_token_file: Some("file".into()),
                     ..hub.clone()
                 }),
             ),

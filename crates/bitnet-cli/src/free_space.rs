@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use bitnet_hub::disk;
+
 use crate::exit::CliError;
 use crate::units;
 
@@ -15,7 +17,7 @@ pub fn check(target: &Path, bytes: u64) -> Result<(), CliError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    match available(directory) {
+    match disk::free(directory) {
         Some(free) if free < bytes => Err(CliError::runtime(
             format!(
                 "cannot write {}: it takes {}, and {} are free there",
@@ -27,18 +29,6 @@ pub fn check(target: &Path, bytes: u64) -> Result<(), CliError> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Bytes that this process may still write into a directory.
-#[cfg(unix)]
-fn available(directory: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(directory).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
-}
-
-#[cfg(not(unix))]
-fn available(_directory: &Path) -> Option<u64> {
-    None
 }
 
 #[cfg(test)]

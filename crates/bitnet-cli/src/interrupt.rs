@@ -4,13 +4,18 @@
 //! file being written, a measurement) holds a [`Cooperative`] guard: the first Ctrl-C then only raises a flag, which
 //! the work looks at between steps; a second one ends the process, and files in the making are removed first.
 //!
+//! Work that may end at any moment, because what is done of it stays and is gone on with, holds [`LastWords`] instead:
+//! Ctrl-C ends the process at once, and the user is told what there is.
+//!
 //! The `ctrlc` crate runs the handler on a thread of its own, so it may take locks and print; doing that in a real
 //! signal handler would need `unsafe` and a list of allowed calls, and Windows has no signals.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::exit::{CliError, Exit};
+use crate::output::notice;
 use crate::pending;
 
 /// Raised by the first Ctrl-C of cooperative work.
@@ -48,6 +53,34 @@ impl Drop for Cooperative {
     }
 }
 
+/// What a Ctrl-C that ends the process says.
+static LAST_WORDS: Mutex<Option<Words>> = Mutex::new(None);
+
+/// Makes a line of what is known at the end.
+type Words = Box<dyn Fn() -> String + Send>;
+
+fn last_words() -> MutexGuard<'static, Option<Words>> {
+    LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it lives, a Ctrl-C that ends the process says a line about what is unfinished.
+#[derive(Debug)]
+pub struct LastWords(());
+
+impl LastWords {
+    /// Has `words` make the line, on another thread, while the work goes on.
+    pub fn are(words: impl Fn() -> String + Send + 'static) -> LastWords {
+        *last_words() = Some(Box::new(words));
+        LastWords(())
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        *last_words() = None;
+    }
+}
+
 /// Makes Ctrl-C mean what the module says. Called once, at the start.
 ///
 /// # Errors
@@ -57,8 +90,14 @@ pub fn install() -> Result<(), CliError> {
         let cooperative = GUARDS.load(Ordering::SeqCst) > 0;
         let first = !REQUESTED.swap(true, Ordering::SeqCst);
         if !(cooperative && first) {
-            // A bare newline, so that the shell's prompt does not follow "^C" on the same line.
-            let _ = writeln!(std::io::stderr());
+            let words = last_words().as_ref().map(|words| words());
+            // A newline first, so that neither the shell's prompt nor the words follow "^C" on the same line.
+            if words.is_none() || std::io::stderr().is_terminal() {
+                let _ = writeln!(std::io::stderr());
+            }
+            if let Some(words) = words {
+                notice(&words);
+            }
             pending::remove_partials();
             std::process::exit(Exit::Interrupted as i32);
         }

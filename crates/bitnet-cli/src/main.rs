@@ -5,8 +5,8 @@
 //! - [`cli`], [`args`], [`mod@env`]: what may be asked for, and the rule flag > environment > default
 //! - [`commands`]: one command, one file
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
-//! - [`exit`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`], [`download_bars`],
-//!   [`interrupt`]: what the user sees
+//! - [`exit`], [`verification_hint`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`],
+//!   [`download_bars`], [`interrupt`]: what the user sees
 //! - [`remote`]: a running server, for the commands that manage one
 //! - [`pending`], [`free_space`], [`export_report`], [`synth`]: files that are written
 //!
@@ -39,6 +39,7 @@ mod table;
 mod token_ids;
 mod tokenizer_findings;
 mod units;
+mod verification_hint;
 
 use std::process::ExitCode;
 
@@ -78,32 +79,37 @@ fn run() -> Result<Exit, CliError> {
     let env = Environment::read()?;
     let log = log_to_stderr(&env)?;
     interrupt::install()?;
-    match &*command {
-        Command::Run(args) => commands::run::run(args, &env),
-        Command::Chat(args) => commands::chat::run(args, &env),
-        Command::Serve(args) => commands::serve::run(args, &env, log),
+    let ended = dispatch(&command, &env, log);
+    ended.map_err(verification_hint::add_to)
+}
+
+fn dispatch(command: &Command, env: &Environment, log: LogFilter) -> Result<Exit, CliError> {
+    match command {
+        Command::Run(args) => commands::run::run(args, env),
+        Command::Chat(args) => commands::chat::run(args, env),
+        Command::Serve(args) => commands::serve::run(args, env, log),
         Command::Healthcheck(args) => commands::serve::healthcheck(args),
-        Command::Ps(args) => commands::ps::run(args, &env),
-        Command::Load(args) => commands::load::run(args, &env),
-        Command::Swap(args) => commands::swap::run(args, &env),
-        Command::Rollback(args) => commands::swap::roll_back(args, &env),
-        Command::Unload(args) => commands::unload::run(args, &env),
-        Command::Score(args) => commands::score::run(args, &env),
-        Command::Logits(args) => commands::logits::run(args, &env),
-        Command::Tokenize(args) => commands::tokenize::run(args, &env),
-        Command::Detokenize(args) => commands::detokenize::run(args, &env),
-        Command::Inspect(args) => commands::inspect::run(args, &env),
-        Command::CompatCheck(args) => commands::compat_check::run(args, &env),
-        Command::Pull(args) => commands::pull::run(args, &env),
-        Command::List(args) => commands::list::run(args, &env),
-        Command::Rm(args) => commands::rm::run(args, &env),
-        Command::Bench(args) => commands::bench::run(args, &env),
-        Command::Convert(args) => commands::convert::run(args, &env),
-        Command::Quantize(args) => commands::quantize::run(args, &env),
-        Command::Split(args) => commands::split::run(args, &env),
+        Command::Ps(args) => commands::ps::run(args, env),
+        Command::Load(args) => commands::load::run(args, env),
+        Command::Swap(args) => commands::swap::run(args, env),
+        Command::Rollback(args) => commands::swap::roll_back(args, env),
+        Command::Unload(args) => commands::unload::run(args, env),
+        Command::Score(args) => commands::score::run(args, env),
+        Command::Logits(args) => commands::logits::run(args, env),
+        Command::Tokenize(args) => commands::tokenize::run(args, env),
+        Command::Detokenize(args) => commands::detokenize::run(args, env),
+        Command::Inspect(args) => commands::inspect::run(args, env),
+        Command::CompatCheck(args) => commands::compat_check::run(args, env),
+        Command::Pull(args) => commands::pull::run(args, env),
+        Command::List(args) => commands::list::run(args, env),
+        Command::Rm(args) => commands::rm::run(args, env),
+        Command::Bench(args) => commands::bench::run(args, env),
+        Command::Convert(args) => commands::convert::run(args, env),
+        Command::Quantize(args) => commands::quantize::run(args, env),
+        Command::Split(args) => commands::split::run(args, env),
         Command::Merge(args) => commands::merge::run(args),
         Command::Synth(args) => commands::synth::run(args),
-        Command::Keys(args) => commands::keys::run(args, &env),
+        Command::Keys(args) => commands::keys::run(args, env),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

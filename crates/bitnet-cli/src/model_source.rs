@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
-use bitnet_hub::{Cache, HubError, HubModel};
+use bitnet_hub::{Cache, HubError, HubModel, HubSettings};
 use bitnet_inference::{
     CheckpointOptions, Engine, HeadMode, LoadOptions, PackedCache, Tokenizer, TokenizerOptions,
     open_tokenizer,
@@ -15,10 +15,11 @@ use bytes::Bytes;
 use crate::args::{EngineArgs, ModelArgs};
 use crate::embedded;
 use crate::env::Environment;
-use crate::exit::CliError;
+use crate::exit::{CliError, Exit};
 use crate::output::{notice, warning};
 use crate::progress::Progress;
 use crate::sanitize;
+use crate::verification_hint;
 
 /// A model by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl ModelSource {
     /// # Errors
     /// As there.
     pub fn path(name: &str, env: &Environment) -> Result<PathBuf, CliError> {
-        match of_hub(name)? {
+        match of_hub(name, &env.hub)? {
             None => Ok(PathBuf::from(name)),
             Some(model) => in_cache(name, &model, env),
         }
@@ -109,7 +110,7 @@ impl ModelSource {
 /// # Errors
 /// As [`ModelSource::choose`].
 pub fn path_of(name: &Path, env: &Environment) -> Result<PathBuf, CliError> {
-    let model = name.to_str().map(|name| (name, of_hub(name)));
+    let model = name.to_str().map(|name| (name, of_hub(name, &env.hub)));
     match model {
         Some((name, model)) => match model? {
             Some(model) => in_cache(name, &model, env),
@@ -119,10 +120,14 @@ pub fn path_of(name: &Path, env: &Environment) -> Result<PathBuf, CliError> {
     }
 }
 
-/// The model of the Hub that `name` means; none if it means a path, and what exists is a path.
-fn of_hub(name: &str) -> Result<Option<HubModel>, CliError> {
+/// The model of the Hub that `name` means, as a name or as the address of its page; none if it means a path, and what
+/// exists is a path.
+fn of_hub(name: &str, hub: &HubSettings) -> Result<Option<HubModel>, CliError> {
     if name.starts_with(HubModel::PREFIX) {
         return Ok(Some(name.parse()?));
+    }
+    if HubSettings::is_address(name) && !Path::new(name).exists() {
+        return Ok(Some(hub.model(name)?));
     }
     let is_file = |ending: &str| name.ends_with(ending) && !name.contains(':');
     if [".gguf", ".safetensors"].into_iter().any(is_file) || Path::new(name).exists() {
@@ -132,9 +137,13 @@ fn of_hub(name: &str) -> Result<Option<HubModel>, CliError> {
 }
 
 fn in_cache(name: &str, model: &HubModel, env: &Environment) -> Result<PathBuf, CliError> {
+    let may_be_path = !name.starts_with(HubModel::PREFIX) && !HubSettings::is_address(name);
     match hub_cache(env)?.find(model, false) {
-        Ok(found) => Ok(found.path),
-        Err(error @ HubError::NotCached { .. }) if !name.starts_with(HubModel::PREFIX) => {
+        Ok(found) => {
+            verification_hint::found(model);
+            Ok(found.path)
+        }
+        Err(error @ HubError::NotCached { .. }) if may_be_path => {
             let mut error = CliError::from(error);
             error.message = format!(
                 "there is no file or directory {name}, and {}",
@@ -345,7 +354,7 @@ pub fn load_tokenizer(args: &ModelArgs, env: &Environment) -> Result<Tokenizer, 
     match checkpoint.tokenizer_source()? {
         TokenizerSource::Gguf(vocabulary) => Ok(Tokenizer::from_gguf(*vocabulary, &options)?),
         _ => Err(CliError::new(
-            crate::exit::Exit::Unusable,
+            Exit::Unusable,
             format!("{} has no tokenizer", source.name()),
             "give one with --tokenizer",
         )),
@@ -376,8 +385,17 @@ mod tests {
 
     #[test]
     fn names_of_the_hub_are_told_from_paths() {
-        let is_of_hub = |name: &str| of_hub(name).unwrap().is_some();
-        for name in ["o/n", "o/n:Q2_0", "o/n@v1", "hf:o/n", "o/n:m.gguf"] {
+        let hub = HubSettings::default();
+        let is_of_hub = |name: &str| of_hub(name, &hub).unwrap().is_some();
+        for name in [
+            "o/n",
+            "o/n:Q2_0",
+            "o/n@v1",
+            "hf:o/n",
+            "o/n:m.gguf",
+            "https://huggingface.co/o/n",
+            "hf.co/o/n/blob/main/m.gguf",
+        ] {
             assert!(is_of_hub(name), "{name}");
         }
         for name in [
@@ -392,7 +410,9 @@ mod tests {
         ] {
             assert!(!is_of_hub(name), "{name}");
         }
-        assert!(of_hub("hf:no-owner").is_err());
+        for bad in ["hf:no-owner", "https://elsewhere.example/o/n/m.gguf"] {
+            assert!(of_hub(bad, &hub).is_err(), "{bad}");
+        }
     }
 
     #[test]

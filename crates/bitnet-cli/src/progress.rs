@@ -21,7 +21,7 @@ impl Progress {
         Progress::with_template(
             what,
             total,
-            "{msg:<12} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta:>6}",
+            "{msg:<12} [{bar:32}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta:>6}",
         )
     }
 

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Deserialize;
 
 use crate::checksum::Checksum;
-use crate::choice::{self, ChosenFiles, WantedFiles, some_of};
+use crate::choice::{self, ChosenFiles, WantedFiles, are};
 use crate::error::HubError;
 use crate::name::{FileName, HubModel, RepositoryId, Revision, is_hex};
 
@@ -224,8 +224,8 @@ impl Cache {
             }
             Err(error) => match error {
                 HubError::Choice { ref choices, .. } if choice::names_another(&error) => {
-                    let names: Vec<_> = choices.iter().map(|(name, _)| name.as_str()).collect();
-                    return Err(absent(format!("only {} is there", names.join(", "))));
+                    let names: Vec<_> = choices.iter().map(|(name, _)| name.clone()).collect();
+                    return Err(absent(format!("only {} there", are(&names))));
                 }
                 other => return Err(other),
             },
@@ -237,7 +237,7 @@ impl Cache {
             |part| files.iter().any(|(name, _)| name.as_str() == part),
         );
         if !missing.is_empty() {
-            return Err(absent(format!("{} is missing", some_of(&missing))));
+            return Err(absent(format!("{} missing", are(&missing))));
         }
         let path = match &chosen.model {
             Some(file) => snapshot.join(file.as_str()),

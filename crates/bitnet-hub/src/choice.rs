@@ -47,8 +47,17 @@ pub(crate) fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 4;
     let more = names.len().saturating_sub(SHOWN);
     let more = (more > 0).then(|| format!("{more} more"));
-    let shown = names.iter().take(SHOWN).cloned();
-    shown.chain(more).collect::<Vec<_>>().join(", ")
+    let shown: Vec<String> = names.iter().take(SHOWN).cloned().chain(more).collect();
+    match shown.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => shown.concat(),
+    }
+}
+
+/// The same as the subject of a sentence about what they are.
+pub(crate) fn are(names: &[String]) -> String {
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", some_of(names))
 }
 
 /// What a user wants of a repository.

@@ -15,7 +15,7 @@ use crate::checksum::Summing;
 use crate::error::HubError;
 use crate::http::{From, Http, NoReply, Refusal, Reply, Version};
 use crate::hub::PullObserver;
-use crate::patience::{Fault, Patience};
+use crate::patience::{Fault, Patience, Tries};
 use crate::repository::HubFile;
 use crate::stop::{Pause, Stop};
 use crate::url::Origin;
@@ -192,6 +192,9 @@ impl Download<'_> {
     /// Whether what the headers announce can be the rest of the file.
     fn check(&self, reply: &Reply, from: Option<&From>) -> Result<(), Broken> {
         let host = reply.origin.host();
+        if reply.is_web_page() && !self.file.name.as_str().ends_with(".html") {
+            return Err(Broken::Fault(Fault::Lasting(HubError::WebPage { host })));
+        }
         if !reply.is_plain() {
             let error = self.odd(&host, "the bytes are packed, which nobody asked for");
             return Err(Broken::Fault(Fault::Lasting(error)));
@@ -322,13 +325,14 @@ pub(crate) fn reason(fault: &Fault) -> String {
     }
 }
 
-/// Asks until there is an answer, waiting as long as `observer` is told.
+/// Asks for the first time until there is an answer, waiting as long as `observer` is told.
 pub(crate) fn patiently<T>(
     observer: &dyn PullObserver,
-    stop: &Stop,
+    tries: Tries,
     mut ask: impl FnMut() -> Result<T, Fault>,
 ) -> Result<T, HubError> {
-    let mut patience = Patience::default();
+    let mut patience = Patience::at_first(tries);
+    let stop = &Stop::default();
     loop {
         let fault = match ask() {
             Ok(answer) => return Ok(answer),

@@ -49,6 +49,15 @@ pub enum HubError {
         why: String,
     },
 
+    /// Nobody to talk to: the host has no address, or nobody takes the connection.
+    #[error("{host} cannot be reached: {why}")]
+    NoConnection {
+        /// Host and port.
+        host: String,
+        /// What the last attempt said.
+        why: String,
+    },
+
     /// An answer whose status says no.
     #[error("{host} answers with status {status} to {what}")]
     Status {
@@ -80,6 +89,13 @@ pub enum HubError {
         why: String,
     },
 
+    /// A page for people where the Hub's answer should be.
+    #[error("{host} answers with a web page where the Hub's answer should be")]
+    WebPage {
+        /// Host and port of who sends it.
+        host: String,
+    },
+
     /// A redirect that is not followed.
     #[error("{host} redirects to where nothing is fetched from: {why}")]
     Redirect {
@@ -96,6 +112,19 @@ pub enum HubError {
         id: RepositoryId,
         /// Where access is asked for.
         page: String,
+        /// Whether a token was shown.
+        token_shown: bool,
+    },
+
+    /// An answer of 403 that says nothing of a gate.
+    #[error("{host} forbids {what} of {id} (status 403), and says nothing of a gate")]
+    Forbidden {
+        /// Of which repository.
+        id: RepositoryId,
+        /// Host and port.
+        host: String,
+        /// What was asked for.
+        what: String,
         /// Whether a token was shown.
         token_shown: bool,
     },
@@ -228,6 +257,16 @@ impl HubError {
             HubError::Unreachable { .. } => {
                 "check the connection and pull again: what has arrived is kept; HF_ENDPOINT names a mirror".into()
             }
+            HubError::NoConnection { .. } => {
+                "check the connection, HTTPS_PROXY and HF_ENDPOINT, which names a mirror; `bitnet pull --offline` says \
+                 what is there without asking anybody"
+                    .into()
+            }
+            HubError::WebPage { .. } => {
+                "a network that wants a login first, a proxy or a firewall answers so: open the address in a browser; \
+                 HF_ENDPOINT, where it is set, must be the address of a Hub"
+                    .into()
+            }
             HubError::Status { status: 500.., .. } | HubError::Busy { .. } => {
                 "wait a while and pull again: what has arrived is kept; HF_ENDPOINT names a mirror".into()
             }
@@ -241,6 +280,13 @@ impl HubError {
                     "ask for access at {page} with the account of the token, and see that the token may read it"
                 ),
                 false => format!("ask for access at {page}, then set HF_TOKEN to a token of that account"),
+            },
+            HubError::Forbidden { token_shown, .. } => match token_shown {
+                true => "see that the token may read it (fine-grained ones name their repositories); a proxy or a firewall \
+                         on the way answers so too"
+                    .into(),
+                false => "a proxy or a firewall on the way may answer so; a private repository needs a token in HF_TOKEN"
+                    .into(),
             },
             HubError::NoRepository { token_shown, .. } => match token_shown {
                 true => "check the name, and that the token's account may read it".into(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ureq::http::{HeaderMap, HeaderName, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body, Proxy, Timeout};
 
 use crate::error::HubError;
 use crate::patience::Fault;
@@ -198,12 +198,15 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 impl Refusal {
     /// What it comes down to where its number says no more than that.
     pub(crate) fn into_fault(self, what: &str) -> Fault {
+        let host = || self.host.clone();
         let error = HubError::Status {
-            host: self.host,
+            host: host(),
             status: self.status,
             what: what.into(),
         };
         match self.status {
+            // The network itself wants a login.
+            511 => Fault::Lasting(HubError::WebPage { host: host() }),
             // What a server cannot do at all it cannot do later either.
             501 | 505 => Fault::Lasting(error),
             408 | 429 | 500..=599 => Fault::Passing {
@@ -245,6 +248,15 @@ impl Reply {
             .is_none_or(|encoding| encoding.eq_ignore_ascii_case("identity"))
     }
 
+    /// Whether it says that it is for people to look at.
+    pub(crate) fn is_web_page(&self) -> bool {
+        let kind = text(&self.headers, header::CONTENT_TYPE).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        ["text/html", "application/xhtml+xml"]
+            .iter()
+            .any(|page| kind.eq_ignore_ascii_case(page))
+    }
+
     /// The bytes.
     pub(crate) fn into_body(self) -> impl Read {
         self.body.into_reader()
@@ -272,19 +284,44 @@ fn asked(status: u16, headers: &HeaderMap) -> Option<Duration> {
 
 /// No connection, or one that broke.
 pub(crate) fn unreachable(origin: &Origin, error: &ureq::Error) -> Fault {
-    let why = match error {
-        ureq::Error::Timeout(_) => "it does not answer in time".into(),
-        ureq::Error::HostNotFound => "no such host is known".into(),
-        error => error.to_string(),
-    };
+    let host = origin.host();
     let error_is_lasting = matches!(error, ureq::Error::Rustls(_) | ureq::Error::Tls(_));
-    let error = HubError::Unreachable {
-        host: origin.host(),
-        why,
+    let error = match no_connection(error) {
+        Some(why) => HubError::NoConnection { host, why },
+        None => HubError::Unreachable {
+            host,
+            why: match error {
+                ureq::Error::Timeout(_) => "it does not answer in time".into(),
+                error => error.to_string(),
+            },
+        },
     };
     match error_is_lasting {
         true => Fault::Lasting(error),
         false => Fault::passing(error),
+    }
+}
+
+/// Why no connection came about, where that is what went wrong.
+fn no_connection(error: &ureq::Error) -> Option<String> {
+    use std::io::ErrorKind;
+    /// How the standard library begins what it says of a name without an address; it has no kind for that.
+    const NO_ADDRESS: &str = "failed to lookup address information";
+    let told = |why: &str| Some(why.to_owned());
+    match error {
+        ureq::Error::HostNotFound => told("no such host is known"),
+        ureq::Error::ConnectionFailed => told("nobody takes the connection"),
+        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+            told("nobody takes the connection in time")
+        }
+        ureq::Error::Io(e) => match e.kind() {
+            ErrorKind::ConnectionRefused => told("the connection is refused"),
+            ErrorKind::HostUnreachable => told("no way leads to it"),
+            ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => told("there is no network"),
+            _ if e.to_string().starts_with(NO_ADDRESS) => told("no such host is known"),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -349,6 +386,28 @@ mod tests {
         assert_eq!(open("http://hub.example", None), (true, false));
         for local in ["http://127.0.0.1:8", "http://[::1]:8", "http://localhost:8"] {
             assert_eq!(open(local, proxy), (false, false), "{local}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_does_not_come_about_is_told_from_one_that_breaks() {
+        use std::io::{Error, ErrorKind};
+        let no_connection = |error| no_connection(&error).is_some();
+        for error in [
+            ureq::Error::HostNotFound,
+            ureq::Error::Timeout(Timeout::Connect),
+            Error::from(ErrorKind::ConnectionRefused).into(),
+            Error::from(ErrorKind::NetworkUnreachable).into(),
+            Error::other("failed to lookup address information: Try again").into(),
+        ] {
+            assert!(no_connection(error));
+        }
+        for error in [
+            ureq::Error::Timeout(Timeout::RecvResponse),
+            Error::from(ErrorKind::ConnectionReset).into(),
+            Error::from(ErrorKind::UnexpectedEof).into(),
+        ] {
+            assert!(!no_connection(error));
         }
     }
 

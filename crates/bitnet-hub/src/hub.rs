@@ -16,13 +16,14 @@ use crate::http::{Http, NoReply, Refusal};
 use crate::lock::Lock;
 use crate::name::{FileName, RepositoryId, Revision};
 use crate::patience::Fault;
+pub use crate::patience::Tries;
 use crate::repository::{HubFile, MAX_ANSWER, Repository};
 use crate::settings::HubSettings;
 use crate::stop::{Pause, Stop};
 use crate::url::encoded;
 
 /// What is asked for when it is no file.
-const REPOSITORY: &str = "the repository";
+const REPOSITORY: &str = "the list of files";
 
 /// Times that files are fetched again which somebody removed, beside one for each file.
 const ATTEMPTS: usize = 2;
@@ -100,7 +101,7 @@ impl Hub {
         self.http.shows_token_openly()
     }
 
-    /// Asks what a repository holds.
+    /// Asks what a repository holds; where nobody can be reached, as often as `tries` says.
     ///
     /// # Errors
     /// Whatever keeps it from being known.
@@ -108,6 +109,7 @@ impl Hub {
         &self,
         id: &RepositoryId,
         revision: &Revision,
+        tries: Tries,
         observer: &dyn PullObserver,
     ) -> Result<Repository, HubError> {
         let path = format!(
@@ -115,7 +117,7 @@ impl Hub {
             encoded(revision.as_str(), "")
         );
         let host = self.host();
-        let answer = patiently(observer, &Stop::default(), || {
+        let answer = patiently(observer, tries, || {
             let reply = match self.http.get(&path, None) {
                 Ok(reply) => reply,
                 Err(NoReply::Refused(refusal)) => {
@@ -123,6 +125,12 @@ impl Hub {
                 }
                 Err(NoReply::Fault(fault)) => return Err(fault),
             };
+            let web_page = HubError::WebPage {
+                host: reply.origin.host(),
+            };
+            if reply.is_web_page() {
+                return Err(Fault::Lasting(web_page));
+            }
             let mut answer = Vec::new();
             let read = reply
                 .into_body()
@@ -140,7 +148,11 @@ impl Hub {
                     why: format!("it is longer than {MAX_ANSWER} bytes"),
                 }));
             }
-            Ok(answer)
+            // Not everybody who sends a page says so; no JSON begins like one.
+            match answer.trim_ascii_start().starts_with(b"<") {
+                true => Err(Fault::Lasting(web_page)),
+                false => Ok(answer),
+            }
         })?;
         Repository::of_answer(id, revision, &host, &answer)
     }
@@ -185,7 +197,11 @@ impl Hub {
         absent.map(|file| (file, left(file))).collect()
     }
 
-    fn is_there(&self, repository: &Repository, file: &HubFile) -> bool {
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(crate) fn is_there(&self, repository: &Repository, file: &HubFile) -> bool {
         let blob = self.cache.blob(&repository.id, &file.checksum);
         self.cache
             .has(&repository.id, &repository.commit, &file.name, file.size)
@@ -410,7 +426,12 @@ impl Hub {
             (401, _) if token_shown => HubError::Token { host },
             // The Hub does not tell strangers whether something private is there.
             (401, _) => absent(),
-            (403, _) => gated(),
+            (403, _) => HubError::Forbidden {
+                id: id.clone(),
+                host,
+                what: what.into(),
+                token_shown,
+            },
             (404, "") if what == REPOSITORY => absent(),
             _ => return refusal.into_fault(what),
         })

@@ -7,14 +7,14 @@
 //! become paths, sizes become disk space, redirects could carry a token away.
 //!
 //! # Layout
-//! - [`name`]: repositories, revisions, files, and what a user writes for them
+//! - [`name`], `page`: repositories, revisions, files, and what a user writes for them, a page's address too
 //! - [`settings`]: where the Hub and the cache are, and the token
 //! - [`error`]: what can go wrong, and what to do then
 //! - `url`, `http`, `patience`, `stop`: requests, redirects, how long to try, and when no more
 //! - [`repository`], [`choice`]: what a repository holds, and what of it an engine needs
 //! - [`checksum`], `download`: one file, whole and right
-//! - [`cache`], `lock`, `disk`: the folder that all tools share
-//! - [`hub`]: all of it together
+//! - [`cache`], `lock`, [`disk`]: the folder that all tools share
+//! - [`hub`], `verification`: all of it together
 //!
 //! The crate needs none of the others and no async runtime. It reads no environment: [`HubSettings::from_lookup`] is
 //! given a look-up.
@@ -22,22 +22,24 @@
 pub mod cache;
 pub mod checksum;
 pub mod choice;
-mod disk;
+pub mod disk;
 mod download;
 pub mod error;
 mod http;
 pub mod hub;
 mod lock;
 pub mod name;
+mod page;
 mod patience;
 pub mod repository;
 pub mod settings;
 mod stop;
 mod url;
+mod verification;
 
 pub use cache::Cache;
 pub use error::HubError;
-pub use hub::{Hub, PullObserver, Pulled, Silent};
+pub use hub::{Hub, PullObserver, Pulled, Silent, Tries};
 pub use name::{FileName, HubModel, RepositoryId, Revision};
 pub use repository::{HubFile, Licence, Repository};
 pub use settings::HubSettings;

@@ -40,17 +40,54 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LONGEST_ASKED: Duration = Duration::from_secs(300);
 /// Failures one after the other, with nothing gained in between: with the waits above, a minute without the network.
 const IN_A_ROW: u32 = 7;
+/// The same before anybody has ever answered: what cannot be reached then is seldom back within the minute, and somebody
+/// waits to hear of it.
+const AT_FIRST: u32 = 3;
 /// Failures of one file in all: a server that sends a little and hangs up could go on for ever.
 const IN_ALL: u32 = 200;
 
+/// How often a server is called that nobody has heard of yet, where nobody takes the connection. Whatever else fails is
+/// tried as often either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tries {
+    /// Once: whoever asks has something else to turn to.
+    One,
+    /// A few times, over some seconds.
+    Few,
+}
+
 /// What is left of the patience with one file or one question.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Patience {
     in_a_row: u32,
     in_all: u32,
+    /// Most connections in a row that nobody takes.
+    connections: u32,
+}
+
+impl Default for Patience {
+    /// With a server that has answered before.
+    fn default() -> Patience {
+        Patience {
+            in_a_row: 0,
+            in_all: 0,
+            connections: IN_A_ROW,
+        }
+    }
 }
 
 impl Patience {
+    /// With a server that nobody has heard of yet.
+    pub(crate) fn at_first(tries: Tries) -> Patience {
+        Patience {
+            connections: match tries {
+                Tries::One => 1,
+                Tries::Few => AT_FIRST,
+            },
+            ..Patience::default()
+        }
+    }
+
     /// Something was gained: failures are counted from the beginning.
     pub(crate) fn gained(&mut self) {
         self.in_a_row = 0;
@@ -67,7 +104,11 @@ impl Patience {
         };
         self.in_a_row += 1;
         self.in_all += 1;
-        if self.in_a_row >= IN_A_ROW || self.in_all >= IN_ALL {
+        let in_a_row = match error {
+            HubError::NoConnection { .. } => self.connections,
+            _ => IN_A_ROW,
+        };
+        if self.in_a_row >= in_a_row || self.in_all >= IN_ALL {
             return Err(error);
         }
         let grown = FIRST.saturating_mul(1 << (self.in_a_row - 1).min(16));
@@ -118,6 +159,25 @@ mod tests {
         }
         patience.gained();
         assert!(patience.after(fault(None)).unwrap() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_server_that_never_answered_is_given_up_sooner_than_one_that_did() {
+        let attempts = |mut patience: Patience| {
+            let fault = || {
+                Fault::passing(HubError::NoConnection {
+                    host: "h".into(),
+                    why: "x".into(),
+                })
+            };
+            1 + std::iter::from_fn(|| patience.after(fault()).ok()).count() as u32
+        };
+        assert_eq!(attempts(Patience::at_first(Tries::One)), 1);
+        assert_eq!(attempts(Patience::at_first(Tries::Few)), AT_FIRST);
+        assert_eq!(attempts(Patience::default()), IN_A_ROW);
+        // Whoever answers with trouble is there.
+        let mut patience = Patience::at_first(Tries::One);
+        assert!(patience.after(fault(None)).is_ok());
     }
 
     #[test]

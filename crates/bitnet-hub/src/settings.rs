@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::HubError;
+use crate::name::HubModel;
+use crate::page;
 
 /// The Hub itself, without a mirror.
 pub const HUB: &str = "https://huggingface.co";
@@ -28,7 +30,9 @@ pub struct HubSettings {
     pub cache: Option<PathBuf>,
     /// Shown to the endpoint (`HF_TOKEN`).
     pub token: Option<AccessToken>,
-    /// Where there is no token, the file that may have one (`HF_TOKEN_PATH`, else `token` in `HF_HOME`).
+    /// Where there is no token, the file that must have one (`HF_TOKEN_PATH`).
+    pub named_token_file: Option<PathBuf>,
+    /// Where no file is named, the one that may have a token (`token` in `HF_HOME`).
     pub token_file: Option<PathBuf>,
     /// Never use the network (`HF_HUB_OFFLINE`).
     pub offline: bool,
@@ -49,6 +53,7 @@ impl Default for HubSettings {
             endpoint: HUB.into(),
             cache: None,
             token: None,
+            named_token_file: None,
             token_file: None,
             offline: false,
             proxy: None,
@@ -80,13 +85,30 @@ impl HubSettings {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| HUB.into()),
             cache: get("HF_HUB_CACHE").map(PathBuf::from).or(below("hub")),
             token: text("HF_TOKEN").map(|text| AccessToken(text.trim().into())),
-            token_file: get("HF_TOKEN_PATH").map(PathBuf::from).or(below("token")),
+            named_token_file: get("HF_TOKEN_PATH").map(PathBuf::from),
+            token_file: below("token"),
             offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
             proxy: either("HTTPS_PROXY", "https_proxy")
                 .or_else(|| either("ALL_PROXY", "all_proxy")),
             no_proxy: either("NO_PROXY", "no_proxy"),
             ..HubSettings::default()
         }
+    }
+
+    /// The model that a user's `text` means: a name, or the address of one of its pages on the Hub or at the endpoint.
+    ///
+    /// # Errors
+    /// [`HubError::Name`] for what is neither.
+    pub fn model(&self, text: &str) -> Result<HubModel, HubError> {
+        match page::is_address(text) {
+            true => page::model(text, &self.endpoint),
+            false => text.parse(),
+        }
+    }
+
+    /// Whether a user's `text` is written as an address, so that nothing else can be meant.
+    pub fn is_address(text: &str) -> bool {
+        page::is_address(text)
     }
 
     /// The token, from where it is.
@@ -100,20 +122,28 @@ impl HubSettings {
             }
             return Ok(Some(token.clone()));
         }
-        let Some(path) = &self.token_file else {
+        let is_named = self.named_token_file.is_some();
+        let Some(path) = self.named_token_file.as_ref().or(self.token_file.as_ref()) else {
             return Ok(None);
         };
+        let refused = |why: &str| HubError::Setting {
+            name: "HF_TOKEN_PATH",
+            why: format!("{} {why}", path.display()),
+        };
         match fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() => Ok(None),
-            Ok(text) => AccessToken::of(&text).map(Some).ok_or(HubError::Setting {
-                name: "HF_TOKEN_PATH",
-                why: format!("{} holds no token", path.display()),
-            }),
+            Ok(text) if text.trim().is_empty() && !is_named => Ok(None),
+            Ok(text) => match AccessToken::of(&text) {
+                Some(token) => Ok(Some(token)),
+                None => Err(refused("holds no token")),
+            },
             // What cannot be there is not there.
             Err(e)
                 if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) =>
             {
-                Ok(None)
+                match is_named {
+                    true => Err(refused("is no file")),
+                    false => Ok(None),
+                }
             }
             Err(e) => Err(HubError::io("read", path)(e)),
         }
@@ -235,5 +265,20 @@ mod tests {
         settings.token = None;
         fs::write(folder.path().join("token"), "two words").unwrap();
         assert!(settings.find_token().is_err());
+        // A file that somebody names is meant.
+        let named = folder.path().join("named");
+        settings.named_token_file = Some(named.clone());
+        for content in [None, Some(""), Some("two words")] {
+            if let Some(content) = content {
+                fs::write(&named, content).unwrap();
+            }
+            let error = settings.find_token().unwrap_err().to_string();
+            assert!(
+                error.contains("HF_TOKEN_PATH") && error.contains(named.to_str().unwrap()),
+                "{error}"
+            );
+        }
+        fs::write(&named, "of-named\n").unwrap();
+        assert_eq!(settings.find_token().unwrap(), AccessToken::of("of-named"));
     }
 }

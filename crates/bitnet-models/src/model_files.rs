@@ -172,6 +172,12 @@ impl ModelFiles {
         self.0.iter().map(|(path, stamp)| (path.as_path(), *stamp))
     }
 
+    /// Whether weights are pickles among them: no engine loads such a model before it is converted.
+    pub fn has_pickles(&self) -> bool {
+        self.iter()
+            .any(|(file, _)| file.file_name().is_some_and(is_pickle))
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.iter().map(|(_, stamp)| stamp.bytes).sum()
@@ -245,9 +251,11 @@ mod tests {
             "model/vocab.txt",
         ];
         assert_eq!(names(&model), expected);
+        assert!(!ModelFiles::of(&model).unwrap().has_pickles());
         fs::remove_file(model.join("model.safetensors")).unwrap();
         let pickled = expected.map(|name| name.replace("model.safetensors", "pytorch_model.bin"));
         assert_eq!(names(&model), pickled);
+        assert!(ModelFiles::of(&model).unwrap().has_pickles());
         assert!(model_files(&model.join(".git")).is_err());
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet_models::export::split;
 use bitnet_models::gguf::{Gguf, describe};
-use bitnet_models::{CheckpointOptions, Finding, Severity, check};
+use bitnet_models::{CheckpointOptions, Finding, ModelFiles, Severity, check};
 use bitnet_quantization::{Dialects, I2sDialect, TensorType};
 use clap::Args;
 use serde::Serialize;
@@ -27,7 +27,7 @@ use crate::tokenizer_findings;
     bitnet compat-check model.gguf --strict --format json\n  \
     bitnet compat-check model.gguf --probe-layout\n  \
     bitnet compat-check model.gguf --fix repaired.gguf\n\n\
-    Exit code 0: usable; 3: unusable (a finding of severity error); 4: usable, but --strict and warnings.")]
+    Exit code 0: usable, pickles once they are converted; 3: unusable (a finding of severity error); 4: usable, but --strict and warnings.")]
 pub struct CompatCheckArgs {
     /// A .gguf file (also the first of a split) or a Hugging Face directory [default: BITNET_GGUF, else the model
     /// inside this program]
@@ -75,6 +75,8 @@ pub struct CompatCheckArgs {
 struct Report {
     file: String,
     usable: bool,
+    /// What makes it so, where only converting reads such files; `None` for what can be run.
+    usable_after: Option<String>,
     errors: usize,
     warnings: usize,
     notes: usize,
@@ -143,6 +145,7 @@ pub fn run(args: &CompatCheckArgs, env: &Environment) -> Result<Exit, CliError> 
     let report = Report {
         file: source.name(),
         usable: errors == 0,
+        usable_after: (errors == 0).then(|| conversion(&source)).flatten(),
         errors,
         warnings,
         notes,
@@ -198,6 +201,15 @@ fn fix(source: &ModelSource, out: &Path, force: bool) -> Result<Vec<Fixed>, CliE
     Ok(fixed.collect())
 }
 
+/// The command that makes a model that can be run of pickles, which everything else refuses.
+fn conversion(source: &ModelSource) -> Option<String> {
+    let ModelSource::Path(path) = source else {
+        return None;
+    };
+    let has_pickles = ModelFiles::of(path).is_ok_and(|files| files.has_pickles());
+    has_pickles.then(|| "bitnet convert --allow-pickle".to_owned())
+}
+
 /// What the probe says about the layout that the file is read in.
 fn judge(probe: &I2sLayoutProbe, dialect: I2sDialect) -> Option<Finding> {
     let read = dialect.to_string();
@@ -229,7 +241,11 @@ fn text(report: &Report) -> String {
     let mut text = format!(
         "{}: {} ({}, {}, {})\n",
         sanitize::one_line(&report.file),
-        if report.usable { "usable" } else { "unusable" },
+        match (report.usable, &report.usable_after) {
+            (false, _) => "unusable".to_owned(),
+            (true, Some(command)) => format!("usable after `{command}`"),
+            (true, None) => "usable".to_owned(),
+        },
         counted(report.errors, "error"),
         counted(report.warnings, "warning"),
         counted(report.notes, "note"),

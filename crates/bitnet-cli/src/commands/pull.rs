@@ -2,16 +2,19 @@
 
 use std::path::Path;
 
-use bitnet_hub::choice::WantedFiles;
-use bitnet_hub::{Cache, Hub, HubError, HubModel, Repository};
+use bitnet_hub::cache::CachedModel;
+use bitnet_hub::choice::{ChosenFiles, WantedFiles};
+use bitnet_hub::{Cache, Hub, HubError, HubFile, HubModel, Repository, Tries};
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::download_bars::DownloadBars;
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
+use crate::interrupt::LastWords;
 use crate::model_source::hub_cache;
 use crate::output::{Format, Out, notice, warning};
+use crate::progress::Progress;
 use crate::sanitize;
 use crate::table::{Align, Table};
 use crate::units;
@@ -22,18 +25,23 @@ use crate::units;
     bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf\n  \
     bitnet pull OWNER/NAME:TQ2_0\n  \
     bitnet pull OWNER/NAME:model-q2_0.gguf@v1.0\n  \
-    bitnet pull OWNER/NAME:safetensors --format json\n\n\
+    bitnet pull OWNER/NAME:safetensors --format json\n  \
+    bitnet pull https://huggingface.co/OWNER/NAME/blob/main/model-q2_0.gguf\n\n\
     Then: bitnet run --model OWNER/NAME --prompt \"Once upon a time\"\n\
     A download that broke off goes on where it was; `bitnet list` tells what is there, `bitnet rm` removes it.")]
 pub struct PullArgs {
     /// OWNER/NAME, with :FILE (a file's name, a part of it such as the quantisation, or `safetensors`) where there are
-    /// several, and @REVISION (branch, tag or commit) if not main
+    /// several, and @REVISION (branch, tag or commit) if not main; or the address of its page
     #[arg(value_name = "MODEL")]
-    pub model: HubModel,
+    pub model: String,
 
     /// Ask nobody: say whether the model is there, and what is missing
     #[arg(long)]
     pub offline: bool,
+
+    /// Read what is there already, compare it with the Hub's checksums, and fetch again what is damaged
+    #[arg(long, conflicts_with = "offline")]
+    pub verify: bool,
 
     /// Download PyTorch's pickle files where a repository has nothing else
     #[arg(long)]
@@ -54,14 +62,19 @@ pub struct PullArgs {
 /// A model that is not there or not clear, no access, no room, a network that fails for longer than it is tried.
 pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
     let cache = hub_cache(env)?;
+    let model = env.hub.model(&args.model)?;
+    let there = |found: &CachedModel| {
+        let about = json!({"commit": found.commit, "downloaded": false});
+        report(args, &model, &found.path, &names_in(&found.path), about)
+    };
     if args.offline || env.hub.offline {
-        let found = cache.find(&args.model, true)?;
-        return report(
-            args,
-            &found.path,
-            &names_in(&found.path),
-            json!({"commit": found.commit, "downloaded": false}),
-        );
+        if args.verify {
+            return Err(CliError::usage(
+                "--verify compares with the Hub's checksums, and HF_HUB_OFFLINE says that nobody is asked",
+                "unset HF_HUB_OFFLINE",
+            ));
+        }
+        return there(&cache.find(&model, true)?);
     }
     let hub = Hub::new(&env.hub, cache.clone())?;
     if hub.shows_token_openly() {
@@ -70,23 +83,37 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
             hub.host()
         ));
     }
-    let bars = DownloadBars::new(0);
-    let repository = hub.repository(&args.model.id, &args.model.revision_or_default(), &bars)?;
-    drop(bars);
+    // Whoever wants to know whether it is damaged is not helped by the copy itself.
+    let cached = cache.find(&model, true).ok().filter(|_| !args.verify);
+    let repository = match (ask(&hub, &model, cached.is_some()), cached) {
+        (Err(error @ HubError::NoConnection { .. }), Some(found)) => {
+            tell_cached(&error, &model, &found, env);
+            return there(&found);
+        }
+        (asked, _) => asked?,
+    };
     let wanted = WantedFiles {
-        pattern: args.model.pattern.as_deref(),
+        pattern: model.pattern.as_deref(),
         allow_pickle: args.allow_pickle,
     };
-    let chosen = hub.choose(&repository, wanted).inspect_err(tell_choices)?;
+    let chosen = hub.choose(&repository, wanted).map_err(told_choices)?;
     tell(&repository, &hub);
-    let missing = hub.missing(&repository, &chosen);
+    let damaged = match args.verify {
+        true => verify(&hub, &repository, &chosen, args.dry_run)?,
+        false => Vec::new(),
+    };
+    let mut missing = hub.missing(&repository, &chosen);
+    if args.dry_run {
+        missing.extend(damaged.iter().map(|file| (*file, file.size)));
+    }
     let n_bytes: u64 = missing
         .iter()
         .fold(0, |sum, (_, left)| sum.saturating_add(*left));
+    let is_chosen = |file: &&HubFile| chosen.files.contains(&file.name);
     let files: Vec<Value> = repository
         .files
         .iter()
-        .filter(|file| chosen.files.contains(&file.name))
+        .filter(is_chosen)
         .map(|file| json!({"name": file.name.as_str(), "bytes": file.size, "checksum": file.checksum.hex()}))
         .collect();
     let mut about = json!({
@@ -94,6 +121,7 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
         "licence": repository.licence.as_ref().map(ToString::to_string),
         "files": files,
         "download_bytes": n_bytes,
+        "damaged": args.verify.then(|| damaged.iter().map(|file| file.name.as_str()).collect::<Vec<_>>()),
     });
     notice(&match missing.len() {
         0 => "all of it is in the cache".to_owned(),
@@ -107,13 +135,99 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
             chosen.model.as_ref().map(|file| file.as_str()),
         ),
         false => {
-            hub.pull(&repository, &chosen, &DownloadBars::new(n_bytes))?
-                .path
+            let bars = DownloadBars::new(n_bytes);
+            let all = repository.files.iter().filter(is_chosen);
+            let all = all.fold(0u64, |sum, file| sum.saturating_add(file.size));
+            let (left, command) = (bars.left(), same_command(args, &model));
+            let _words = LastWords::are(move || unfinished(all, left(), &command));
+            hub.pull(&repository, &chosen, &bars)?.path
         }
     };
     about["downloaded"] = json!(!args.dry_run && !missing.is_empty());
     let names: Vec<String> = chosen.files.iter().map(ToString::to_string).collect();
-    report(args, &path, &names, about)
+    report(args, &model, &path, &names, about)
+}
+
+/// Asks what the repository holds; where nobody can be reached only once if the model is there anyway.
+fn ask(hub: &Hub, model: &HubModel, is_cached: bool) -> Result<Repository, HubError> {
+    let tries = match is_cached {
+        true => Tries::One,
+        false => Tries::Few,
+    };
+    let bars = DownloadBars::new(0);
+    hub.repository(&model.id, &model.revision_or_default(), tries, &bars)
+}
+
+/// That nobody was asked whether the copy in the cache is still the one of its revision.
+fn tell_cached(error: &HubError, model: &HubModel, found: &CachedModel, env: &Environment) {
+    let why = match error {
+        HubError::NoConnection { why, .. } => why.as_str(),
+        _ => "",
+    };
+    let text = format!(
+        "could not reach {}: {why}; using the cached copy of revision {} ({:.12})",
+        env.hub.endpoint,
+        model.revision_or_default(),
+        found.commit
+    );
+    notice(&sanitize::one_line(&text));
+}
+
+/// The chosen files in the cache that are damaged; they are taken out of it unless the run is dry.
+fn verify<'a>(
+    hub: &Hub,
+    repository: &'a Repository,
+    chosen: &ChosenFiles,
+    dry_run: bool,
+) -> Result<Vec<&'a HubFile>, CliError> {
+    let missing = hub.missing(repository, chosen);
+    let is_there = |file: &&HubFile| {
+        chosen.files.contains(&file.name) && !missing.iter().any(|(absent, _)| absent == file)
+    };
+    let there: Vec<u64> = repository
+        .files
+        .iter()
+        .filter(is_there)
+        .map(|file| file.size)
+        .collect();
+    let progress = Progress::bytes("verifying", there.iter().sum());
+    let damaged = hub.damaged(repository, chosen, &|n| progress.add(n))?;
+    drop(progress);
+    for file in &damaged {
+        let does = if dry_run { "would be" } else { "is" };
+        let name = file.name.as_str();
+        warning(&format!("{name} is damaged and {does} fetched again"));
+    }
+    if damaged.is_empty() {
+        let (n, are) = match there.len() {
+            1 => ("1 file".to_owned(), "is"),
+            n => (format!("{n} files"), "are"),
+        };
+        notice(&format!("{n} in the cache {are} what the Hub names"));
+    }
+    if !dry_run {
+        hub.discard(repository, &damaged)?;
+    }
+    Ok(damaged)
+}
+
+/// What goes on with a pull that was interrupted.
+fn same_command(args: &PullArgs, model: &HubModel) -> String {
+    let pickle = if args.allow_pickle {
+        " --allow-pickle"
+    } else {
+        ""
+    };
+    sanitize::one_line(&format!("bitnet pull {model}{pickle}"))
+}
+
+/// The line after Ctrl-C, `left` of `all` bytes being still to come.
+fn unfinished(all: u64, left: u64, command: &str) -> String {
+    format!(
+        "interrupted: the download is unfinished; {} of {} are kept, and `{command}` goes on from there",
+        units::bytes(all.saturating_sub(left)),
+        units::bytes(all)
+    )
 }
 
 fn planned(cache: &Cache, repository: &Repository, file: Option<&str>) -> std::path::PathBuf {
@@ -146,25 +260,39 @@ fn tell(repository: &Repository, hub: &Hub) {
     }
 }
 
-/// The models of a repository with their sizes, above the error that asks to name one.
-fn tell_choices(error: &HubError) {
-    if let HubError::Choice { choices, .. } = error {
-        let mut table = Table::new(&[("file", Align::Left), ("size", Align::Right)]);
-        for (name, size) in choices {
-            table.row(vec![name.clone(), units::bytes(*size)]);
-        }
-        notice(table.text().trim_end());
+/// Tells the models of a repository with their sizes, above the error that asks to name one and need not list them.
+fn told_choices(error: HubError) -> CliError {
+    let HubError::Choice {
+        id,
+        pattern,
+        choices,
+    } = &error
+    else {
+        return error.into();
+    };
+    let mut table = Table::new(&[("file", Align::Left), ("size", Align::Right)]);
+    for (name, size) in choices {
+        table.row(vec![name.clone(), units::bytes(*size)]);
     }
+    notice(table.text().trim_end());
+    let message = match pattern {
+        Some(pattern) => format!("'{pattern}' is not one of these files of {id}"),
+        None => format!("{id} has several models, these"),
+    };
+    let mut error = CliError::from(error);
+    error.message = message;
+    error
 }
 
 /// The path to standard output, for scripts; the command to run it to standard error.
 fn report(
     args: &PullArgs,
+    model: &HubModel,
     path: &Path,
     names: &[String],
     mut about: Value,
 ) -> Result<Exit, CliError> {
-    let model = args.model.to_string();
+    let model = model.to_string();
     let command = next_command(&model, path, names);
     let mut out = Out::stdout();
     match args.format {
@@ -210,6 +338,14 @@ fn names_in(path: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_words_tell_what_is_kept_and_the_same_command() {
+        assert_eq!(
+            unfinished(40_000_000, 30_000_000, "bitnet pull o/n"),
+            "interrupted: the download is unfinished; 10.0 MB of 40.0 MB are kept, and `bitnet pull o/n` goes on from there"
+        );
+    }
 
     #[test]
     fn what_comes_next_is_of_use_to_the_model() {

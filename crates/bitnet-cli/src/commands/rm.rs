@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use bitnet_hub::{HubError, HubModel};
+use bitnet_hub::{Cache, HubError, HubModel};
 use clap::Args;
 use serde_json::json;
 
@@ -16,13 +16,14 @@ use crate::units;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     bitnet rm OWNER/NAME\n  \
+    bitnet rm OWNER/NAME OWNER/OTHER:TQ2_0\n  \
     bitnet rm OWNER/NAME:TQ2_0 --yes\n  \
     bitnet rm OWNER/NAME@v1.0 --dry-run\n\n\
     The cache is the one of the Hub's own tools: they lose the model too. Files that another revision has stay.")]
 pub struct RmArgs {
     /// OWNER/NAME removes all of it; with :FILE that file, with @REVISION that revision
-    #[arg(value_name = "MODEL")]
-    pub model: HubModel,
+    #[arg(value_name = "MODEL", required = true)]
+    pub models: Vec<String>,
 
     /// Do not ask
     #[arg(short, long)]
@@ -32,18 +33,54 @@ pub struct RmArgs {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Format of the report
+    /// Format of the report; JSON has a document for each model
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
 
-/// Removes, after asking.
+/// A name, and what it would remove.
+struct Planned {
+    model: HubModel,
+    n_files: usize,
+    freed: u64,
+}
+
+/// Removes, after asking: nothing where one of the names is of nothing.
 ///
 /// # Errors
 /// What is not there, or is being downloaded; nobody to ask.
 pub fn run(args: &RmArgs, env: &Environment) -> Result<Exit, CliError> {
     let cache = hub_cache(env)?;
-    let planned = cache.plan_removal(&args.model).map_err(|error| {
+    let mut planned: Vec<Planned> = Vec::new();
+    for text in &args.models {
+        let next = plan(&cache, text, env)?;
+        if !planned.iter().any(|before| before.model == next.model) {
+            planned.push(next);
+        }
+    }
+    if !args.yes && !args.dry_run && !confirmed(&planned)? {
+        return Ok(Exit::Runtime);
+    }
+    let mut out = Out::stdout();
+    for planned in &planned {
+        let (n_files, freed) = match args.dry_run {
+            true => (planned.n_files, planned.freed),
+            false => match cache.remove(&planned.model) {
+                Ok(removal) => (removal.n_files, removal.freed),
+                // It went with another name, or somebody else has removed it since it was planned.
+                Err(HubError::NotCached { .. }) => (0, 0),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        report(args, &mut out, &planned.model, n_files, freed)?;
+    }
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+fn plan(cache: &Cache, text: &str, env: &Environment) -> Result<Planned, CliError> {
+    let model = env.hub.model(text)?;
+    let removal = cache.plan_removal(&model).map_err(|error| {
         let is_absent = matches!(error, HubError::NotCached { .. });
         let mut error = CliError::from(error);
         if is_absent {
@@ -51,36 +88,39 @@ pub fn run(args: &RmArgs, env: &Environment) -> Result<Exit, CliError> {
         }
         error
     })?;
-    if !args.yes && !args.dry_run && !confirmed(args, planned.n_files, planned.freed)? {
-        return Ok(Exit::Runtime);
-    }
-    let removal = match args.dry_run {
-        true => planned,
-        false => cache.remove(&args.model)?,
-    };
-    let mut out = Out::stdout();
+    Ok(Planned {
+        model,
+        n_files: removal.n_files,
+        freed: removal.freed,
+    })
+}
+
+fn report(
+    args: &RmArgs,
+    out: &mut Out,
+    model: &HubModel,
+    n_files: usize,
+    freed: u64,
+) -> Result<(), CliError> {
     match args.format {
         Format::Json => out.json(&json!({
-            "model": args.model.to_string(),
+            "model": model.to_string(),
             "removed": !args.dry_run,
-            "files": removal.n_files,
-            "freed_bytes": removal.freed,
-        }))?,
+            "files": n_files,
+            "freed_bytes": freed,
+        })),
         Format::Text => {
-            let (verb, freed) = match args.dry_run {
+            let (verb, freeing) = match args.dry_run {
                 true => ("would remove", "freeing"),
                 false => ("removed", "freed"),
             };
             out.line(&format!(
-                "{verb} {} of {}, {freed} {}",
-                files(removal.n_files),
-                args.model,
-                units::bytes(removal.freed)
-            ))?;
+                "{verb} {} of {model}, {freeing} {}",
+                files(n_files),
+                units::bytes(freed)
+            ))
         }
     }
-    out.flush()?;
-    Ok(Exit::Ok)
 }
 
 fn files(n: usize) -> String {
@@ -90,12 +130,14 @@ fn files(n: usize) -> String {
     }
 }
 
-fn confirmed(args: &RmArgs, n_files: usize, freed: u64) -> Result<bool, CliError> {
+fn confirmed(planned: &[Planned]) -> Result<bool, CliError> {
+    let names: Vec<String> = planned.iter().map(|it| it.model.to_string()).collect();
     if !io::stdin().is_terminal() {
+        let are = if names.len() == 1 { "is" } else { "are" };
         return Err(CliError::usage(
             format!(
-                "nobody can be asked whether {} is to be removed",
-                args.model
+                "nobody can be asked whether {} {are} to be removed",
+                names.join(", ")
             ),
             "say --yes",
         ));
@@ -105,9 +147,9 @@ fn confirmed(args: &RmArgs, n_files: usize, freed: u64) -> Result<bool, CliError
     let asked = write!(
         stderr,
         "remove {} of {}, which frees {}? [y/N] ",
-        files(n_files),
-        args.model,
-        units::bytes(freed)
+        files(planned.iter().map(|it| it.n_files).sum()),
+        names.join(", "),
+        units::bytes(planned.iter().map(|it| it.freed).sum())
     );
     let mut answer = String::new();
     let answered = asked

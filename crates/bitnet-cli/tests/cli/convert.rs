@@ -160,7 +160,22 @@ fn pickled_weights_are_converted_where_they_are_allowed() {
 
     run(&["run", "--model", pickled, "--prompt", "a"]).fails(3, "Python pickle", "--allow-pickle");
     assert_eq!(run(&["compat-check", pickled]).code, Some(3));
-    run(&["compat-check", pickled, "--allow-pickle"]).ok();
+    let checked = run(&["compat-check", pickled, "--allow-pickle"]);
+    assert!(
+        checked
+            .ok()
+            .contains(": usable after `bitnet convert --allow-pickle` ("),
+        "{}",
+        checked.stdout
+    );
+    let check = |path, option| run(&["compat-check", path, option, "--format", "json"]).json();
+    let after = &check(pickled, "--allow-pickle")["usable_after"];
+    assert_eq!(after, "bitnet convert --allow-pickle");
+    let plainly = check(&plain, "--allow-pickle");
+    assert_eq!(
+        (&plainly["usable"], &plainly["usable_after"]),
+        (&true.into(), &().into())
+    );
     let listing = run(&["inspect", pickled, "--allow-pickle", "--format", "json"]).json();
     assert_eq!(listing["container"], "PyTorch pickle");
     assert_eq!(listing["files"], 2);

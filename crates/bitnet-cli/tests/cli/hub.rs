@@ -5,6 +5,10 @@ use std::process::Command;
 
 use crate::bitnet::{Ended, bitnet, data, end};
 use crate::fake_hub::{COMMIT, FakeHub, Trouble};
+#[cfg(unix)]
+use crate::served::until;
+#[cfg(unix)]
+use crate::signals::interrupt;
 
 /// A Hub with the smallest GGUF file of the test data as `o/n`, and an empty cache.
 struct Fixture {
@@ -129,7 +133,7 @@ fn failures_are_two_lines_with_what_to_do() {
     assert_eq!(several.code, Some(2));
     for told in [
         "a-Q2_0.gguf    1 B",
-        "o/two has several models",
+        "error: o/two has several models, these\n",
         "hint: name one, as o/two:a-Q2_0.gguf",
     ] {
         assert!(several.stderr.contains(told), "{told}: {}", several.stderr);
@@ -150,6 +154,18 @@ fn failures_are_two_lines_with_what_to_do() {
     );
     f.run(&["pull", "o/n"])
         .fails(1, "o/n is gated", "ask for access at http://127.0.0.1");
+    f.hub
+        .has_trouble("o/n", "", [Trouble::Status(403, Vec::new())]);
+    f.run(&["pull", "o/n"])
+        .fails(1, "forbids the list of files of o/n", "firewall");
+    f.hub.has_trouble("o/n", "", [Trouble::WebPage]);
+    f.run(&["pull", "o/n"])
+        .fails(1, "with a web page", "a network that wants a login");
+    let mut named = f.command();
+    let absent = end(named
+        .env("HF_TOKEN_PATH", "/no/token")
+        .args(["pull", "o/n"]));
+    absent.fails(2, "HF_TOKEN_PATH cannot be used: /no/token is no file", "");
     let mut secret = f.command();
     let bad = end(secret.env("HF_TOKEN", "two words").args(["pull", "o/n"]));
     bad.fails(2, "HF_TOKEN cannot be used", "HF_TOKEN");
@@ -199,6 +215,201 @@ fn what_is_pulled_is_listed_and_removed() {
         "there is no file or directory o/n, and o/n is not in the cache",
         "`bitnet pull o/n`",
     );
+}
+
+#[test]
+fn several_models_go_at_once_or_none() {
+    let f = Fixture::new();
+    f.hub
+        .has("o/two", &[("a-Q2_0.gguf", b"1"), ("b-TQ1_0.gguf", b"22")]);
+    for model in ["o/n", "o/two:q2_0", "o/two:tq1_0"] {
+        f.run(&["pull", model]).ok();
+    }
+    let listed = || f.run(&["list", "--format", "json"]).json()["models"].clone();
+    f.run(&["rm", "o/n", "o/absent", "--yes"]).fails(
+        1,
+        "o/absent is not in the cache",
+        "bitnet list",
+    );
+    f.run(&["rm", "o/n", "o/two"])
+        .fails(2, "whether o/n, o/two are to be removed", "--yes");
+    assert_eq!(listed().as_array().unwrap().len(), 2);
+    let page = format!("{}/o/two/blob/main/b-TQ1_0.gguf", f.hub.url());
+    let removed = f.run(&[
+        "rm",
+        "o/two:q2_0",
+        &page,
+        "o/two@main",
+        "o/n",
+        "hf:o/n",
+        "--yes",
+    ]);
+    let lines: Vec<&str> = removed.ok().lines().collect();
+    for (line, begin) in lines.iter().zip([
+        "removed 1 file of o/two:q2_0, freed 1 B",
+        "removed 1 file of o/two:b-TQ1_0.gguf@main, freed 2 B",
+        "removed 0 files of o/two@main, freed 0 B",
+        "removed 1 file of o/n, freed ",
+    ]) {
+        assert!(line.starts_with(begin), "{lines:?}");
+    }
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(listed(), serde_json::json!([]));
+    f.run(&["rm"]).fails(2, "required arguments", "");
+}
+
+#[test]
+fn what_is_there_is_used_where_nobody_can_be_reached() {
+    let f = Fixture::new();
+    let path = f.run(&["pull", "o/n"]).ok().to_owned();
+    let cut_off = |args: &[&str]| {
+        // Nobody listens on the first port of all.
+        let mut command = f.command();
+        end(command.env("HF_ENDPOINT", "http://127.0.0.1:1").args(args))
+    };
+    let there = cut_off(&["pull", "o/n"]);
+    assert_eq!(there.ok(), path);
+    assert!(
+        there.stderr.starts_with(
+            "could not reach http://127.0.0.1:1: the connection is refused; using the cached copy of \
+             revision main (0123456789ab)\n"
+        ),
+        "{}",
+        there.stderr
+    );
+    assert!(
+        there.stderr.contains("next: bitnet run"),
+        "{}",
+        there.stderr
+    );
+    // What is not there, and what is to be compared, needs somebody.
+    for args in [
+        ["pull", "o/absent"].as_slice(),
+        &["pull", "o/n", "--verify"],
+    ] {
+        let ended = cut_off(args);
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        let tries = ended.stderr.matches("trying again in").count();
+        assert!(
+            tries == 2 && ended.stderr.contains("--offline` says what is there"),
+            "{}",
+            ended.stderr
+        );
+    }
+    // Whoever answers with trouble is there, and is believed.
+    f.hub
+        .has_trouble("o/n", "", [Trouble::Status(404, Vec::new())]);
+    f.run(&["pull", "o/n"])
+        .fails(1, "there is no repository o/n", "");
+}
+
+#[test]
+fn a_damaged_file_is_hinted_at_found_and_fetched_again() {
+    let f = Fixture::new();
+    let path = f.run(&["pull", "o/n"]).ok().trim_end().to_owned();
+    let sound = f.run(&["pull", "o/n", "--verify"]);
+    sound.ok();
+    assert!(
+        sound
+            .stderr
+            .contains("1 file in the cache is what the Hub names"),
+        "{}",
+        sound.stderr
+    );
+    let mut damaged = f.model.clone();
+    damaged[..4].fill(b'x');
+    fs::write(&path, &damaged).unwrap();
+    for command in ["inspect", "convert"] {
+        let run = match command {
+            "convert" => f.run(&[
+                "convert",
+                "o/n",
+                f.cache.path().join("out").to_str().unwrap(),
+            ]),
+            _ => f.run(&[command, "o/n"]),
+        };
+        run.fails(3, "", "`bitnet pull o/n --verify` fetches it again");
+    }
+    let plainly = f.run(&["inspect", &path]);
+    assert!(!plainly.stderr.contains("--verify"), "{}", plainly.stderr);
+    f.run(&["pull", "o/n"]).ok();
+    assert!(fs::read(&path).unwrap() == damaged);
+    let dry = ["pull", "o/n", "--verify", "--dry-run", "--format", "json"];
+    let dry = f.run(&dry).json();
+    assert_eq!(
+        (&dry["damaged"][0], &dry["download_bytes"]),
+        (&"tiny-I2_S.gguf".into(), &f.model.len().into())
+    );
+    assert!(fs::read(&path).unwrap() == damaged);
+    let healed = f.run(&["pull", "o/n", "--verify"]);
+    assert_eq!(healed.ok().trim_end(), path);
+    assert!(
+        healed
+            .stderr
+            .contains("warning: tiny-I2_S.gguf is damaged and is fetched again"),
+        "{}",
+        healed.stderr
+    );
+    assert!(fs::read(&path).unwrap() == f.model);
+    f.run(&["pull", "o/n", "--verify", "--offline"])
+        .fails(2, "cannot be used with", "");
+}
+
+#[test]
+fn the_address_of_a_page_is_a_name() {
+    let f = Fixture::new();
+    let page = format!("{}/o/n/blob/main/tiny-I2_S.gguf?x=y", f.hub.url());
+    let path = f.run(&["pull", &page]).ok().to_owned();
+    let asked = f.hub.seen().len();
+    for model in [&*page, "https://huggingface.co/o/n", "hf.co/o/n/tree/main"] {
+        let found = f.run(&["inspect", model, "--format", "json"]).json();
+        assert_eq!(found["file"], path.trim_end(), "{model}");
+    }
+    assert_eq!(f.hub.seen().len(), asked);
+    for command in [
+        ["pull"].as_slice(),
+        &["rm", "--yes"],
+        &["run", "--prompt", "a", "--model"],
+    ] {
+        let address = "https://elsewhere.example/o/n";
+        f.run(&[command, &[address]].concat()).fails(
+            2,
+            "its host is neither the Hub's (huggingface.co, hf.co) nor the one of HF_ENDPOINT",
+            "OWNER/NAME",
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_says_what_is_kept_and_how_to_go_on() {
+    let f = Fixture::new();
+    let half = f.model.len() / 2;
+    f.hub
+        .has_trouble("o/n", "tiny-I2_S.gguf", [Trouble::Stall(half)]);
+    let mut command = f.command();
+    let child = command
+        .args(["pull", "hf:o/n"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let blobs = f.cache.path().join("hub/models--o--n/blobs");
+    until("half of the file", String::new, || {
+        let blob = fs::read_dir(&blobs).ok()?.next()?.ok()?;
+        (blob.metadata().ok()?.len() == half as u64).then_some(())
+    });
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with("interrupted: the download is unfinished; ")
+            && last.ends_with(" are kept, and `bitnet pull o/n` goes on from there"),
+        "{stderr}"
+    );
+    f.run(&["pull", "o/n"]).ok();
+    assert_eq!(f.hub.offsets("tiny-I2_S.gguf"), [0, half as u64]);
 }
 
 #[test]

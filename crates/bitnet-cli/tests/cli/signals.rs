@@ -32,8 +32,9 @@ fn a_closed_pipe_ends_the_command_quietly() {
     }
 }
 
+/// Presses Ctrl-C.
 #[cfg(unix)]
-fn interrupt(child: &Child) {
+pub fn interrupt(child: &Child) {
     let status = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()

@@ -23,6 +23,12 @@ pub struct CachedRepository {
     pub unfinished_bytes: u64,
 }
 
+impl CachedRepository {
+    fn is_empty(&self) -> bool {
+        self.snapshots.is_empty() && self.bytes == 0 && self.unfinished_bytes == 0
+    }
+}
+
 /// A commit of which something is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedSnapshot {
@@ -48,14 +54,15 @@ impl CachedSnapshot {
 }
 
 impl Cache {
-    /// Everything that is there, by name. What cannot be read is left out.
+    /// Everything that is there, by name. What cannot be read is left out, and so is a folder that holds no file.
     pub fn list(&self) -> Vec<CachedRepository> {
         let mut ids: Vec<RepositoryId> = names_in(&self.root)
             .iter()
             .filter_map(|name| RepositoryId::of_folder(name))
             .collect();
         ids.sort();
-        ids.into_iter().map(|id| self.listed(id)).collect()
+        let listed = ids.into_iter().map(|id| self.listed(id));
+        listed.filter(|repository| !repository.is_empty()).collect()
     }
 
     fn listed(&self, id: RepositoryId) -> CachedRepository {
@@ -71,8 +78,12 @@ impl Cache {
                 .filter(|(_, at)| of_commit(at))
                 .map(|(name, _)| name.to_string());
             let snapshot = self.snapshot(&id, &commit);
+            let names = entries(&snapshot);
+            if names.is_empty() {
+                continue;
+            }
             let mut modified = None;
-            for (_, at) in entries(&snapshot) {
+            for (_, at) in names {
                 if let Ok(found) = fs::metadata(&at) {
                     modified = modified.max(found.modified().ok());
                     // Without links the file itself is here.

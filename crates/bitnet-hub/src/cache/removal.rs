@@ -25,7 +25,6 @@ pub struct Removal {
     pub freed: u64,
     names: Vec<(PathBuf, Option<String>)>, // with the blob that each leads to
     blobs: BTreeSet<String>,
-    is_whole: bool, // the repository with all that is left of it
 }
 
 impl Cache {
@@ -117,7 +116,6 @@ impl Cache {
             freed: in_blobs + in_place,
             names,
             blobs,
-            is_whole,
         })
     }
 
@@ -178,7 +176,8 @@ impl Cache {
             Err(e) => e.kind() == io::ErrorKind::NotFound,
             Ok(()) => true,
         };
-        if removal.is_whole && commits.is_empty() && blobs_are_gone() {
+        // What no snapshot and no unfinished download is left of is nothing, and its folder goes too.
+        if commits.is_empty() && blobs_are_gone() {
             match fs::remove_dir_all(&folder) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(HubError::io("remove", folder)(e));

@@ -112,7 +112,7 @@ fn what_is_missing_of_a_model_is_told() {
     f.fails("o/n:gguf", "m-00001-of-00002.gguf is missing");
     f.fails(
         "o/n:Q8_0",
-        "only m-00002-of-00002.gguf, safetensors is there",
+        "only m-00002-of-00002.gguf and safetensors are there",
     );
 }
 
@@ -200,6 +200,35 @@ fn one_file_of_a_repository_can_go() {
         Path::new(COMMIT).join("m-Q2_0.gguf")
     );
     assert!(f.cache.remove(&"o/n:tq1_0".parse().unwrap()).is_err());
+}
+
+#[test]
+fn nothing_is_left_and_nothing_listed_when_the_last_file_is_gone() {
+    for (model, commits) in [
+        ("o/n:m.gguf", &[COMMIT][..]),
+        ("o/n:m.gguf", &[COMMIT, OTHER]),
+        (&*format!("o/n@{COMMIT}"), &[COMMIT]),
+        ("o/n@main", &[COMMIT]),
+    ] {
+        let f = Fixture::new();
+        for commit in commits {
+            f.add(commit, "m.gguf", "one");
+        }
+        f.main_is(COMMIT);
+        f.cache.remove(&model.parse().unwrap()).unwrap();
+        assert!(!f.cache.folder(&f.id).exists(), "{model}");
+        // A folder without a file, as other tools may leave it.
+        f.main_is(COMMIT);
+        fs::create_dir_all(f.cache.snapshot(&f.id, COMMIT)).unwrap();
+        assert_eq!(f.cache.list(), []);
+    }
+    let f = Fixture::new();
+    f.add(COMMIT, "m.gguf", "one");
+    let unfinished = f.cache.folder(&f.id).join("blobs/abc.incomplete");
+    fs::write(&unfinished, "12345").unwrap();
+    f.cache.remove(&"o/n:m.gguf".parse().unwrap()).unwrap();
+    assert!(unfinished.exists());
+    assert_eq!(f.cache.list()[0].unfinished_bytes, 5);
 }
 
 #[test]

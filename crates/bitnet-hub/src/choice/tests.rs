@@ -217,6 +217,6 @@ fn parts_that_are_claimed_by_the_billion_cost_nothing() {
     assert_eq!((one.files.len(), one.missing.len()), (1, 99_998));
     assert_eq!(
         some_of(&one.missing[..6]),
-        "7-00002-of-99999.gguf, 7-00003-of-99999.gguf, 7-00004-of-99999.gguf, 7-00005-of-99999.gguf, 2 more"
+        "7-00002-of-99999.gguf, 7-00003-of-99999.gguf, 7-00004-of-99999.gguf, 7-00005-of-99999.gguf and 2 more"
     );
 }

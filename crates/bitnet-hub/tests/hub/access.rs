@@ -182,6 +182,26 @@ fn a_gated_repository_says_where_access_is_asked_for() {
 }
 
 #[test]
+fn a_403_is_a_gate_only_where_the_hub_says_so() {
+    let hub = FakeHub::start();
+    hub.has("o/n", &[FILE]);
+    let refused = |name: &str, client: &Client, hint: &str| {
+        hub.has_trouble("o/n", name, [Trouble::Status(403, Vec::new())]);
+        let error = client.pull("o/n").unwrap_err();
+        assert!(matches!(error, HubError::Forbidden { .. }), "{error}");
+        assert!(
+            error.hint().contains("firewall") && error.hint().contains(hint),
+            "{}",
+            error.hint()
+        );
+    };
+    for name in ["", "m.gguf"] {
+        refused(name, &Client::of(&hub), "in HF_TOKEN");
+        refused(name, &Client::with_token(&hub, "secret"), "the token may");
+    }
+}
+
+#[test]
 fn a_401_is_a_wrong_token_or_something_private() {
     let hub = FakeHub::start();
     hub.has("o/n", &[FILE]);

@@ -17,6 +17,8 @@ use sha1::Digest;
 pub enum Trouble {
     /// A status with headers instead of the file.
     Status(u16, Vec<(&'static str, String)>),
+    /// A page for people instead of what was asked for.
+    WebPage,
     /// The connection ends after so many bytes of the body.
     Cut(usize),
     /// Nothing more comes after so many bytes, until the client hangs up.
@@ -264,6 +266,15 @@ fn serve(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
         return write!(
             stream,
             "HTTP/1.1 {status} No\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+    }
+    if let Some(Trouble::WebPage) = trouble {
+        let page = "<html>log in</html>";
+        let length = page.len();
+        return write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: Text/HTML; charset=utf-8\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{page}"
         );
     }
     if let Some((status, answer)) = lock(&state.answers).get(path).cloned() {

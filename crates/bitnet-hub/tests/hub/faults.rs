@@ -227,15 +227,37 @@ fn a_server_that_is_not_there_is_told_by_its_address() {
 }
 
 #[test]
+fn where_nobody_takes_the_connection_little_time_is_lost() {
+    let mut client = Client::of(&FakeHub::start());
+    // Nobody listens on the first port of all.
+    client.settings.endpoint = "http://127.0.0.1:1".into();
+    let error = client.pull("o/n").unwrap_err();
+    assert!(matches!(error, HubError::NoConnection { .. }), "{error}");
+    assert!(error.hint().contains("--offline"), "{}", error.hint());
+    assert_eq!(waits(&client), [1, 2]);
+}
+
+#[test]
+fn a_web_page_is_no_answer_and_no_file() {
+    let (hub, client, _) = with([Trouble::WebPage]);
+    let is_page = |error: HubError| {
+        assert!(matches!(error, HubError::WebPage { .. }), "{error}");
+        assert!(error.hint().contains("login"), "{}", error.hint());
+    };
+    is_page(client.pull("o/n").unwrap_err());
+    for trouble in [Trouble::WebPage, status(511)] {
+        hub.has_trouble("o/n", "", [trouble]);
+        is_page(client.pull("o/n").unwrap_err());
+    }
+    hub.answers("o/n", "main", 200, "\n <!DOCTYPE html>");
+    is_page(client.pull("o/n").unwrap_err());
+    assert_eq!(hub.offsets("m.gguf").len(), 1);
+}
+
+#[test]
 fn answers_that_are_none_are_refused() {
     let (hub, client, _) = with([]);
-    for answer in [
-        "",
-        "<html>",
-        "{}",
-        r#"{"sha": "../../x"}"#,
-        &"[".repeat(1 << 20),
-    ] {
+    for answer in ["", "{}", r#"{"sha": "../../x"}"#, &"[".repeat(1 << 20)] {
         hub.answers("o/n", "main", 200, answer);
         let error = client.pull("o/n").unwrap_err();
         assert!(matches!(error, HubError::Answer { .. }), "{error}");

@@ -103,6 +103,46 @@ fn files_that_other_tools_put_into_a_snapshot_without_links_are_used() {
 }
 
 #[test]
+fn a_file_of_another_size_is_fetched_again_by_any_pull() {
+    let (hub, weights) = (FakeHub::start(), noise(1000, 1));
+    hub.has("o/n", &[("m.gguf", &weights)]);
+    let client = Client::of(&hub);
+    let path = client.pull("o/n").unwrap().path;
+    for wrong in [&weights[..999], &[], &noise(1001, 2)] {
+        fs::write(&path, wrong).unwrap();
+        assert!(client.content("o/n") == weights, "{}", wrong.len());
+    }
+}
+
+#[test]
+fn a_file_of_the_same_size_is_found_damaged_by_its_bytes_and_fetched_again() {
+    let (hub, weights) = (FakeHub::start(), noise(1_000_000, 1));
+    let files: [(&str, &[u8]); 2] = [("config.json", CONFIG), ("model.safetensors", &weights)];
+    hub.has("o/n", &files);
+    let client = Client::of(&hub);
+    let folder = client.pull("o/n").unwrap().path;
+    assert_eq!(client.discard_damaged("o/n"), [""; 0]);
+    let path = folder.join("model.safetensors");
+    // As a link, and as other tools have it without links.
+    for is_link in [true, false] {
+        let mut damaged = weights.clone();
+        damaged[500_000] ^= 1;
+        if !is_link {
+            let blob = path.canonicalize().unwrap();
+            fs::remove_file(&path).unwrap();
+            fs::remove_file(blob).unwrap();
+        }
+        fs::write(&path, &damaged).unwrap();
+        assert_eq!(client.pull("o/n").unwrap().n_downloaded, 0);
+        assert!(fs::read(&path).unwrap() == damaged);
+        assert_eq!(client.discard_damaged("o/n"), ["model.safetensors"]);
+        let pulled = client.pull("o/n").unwrap();
+        assert_eq!((pulled.n_downloaded, pulled.n_there), (1, 1));
+        assert!(fs::read(&path).unwrap() == weights);
+    }
+}
+
+#[test]
 fn of_several_models_the_named_one_is_taken() {
     let hub = FakeHub::start();
     hub.has("o/n", &[("m-Q2_0.gguf", b"two"), ("m-TQ1_0.gguf", b"one")]);

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bitnet_hub::choice::WantedFiles;
 use bitnet_hub::settings::AccessToken;
 use bitnet_hub::{
-    Cache, Hub, HubError, HubFile, HubModel, HubSettings, Pause, PullObserver, Pulled,
+    Cache, Hub, HubError, HubFile, HubModel, HubSettings, Pause, PullObserver, Pulled, Silent,
+    Tries,
 };
 
 use crate::fake_hub::FakeHub;
@@ -91,7 +93,12 @@ impl Client {
     pub fn pull_with(&self, model: &str, observer: &dyn PullObserver) -> Result<Pulled, HubError> {
         let model: HubModel = model.parse()?;
         let hub = Hub::new(&self.settings, self.cache())?;
-        let repository = hub.repository(&model.id, &model.revision_or_default(), observer)?;
+        let repository = hub.repository(
+            &model.id,
+            &model.revision_or_default(),
+            Tries::Few,
+            observer,
+        )?;
         let wanted = WantedFiles {
             pattern: model.pattern.as_deref(),
             ..WantedFiles::default()
@@ -103,6 +110,24 @@ impl Client {
     /// Pulls, and reads the file that came.
     pub fn content(&self, model: &str) -> Vec<u8> {
         fs::read(self.pull(model).unwrap().path).unwrap()
+    }
+
+    /// Files of a model whose bytes are not what the hub names; they are taken out of the cache.
+    pub fn discard_damaged(&self, model: &str) -> Vec<String> {
+        let model: HubModel = model.parse().unwrap();
+        let hub = Hub::new(&self.settings, self.cache()).unwrap();
+        let revision = model.revision_or_default();
+        let repository = hub.repository(&model.id, &revision, Tries::Few, &Silent);
+        let repository = repository.unwrap();
+        let chosen = hub.choose(&repository, WantedFiles::default()).unwrap();
+        let read = AtomicU64::new(0);
+        let advance = |n| {
+            read.fetch_add(n, Ordering::Relaxed);
+        };
+        let damaged = hub.damaged(&repository, &chosen, &advance).unwrap();
+        assert!(read.into_inner() > 0);
+        hub.discard(&repository, &damaged).unwrap();
+        damaged.iter().map(|file| file.name.to_string()).collect()
     }
 
     /// Names in a folder of the repository `o/n`.

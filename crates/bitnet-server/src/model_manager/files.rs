@@ -104,7 +104,10 @@ fn model_file(path: &Path, root: &Path, directories: &[PathBuf]) -> Option<Found
     // A name that another directory has too means that of the first one.
     let name = path.strip_prefix(root).ok()?.to_str();
     let name = name.filter(is_this).or(path.to_str().filter(is_this))?;
-    let files = ModelFiles::of(path).ok()?;
+    // A server never reads pickles, so nobody is offered a model of them.
+    let files = ModelFiles::of(path)
+        .ok()
+        .filter(|files| !files.has_pickles())?;
     let changed = |file: &Path| {
         let changed = fs::metadata(file).ok()?.modified().ok()?;
         changed.duration_since(SystemTime::UNIX_EPOCH).ok()
@@ -127,7 +130,7 @@ mod tests {
     fn models_are_listed_where_an_order_may_name_them_and_nowhere_else() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().canonicalize().unwrap();
-        for dir in ["one/hf", "one/deep/er", "two", "outside"] {
+        for dir in ["one/hf", "one/pickled", "one/deep/er", "two", "outside"] {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
         for (file, bytes) in [
@@ -138,6 +141,8 @@ mod tests {
             ("one/s-00002-of-00002.gguf", 4),
             ("one/hf/config.json", 5),
             ("one/hf/model.safetensors", 6),
+            ("one/pickled/config.json", 5),
+            ("one/pickled/pytorch_model.bin", 6),
             ("one/torn-00001-of-00002.gguf", 9),
             ("two/a.gguf", 11),
             ("outside/secret.gguf", 1),

@@ -35,7 +35,7 @@ pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), 
     let leaving = LeavingModel { app, id, model };
     if !drain(&leaving.model, order).await {
         let message = format!(
-            "requests of '{id}' still run after {} seconds; it answers as before",
+            "requests of '{id}' still run after {} s; it answers as before",
             order.timeout.as_secs_f64()
         );
         return Err(ApiError::new(ErrorCode::ModelBusy, message)

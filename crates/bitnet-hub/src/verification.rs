@@ -1,0 +1,115 @@
+//! Whether what the cache has is still what the Hub names: a disk that fails, or a program that writes where it should
+//! not, changes bytes and leaves the size.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::choice::ChosenFiles;
+use crate::error::HubError;
+use crate::hub::Hub;
+use crate::lock::Lock;
+use crate::repository::{HubFile, Repository};
+use crate::stop::Stop;
+
+/// Bytes that are read at once.
+const BUFFER: usize = 256 << 10;
+
+impl Hub {
+    /// The chosen files that the cache has under their size, and whose bytes do not sum up to what the Hub names;
+    /// `advance` is told how many bytes have been read. Those of another size are missing anyway.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn damaged<'a>(
+        &self,
+        repository: &'a Repository,
+        chosen: &ChosenFiles,
+        advance: &dyn Fn(u64),
+    ) -> Result<Vec<&'a HubFile>, HubError> {
+        let mut damaged = Vec::new();
+        for file in &repository.files {
+            if chosen.files.contains(&file.name)
+                && self.is_there(repository, file)
+                && self.is_damaged(repository, file, advance)?
+            {
+                damaged.push(file);
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Takes those of `files` out of the cache that are damaged still, so that a pull fetches them.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn discard(&self, repository: &Repository, files: &[&HubFile]) -> Result<(), HubError> {
+        let (id, cache) = (&repository.id, self.cache());
+        for file in files {
+            let path = cache.lock(id, file.checksum.hex());
+            let _lock = Lock::take(&path, &Stop::default(), &|| ())?;
+            // Whoever had the lock before may have brought it anew.
+            if !self.is_damaged(repository, file, &|_| ())? {
+                continue;
+            }
+            let name = cache.snapshot(id, &repository.commit);
+            for path in [
+                name.join(file.name.as_str()),
+                cache.blob(id, &file.checksum),
+            ] {
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(HubError::io("remove", path)(e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file of the snapshot or the blob, which may be two where there are no links, is not what it should be.
+    fn is_damaged(
+        &self,
+        repository: &Repository,
+        file: &HubFile,
+        advance: &dyn Fn(u64),
+    ) -> Result<bool, HubError> {
+        let (id, cache) = (&repository.id, self.cache());
+        let named = cache
+            .snapshot(id, &repository.commit)
+            .join(file.name.as_str());
+        let blob = cache.blob(id, &file.checksum);
+        // Both names of one file once.
+        let there: BTreeSet<_> = [named, blob]
+            .iter()
+            .filter_map(|path| path.canonicalize().ok())
+            .collect();
+        for path in there {
+            let found = sum_of(&path, file, advance).map_err(HubError::io("read", &path))?;
+            if found != file.checksum.hex() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What the bytes of a file sum up to.
+fn sum_of(path: &Path, file: &HubFile, advance: &dyn Fn(u64)) -> io::Result<String> {
+    let mut bytes = File::open(path)?;
+    let mut sum = file.checksum.begin(file.size);
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match bytes.read(&mut buffer) {
+            Ok(0) => return Ok(sum.end()),
+            Ok(n) => {
+                sum.add(&buffer[..n]);
+                advance(n as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
