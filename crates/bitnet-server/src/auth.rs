@@ -7,6 +7,7 @@
 //! # Layout
 //! - [`access`]: roles, and which route needs which; [`bind`]: which addresses may be listened on
 //! - [`key`], [`key_file`], [`key_store`]: API keys, their file, and the copy that follows it
+//!   `private_file`: how such files are written
 //! - [`jwt`]: tokens that somebody else signs
 //! - [`credentials`]: what a request shows, held against them; [`refusals`]: how often an address may show bad ones
 //! - [`expiry`]: until when a key is good; [`allowed_models`]: for which models
@@ -27,6 +28,7 @@ pub mod jwt;
 pub mod key;
 pub mod key_file;
 pub mod key_store;
+mod private_file;
 pub mod quota;
 pub mod rate;
 pub mod refusals;
