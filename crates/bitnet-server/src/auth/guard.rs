@@ -83,12 +83,20 @@ pub enum Refusal {
         allowed: String,
     },
     /// A limit of its principal is reached.
-    #[error(
-        "too many {}: the limit of this client is reached; try again in {:.1} s",
-        .0.exceeded.counted(),
-        .0.retry_after.as_secs_f64()
-    )]
+    #[error("{}", limit_reached(.0))]
     TooMuch(TooMuch),
+}
+
+/// What is told of a limit that is reached.
+fn limit_reached(too_much: &TooMuch) -> String {
+    match &too_much.quota {
+        Some(quota) => quota.to_string(),
+        None => format!(
+            "too many {}: the limit of this client is reached; try again in {:.1} s",
+            too_much.exceeded.counted(),
+            too_much.retry_after.as_secs_f64()
+        ),
+    }
 }
 
 /// Nobody could be let in rightly, so the server does not start.
@@ -314,7 +322,14 @@ impl Guard {
             let share = (!quota.is_none()).then(|| self.quotas.enter(&id, quota, now.time));
             let share = share.transpose().map_err(Refusal::TooMuch)?;
             let entered = self.limiter.enter(&id, limits, now.instant);
-            entered.map_err(Refusal::TooMuch)?.with_quota(share)
+            let entered = entered.map_err(|too_much| {
+                let of_quota = share.as_ref().and_then(|share| share.remaining(now.time));
+                Refusal::TooMuch(TooMuch {
+                    remaining: too_much.remaining.or_less(of_quota),
+                    ..too_much
+                })
+            });
+            entered?.with_quota(share)
         } else {
             self.limiter.let_free(&id)
         };
@@ -384,6 +399,7 @@ impl Guard {
                 exceeded: Exceeded::Credentials,
                 retry_after,
                 remaining: Remaining::default(),
+                quota: None,
             });
         }
         // As many lines as are counted: a flood is told by its answers' own.
@@ -457,7 +473,7 @@ pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Nex
             request.extensions_mut().insert(principal);
             request.extensions_mut().insert(permit.clone());
             let mut response = next.run(request).await;
-            rate_headers(&permit.remaining(Instant::now()), response.headers_mut());
+            rate_headers(&permit.remaining(Moment::now()), response.headers_mut());
             response.map(|body| Body::new(HeldBody::new(body, permit)))
         }
     }
