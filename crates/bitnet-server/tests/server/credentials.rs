@@ -244,7 +244,7 @@ fn a_key_whose_quota_is_used_up_is_told_when_there_is_more() {
     );
     let reset = header("reset").unwrap().strip_suffix("ms").unwrap();
     assert!(
-        (1..=31 * 86_400_000).contains(&reset.parse().unwrap()),
+        (1..=31 * 86_400_000u64).contains(&reset.parse().unwrap()),
         "{reset}"
     );
 }
