@@ -13,7 +13,7 @@
 //! - [`expiry`]: until when a key is good; [`allowed_models`]: for which models
 //! - [`rate`]: what one principal may take; [`quota`], [`usage_file`]: in a day or a month, whatever restarts
 //! - [`host`]: against pages of a browser that talk to loopback; [`cors`]: pages that may talk to any address
-//! - [`clock`]: the two times of a request; [`guard`]: the layer
+//! - [`clock`]: the two times of a request; [`guard`]: the rules; [`layer`]: before every route
 
 pub mod access;
 pub mod allowed_models;
@@ -28,6 +28,7 @@ pub mod jwt;
 pub mod key;
 pub mod key_file;
 pub mod key_store;
+pub mod layer;
 mod private_file;
 pub mod quota;
 pub mod rate;
