@@ -1,12 +1,13 @@
 //! Which model is meant, and loading it: `--model`, else `BITNET_GGUF`, else the one inside the program.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use bitnet_hub::{Cache, HubError, HubModel, HubSettings};
 use bitnet_inference::{
-    CheckpointOptions, Engine, HeadMode, LoadOptions, PackedCache, Tokenizer, TokenizerOptions,
-    open_tokenizer,
+    CheckpointOptions, Engine, Error, HeadMode, LoadOptions, PackedCache, Tokenizer,
+    TokenizerOptions, open_tokenizer,
 };
 use bitnet_models::{Checkpoint, PackedFileError, TokenizerSource};
 use bitnet_server::model_manager::policy::OriginSource;
@@ -118,6 +119,33 @@ pub fn path_of(name: &Path, env: &Environment) -> Result<PathBuf, CliError> {
         },
         None => Ok(name.to_owned()), // no text, so no name of the Hub
     }
+}
+
+/// Where those of `models.configured`, each `id=path`, lie that name a model of the Hub instead of a path, by what the
+/// settings have. They are found as [`ModelSource::choose_for_server`] finds the first model.
+///
+/// # Errors
+/// As there, with the model's id.
+pub fn configured_places(
+    configured: &[String],
+    env: &Environment,
+) -> Result<BTreeMap<PathBuf, PathBuf>, CliError> {
+    let mut places = BTreeMap::new();
+    for entry in configured {
+        let Some((id, name)) = entry.split_once('=') else {
+            continue; // which the settings' own check tells
+        };
+        let found = of_hub(name, &env.hub).and_then(|model| match model {
+            Some(model) => in_cache(name, &model, env).map(Some),
+            None => Ok(None),
+        });
+        let found = found.map_err(|error| {
+            let message = format!("models.configured has {id}: {}", error.message);
+            CliError::new(error.class, message, error.hint)
+        })?;
+        places.extend(found.map(|place| (PathBuf::from(name), place)));
+    }
+    Ok(places)
 }
 
 /// The model of the Hub that `name` means, as a name or as the address of its page; none if it means a path, and what
@@ -320,19 +348,19 @@ pub fn load(
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_source(source: &ModelSource, options: &LoadOptions) -> Result<Engine, CliError> {
+pub fn load_source(source: &ModelSource, options: &LoadOptions) -> Result<Engine, Error> {
     let bar = Progress::new("loading", 1);
     let mut progress =
         |p: bitnet_inference::LoadProgress| bar.set(p.layers_done as u64, p.n_layers as u64);
-    Ok(match source {
+    match source {
         ModelSource::Embedded => Engine::from_bytes_with_progress(
             embedded::NAME,
             Bytes::from_static(embedded::BYTES),
             options,
             &mut progress,
-        )?,
-        ModelSource::Path(path) => Engine::load_with_progress(path, options, &mut progress)?,
-    })
+        ),
+        ModelSource::Path(path) => Engine::load_with_progress(path, options, &mut progress),
+    }
 }
 
 /// The tokenizer alone, without the model's weights: `--tokenizer`, `BITNET_TOKENIZER`, else the model's.
@@ -413,6 +441,35 @@ mod tests {
         for bad in ["hf:no-owner", "https://elsewhere.example/o/n/m.gguf"] {
             assert!(of_hub(bad, &hub).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn configured_models_are_found_in_the_cache_by_their_names_of_the_hub() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut env = Environment::default();
+        env.hub.cache = Some(folder.path().into());
+        let snapshot = format!("models--o--n/snapshots/{}", "0a".repeat(20));
+        let snapshot = folder.path().join(snapshot);
+        std::fs::create_dir_all(&snapshot).unwrap();
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::write(snapshot.join(file), "{}").unwrap();
+        }
+        let entries = |entries: &[&str]| -> Vec<String> {
+            entries.iter().map(|&entry| entry.to_owned()).collect()
+        };
+        let of = |given: &[&str]| configured_places(&entries(given), &env);
+        let found = of(&["a=m.gguf", "b=hf:o/n", "c=o/n", "nonsense"]).unwrap();
+        let names: Vec<&Path> = found.keys().map(PathBuf::as_path).collect();
+        assert_eq!(names, [Path::new("hf:o/n"), Path::new("o/n")]);
+        let at = |name: &str| found[Path::new(name)].canonicalize().unwrap();
+        assert_eq!(at("hf:o/n"), snapshot.canonicalize().unwrap());
+        assert_eq!(at("o/n"), at("hf:o/n"));
+        let error = of(&["b=hf:o/other"]).unwrap_err();
+        let told = "models.configured has b: o/other is not in";
+        assert!(error.message.contains(told), "{}", error.message);
+        assert_eq!(error.hint, "`bitnet pull o/other` downloads it");
+        let error = of(&["b=hf:no-owner"]).unwrap_err();
+        assert!(error.message.contains("has b: "), "{}", error.message);
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl Remote {
         };
         CliError::new(
             class,
-            format!("{} ({code})", text("message")),
+            format!("{} ({code})", hint::message(error)),
             hint::in_commands(error),
         )
     }

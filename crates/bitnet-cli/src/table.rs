@@ -1,5 +1,7 @@
 //! Tables of text that fit a terminal of 80 columns, and the same as Markdown.
 
+use std::io::IsTerminal;
+
 use crate::sanitize;
 
 /// The width that tables keep to: every terminal has it, and mails and issues wrap there.
@@ -47,9 +49,22 @@ impl Table {
             .push(cells.iter().map(|cell| sanitize::one_line(cell)).collect());
     }
 
+    /// The table as standard output needs it: [`Table::text`] for a terminal, and whole for everything else, where
+    /// somebody looks for a name or a path.
+    pub fn shown(&self) -> String {
+        match std::io::stdout().is_terminal() {
+            true => self.text(),
+            false => self.within(usize::MAX),
+        }
+    }
+
     /// The table as lines of at most [`WIDTH`] characters. When it is too wide, the widest left-aligned column is
     /// cut (with "…").
     pub fn text(&self) -> String {
+        self.within(WIDTH)
+    }
+
+    fn within(&self, width: usize) -> String {
         let mut widths = self.widths();
         let gaps = 2 * (widths.len().saturating_sub(1));
         loop {
@@ -58,8 +73,8 @@ impl Table {
                 .filter(|&i| self.columns[i].1 == Align::Left && widths[i] > MIN_COLUMN)
                 .max_by_key(|&i| widths[i]);
             match widest {
-                Some(i) if total > WIDTH => {
-                    widths[i] = (widths[i] - (total - WIDTH).min(widths[i])).max(MIN_COLUMN)
+                Some(i) if total > width => {
+                    widths[i] = (widths[i] - (total - width).min(widths[i])).max(MIN_COLUMN)
                 }
                 _ => break,
             }
@@ -184,6 +199,12 @@ mod tests {
             sample("abc").text(),
             "name  bytes\n----  -----\nabc       7\nb      1234\n"
         );
+    }
+
+    #[test]
+    fn what_is_no_terminal_gets_every_column_whole() {
+        let name = "x".repeat(300);
+        assert!(sample(&name).within(usize::MAX).contains(&name));
     }
 
     #[test]

@@ -7,12 +7,13 @@
 //! # Layout
 //! - [`access`]: roles, and which route needs which; [`bind`]: which addresses may be listened on
 //! - [`key`], [`key_file`], [`key_store`]: API keys, their file, and the copy that follows it
+//!   `private_file`: how such files are written
 //! - [`jwt`]: tokens that somebody else signs
 //! - [`credentials`]: what a request shows, held against them; [`refusals`]: how often an address may show bad ones
 //! - [`expiry`]: until when a key is good; [`allowed_models`]: for which models
 //! - [`rate`]: what one principal may take; [`quota`], [`usage_file`]: in a day or a month, whatever restarts
 //! - [`host`]: against pages of a browser that talk to loopback; [`cors`]: pages that may talk to any address
-//! - [`clock`]: the two times of a request; [`guard`]: the layer
+//! - [`clock`]: the two times of a request; [`guard`]: the rules; [`layer`]: before every route
 
 pub mod access;
 pub mod allowed_models;
@@ -27,6 +28,8 @@ pub mod jwt;
 pub mod key;
 pub mod key_file;
 pub mod key_store;
+pub mod layer;
+mod private_file;
 pub mod quota;
 pub mod rate;
 pub mod refusals;

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use bitnet_inference::TenantId;
 
 use crate::auth::allowed_models::AllowedModels;
+use crate::auth::quota::QuotaState;
 use crate::auth::rate::{Exceeded, Permit};
 use crate::auth::{Principal, Refusal, Role};
 use crate::error::{ApiError, ErrorCode};
@@ -62,9 +63,15 @@ impl From<&Refusal> for ApiError {
                 .retry_after(too_much.retry_after)
                 .with_limit(too_much.exceeded.name())
                 .with_hint("send a key or token that is good: that is answered at once"),
-            Refusal::TooMuch(too_much) => error
-                .retry_after(too_much.retry_after)
-                .with_limit(too_much.exceeded.name()),
+            Refusal::TooMuch(too_much) => {
+                let error = error
+                    .retry_after(too_much.retry_after)
+                    .with_limit(too_much.exceeded.name());
+                match &too_much.quota {
+                    Some(quota) => of_quota(error, quota),
+                    None => error,
+                }
+            }
             Refusal::Expired { .. } => error.with_hint("get a new one from whoever gave you this one"),
             Refusal::NobodyHasCredentials => error.with_hint(
                 "make a key with `bitnet keys add --file keys.json --name NAME --role admin`, and start the server with \
@@ -73,4 +80,15 @@ impl From<&Refusal> for ApiError {
             _ => error,
         }
     }
+}
+
+/// The same, with the figures of the quota that is used up.
+fn of_quota(mut error: ApiError, quota: &QuotaState) -> ApiError {
+    if let Some(details) = &mut error.details {
+        details["period"] = quota.period.name().into();
+        details["tokens"] = quota.limit.into();
+        details["used"] = quota.used.into();
+        details["resets_at"] = quota.resets_at.into();
+    }
+    error.with_hint("wait until the quota begins anew, or ask the operator for a larger one")
 }

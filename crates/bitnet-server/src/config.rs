@@ -249,6 +249,14 @@ impl ServerConfig {
             .map(|(_, origin)| origin)
     }
 
+    /// A setting as messages name it: who set it, if anybody did, and its key.
+    pub fn named(&self, key: &str) -> String {
+        match self.origin(key) {
+            None | Some(Origin::Default) => key.to_owned(),
+            Some(origin) => format!("{origin}: {key}"),
+        }
+    }
+
     /// Takes over those settings of `fresh` that may change while the server runs, and tells the others that differ.
     pub fn reload(&mut self, fresh: &ServerConfig) -> Reloaded {
         let mut reloaded = Reloaded::default();

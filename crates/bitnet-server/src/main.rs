@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bitnet_inference::{Engine, PackedCache};
 use bitnet_server::config::flags::{ConfigArgs, ConfigTask};
 use bitnet_server::config::{ServerConfig, print};
@@ -68,7 +68,7 @@ fn run(args: &ServerArgs) -> Result<Stopped> {
     let usual_cache = PackedCache::usual_folder(|name| std::env::var_os(name));
     if args.config.instead == Some(ConfigTask::Check) {
         let first = FirstModel::of(source, &config, usual_cache)?;
-        for doubt in startup::check(&config, first).map_err(as_at_start)? {
+        for doubt in startup::check(&config, first).map_err(in_full)? {
             say(&format!("warning: {doubt}"));
         }
         say("a server can begin with this configuration");
@@ -77,7 +77,8 @@ fn run(args: &ServerArgs) -> Result<Stopped> {
     let process = Process::begin(config, sources, filter)?;
     let first = FirstModel::of(source, process.config(), usual_cache)?;
     let ready = startup::prepare(&process, first, |_, options| {
-        Engine::load(&model, options).with_context(|| format!("cannot load {model}"))
+        let loaded = Engine::load(&model, options);
+        loaded.map_err(|e| in_full(StartupError::of_model(process.config(), model.clone(), e)))
     })?;
     for warning in &ready.engine.info().warnings {
         say(&format!("warning: {warning}"));
@@ -92,13 +93,11 @@ fn run(args: &ServerArgs) -> Result<Stopped> {
     Ok(stopped)
 }
 
-/// What a check finds, in the words in which the start would say it.
-fn as_at_start(error: StartupError) -> anyhow::Error {
-    match error {
-        StartupError::Model { name, source } => {
-            anyhow::Error::new(source).context(format!("cannot load {name}"))
-        }
-        error => error.into(),
+/// What is wrong, with the model that it is about: a check and the start say it alike.
+fn in_full(error: StartupError) -> anyhow::Error {
+    match &error {
+        StartupError::Model { name, .. } => anyhow!("cannot load {name}: {error}"),
+        _ => error.into(),
     }
 }
 

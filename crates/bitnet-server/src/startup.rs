@@ -2,7 +2,10 @@
 //! that routes share. `bitnet serve` and `bitnet-server` are two command lines before this one way.
 
 mod check;
+mod room;
+mod setting;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use crate::model_manager::{paths, version};
 use crate::process::{Process, ProcessError};
 use crate::request_log::RequestLog;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
+use room::NamedModels;
 
 pub use check::{check, names_of, unknown_names};
 
@@ -29,6 +33,8 @@ pub struct FirstModel {
     pub options: LoadOptions,
     /// How the models that come later are loaded.
     pub others: LoadOptions,
+    /// Where models of `models.configured` lie of which the settings have a name instead of a path.
+    pub places: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl FirstModel {
@@ -50,7 +56,14 @@ impl FirstModel {
             source,
             options: cached(config.first_load_options()?),
             others: cached(config.engine.load_options()),
+            places: BTreeMap::new(),
         })
+    }
+
+    /// The same, finding models of `models.configured` at `places`, by what the settings have instead of a path.
+    #[must_use]
+    pub fn with_places(self, places: BTreeMap<PathBuf, PathBuf>) -> FirstModel {
+        FirstModel { places, ..self }
     }
 }
 
@@ -81,19 +94,23 @@ pub enum StartupError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// A check has found that the first model cannot be loaded.
-    #[error("{source}")]
+    /// The first model cannot be loaded.
+    #[error("{setting}{source}")]
     Model {
         /// The model.
         name: String,
+        /// The setting that the error is about and a colon, or nothing.
+        setting: String,
         /// What loading it would say.
         source: Error,
     },
     /// The same of a model of `models.configured`.
-    #[error("models.configured has {id}: {source}")]
+    #[error("models.configured has {id}: {setting}{source}")]
     Configured {
         /// The model's id.
         id: String,
+        /// The setting that the error is about and a colon, or nothing.
+        setting: String,
         /// What loading it would say.
         source: Error,
     },
@@ -108,6 +125,17 @@ pub enum StartupError {
     Process(#[from] ProcessError),
 }
 
+impl StartupError {
+    /// The first model, called `name`, cannot be loaded with these settings.
+    pub fn of_model(config: &ServerConfig, name: String, source: Error) -> StartupError {
+        StartupError::Model {
+            name,
+            setting: setting::prefix(config, &source),
+            source,
+        }
+    }
+}
+
 /// What exports traces, if the settings ask for them.
 fn telemetry(config: &ServerConfig) -> Result<Option<Telemetry>, TelemetryError> {
     let start = || Telemetry::start(&TelemetryOptions::of_process(&config.monitoring));
@@ -118,17 +146,26 @@ fn telemetry(config: &ServerConfig) -> Result<Option<Telemetry>, TelemetryError>
         .transpose()
 }
 
-/// The policy of a server's models, and the name of the first one.
+/// The policy of a server's models, the name of the first one, and what is probably not meant, a line each.
 fn policy_and_name(
     config: &ServerConfig,
-    others: LoadOptions,
-    first: &OriginSource,
-) -> Result<(ModelPolicy, String), SettingError> {
+    first: &FirstModel,
+) -> Result<(ModelPolicy, String, Vec<String>), SettingError> {
     check::memory_for_cache(config)?;
-    let policy = ModelPolicy::new(config, others)?;
-    let name = first_name(config, first);
+    let mut policy = ModelPolicy::new(config, first.others.clone())?;
+    for (_, path) in &mut policy.configured {
+        if let Some(place) = first.places.get(path) {
+            *path = place.clone();
+        }
+    }
+    let name = first_name(config, &first.source);
     policy.check_first(&name)?;
-    Ok((policy, name))
+    let models = NamedModels::of(&policy, &name, &first.source);
+    models.check(config)?;
+    let mut doubts = unknown_names(config, &first.source);
+    doubts.extend(models.doubts());
+    doubts.extend(check::unwritable_usage(config));
+    Ok((policy, name, doubts))
 }
 
 /// Makes the state that routes share, lets the process look after it, and loads the first model into it by `load`,
@@ -150,9 +187,8 @@ pub fn prepare<E: From<StartupError>>(
              step, and none waits for others"
         );
     }
-    let (policy, name) =
-        policy_and_name(config, first.others, &first.source).map_err(StartupError::from)?;
-    for doubt in unknown_names(config, &first.source) {
+    let (policy, name, doubts) = policy_and_name(config, &first).map_err(StartupError::from)?;
+    for doubt in doubts {
         tracing::warn!("{doubt}");
     }
     let origin = ModelOrigin {

@@ -2,6 +2,7 @@
 //!
 //! A key is shown once, when it is made; the file keeps its hash. A running server follows the file within seconds.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -10,8 +11,9 @@ use bitnet_server::auth::Role;
 use bitnet_server::auth::clock::unix_seconds;
 use bitnet_server::auth::expiry::{self, ExpiryError};
 use bitnet_server::auth::key_file::{self, KeyFileError, NewKey};
-use bitnet_server::auth::quota::Quota;
+use bitnet_server::auth::quota::{Quota, Used};
 use bitnet_server::auth::rate::RateLimits;
+use bitnet_server::auth::usage_file;
 use bitnet_server::config::{ServerConfig, Sources};
 use bitnet_server::model_manager::policy::OriginSource;
 use bitnet_server::startup;
@@ -124,6 +126,10 @@ pub struct ListArgs {
     #[command(flatten)]
     pub file: FileArgs,
 
+    /// File of the tokens that keys with a quota have used [default: as the settings say, else FILE.usage]
+    #[arg(long, value_name = "FILE")]
+    pub usage_file: Option<PathBuf>,
+
     /// text or json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -147,6 +153,12 @@ pub fn run(args: &KeysArgs, env: &Environment) -> Result<Exit, CliError> {
     match &args.action {
         Action::Add(add) => {
             warn_of_models(add, env)?;
+            let (day, month) = (add.tokens_per_day, add.tokens_per_month);
+            if (1..day).contains(&month) {
+                output::warning(&format!(
+                    "--tokens-per-month {month} is less than --tokens-per-day {day}: no day ever has as many"
+                ));
+            }
             let new = NewKey {
                 name: &add.name,
                 role: match add.role {
@@ -178,13 +190,25 @@ pub fn run(args: &KeysArgs, env: &Environment) -> Result<Exit, CliError> {
         Action::List(list) => {
             let keys = key_file::entries(&list.file.file).map_err(failed)?;
             let now = unix_seconds(SystemTime::now());
+            let used = match keys.iter().any(|key| !key.quota.is_none()) {
+                true => used_by_keys(list)?,
+                false => None,
+            };
+            let used = |id: &str| {
+                let used = used.as_ref()?.get(id).copied().unwrap_or_default();
+                Some(used.at(now))
+            };
             match list.format {
                 Format::Json => {
                     let shown: Vec<_> = keys
                         .iter()
                         .map(|key| {
+                            let used = used(&key.id).filter(|_| !key.quota.is_none());
+                            let used = used.map(|used| {
+                                json!({"tokens_today": used.in_day, "tokens_this_month": used.in_month})
+                            });
                             json!({"id": key.id, "name": key.name, "role": key.role, "created": key.created,
-                                "limits": key.limits, "quota": key.quota, "expires": key.expires,
+                                "limits": key.limits, "quota": key.quota, "used": used, "expires": key.expires,
                                 "has_expired": key.has_expired(now), "models": key.models})
                         })
                         .collect();
@@ -227,10 +251,10 @@ pub fn run(args: &KeysArgs, env: &Environment) -> Result<Exit, CliError> {
                                 .as_ref()
                                 .map_or("all".to_owned(), |ids| ids.join(",")),
                         ];
-                        row.extend(have_quotas.then(|| quota(key.quota)));
+                        row.extend(have_quotas.then(|| quota(key.quota, used(&key.id))));
                         table.row(row);
                     }
-                    out.text(&table.text())?;
+                    out.text(&table.shown())?;
                 }
             }
         }
@@ -291,19 +315,56 @@ fn warn_of_models(add: &AddArgs, env: &Environment) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A quota in a cell: `90000/day`.
-fn quota(quota: Quota) -> String {
+/// What keys have used, as the server has written it; `None` where nobody knows of such a file. One that is named is
+/// there.
+fn used_by_keys(list: &ListArgs) -> Result<Option<BTreeMap<String, Used>>, CliError> {
+    let configured = || {
+        // Whatever else is wrong with the settings is none of the list's business.
+        let config = ServerConfig::load(&Sources::of_process()).ok()?;
+        config.auth.usage_file.clone()
+    };
+    let named = list.usage_file.is_some();
+    let path = list.usage_file.clone().or_else(configured);
+    let path = path.unwrap_or_else(|| usage_file::of_keys(&list.file.file));
+    if !named && !path.exists() {
+        return Ok(None);
+    }
+    if let Err(error) = path.metadata() {
+        return Err(CliError::file("read", &path, &error));
+    }
+    match usage_file::read(&path) {
+        Ok(used) => Ok(Some(used)),
+        Err(error) if named => Err(CliError::runtime(
+            error.to_string(),
+            "name the file that the server has as auth.usage_file",
+        )),
+        Err(error) => {
+            output::warning(&format!("what was used of quotas is not shown: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+/// A quota in a cell, with what is used of it where that is known: `1200 of 90000/day`.
+fn quota(quota: Quota, used: Option<Used>) -> String {
     let parts = [
-        (quota.tokens_per_day, "day"),
-        (quota.tokens_per_month, "month"),
+        (quota.tokens_per_day, used.map(|used| used.in_day), "day"),
+        (
+            quota.tokens_per_month,
+            used.map(|used| used.in_month),
+            "month",
+        ),
     ];
-    let parts = parts.iter().filter(|(tokens, _)| *tokens > 0);
+    let parts = parts.iter().filter(|(tokens, _, _)| *tokens > 0);
     let parts: Vec<String> = parts
-        .map(|(tokens, time)| format!("{tokens}/{time}"))
+        .map(|(tokens, used, time)| match used {
+            Some(used) => format!("{used} of {tokens}/{time}"),
+            None => format!("{tokens}/{time}"),
+        })
         .collect();
     match parts.is_empty() {
         true => "-".to_owned(),
-        false => parts.join(" "),
+        false => parts.join(", "),
     }
 }
 

@@ -1,12 +1,14 @@
 //! `bitnet ps`: the models of a running server.
 
+use std::path::Path;
+
 use bitnet_server::client::Method;
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
-use crate::output::{Format, Out};
+use crate::output::{Format, Out, notice};
 use crate::remote::{Patience, Remote, RemoteArgs};
 use crate::sanitize;
 use crate::table::{Align, Table, wrapped};
@@ -17,9 +19,15 @@ use crate::units;
 #[command(after_help = "Examples:\n  \
     bitnet ps\n  \
     bitnet ps --url http://127.0.0.1:8000 --key-file admin.key\n  \
+    bitnet ps --files\n  \
     bitnet ps --format json\n\n\
-    Below the table it says why a model failed; names whose first load failed are listed for administrators, ten minutes.")]
+    Below the table it says why a model failed, and how to try again; names whose first load failed are listed for\n\
+    administrators, ten minutes. Files are shown to administrators alone. Where it is no terminal, no column is cut.")]
 pub struct PsArgs {
+    /// List what `bitnet load` and `bitnet swap` may name instead: the models in the server's models.directories
+    #[arg(long)]
+    pub files: bool,
+
     /// Which server.
     #[command(flatten)]
     pub remote: RemoteArgs,
@@ -31,11 +39,14 @@ pub struct PsArgs {
 /// When the server does not answer, or not this key.
 pub fn run(args: &PsArgs, env: &Environment) -> Result<Exit, CliError> {
     let remote = Remote::of(&args.remote, env)?;
+    if args.files {
+        return files(&remote, args.remote.format);
+    }
     let listed = remote.ask(Patience::Short, &Method::GET, "/v1/models", None)?;
     let models = listed["models"].as_array().cloned().unwrap_or_default();
     let mut out = Out::stdout();
     match args.remote.format {
-        Format::Json => out.json(&json!({ "models": models }))?,
+        Format::Json => out.json(&json!({ "models": models, "draining": listed["draining"] }))?,
         Format::Text => {
             let mut table = Table::new(&[
                 ("model", Align::Left),
@@ -43,21 +54,69 @@ pub fn run(args: &PsArgs, env: &Environment) -> Result<Exit, CliError> {
                 ("version", Align::Left),
                 ("weights", Align::Right),
                 ("context", Align::Right),
-                ("kernel", Align::Left),
+                ("file", Align::Left),
             ]);
             for model in &models {
                 table.row(row(model));
             }
-            let failures: String = models.iter().filter_map(failure).collect();
-            out.text(&(table.text() + &failures))?;
+            let is_known = |id: &Value| {
+                let mut known = listed["data"].as_array().into_iter().flatten();
+                known.any(|model| model["id"] == *id)
+            };
+            let failures = models.iter();
+            let failures = failures.filter_map(|model| failure(model, is_known(&model["id"])));
+            out.text(&(table.shown() + &failures.collect::<String>()))?;
         }
     }
     out.flush()?;
+    if listed["draining"] == true {
+        notice(
+            "the server is shutting down: it ends what it has begun, and takes no request any more",
+        );
+    }
     Ok(Exit::Ok)
 }
 
-/// Why a model could not be loaded, below the table: a reason is longer than a column.
-fn failure(model: &Value) -> Option<String> {
+/// Lists what may be loaded.
+fn files(remote: &Remote, format: Format) -> Result<Exit, CliError> {
+    let listed = remote.ask(Patience::Short, &Method::GET, "/v1/model_files", None)?;
+    let found = listed["data"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut out = Out::stdout();
+    match format {
+        Format::Json => out.json(&json!({ "files": found, "truncated": listed["truncated"] }))?,
+        Format::Text => {
+            let mut table = Table::new(&[
+                ("path", Align::Left),
+                ("size", Align::Right),
+                ("models", Align::Left),
+            ]);
+            for file in found {
+                let ids = file["model_ids"].as_array().into_iter().flatten();
+                let ids: Vec<&str> = ids.filter_map(Value::as_str).collect();
+                table.row(vec![
+                    file["path"].as_str().unwrap_or("-").to_owned(),
+                    units::bytes(file["bytes"].as_u64().unwrap_or(0)),
+                    match ids.is_empty() {
+                        true => "-".to_owned(),
+                        false => ids.join(","),
+                    },
+                ]);
+            }
+            out.text(&table.shown())?;
+        }
+    }
+    out.flush()?;
+    match (found.is_empty(), listed["truncated"] == true) {
+        (true, _) => notice("no model lies in the server's models.directories, or it has none"),
+        (false, true) => notice("there are more, which are not listed"),
+        (false, false) => {}
+    }
+    Ok(Exit::Ok)
+}
+
+/// Why a model could not be loaded and how to try again, below the table: a reason is longer than a column. One that is
+/// not known yet has no place that it comes from.
+fn failure(model: &Value, is_known: bool) -> Option<String> {
     let id = model["id"].as_str()?;
     let error = &model["error"];
     let reason = match (error["message"].as_str(), error["code"].as_str()) {
@@ -68,7 +127,11 @@ fn failure(model: &Value) -> Option<String> {
         _ => return None,
     };
     let lines = wrapped(&reason, "  ");
-    Some(format!("\n{} failed:\n{lines}", sanitize::one_line(id)))
+    let id = sanitize::one_line(id);
+    let path = if is_known { "" } else { " PATH" };
+    Some(format!(
+        "\n{id} failed:\n{lines}  try again: `bitnet load{path} --name {id}`\n"
+    ))
 }
 
 /// A model in a line; what is not known of it is a hyphen.
@@ -78,6 +141,9 @@ fn row(model: &Value) -> Vec<String> {
         let value = model[name].as_u64();
         value.map_or_else(|| "-".to_owned(), shown)
     };
+    // The server tells administrators all of the path.
+    let path = model["path"].as_str().map(Path::new);
+    let file = path.and_then(Path::file_name);
     let stage = model["progress"]["stage"].as_str();
     vec![
         text("id"),
@@ -88,6 +154,9 @@ fn row(model: &Value) -> Vec<String> {
         text("version").chars().take(12).collect(),
         number("weight_bytes", units::bytes),
         number("context", units::count),
-        text("kernel"),
+        file.map_or_else(
+            || "-".to_owned(),
+            |file| file.to_string_lossy().into_owned(),
+        ),
     ]
 }

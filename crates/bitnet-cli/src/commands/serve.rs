@@ -1,5 +1,6 @@
 //! `bitnet serve`: a model over HTTP, for OpenAI's clients.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,17 +95,21 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     log.set(&config.monitoring.log_level)
         .map_err(|e| setting_error(e.to_string()))?;
     let source = ModelSource::choose_for_server(config.models.default_model.as_deref(), env);
+    let places = model_source::configured_places(&config.models.configured, env);
     if args.config.instead == Some(ConfigTask::Check) {
-        return check(&config, source.map(|source| source.origin()), env);
+        let found = source.and_then(|source| Ok((source.origin(), places?)));
+        return check(&config, found, env);
     }
-    let source = source?;
+    let (source, places) = (source?, places?);
     let first = source.origin();
     let process = Process::begin(config, sources, log).map_err(|e| process_error(&e))?;
     // A template may come through a pipe that nobody writes to.
     let first = FirstModel::of(first, process.config(), env.cache.clone())
-        .map_err(|e| setting_error(e.to_string()))?;
+        .map_err(|e| setting_error(e.to_string()))?
+        .with_places(places);
     let ready = startup::prepare(&process, first, |_, options| {
-        let engine = model_source::load_source(&source, options)?;
+        let engine = model_source::load_source(&source, options)
+            .map_err(|e| StartupError::of_model(process.config(), source.name(), e))?;
         model_source::tell_findings(&source, &engine);
         Ok::<_, CliError>(engine)
     })?;
@@ -133,13 +138,14 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
 /// Tells whether a server could begin; whatever keeps it from that is wrong usage here.
 fn check(
     config: &ServerConfig,
-    first: Result<OriginSource, CliError>,
+    found: Result<(OriginSource, BTreeMap<PathBuf, PathBuf>), CliError>,
     env: &Environment,
 ) -> Result<Exit, CliError> {
-    let checked = first
-        .and_then(|first| {
+    let checked = found
+        .and_then(|(first, places)| {
             let first = FirstModel::of(first, config, env.cache.clone());
-            first.map_err(|e| setting_error(e.to_string()))
+            let first = first.map_err(|e| setting_error(e.to_string()))?;
+            Ok(first.with_places(places))
         })
         .and_then(|first| startup::check(config, first).map_err(CliError::from));
     let doubts = checked.map_err(|error| CliError::new(Exit::Usage, error.message, error.hint))?;
@@ -233,8 +239,7 @@ impl From<StartupError> for CliError {
                 "check monitoring.audit_log_file and who may write there",
             ),
             StartupError::Thread(_) => CliError::runtime(message, ""),
-            StartupError::Model { source, .. } => source.into(),
-            StartupError::Configured { source, .. } => {
+            StartupError::Model { source, .. } | StartupError::Configured { source, .. } => {
                 let error = CliError::from(source);
                 CliError::new(error.class, message, error.hint)
             }

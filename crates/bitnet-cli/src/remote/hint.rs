@@ -10,12 +10,16 @@ const WORDS: &[(&str, &str)] = &[
         "show a key of the role admin: --key-file FILE, or the variable BITNET_API_KEY; `bitnet keys add` makes one",
     ),
     ("GET /v1/models lists", "`bitnet ps` lists"),
+    ("GET /v1/model_files lists", "`bitnet ps --files` lists"),
     ("POST /v1/models/swap puts", "`bitnet swap` puts"),
+    (
+        "or load it under an id of its own",
+        "or load it with a --name of its own; `bitnet unload --forget` frees this one",
+    ),
     (
         "or with force=true, which ends them",
         "or with --force, which ends them",
     ),
-    ("name its file too: model_path", "name its file too: PATH"),
     (
         "try again when the model's status is loaded",
         "try again when `bitnet ps` shows it as loaded",
@@ -45,10 +49,32 @@ const OPTIONS: &[(&str, &str)] = &[
     ("timeout_seconds", "--patience"),
 ];
 
+/// What is wrong, by an answer's `error`.
+pub fn message(error: &Value) -> String {
+    as_options(error["message"].as_str().unwrap_or_default())
+}
+
+/// `text` with options in place of the fields that they give.
+fn as_options(text: &str) -> String {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut said = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
+        let (word, gap) = rest.split_at(end);
+        let option = OPTIONS.iter().find(|(field, _)| *field == word);
+        said.push_str(option.map_or(word, |(_, option)| option));
+        let next = gap.find(is_of_name).unwrap_or(gap.len());
+        said.push_str(&gap[..next]);
+        rest = &gap[next..];
+    }
+    said
+}
+
 /// The hint of an answer's `error`.
 pub fn in_commands(error: &Value) -> String {
     let text = |name: &str| error[name].as_str().unwrap_or_default();
-    let mut hint = text("hint").to_owned();
+    let mut hint = as_options(text("hint"));
     for (said, meant) in WORDS {
         hint = hint.replace(said, meant);
     }
@@ -110,6 +136,12 @@ mod tests {
             let error = ApiError::about(param.to_owned(), code, "no");
             in_commands(&error.body()["error"])
         };
+        let said = |message: &str| super::message(&serde_json::json!({ "message": message }));
+        assert_eq!(
+            said("new_model_path names no model, model_id is 7; my_model_path too"),
+            "PATH names no model, --name is 7; my_model_path too"
+        );
+        assert_eq!(said("(model_path)"), "(PATH)");
         assert_eq!(hint("timeout_seconds"), "change --patience");
         assert_eq!(hint("messages"), "change what is wrong");
     }

@@ -1,5 +1,9 @@
 //! `keys add`, `keys revoke` and `keys list`.
 
+use bitnet_server::auth::clock::unix_seconds;
+use bitnet_server::auth::quota::Used;
+use bitnet_server::auth::{expiry, usage_file};
+
 use crate::bitnet::{bitnet, end, run};
 
 #[test]
@@ -49,6 +53,76 @@ fn a_key_is_shown_once_listed_without_its_secret_and_revoked() {
     let left = run(&["keys", "list", "--file", file]).ok().to_owned();
     assert!(left.contains("ops") && !left.contains("alice"), "{left}");
     run(&["keys", "revoke", "--file", file, id]).fails(2, "no key with the id", "--help");
+    // Whoever names the owner is told the id.
+    let id = listed[1]["id"].as_str().unwrap();
+    let told = format!("no key with the id 'ops'; the key of that name has the id {id}");
+    run(&["keys", "revoke", "--file", file, "ops"]).fails(2, &told, "--help");
+}
+
+#[test]
+fn what_is_used_of_quotas_is_listed_and_nothing_is_cut_for_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let keys = at("keys.json");
+    let (name, models) = ("n".repeat(60), "m".repeat(100));
+    let add = |args: &[&str]| {
+        let added = run(&[&["keys", "add", "--file", &keys][..], args].concat());
+        added.ok();
+        added.stderr
+    };
+    let warned = add(&[
+        "--name",
+        &name,
+        "--models",
+        &models,
+        "--tokens-per-day",
+        "90000",
+        "--tokens-per-month",
+        "80000",
+    ]);
+    let words = "--tokens-per-month 80000 is less than --tokens-per-day 90000";
+    assert!(warned.contains(words), "{warned}");
+    let warned = add(&["--name", "b", "--tokens-per-month", "80000"]);
+    assert!(!warned.contains("warning"), "{warned}");
+    let list = |args: &[&str]| run(&[&["keys", "list", "--file", &keys][..], args].concat());
+
+    // Nobody has written down what is used.
+    let shown = list(&[]).ok().to_owned();
+    for words in [&name, &models, "90000/day, 80000/month"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let listed = list(&["--format", "json"]).json();
+    assert!(listed[0]["used"].is_null(), "{listed}");
+
+    let id = listed[0]["id"].as_str().unwrap().to_owned();
+    let now = unix_seconds(std::time::SystemTime::now());
+    let date = expiry::written(now);
+    let number = |range: std::ops::Range<usize>| date[range].parse::<u64>().unwrap();
+    let used = Used {
+        day: now / 86_400,
+        in_day: 1234,
+        month: number(0..4) * 12 + number(5..7) - 1,
+        in_month: 56_789,
+    };
+    for (file, args) in [
+        (format!("{keys}.usage"), vec![]),
+        (at("used"), vec!["--usage-file".to_owned(), at("used")]),
+    ] {
+        usage_file::add(file.as_ref(), &[(id.clone(), used)], now).unwrap();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let shown = list(&args).ok().to_owned();
+        for words in [
+            "1234 of 90000/day, 56789 of 80000/month",
+            "0 of 80000/month",
+        ] {
+            assert!(shown.contains(words), "{words}: {shown}");
+        }
+        let listed = list(&[&args[..], &["--format", "json"]].concat()).json();
+        assert_eq!(listed[0]["used"]["tokens_today"], 1234);
+        assert_eq!(listed[1]["used"]["tokens_this_month"], 0);
+    }
+    let nowhere = list(&["--usage-file", "/nowhere/used"]);
+    nowhere.fails(1, "/nowhere/used", "path");
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod numbers;
 mod quantize;
 mod run;
 mod serve;
+mod serve_check;
 #[cfg(target_os = "linux")]
 mod serve_faults;
 #[cfg(target_os = "linux")]

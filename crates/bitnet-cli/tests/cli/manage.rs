@@ -178,12 +178,26 @@ fn what_a_server_refuses_is_told_with_the_exit_code_of_its_kind() {
     managed
         .run(&["swap", "story", "cut.gguf"])
         .fails(3, "model_incompatible", "");
-    managed
-        .run(&["load", "/etc/passwd"])
-        .fails(1, "no model in the configured directories", "");
-    managed
-        .run(&["load", "v1.gguf", "--name", "a/b"])
-        .fails(2, "model_id", "change --name");
+    for order in [
+        &["load", "/etc/passwd"][..],
+        &["swap", "story", "gone.gguf"],
+    ] {
+        managed.run(order).fails(
+            1,
+            "PATH names no model in the configured directories",
+            "models.directories: `bitnet ps --files` lists",
+        );
+    }
+    managed.run(&["load", "v1.gguf", "--name", "spare"]).fails(
+        1,
+        "'spare' means v2.gguf, not v1.gguf; without PATH that one is loaded (model_id_taken)",
+        "`bitnet swap` puts another file behind the name",
+    );
+    managed.run(&["load", "v1.gguf", "--name", "a/b"]).fails(
+        2,
+        "--name is \"a/b\"",
+        "change --name",
+    );
     managed.run(&["load", "--name", "nobody"]).fails(
         1,
         "there is no model 'nobody'",
@@ -236,7 +250,14 @@ fn who_manages_a_server_is_told_why_a_load_failed() {
     };
     assert_eq!(
         words(reason),
-        words(&format!("{said} (model_incompatible)"))
+        words(&format!(
+            "{said} (model_incompatible) try again: `bitnet load PATH --name next`"
+        ))
+    );
+    managed.run(&["load", "--name", "next"]).fails(
+        2,
+        "only PATH says where it is; the last load of it failed: cut.gguf",
+        "name it again: PATH",
     );
     assert!(
         table.stdout.lines().all(|line| line.chars().count() <= 80),
@@ -249,10 +270,86 @@ fn who_manages_a_server_is_told_why_a_load_failed() {
     std::fs::rename(managed.at("v2.gguf"), managed.at("away")).unwrap();
     let failed = managed.run(&["load", "--name", "spare", "--wait"]);
     assert_ne!(failed.code, Some(0), "{failed:?}");
-    assert!(managed.run(&["ps"]).ok().contains("\nspare failed:\n"));
+    let table = managed.run(&["ps"]);
+    assert!(table.ok().contains("\nspare failed:\n"), "{table:?}");
+    assert!(
+        table
+            .stdout
+            .contains("try again: `bitnet load --name spare`"),
+        "{table:?}"
+    );
     std::fs::rename(managed.at("away"), managed.at("v2.gguf")).unwrap();
     managed.run(&["load", "--name", "spare", "--wait"]).ok();
     assert!(!managed.run(&["ps"]).ok().contains("spare failed"));
+}
+
+#[test]
+fn files_are_listed_for_administrators_with_the_models_that_come_from_them() {
+    let managed = Managed::start();
+    let long =
+        "a-name-that-is-longer-than-any-column-of-eighty-characters-would-ever-have-room-for.gguf";
+    std::fs::copy(managed.at("v1.gguf"), managed.at(long)).unwrap();
+    let files = managed.run(&["ps", "--files"]);
+    let row = |table: &str, begin: &str| {
+        let line = table.lines().find(|line| line.starts_with(begin));
+        line.unwrap_or_else(|| panic!("{begin}: {table}"))
+            .to_owned()
+    };
+    assert!(row(files.ok(), "v1.gguf ").ends_with(" story"), "{files:?}");
+    assert!(row(files.ok(), "v2.gguf ").ends_with(" spare"), "{files:?}");
+    // No terminal reads this, so it is whole.
+    assert!(row(files.ok(), long).ends_with(" -"), "{files:?}");
+    let listed = managed.run(&["ps", "--files", "--format", "json"]).json();
+    assert_eq!(listed["files"].as_array().unwrap().len(), 4, "{listed}");
+    managed
+        .run_as("infer", &["ps", "--files"])
+        .fails(1, "insufficient_role", "--role admin");
+
+    let models = managed.run(&["ps"]);
+    assert!(
+        row(models.ok(), "story ").ends_with(" v1.gguf"),
+        "{models:?}"
+    );
+    assert!(
+        row(models.ok(), "spare ").ends_with(" v2.gguf"),
+        "{models:?}"
+    );
+    let models = managed.run_as("infer", &["ps"]);
+    assert!(row(models.ok(), "story ").ends_with(" -"), "{models:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_server_that_is_shutting_down_is_listed_and_called_so() {
+    use std::io::{Read, Write};
+    let managed = Managed::start();
+    let served = &managed.served;
+    assert_eq!(managed.run(&["ps"]).stderr, "");
+    // A body that does not come holds the end up; the answer to its head says that the server waits for it.
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", served.port())).unwrap();
+    let key = std::fs::read_to_string(managed.at("admin.key")).unwrap();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        key.trim()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 100");
+    served.signal("TERM");
+    served.until_line("draining");
+    let told = |ended: Ended| {
+        assert!(ended.ok().contains("v1.gguf"), "{ended:?}");
+        ended.stderr.contains("the server is shutting down")
+    };
+    crate::served::until(
+        "words about the end",
+        || served.text(),
+        || told(managed.run(&["ps"])).then_some(()),
+    );
+    let listed = managed.run(&["ps", "--format", "json"]).json();
+    assert_eq!(listed["draining"], true);
 }
 
 #[test]

@@ -1,18 +1,13 @@
-//! The layer that every request passes: host, credentials, role, limits, in this order.
+//! The rules that every request is held against: host, credentials, role, limits, in this order.
 //!
-//! It knows no shape of errors: whoever mounts it says how a [`Refusal`] is told. A request's [`Permit`] lives as long
-//! as the body of its answer, so a stream counts as one of its principal's requests until its end.
+//! They know no shape of errors: whoever mounts the [layer](super::layer) says how a [`Refusal`] is told.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use axum::body::Body;
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use sha2::{Digest, Sha256};
 
 use super::access::{AccessTable, Role, RouteAccess};
@@ -28,7 +23,6 @@ use super::rate::{Exceeded, Permit, RateLimiter, RateLimits, Remaining, TooMuch}
 use super::refusals::RefusalLimiter;
 use crate::config::ServerConfig;
 use crate::config::settings::LimitSettings;
-use crate::held_body::HeldBody;
 use crate::peers::peer_of;
 use crate::request_log::{AdminAction, AuditNote, RequestNotes};
 
@@ -83,12 +77,20 @@ pub enum Refusal {
         allowed: String,
     },
     /// A limit of its principal is reached.
-    #[error(
-        "too many {}: the limit of this client is reached; try again in {:.1} s",
-        .0.exceeded.counted(),
-        .0.retry_after.as_secs_f64()
-    )]
+    #[error("{}", limit_reached(.0))]
     TooMuch(TooMuch),
+}
+
+/// What is told of a limit that is reached.
+fn limit_reached(too_much: &TooMuch) -> String {
+    match &too_much.quota {
+        Some(quota) => quota.to_string(),
+        None => format!(
+            "too many {}: the limit of this client is reached; try again in {:.1} s",
+            too_much.exceeded.counted(),
+            too_much.retry_after.as_secs_f64()
+        ),
+    }
 }
 
 /// Nobody could be let in rightly, so the server does not start.
@@ -239,7 +241,7 @@ impl Guard {
     }
 
     /// Whether a request is for administrators: for the log, whatever comes of it.
-    fn admin_action(&self, head: RequestHead<'_>) -> Option<AdminAction> {
+    pub(super) fn admin_action(&self, head: RequestHead<'_>) -> Option<AdminAction> {
         let need = self.table.access(head.method, head.route?)?;
         (need == RouteAccess::Admin).then(|| AdminAction {
             peer: head.peer,
@@ -314,7 +316,14 @@ impl Guard {
             let share = (!quota.is_none()).then(|| self.quotas.enter(&id, quota, now.time));
             let share = share.transpose().map_err(Refusal::TooMuch)?;
             let entered = self.limiter.enter(&id, limits, now.instant);
-            entered.map_err(Refusal::TooMuch)?.with_quota(share)
+            let entered = entered.map_err(|too_much| {
+                let of_quota = share.as_ref().and_then(|share| share.remaining(now.time));
+                Refusal::TooMuch(TooMuch {
+                    remaining: too_much.remaining.or_less(of_quota),
+                    ..too_much
+                })
+            });
+            entered?.with_quota(share)
         } else {
             self.limiter.let_free(&id)
         };
@@ -384,6 +393,7 @@ impl Guard {
                 exceeded: Exceeded::Credentials,
                 retry_after,
                 remaining: Remaining::default(),
+                quota: None,
             });
         }
         // As many lines as are counted: a flood is told by its answers' own.
@@ -409,57 +419,6 @@ impl Guard {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&digest[..8]);
         u64::from_le_bytes(bytes)
-    }
-}
-
-/// What the layer needs: the rules, and how a refusal is told.
-#[derive(Clone)]
-pub struct AuthGate {
-    /// The rules.
-    pub guard: Arc<Guard>,
-    /// Status and body of a refusal; the layer adds the headers.
-    pub tell: fn(&Refusal) -> Response,
-}
-
-/// The layer, for `axum::middleware::from_fn_with_state`. It must be the router's, so that it runs for every route, and
-/// needs `ConnectInfo<SocketAddr>` to tell those without credentials apart.
-pub async fn layer(State(gate): State<AuthGate>, mut request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let peer = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|info| info.0.ip());
-    let head = RequestHead {
-        method: request.method(),
-        uri: request.uri(),
-        headers: request.headers(),
-        route: route.as_ref().map(MatchedPath::as_str),
-        peer,
-    };
-    let notes = request.extensions().get::<RequestNotes>().cloned();
-    let notes = notes.unwrap_or_default(); // nobody reads them where nobody laid them by
-    let action = gate.guard.admin_action(head);
-    if let Some(action) = &action {
-        notes.set_action(action.clone());
-    }
-    match gate.guard.admit(head, &notes, Moment::now()) {
-        Err(refusal) => {
-            let mut response = (gate.tell)(&refusal);
-            refusal_headers(&refusal, response.headers_mut());
-            response
-        }
-        Ok(None) => next.run(request).await,
-        Ok(Some((principal, permit))) => {
-            if let Some(action) = &action {
-                request.extensions_mut().insert(action.note.clone());
-            }
-            let permit = Arc::new(permit);
-            request.extensions_mut().insert(principal);
-            request.extensions_mut().insert(permit.clone());
-            let mut response = next.run(request).await;
-            rate_headers(&permit.remaining(Instant::now()), response.headers_mut());
-            response.map(|body| Body::new(HeldBody::new(body, permit)))
-        }
     }
 }
 
@@ -514,52 +473,5 @@ fn limits_of(limits: &LimitSettings) -> RateLimits {
         requests_per_minute: limits.requests_per_minute,
         tokens_per_minute: limits.tokens_per_minute,
         concurrent_requests: limits.concurrent_requests,
-    }
-}
-
-fn refusal_headers(refusal: &Refusal, headers: &mut HeaderMap) {
-    match refusal {
-        Refusal::MissingCredentials
-        | Refusal::NobodyHasCredentials
-        | Refusal::InvalidCredentials
-        | Refusal::Expired { .. } => {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        Refusal::TooMuch(too_much) => {
-            let seconds = too_much.retry_after.as_secs_f64().ceil().max(1.0) as u64;
-            headers.insert(header::RETRY_AFTER, seconds.into());
-            rate_headers(&too_much.remaining, headers);
-        }
-        Refusal::MethodNotAllowed { allowed } => {
-            if let Ok(allowed) = HeaderValue::try_from(allowed) {
-                headers.insert(header::ALLOW, allowed);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// `x-ratelimit-*`, in OpenAI's notation.
-fn rate_headers(remaining: &Remaining, headers: &mut HeaderMap) {
-    const REQUESTS: [HeaderName; 3] = [
-        HeaderName::from_static("x-ratelimit-limit-requests"),
-        HeaderName::from_static("x-ratelimit-remaining-requests"),
-        HeaderName::from_static("x-ratelimit-reset-requests"),
-    ];
-    const TOKENS: [HeaderName; 3] = [
-        HeaderName::from_static("x-ratelimit-limit-tokens"),
-        HeaderName::from_static("x-ratelimit-remaining-tokens"),
-        HeaderName::from_static("x-ratelimit-reset-tokens"),
-    ];
-    for (names, left) in [(REQUESTS, remaining.requests), (TOKENS, remaining.tokens)] {
-        let Some((limit, left, reset)) = left else {
-            continue;
-        };
-        let [limit_name, remaining_name, reset_name] = names;
-        headers.insert(limit_name, limit.into());
-        headers.insert(remaining_name, left.into());
-        if let Ok(reset) = HeaderValue::try_from(format!("{}ms", reset.as_millis())) {
-            headers.insert(reset_name, reset);
-        }
     }
 }

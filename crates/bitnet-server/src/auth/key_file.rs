@@ -5,8 +5,8 @@
 //! new ones. The copy has the old file's owner and mode, and where the name is a symbolic link it is what the link
 //! leads to that is replaced: a server that could read its keys can still read them.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use super::allowed_models::is_list;
 use super::clock::unix_seconds;
 use super::expiry::LAST_SECOND;
 use super::key::{ApiKey, KeyHash, is_id};
+use super::private_file;
 use super::quota::Quota;
 use super::rate::RateLimits;
 
@@ -116,13 +117,24 @@ pub enum KeyFileError {
         id: String,
     },
     /// Nothing to revoke.
-    #[error("{path} has no key with the id '{id}'; `bitnet keys list` lists them")]
+    #[error("{path} has no key with the id '{id}'; {}", instead(.named_so))]
     NoSuchKey {
         /// The file.
         path: String,
         /// What was asked for.
         id: String,
+        /// Ids of the keys that have it as their name.
+        named_so: Vec<String>,
     },
+}
+
+/// What to name instead of an id that is none.
+fn instead(named_so: &[String]) -> String {
+    match named_so {
+        [] => "`bitnet keys list` lists them".into(),
+        [id] => format!("the key of that name has the id {id}"),
+        ids => format!("keys of that name have the ids {}", ids.join(", ")),
+    }
 }
 
 /// What `add` is asked for.
@@ -290,6 +302,11 @@ pub fn revoke(path: &Path, id: &str) -> Result<KeyEntry, KeyFileError> {
         return Err(KeyFileError::NoSuchKey {
             path: path.display().to_string(),
             id: id.chars().filter(|c| !c.is_control()).take(80).collect(),
+            named_so: keys
+                .iter()
+                .filter(|entry| entry.name == id)
+                .map(|entry| entry.id.clone())
+                .collect(),
         });
     };
     let revoked = keys.remove(i);
@@ -322,17 +339,16 @@ fn real(path: &Path) -> Result<PathBuf, KeyFileError> {
 
 /// Holds off other writers until it is dropped.
 fn lock(path: &Path) -> Result<File, KeyFileError> {
-    let lock = beside(path, ".lock");
-    let file = private(OpenOptions::new().create(true).truncate(false))
-        .open(&lock)
-        .map_err(io(&lock))?;
+    let name = private_file::lock_name(path);
+    let failed = io(&name);
+    let file = private_file::open_lock(path).map_err(&failed)?;
     // So that whoever owns the keys can lock them after root did. The lock has no secrets and works without.
     let _ = like(path, &file);
-    file.lock().map_err(io(&lock))?;
+    file.lock().map_err(failed)?;
     Ok(file)
 }
 
-/// Replaces the file as a whole. Called with the lock held, so the name of the copy is free.
+/// Replaces the file as a whole. Called with the lock held.
 fn replace(path: &Path, keys: Vec<KeyEntry>) -> Result<(), KeyFileError> {
     let contents = Contents {
         version: VERSION,
@@ -341,22 +357,7 @@ fn replace(path: &Path, keys: Vec<KeyEntry>) -> Result<(), KeyFileError> {
     let mut text =
         serde_json::to_vec_pretty(&contents).map_err(|e| invalid(path, e.to_string()))?;
     text.push(b'\n');
-    let copy = beside(path, ".new");
-    let written = private(OpenOptions::new().create(true).truncate(true))
-        .open(&copy)
-        .map_err(io(path))
-        .and_then(|mut file| {
-            like(path, &file)?;
-            file.write_all(&text)
-                .and_then(|()| file.sync_all())
-                .and_then(|()| std::fs::rename(&copy, path))
-                .map_err(io(path))
-        });
-    if written.is_err() {
-        // The copy has no secrets and the next writer truncates it, so a failure to remove it is no second error.
-        let _ = std::fs::remove_file(&copy);
-    }
-    written
+    private_file::replace(path, &text, |copy| like(path, copy), io(path))
 }
 
 /// Gives `file` the owner and the mode of what is at `path`, if anything is.
@@ -381,20 +382,6 @@ fn like(path: &Path, file: &File) -> Result<(), KeyFileError> {
 #[cfg(not(unix))]
 fn like(_: &Path, _: &File) -> Result<(), KeyFileError> {
     Ok(())
-}
-
-/// Files that only their owner may read, where the system knows owners.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options.write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> KeyFileError {

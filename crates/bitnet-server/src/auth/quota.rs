@@ -8,6 +8,7 @@
 //! hand-over: each adds what it has counted since it last did, under a lock, and learns what the others have.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,72 @@ impl Quota {
     /// Whether it holds nothing back.
     pub fn is_none(&self) -> bool {
         *self == Quota::default()
+    }
+}
+
+/// What a quota is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Period {
+    /// A day of UTC.
+    Day,
+    /// A month of UTC.
+    Month,
+}
+
+impl Period {
+    /// Its name, in messages and for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Period::Day => "day",
+            Period::Month => "month",
+        }
+    }
+}
+
+/// How much of a quota is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotaState {
+    /// For which time.
+    pub period: Period,
+    /// Tokens in it.
+    pub limit: u64,
+    /// Tokens that were used.
+    pub used: u64,
+    /// Tokens that are set aside for requests under way.
+    pub set_aside: u64,
+    /// When it begins anew, in seconds since 1970.
+    pub resets_at: u64,
+}
+
+impl QuotaState {
+    /// Tokens that nobody has used or set aside.
+    fn left(&self) -> u64 {
+        let taken = self.used.saturating_add(self.set_aside);
+        self.limit.saturating_sub(taken)
+    }
+
+    /// The same as headers tell it, at the second `now`.
+    fn remaining(&self, now: u64) -> (u64, u64, Duration) {
+        let reset = Duration::from_secs(self.resets_at.saturating_sub(now));
+        (self.limit, self.left(), reset)
+    }
+}
+
+impl fmt::Display for QuotaState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (limit, period, used) = (self.limit, self.period.name(), self.used);
+        write!(
+            f,
+            "the key's quota of {limit} tokens a {period} is used up: {used} were used"
+        )?;
+        if used < limit {
+            write!(
+                f,
+                " and {} are set aside for requests under way",
+                self.set_aside
+            )?;
+        }
+        write!(f, "; it begins anew at {}", expiry::written(self.resets_at))
     }
 }
 
@@ -221,27 +288,44 @@ impl QuotaLedger {
 impl Account {
     /// Whether anything is left in the day and month that it is of, at the second `now`.
     fn has_some(&self, quota: Quota, now: u64) -> Result<(), TooMuch> {
-        let used = self.known.and(self.counted);
+        let Some(state) = self.states(quota).find(|state| state.left() == 0) else {
+            return Ok(());
+        };
+        let remaining = state.remaining(now);
+        Err(TooMuch {
+            exceeded: Exceeded::Quota,
+            retry_after: match state.used < state.limit {
+                true => UNDER_WAY,
+                false => remaining.2,
+            },
+            remaining: Remaining::default().or_less(Some(remaining)),
+            quota: Some(Box::new(state)),
+        })
+    }
+
+    /// The quotas that there are, in the day and month that it is of; that of the month first.
+    fn states(&self, quota: Quota) -> impl Iterator<Item = QuotaState> {
+        let (used, set_aside) = (self.known.and(self.counted), self.set_aside);
         let day_ends = used.day.saturating_add(1).saturating_mul(DAY);
         let month_ends = first_second_after(used.month);
-        for (limit, used, ends) in [
-            (quota.tokens_per_month, used.in_month, month_ends),
-            (quota.tokens_per_day, used.in_day, day_ends),
-        ] {
-            if limit == 0 || used.saturating_add(self.set_aside) < limit {
-                continue;
-            }
-            let retry_after = match used < limit {
-                true => UNDER_WAY,
-                false => Duration::from_secs(ends.saturating_sub(now)),
-            };
-            return Err(TooMuch {
-                exceeded: Exceeded::Quota,
-                retry_after,
-                remaining: Remaining::default(),
-            });
-        }
-        Ok(())
+        [
+            (
+                Period::Month,
+                quota.tokens_per_month,
+                used.in_month,
+                month_ends,
+            ),
+            (Period::Day, quota.tokens_per_day, used.in_day, day_ends),
+        ]
+        .into_iter()
+        .filter(|(_, limit, _, _)| *limit > 0)
+        .map(move |(period, limit, used, resets_at)| QuotaState {
+            period,
+            limit,
+            used,
+            set_aside,
+            resets_at,
+        })
     }
 }
 
@@ -259,6 +343,20 @@ impl QuotaShare {
             }
             account.set_aside = account.set_aside.saturating_add(tokens);
             Ok(())
+        })
+    }
+
+    /// What is left now of the quota of which the least is: its limit, that, and the time until it begins anew.
+    pub(super) fn remaining(&self, now: SystemTime) -> Option<(u64, u64, Duration)> {
+        let now = unix_seconds(now);
+        self.account(|account| {
+            let account = Account {
+                known: account.known.at(now),
+                counted: account.counted.at(now),
+                ..*account
+            };
+            let least = account.states(self.quota).min_by_key(QuotaState::left);
+            least.map(|state| state.remaining(now))
         })
     }
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::quota::QuotaShare;
+use super::clock::Moment;
+use super::quota::{QuotaShare, QuotaState};
 
 /// Principals that are remembered; while as many are active, new ones are refused. One is some 200 bytes.
 const MAX_PRINCIPALS: usize = 65_536;
@@ -79,13 +80,24 @@ impl Exceeded {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Remaining {
     /// Of requests; `None` where there is no limit.
-    pub requests: Option<(u32, u32, Duration)>,
-    /// Of tokens; `None` where there is no limit.
-    pub tokens: Option<(u32, u32, Duration)>,
+    pub requests: Option<(u64, u64, Duration)>,
+    /// Of tokens, in a minute, a day or a month, whichever has the least left; `None` where there is no limit.
+    pub tokens: Option<(u64, u64, Duration)>,
+}
+
+impl Remaining {
+    /// The same, with these tokens where they are less.
+    pub(super) fn or_less(self, tokens: Option<(u64, u64, Duration)>) -> Remaining {
+        let each = self.tokens.into_iter().chain(tokens);
+        Remaining {
+            tokens: each.min_by_key(|(_, left, _)| *left),
+            ..self
+        }
+    }
 }
 
 /// A refusal.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TooMuch {
     /// Which limit.
     pub exceeded: Exceeded,
@@ -93,6 +105,8 @@ pub struct TooMuch {
     pub retry_after: Duration,
     /// What is left.
     pub remaining: Remaining,
+    /// The quota that is used up, if it is one.
+    pub quota: Option<Box<QuotaState>>,
 }
 
 /// The accounts of all principals.
@@ -161,6 +175,7 @@ impl RateLimiter {
                     exceeded: Exceeded::Requests,
                     retry_after: WINDOW,
                     remaining: Remaining::default(),
+                    quota: None,
                 });
             }
         }
@@ -179,6 +194,7 @@ impl RateLimiter {
             exceeded,
             retry_after,
             remaining: account.remaining(),
+            quota: None,
         };
         if limits.concurrent_requests > 0 && account.running >= limits.concurrent_requests {
             // Nobody knows when one of them ends; a second is long for a client and short for an answer.
@@ -243,12 +259,14 @@ impl Permit {
     }
 
     /// What is left now; of nothing for a request that has no limits.
-    pub fn remaining(&self, now: Instant) -> Remaining {
-        self.account(|account| {
-            account.fill(now);
+    pub fn remaining(&self, now: Moment) -> Remaining {
+        let of_minute = self.account(|account| {
+            account.fill(now.instant);
             account.remaining()
-        })
-        .unwrap_or_default()
+        });
+        let quota = self.quota.as_ref();
+        let of_quota = quota.and_then(|share| share.remaining(now.time));
+        of_minute.unwrap_or_default().or_less(of_quota)
     }
 
     /// Sets `tokens` aside for a request. More than a minute's worth needs a full bucket, and leaves a debt.
@@ -275,6 +293,7 @@ impl Permit {
                 exceeded: Exceeded::Tokens,
                 retry_after: time_for(missing, limit),
                 remaining: account.remaining(),
+                quota: None,
             })
         });
         if let Some(Err(too_much)) = missing {
@@ -372,8 +391,8 @@ impl Account {
             let missing = f64::from(limit) - left;
             (limit > 0).then(|| {
                 (
-                    limit,
-                    left.max(0.0) as u32,
+                    u64::from(limit),
+                    left.max(0.0) as u64,
                     time_for(missing.max(0.0), limit),
                 )
             })

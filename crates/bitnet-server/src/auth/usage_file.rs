@@ -4,14 +4,15 @@
 //! in it is taken as what anybody may have written: it is bounded, ids are ids, and a sum never runs over.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::key::is_id;
+use super::private_file;
 use super::quota::Used;
 use crate::log::LIFE;
 
@@ -126,28 +127,16 @@ pub fn add(
         keys,
     };
     let text = serde_json::to_vec(&contents).expect("numbers and ids are JSON");
-    let copy = beside(path, ".new");
-    let written = private(OpenOptions::new().create(true).truncate(true))
-        .open(&copy)
-        .and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&copy, path)
-        });
-    if let Err(source) = written {
-        // The next writer truncates it, so a failure to remove it is no second error.
-        let _ = std::fs::remove_file(&copy);
-        return Err(io(path)(source));
-    }
+    private_file::replace(path, &text, |_| Ok(()), io(path))?;
     Ok(contents.keys)
 }
 
 /// The lock of those who change the file at `path`; it ends when it is dropped.
 fn lock(path: &Path) -> Result<File, UsageFileError> {
-    let lock = beside(path, ".lock");
-    let file = private(OpenOptions::new().create(true).truncate(false)).open(&lock);
-    let file = file.map_err(io(&lock))?;
-    take(&file).map_err(io(&lock))?;
+    let name = private_file::lock_name(path);
+    let failed = io(&name);
+    let file = private_file::open_lock(path).map_err(&failed)?;
+    take(&file).map_err(failed)?;
     Ok(file)
 }
 
@@ -179,6 +168,19 @@ fn read_or_move(path: &Path) -> Result<BTreeMap<String, Used>, UsageFileError> {
     Ok(BTreeMap::new())
 }
 
+/// The file's name where no setting names it: that of the keys with `.usage` behind it.
+pub fn of_keys(keys: &Path) -> PathBuf {
+    private_file::beside(keys, ".usage")
+}
+
+/// Tells what would keep a server from writing the file, without disturbing one that does.
+///
+/// # Errors
+/// What the system refuses.
+pub fn check_writable(path: &Path) -> Result<(), UsageFileError> {
+    private_file::check_replaceable(path).map_err(io(path))
+}
+
 /// What a server that began now would say of the file and do with it; nothing of a whole one. Nothing is changed.
 pub fn doubt(path: &Path) -> Option<String> {
     let error = read(path).err()?;
@@ -191,21 +193,7 @@ pub fn doubt(path: &Path) -> Option<String> {
 
 /// Where a damaged file goes.
 fn aside(path: &Path) -> PathBuf {
-    beside(path, ".damaged")
-}
-
-/// Files that only their owner may read, where the system knows owners.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options.write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+    private_file::beside(path, ".damaged")
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> UsageFileError {

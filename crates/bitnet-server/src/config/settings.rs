@@ -16,6 +16,7 @@ use super::value::{
     AccessLogFormat, ByteSize, DevicePreference, EngineWord, Given, JwtAlgorithm, Limit, LogFormat,
     LoopbackInference, OtlpProtocol, PoolingChoice, SettingValue, TimeLimit,
 };
+use crate::auth::usage_file;
 
 /// When a changed setting takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +73,7 @@ impl AuthSettings {
     /// Where it is kept what keys have used of their quotas; nowhere without keys.
     pub fn usage_path(&self) -> Option<PathBuf> {
         let keys = self.keys_file.as_ref()?;
-        let beside = || {
-            let mut name = keys.as_os_str().to_owned();
-            name.push(".usage");
-            name.into()
-        };
+        let beside = || usage_file::of_keys(keys);
         Some(self.usage_file.clone().unwrap_or_else(beside))
     }
 }

@@ -107,7 +107,7 @@ error_codes! {
         "ask for localhost or a loopback address; server.allowed_hosts adds names, server.allowed_origins pages";
     /// The path or name of a model lies outside what the operator allows.
     ModelNotAllowed: FORBIDDEN PERMISSION "model_not_allowed"
-        "name a model in one of the directories that the operator has configured";
+        "paths are relative to the operator's models.directories: GET /v1/model_files lists what is there";
     /// There is no such model, or the key is not good for it.
     ModelNotFound: NOT_FOUND REQUEST "model_not_found"
         "GET /v1/models lists the models";
@@ -144,6 +144,9 @@ error_codes! {
     /// The name has a model in memory, so none is loaded under it.
     ModelAlreadyLoaded: UNPROCESSABLE_ENTITY REQUEST "model_already_loaded"
         "POST /v1/models/swap puts another version in its place";
+    /// The name means a model of another file, so none is loaded under it.
+    ModelIdTaken: UNPROCESSABLE_ENTITY REQUEST "model_id_taken"
+        "POST /v1/models/swap puts another file behind the name; or load it under an id of its own";
     /// There is no version that a rollback could go back to.
     NoPreviousVersion: UNPROCESSABLE_ENTITY REQUEST "no_previous_version"
         "a rollback is done once: POST /v1/models/swap puts any version in place, by its path";

@@ -57,7 +57,13 @@ pub fn confine(
 ) -> Result<PathBuf, ApiError> {
     let refused = || {
         let message = format!("{field} names no model in the configured directories");
-        ApiError::about(field, ErrorCode::ModelNotAllowed, message)
+        let error = ApiError::about(field, ErrorCode::ModelNotAllowed, message);
+        match directories {
+            [] => {
+                error.with_hint("the operator has configured none: models.directories names them")
+            }
+            _ => error,
+        }
     };
     let path = Path::new(asked);
     let climbs = |part| matches!(part, Component::ParentDir);
@@ -86,9 +92,24 @@ pub async fn confine_aside(
     asked: String,
     directories: Vec<PathBuf>,
 ) -> Result<PathBuf, ApiError> {
+    aside(move || confine(field, &asked, &directories)).await?
+}
+
+/// Whether `path`, which is resolved, is what `origin` leads to now, links and all; looked at as [`confine_aside`] does.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub async fn is_same_aside(path: PathBuf, origin: PathBuf) -> Result<bool, ApiError> {
+    aside(move || path == origin || origin.canonicalize().is_ok_and(|origin| origin == path)).await
+}
+
+/// What `look` finds on a thread of its own.
+async fn aside<T: Send + 'static>(
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
     let (sender, found) = oneshot::channel();
     let look = move || {
-        let _ = sender.send(confine(field, &asked, &directories)); // nobody waits any more
+        let _ = sender.send(look()); // nobody waits any more
     };
     let failed = |reason: String| {
         let message = format!("no thread can be started to look at files: {reason}");
@@ -96,8 +117,7 @@ pub async fn confine_aside(
     };
     let started = thread::Builder::new().name("paths".into()).spawn(look);
     started.map_err(|error| failed(error.to_string()))?;
-    let found = found.await;
-    found.unwrap_or_else(|_| Err(failed("it panicked".into())))
+    found.await.map_err(|_| failed("it panicked".into()))
 }
 
 fn is_inside(path: &Path, directories: &[PathBuf]) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::entry::Entry;
 use super::load::{LoadOrder, bytes_of};
-use super::policy::{ModelOrigin, OriginSource};
+use super::policy::OriginSource;
 use super::registry::Table;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
@@ -51,12 +51,12 @@ impl Drop for WeightRoom {
 /// when that is not enough.
 ///
 /// # Errors
-/// [`ErrorCode::ModelIncompatible`] for a model that there can never be room for; [`ErrorCode::Overloaded`] when those that
-/// are loaded are in use, pinned or have just come.
+/// [`ErrorCode::ModelIncompatible`] for a model that there can never be room for, alone or beside those that never leave;
+/// [`ErrorCode::Overloaded`] when those that are loaded are in use or have just come.
 pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiError> {
     let (policy, arriving) = (&app.manager.policy, &app.manager.arriving);
     let limit = policy.cache_bytes;
-    let needed = file_bytes(&order.origin);
+    let needed = source_bytes(&order.origin.source);
     if limit == 0 {
         return Ok(arriving.take(needed));
     }
@@ -68,6 +68,18 @@ pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiE
             .with_hint("raise models.cache_size, or load a smaller model"));
     }
     let mut table = app.models.write();
+    let stays = staying_bytes(&table, order, &policy.pinned);
+    if stays.saturating_add(needed) > limit {
+        // Whoever tried again would be refused for as long as this server runs.
+        let message = format!(
+            "its files have {needed} bytes, models that never make room have {stays}, and models.cache_size lets all \
+             have {limit}"
+        );
+        return Err(ApiError::new(ErrorCode::ModelIncompatible, message).with_hint(
+            "raise models.cache_size, pin fewer models, or unload one; a swap needs room for both versions with blue_green \
+             alone",
+        ));
+    }
     let mut taken = table_bytes(&table, order) + arriving.bytes();
     let loaded = taken;
     let mut idle: Vec<(u64, String, u64, Duration)> = table
@@ -88,13 +100,13 @@ pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiE
         .collect();
     idle.sort_unstable();
     let mut leaving = Vec::new();
-    let mut stays = Duration::ZERO;
+    let mut longest_stay = Duration::ZERO;
     for (_, id, bytes, its_stay) in idle {
         if taken + needed <= limit {
             break;
         }
         if its_stay > Duration::ZERO {
-            stays = stays.max(its_stay);
+            longest_stay = longest_stay.max(its_stay);
         } else {
             taken -= bytes;
             leaving.push(id);
@@ -102,10 +114,10 @@ pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiE
     }
     if taken + needed > limit {
         let message = format!(
-            "there is no room: {loaded} bytes of weights are loaded, too many of them in use, pinned or just loaded, {needed} more \
-             are wanted, models.cache_size is {limit}"
+            "there is no room: {loaded} bytes of weights are loaded, too many of them in use or just loaded, {needed} more are \
+             wanted, models.cache_size is {limit}"
         );
-        let wait = stays.max(Duration::from_secs(1));
+        let wait = longest_stay.max(Duration::from_secs(1));
         return Err(ApiError::new(ErrorCode::Overloaded, message).retry_after(wait));
     }
     let room = arriving.take(needed);
@@ -121,8 +133,9 @@ pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiE
     Ok(room)
 }
 
-fn file_bytes(origin: &ModelOrigin) -> u64 {
-    match &origin.source {
+/// Bytes of a model's files: what it counts as before it is loaded; 0 for what is not there.
+pub(crate) fn source_bytes(source: &OriginSource) -> u64 {
+    match source {
         OriginSource::Path(path) => bytes_of(path),
         OriginSource::Bytes { bytes, .. } => bytes.len() as u64,
     }
@@ -135,6 +148,20 @@ fn table_bytes(table: &Table, order: &LoadOrder) -> u64 {
         // The version before the one that answers goes in any case.
         true if order.keeps_old => entry.current().map_or(0, bytes_in_memory),
         true => 0,
+    };
+    table.entries.iter().map(bytes).sum()
+}
+
+/// Bytes of what is in memory beside what is ordered and leaves for nothing: pinned models, and the version that a swap
+/// keeps.
+fn staying_bytes(table: &Table, order: &LoadOrder, pinned: &[String]) -> u64 {
+    let bytes = |(id, entry): (&String, &Entry)| {
+        let stays = match *id == order.id {
+            true => order.keeps_old,
+            false => pinned.contains(id),
+        };
+        let current = entry.current().filter(|_| stays);
+        current.map_or(0, bytes_in_memory)
     };
     table.entries.iter().map(bytes).sum()
 }

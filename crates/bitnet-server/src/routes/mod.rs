@@ -28,7 +28,7 @@ use axum::routing::{get, post};
 
 use crate::app::App;
 use crate::auth::cors;
-use crate::auth::guard::{self, AuthGate};
+use crate::auth::layer::{self, AuthGate};
 use crate::auth::{AccessTable, Guard, RouteAccess};
 use crate::error::{ApiError, ErrorCode};
 use crate::{leaving, panics, path, request_id};
@@ -123,7 +123,7 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), leaving::layer))
         .layer(from_fn(path::layer))
-        .layer(from_fn_with_state(gate, guard::layer));
+        .layer(from_fn_with_state(gate, layer::layer));
     finished(routes, app, guard)
 }
 
@@ -135,7 +135,7 @@ pub fn health_router(app: Arc<App>, guard: Arc<Guard>, takes_keys: bool) -> Rout
         false => probes(),
     };
     let routes = routes
-        .route_layer(from_fn_with_state(gate(&guard), guard::layer))
+        .route_layer(from_fn_with_state(gate(&guard), layer::layer))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
     finished(routes, app, guard)

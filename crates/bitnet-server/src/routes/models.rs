@@ -39,6 +39,7 @@ pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<ModelList
             .chain(&failed)
             .map(|seen| ModelStatus::of(&app, seen, caller.is_admin))
             .collect(),
+        draining: app.is_draining(),
     })
 }
 
@@ -62,6 +63,8 @@ pub struct ModelList {
     object: &'static str,
     data: Vec<ListedModel>,
     models: Vec<ModelStatus>,
+    /// Whether the server ends, and takes no request any more.
+    draining: bool,
 }
 
 /// A model as OpenAI shows one.

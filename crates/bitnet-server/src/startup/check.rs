@@ -5,9 +5,9 @@
 
 use bitnet_inference::{Access, Checkpoint, CheckpointOptions, Error, LoadOptions, check_room};
 
-use super::{FirstModel, StartupError, first_name, policy_and_name, telemetry};
+use super::{FirstModel, StartupError, first_name, policy_and_name, setting, telemetry};
 use crate::auth::{key_file, usage_file};
-use crate::config::{Origin, ServerConfig, SettingError};
+use crate::config::{ServerConfig, SettingError};
 use crate::machine;
 use crate::model_manager::policy::{self, OriginSource};
 use crate::model_manager::version;
@@ -15,8 +15,8 @@ use crate::process::Process;
 use crate::request_log::RequestLog;
 
 /// Tells what would keep a server from starting, as far as no weights have to be read for that: the checks of
-/// [`Process::begin`] and [`prepare`](super::prepare) without what they take. No port is opened and no file made, so a
-/// server that runs is not disturbed. Of models the headers are read.
+/// [`Process::begin`] and [`prepare`](super::prepare) without what they take. No port is opened and no file left behind,
+/// so a server that runs is not disturbed. Of models the headers are read.
 ///
 /// Returns what is probably not meant, a line each.
 ///
@@ -27,16 +27,11 @@ pub fn check(config: &ServerConfig, first: FirstModel) -> Result<Vec<String>, St
     if let Some(telemetry) = telemetry(config)? {
         telemetry.close();
     }
-    let (policy, _) = policy_and_name(config, first.others, &first.source)?;
+    let (policy, _, mut doubts) = policy_and_name(config, &first)?;
     RequestLog::check(&config.monitoring).map_err(StartupError::Log)?;
     let options = policy::serving(config, first.options);
-    check_model(&first.source, &options, policy.kv_cache_bytes).map_err(|source| {
-        StartupError::Model {
-            name: first.source.name(),
-            source,
-        }
-    })?;
-    let mut doubts = unknown_names(config, &first.source);
+    check_model(&first.source, &options, policy.kv_cache_bytes)
+        .map_err(|error| StartupError::of_model(config, first.source.name(), error))?;
     let usage = config.auth.usage_path();
     doubts.extend(usage.and_then(|path| usage_file::doubt(&path)));
     doubts.extend(crowded(&first.source, policy.kv_cache_bytes));
@@ -45,6 +40,7 @@ pub fn check(config: &ServerConfig, first: FirstModel) -> Result<Vec<String>, St
         check_model(&source, &policy.options, policy.kv_cache_bytes).map_err(|source| {
             StartupError::Configured {
                 id: id.clone(),
+                setting: setting::prefix(config, &source),
                 source,
             }
         })?;
@@ -81,9 +77,9 @@ pub(super) fn memory_for_cache(config: &ServerConfig) -> Result<(), SettingError
     let key = "performance.kv_cache_memory";
     match (config.performance.kv_cache_memory, machine::total_memory()) {
         (Some(cache), Some(total)) if cache.0 > total => {
-            let origin = config.origin(key).unwrap_or(&Origin::Default);
+            let setting = config.named(key);
             Err(SettingError::Contradiction(format!(
-                "{origin}: {key} is {} bytes, more than the {total} of memory that there are here: say less, or leave \
+                "{setting} is {} bytes, more than the {total} of memory that there are here: say less, or leave \
                  it out, and it is sized by what there is",
                 cache.0
             )))
@@ -104,6 +100,18 @@ fn crowded(source: &OriginSource, kv_cache_bytes: Option<u64>) -> Option<String>
             files.bytes()
         )
     })
+}
+
+/// Why the file of used tokens could not be written, if a key has a quota: what is counted then ends with the process, and
+/// that shows when it is too late.
+pub(super) fn unwritable_usage(config: &ServerConfig) -> Option<String> {
+    let keys = config.auth.keys_file.as_ref()?;
+    let keys = key_file::entries(keys).ok()?;
+    keys.iter().find(|key| !key.quota.is_none())?;
+    let error = usage_file::check_writable(&config.auth.usage_path()?).err()?;
+    Some(format!(
+        "{error}: what keys use of their quotas would be forgotten at the end; auth.usage_file names another place"
+    ))
 }
 
 /// Ids that requests may name from the start on.

@@ -223,7 +223,50 @@ fn a_key_whose_quota_is_used_up_is_told_when_there_is_more() {
         refused.body
     );
     let error = &refused.json()["error"];
-    assert_eq!(error["details"], json!({"limit": "quota"}), "{error}");
+    let details = &error["details"];
+    assert_eq!(details["limit"], "quota", "{error}");
+    assert_eq!(
+        (&details["period"], &details["tokens"]),
+        (&"month".into(), &1.into())
+    );
+    let resets_at = details["resets_at"].as_u64().unwrap();
+    let begins = bitnet_server::auth::expiry::written(resets_at);
+    let said = error["message"].as_str().unwrap();
+    for words in ["quota of 1 tokens a month is used up", &begins] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=31 * 86_400).contains(&after), "{after}");
+    let header = |name: &str| refused.header(&format!("x-ratelimit-{name}-tokens"));
+    assert_eq!(
+        (header("limit"), header("remaining")),
+        (Some("1"), Some("0"))
+    );
+    let reset = header("reset").unwrap().strip_suffix("ms").unwrap();
+    assert!(
+        (1..=31 * 86_400_000u64).contains(&reset.parse().unwrap()),
+        "{reset}"
+    );
+}
+
+#[test]
+fn answers_tell_what_is_left_of_a_quota_where_a_minute_has_more() {
+    let (server, key) = server_with(|new| {
+        new.limits.tokens_per_minute = 1_000_000;
+        new.quota.tokens_per_day = 5000;
+        new.quota.tokens_per_month = 100_000;
+    });
+    let body = json!({"prompt": [5, 6, 7], "max_tokens": 1, "ignore_eos": true});
+    let answer = send_with(&server, &key, COMPLETIONS, &body);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.header("x-ratelimit-limit-tokens"), Some("5000"));
+    let left: u64 = answer
+        .header("x-ratelimit-remaining-tokens")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(left, 4996);
+    let reset = answer.header("x-ratelimit-reset-tokens").unwrap();
+    let reset: u64 = reset.strip_suffix("ms").unwrap().parse().unwrap();
+    assert!(reset <= 86_400_000, "{reset}");
 }

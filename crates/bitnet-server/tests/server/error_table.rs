@@ -165,6 +165,9 @@ fn produce(code: ErrorCode) -> Produced {
             let order = json!({"model_path": "v2.gguf", "model_id": "stories"});
             Managed::start().ask("POST", "/v1/models/load", &order)
         }
+        ErrorCode::ModelIdTaken => {
+            return Produced::By("a_name_is_given_to_no_other_file_without_a_word");
+        }
         ErrorCode::NoPreviousVersion => {
             Managed::start().ask("POST", "/v1/models/stories/rollback", &Value::Null)
         }

@@ -14,6 +14,88 @@ fn prompt() -> Value {
 }
 
 #[test]
+fn a_name_is_given_to_no_other_file_without_a_word() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        configured: ["spare", "broken"]
+            .map(|id| (id.to_owned(), policy.directories[0].join("cut.gguf")))
+            .into(),
+        ..policy
+    });
+    let load = |order: &Value| managed.ask("POST", "/v1/models/load?wait=true", order);
+    let order = |file: &str, id: &str| json!({"model_path": file, "model_id": id});
+    let refused = load(&order("family.gguf", "spare"));
+    assert!(refused.is_error(422, "model_id_taken"), "{}", refused.body);
+    let error = &refused.json()["error"];
+    let (message, hint) = (error["message"].as_str(), error["hint"].as_str());
+    let (message, hint) = (message.unwrap(), hint.unwrap());
+    assert!(
+        message.contains("'spare' means cut.gguf, not family.gguf"),
+        "{message}"
+    );
+    assert!(
+        !message.contains(&managed.models.display().to_string()),
+        "{message}"
+    );
+    assert!(hint.contains("/v1/models/swap"), "{hint}");
+    assert_eq!(managed.status("spare")["status"], "unloaded");
+    // Its own file is no other one, however it is written; nor does a load that failed give the name free.
+    let itself = managed.models.join("cut.gguf");
+    let itself = load(&order(itself.to_str().unwrap(), "spare"));
+    assert!(
+        itself.is_error(422, "model_incompatible"),
+        "{}",
+        itself.body
+    );
+    let refused = load(&order("v2.gguf", "spare"));
+    assert!(refused.is_error(422, "model_id_taken"), "{}", refused.body);
+    // The first model, out of memory: it is loaded again from where it was.
+    let unload = "/v1/models/stories/unload";
+    assert_eq!(managed.ask("POST", unload, &Value::Null).status, 200);
+    let refused = load(&order("v2.gguf", "stories"));
+    assert!(refused.is_error(422, "model_id_taken"), "{}", refused.body);
+    // One that is forgotten is nobody's name.
+    let forgotten = managed.ask("DELETE", "/v1/models/broken", &Value::Null);
+    assert_eq!(forgotten.status, 200, "{}", forgotten.body);
+    assert_eq!(load(&order("v2.gguf", "broken")).status, 200);
+}
+
+#[test]
+fn a_load_that_failed_is_tried_again_with_its_file() {
+    let managed = Managed::start();
+    let load = |order: Value| managed.ask("POST", "/v1/models/load?wait=true", &order);
+    let failed = load(json!({"model_path": "cut.gguf", "model_id": "next"}));
+    assert!(
+        failed.is_error(422, "model_incompatible"),
+        "{}",
+        failed.body
+    );
+    let nowhere = load(json!({"model_id": "next"}));
+    assert!(nowhere.is_error(400, "missing_field"), "{}", nowhere.body);
+    let error = &nowhere.json()["error"];
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("'next' has never been loaded"),
+        "{message}"
+    );
+    assert!(message.contains("cut.gguf"), "{message}");
+    let hint = error["hint"].as_str().unwrap();
+    assert!(hint.contains("name it again: model_path"), "{hint}");
+    let loaded = load(json!({"model_path": "v2.gguf", "model_id": "next"}));
+    assert_eq!(loaded.status, 200, "{}", loaded.body);
+}
+
+#[test]
+fn a_server_that_drains_still_lists_its_models_and_says_so() {
+    let managed = Managed::start();
+    let list = || managed.ask("GET", "/v1/models", &Value::Null).json();
+    assert_eq!(list()["draining"], false);
+    managed.server.app.start_draining();
+    let listed = list();
+    assert_eq!(listed["draining"], true);
+    assert_eq!(listed["models"][0]["id"], "stories");
+}
+
+#[test]
 fn the_version_of_a_model_is_its_hash_in_fingerprints_metrics_and_status() {
     let managed = Managed::start();
     let version = managed.version("v1.gguf");

@@ -143,6 +143,38 @@ fn the_bound_on_memory_holds_for_swaps_and_for_versions_that_are_kept() {
 }
 
 #[test]
+fn who_asks_for_what_pinned_models_leave_no_room_for_is_not_told_to_try_again() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        configured: vec![("spare".into(), policy.directories[0].join("v2.gguf"))],
+        pinned: vec!["stories".into()],
+        cache_bytes: TWO_MODELS * 3 / 4,
+        min_residency: Duration::ZERO,
+        ..policy
+    });
+    let refused = ask(&managed, "spare");
+    assert!(
+        refused.is_error(422, "model_incompatible"),
+        "{}",
+        refused.body
+    );
+    let error = &refused.json()["error"];
+    assert_eq!(error["retryable"], false);
+    assert!(refused.header("retry-after").is_none());
+    let hint = error["hint"].as_str().unwrap();
+    assert!(hint.contains("pin fewer models"), "{hint}");
+    // The version that goes makes room; one that is kept does not, however long one waits.
+    let mut order = swap_order("v2.gguf");
+    order["swap_strategy"] = "blue_green".into();
+    let refused = managed.swap(&order);
+    assert!(
+        refused.is_error(422, "model_incompatible"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(managed.swap_to("v2.gguf").status, 200);
+}
+
+#[test]
 fn a_model_that_never_fits_pushes_nobody_out() {
     let managed = Managed::with(|policy| ModelPolicy {
         cache_bytes: TWO_MODELS / 5,

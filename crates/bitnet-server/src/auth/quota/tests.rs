@@ -92,6 +92,48 @@ fn a_quota_ends_with_its_day_and_its_month() {
 }
 
 #[test]
+fn a_refusal_tells_which_quota_how_much_was_used_and_when_it_begins_anew() {
+    let ledger = Arc::new(QuotaLedger::open(None));
+    let quota = Quota {
+        tokens_per_day: 100,
+        tokens_per_month: 1000,
+    };
+    let share = ledger.enter(ID, quota, at(LATE)).unwrap();
+    assert_eq!(
+        share.remaining(at(LATE)),
+        Some((100, 100, Duration::from_secs(3600)))
+    );
+    share.take(90).unwrap();
+    share.settle(90, 90);
+    assert_eq!(share.remaining(at(LATE)).unwrap().1, 10);
+    // The next day is whole, and of the month less is left than that.
+    let new_year = share.remaining(at(LATE + 3600)).unwrap();
+    assert_eq!((new_year.0, new_year.1), (100, 100));
+    let other = ledger.enter(ID, quota, at(LATE)).unwrap();
+    other.take(10).unwrap();
+    let refused = ledger.enter(ID, quota, at(LATE)).unwrap_err();
+    assert_eq!(
+        refused.quota.unwrap().to_string(),
+        "the key's quota of 100 tokens a day is used up: 90 were used and 10 are set aside for requests under way; it \
+         begins anew at 2027-01-01T00:00:00Z"
+    );
+    other.settle(10, 950);
+    let refused = ledger.enter(ID, quota, at(LATE)).unwrap_err();
+    let state = refused.quota.unwrap();
+    assert_eq!(
+        (state.period, state.limit, state.used),
+        (Period::Month, 1000, 1040)
+    );
+    assert_eq!(
+        state.to_string(),
+        "the key's quota of 1000 tokens a month is used up: 1040 were used; it begins anew at 2027-01-01T00:00:00Z"
+    );
+    let reset = Duration::from_secs(3600);
+    assert_eq!(refused.remaining.tokens, Some((1000, 0, reset)));
+    assert_eq!(refused.retry_after, reset);
+}
+
+#[test]
 fn requests_at_once_are_held_against_what_they_have_set_aside() {
     let ledger = Arc::new(QuotaLedger::open(None));
     let enter = || ledger.enter(ID, daily(100), at(LATE));

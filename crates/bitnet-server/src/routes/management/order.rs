@@ -1,6 +1,6 @@
 //! What orders about models say: the model they mean, how it is loaded, and how it is validated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bitnet_inference::{LoadOptions, available_kernels};
@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::fields::{Fields, missing};
 use crate::model::layout;
+use crate::model_manager::entry::ModelState;
 use crate::model_manager::paths;
 use crate::model_manager::policy::{ModelOrigin, OriginSource};
 use crate::model_manager::validate::{
@@ -49,6 +50,7 @@ pub(super) async fn what_to_load(
         };
         let id = id.or_else(stem).unwrap_or_default();
         paths::check_id("model_id", &id)?;
+        refuse_other_file(app, &id, &path).await?;
         return Ok((id, LoadSource::File(path)));
     }
     let id = id.ok_or_else(|| missing("model_path"))?;
@@ -58,8 +60,58 @@ pub(super) async fn what_to_load(
     };
     let id = app.models.id_of(&id).map_err(unknown)?;
     let origin = app.models.origin_of(&id);
-    let origin = origin.ok_or_else(|| missing("model_path"))?;
+    let origin = origin.ok_or_else(|| nowhere(app, &id))?;
     Ok((id, LoadSource::Known(Box::new(origin))))
+}
+
+/// Refuses a file under a name that means another one and has no model in memory at this moment: requests that ask for
+/// the name would have the other one loaded, and be answered by this one. One in memory is told by whoever loads.
+async fn refuse_other_file(app: &App, id: &str, path: &Path) -> Result<(), ApiError> {
+    let Ok(seen) = app.models.look(id) else {
+        return Ok(()); // a new name
+    };
+    let idle = [
+        ModelState::Unloaded,
+        ModelState::Sleeping,
+        ModelState::Failed,
+    ];
+    let (true, Some(origin)) = (idle.contains(&seen.state), app.models.origin_of(id)) else {
+        return Ok(());
+    };
+    let is_same = match &origin.source {
+        OriginSource::Bytes { .. } => false,
+        OriginSource::Path(known) => paths::is_same_aside(path.to_owned(), known.clone()).await?,
+    };
+    if is_same {
+        return Ok(());
+    }
+    let name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
+    let known = match &origin.source {
+        OriginSource::Bytes { name, .. } => (*name).to_owned(),
+        OriginSource::Path(known) => name(known),
+    };
+    let message = format!(
+        "the name '{id}' means {known}, not {}; without model_path that one is loaded",
+        name(path)
+    );
+    Err(ApiError::about(
+        "model_id",
+        ErrorCode::ModelIdTaken,
+        message,
+    ))
+}
+
+/// A model without a path, whose name says nothing of where it is: its first load failed.
+fn nowhere(app: &App, id: &str) -> ApiError {
+    let failure = app.models.look(id).ok().and_then(|seen| seen.failure);
+    let Some(failure) = failure else {
+        return missing("model_path");
+    };
+    let message = format!(
+        "'{id}' has never been loaded, so only model_path says where it is; the last load of it failed: {failure}"
+    );
+    ApiError::about("model_path", ErrorCode::MissingField, message)
+        .with_hint("mend the file, then name it again: model_path")
 }
 
 /// How the files at `path` are loaded, as the request wants it.
