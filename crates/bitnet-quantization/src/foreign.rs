@@ -14,7 +14,7 @@ use self::iq2_s::Iq2sRows;
 use self::tiles::{TilePreset, TileRows, Tiles};
 use crate::error::QuantError;
 use crate::floats::f16_at;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+use crate::ternary::{ScaleLayout, Shape, StoredRows, TernaryRows};
 
 /// A format that is only imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -260,21 +260,17 @@ impl<'a> ForeignRows<'a> {
     }
 }
 
-impl TernaryRows for ForeignRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for ForeignRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, self.scale)
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        self.scale
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale)?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         for (out, scale) in scales.iter_mut().zip(self.row_scales(row)) {
             *out = scale;
         }

@@ -24,7 +24,7 @@ pub use self::encode::{check_tiles, encode_tiles, tile_bytes};
 
 use super::ForeignType;
 use crate::error::QuantError;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows, finite_tensor_scale};
+use crate::ternary::{ScaleLayout, Shape, StoredRows, finite_tensor_scale};
 
 /// Bytes of a scale stored behind the codes, padded.
 const TRAILER_BYTES: usize = 32;
@@ -323,21 +323,17 @@ fn triple_of(index: u8, negative: bool) -> Option<[i8; 3]> {
     Some([value / 9 - 1, value / 3 % 3 - 1, value % 3 - 1])
 }
 
-impl TernaryRows for TileRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for TileRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, ScaleLayout::PerTensor(self.scale))
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        ScaleLayout::PerTensor(self.scale)
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale())?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        _scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let read = match self.ty {
             ForeignType::Tl1 => self.read_tl1(row, trits),
             _ => self.read_tl2(row, trits),
