@@ -131,6 +131,9 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
         return compare::run(before, after, args.format);
     }
     let plan = Plan::of(args, env)?;
+    if args.plot.is_some() {
+        plot::check(&plan.pass_sizes())?;
+    }
     let plot = args.plot.as_deref().map(Pending::new).transpose()?;
     let source = ModelSource::choose(args.model.model.as_deref(), env)?;
     let cooperative = Cooperative::begin();
@@ -142,6 +145,7 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
     for &threads in &plan.threads {
         let bench = Bench::load(&plan, args, env, &source, threads)?;
         report.kernels.push(bench.chosen());
+        report.shape = bench.shape();
         if let Err(error) = bench.run_all(&plan, &cooperative, &bar, &mut report) {
             if error.class != Exit::Interrupted {
                 return Err(error);
@@ -213,6 +217,15 @@ impl Plan {
             ));
         }
         Ok(plan)
+    }
+
+    /// Tokens in the passes that are measured.
+    fn pass_sizes(&self) -> Vec<usize> {
+        let batches: &[usize] = match self.tokens.is_empty() {
+            true => &[],
+            false => &self.batches,
+        };
+        [&self.prompts, batches].concat()
     }
 
     /// Runs that count, of all measurements.

@@ -204,6 +204,15 @@ impl Bench {
             .collect()
     }
 
+    /// The model's shape in words: `30 layers of 2560 and 6912, 128256 tokens`.
+    pub fn shape(&self) -> String {
+        let config = self.engine.config();
+        format!(
+            "{} layers of {} and {}, {} tokens",
+            config.n_layers, config.hidden_size, config.intermediate_size, config.vocab_size
+        )
+    }
+
     /// The kernel that runs.
     pub fn chosen(&self) -> Chosen {
         let info = self.engine.info();
