@@ -1,8 +1,8 @@
 //! What to do about arguments that the grammar refuses.
 //!
 //! Who comes from llama.cpp or ollama types their options, and clap does not know whom they come from: its `-hf` is our
-//! `-h` and then an `-f`, a wish for help that nobody has. So what was typed is looked at again here, when it was refused
-//! or taken for a wish for help, and the hint shows the command that was meant.
+//! `-h` and then an `-f`, a wish for help that nobody has. So what was typed is looked at again here, when it was
+//! refused or taken for a wish for help, and the hint shows the command that was meant.
 
 use std::ffi::OsString;
 use std::path::Path;

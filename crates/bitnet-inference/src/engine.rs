@@ -69,8 +69,8 @@ impl Shared {
 }
 
 impl Engine {
-    /// Packed weights that are to be kept for the next start and are not written yet, once: for the caller to write when it
-    /// likes, on a thread of its own for instance, while the model runs.
+    /// Packed weights that are to be kept for the next start and are not written yet, once: for the caller to write
+    /// when it likes, on a thread of its own for instance, while the model runs.
     pub fn take_unwritten(&self) -> Option<PackedArrays> {
         let mut unwritten = self
             .unwritten
@@ -79,8 +79,9 @@ impl Engine {
         unwritten.take()
     }
 
-    /// Gives back the memory of keys and values that no generation under way holds; what the prefix cache knew is forgotten.
-    /// For models that answer no more, or not for a while. Like [`Engine::turn`] it waits for the step under way.
+    /// Gives back the memory of keys and values that no generation under way holds; what the prefix cache knew is
+    /// forgotten. For models that answer no more, or not for a while. Like [`Engine::turn`] it waits for the step under
+    /// way.
     pub fn forget_idle(&self) {
         self.lock().step.forget_idle();
     }
@@ -147,7 +148,8 @@ impl Engine {
         Ok(Prompt::Ids(ids))
     }
 
-    /// The ids of a text that a chat template wrote; of one that has more than `most`, those of its beginning, more too.
+    /// The ids of a text that a chat template wrote; of one that has more than `most`, those of its beginning, more
+    /// too.
     pub(crate) fn encode_chat(&self, text: &str, most: usize) -> Result<Vec<u32>, Error> {
         let options = EncodeOptions {
             add_special: false,

@@ -32,8 +32,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The published attacks on GGUF readers whose shapes are among the cases. Two more (CVE-2024-32878, CVE-2024-41130) free
-/// or follow what a parse that stopped half-way had not set up: [`no_prefix_and_no_changed_byte_panics`].
+/// The published attacks on GGUF readers whose shapes are among the cases. Two more (CVE-2024-32878, CVE-2024-41130)
+/// free or follow what a parse that stopped half-way had not set up: [`no_prefix_and_no_changed_byte_panics`].
 const ATTACKS: [&str; 14] = [
     "CVE-2024-21802",
     "CVE-2024-21825",

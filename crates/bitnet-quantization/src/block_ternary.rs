@@ -137,8 +137,8 @@ pub(crate) fn longest_blocks(cols: usize) -> impl Iterator<Item = usize> {
     lens.filter(move |&len| len > 1 && len <= cols && cols.is_multiple_of(len))
 }
 
-/// One scale for the tensor if all scales of its blocks agree, else one for the longest blocks whose scales agree. A scale
-/// of zero agrees with any.
+/// One scale for the tensor if all scales of its blocks agree, else one for the longest blocks whose scales agree. A
+/// scale of zero agrees with any.
 pub(crate) fn common_layout(
     cols: usize,
     block_len: usize,

@@ -1,4 +1,5 @@
-//! Formats of single projects, read once: their trits go into a layout of the engine's own. TL1 and TL2 are also written.
+//! Formats of single projects, read once: their trits go into a layout of the engine's own. TL1 and TL2 are also
+//! written.
 //!
 //! - **STQ1_0** (Tencent's Sherry): one zero in every four weights, 42 bytes for 256.
 //! - **IQ1_BN, IQ2_BN** (ik_llama.cpp): a scale in front of each row, then 13 or 16 bytes for 64 weights.
@@ -108,8 +109,8 @@ impl std::fmt::Display for ForeignType {
     }
 }
 
-/// Opens the bytes of a whole tensor `[rows, cols]`. `scale` is that of a tensor of its own, which TL1 and TL2 may have;
-/// their tile sizes are those of `preset`, or of the only presets that have the shape.
+/// Opens the bytes of a whole tensor `[rows, cols]`. `scale` is that of a tensor of its own, which TL1 and TL2 may
+/// have; their tile sizes are those of `preset`, or of the only presets that have the shape.
 ///
 /// # Errors
 /// As [`ForeignRows::new`], [`Iq2sRows::new`] and [`tiles::TileRows::new`], and for tile sizes that nobody tells.
@@ -183,8 +184,8 @@ impl<'a> ForeignRows<'a> {
     /// Takes the bytes of a whole tensor `[rows, cols]`. Scales that are all the same are one scale for the tensor.
     ///
     /// # Errors
-    /// TL1, TL2 and IQ2_S ([`tiles::TileRows`] and [`Iq2sRows`] read them), an impossible shape, another byte count than the shape has, a scale
-    /// that is NaN or infinite.
+    /// TL1, TL2 and IQ2_S ([`tiles::TileRows`] and [`Iq2sRows`] read them), an impossible shape, another byte count
+    /// than the shape has, a scale that is NaN or infinite.
     pub fn new(
         ty: ForeignType,
         rows: usize,

@@ -99,8 +99,8 @@ impl<'a> MlxTensor<'a> {
         Ok(shape)
     }
 
-    /// The weight as one of the engine's types for embeddings and heads: Q2_0 or PQ2_0 where it is ternary in their blocks,
-    /// else F32.
+    /// The weight as one of the engine's types for embeddings and heads: Q2_0 or PQ2_0 where it is ternary in their
+    /// blocks, else F32.
     ///
     /// # Errors
     /// Sizes that do not fit together, numbers that are not finite.
@@ -182,8 +182,8 @@ impl<'a> MlxRows<'a> {
     /// Takes the three tensors of a weight `[rows, cols]`.
     ///
     /// # Errors
-    /// Sizes that do not fit together, numbers that are not finite, a bias that is not `-scale`. Codes are checked when their
-    /// row is read.
+    /// Sizes that do not fit together, numbers that are not finite, a bias that is not `-scale`. Codes are checked when
+    /// their row is read.
     pub fn new(tensor: MlxTensor<'a>, rows: usize, cols: usize) -> Result<Self, QuantError> {
         let shape = tensor.shape(rows, cols)?;
         let n_groups = shape.elements() / tensor.group_len;

@@ -52,8 +52,8 @@ pub trait TernaryRows: Sync {
     fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError>;
 }
 
-/// A reader of one way of storing rows, whose shape and scales were checked when it was made: its [`TernaryRows`] but for
-/// the decoding is the same for all.
+/// A reader of one way of storing rows, whose shape and scales were checked when it was made: its [`TernaryRows`] but
+/// for the decoding is the same for all.
 pub(crate) trait StoredRows: Sync {
     /// The shape, and where the scales are. Never changes for one value.
     fn header(&self) -> (Shape, ScaleLayout);

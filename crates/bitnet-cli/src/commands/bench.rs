@@ -1,9 +1,9 @@
 //! `bitnet bench`: tokens per second, next to what this machine could do at most.
 //!
 //! Three measurements: prefill (a prompt of random tokens through the model), decode (one token after another, from a
-//! prompt of one or deep in a context) and batched decode (several sequences at once). The machine's limits, memory read
-//! bandwidth and int8 dot products, are measured in the same run (see [`limits`]), so that the shares say how far from
-//! the hardware the engine is, whatever machine it runs on.
+//! prompt of one or deep in a context) and batched decode (several sequences at once). The machine's limits, memory
+//! read bandwidth and int8 dot products, are measured in the same run (see [`limits`]), so that the shares say how far
+//! from the hardware the engine is, whatever machine it runs on.
 
 mod compare;
 mod limits;

@@ -9,7 +9,8 @@ use crate::loader::{PackedWeights, WeightsPlace};
 /// What the engine runs on and with.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct EngineInfo {
-    /// What it ran on when it was loaded: the CPU takes over from any other that fails ([`EngineLoad::device_failures`](crate::EngineLoad::device_failures)).
+    /// What it ran on when it was loaded: the CPU takes over from any other that fails
+    /// ([`EngineLoad::device_failures`](crate::EngineLoad::device_failures)).
     pub device: &'static str,
     /// Name of the kernel, `{arch}-{format}-{isa}`.
     pub kernel: String,
@@ -25,8 +26,8 @@ pub struct EngineInfo {
     pub kv_positions: usize,
     /// Memory set aside for keys and values (the system hands it out as it fills).
     pub kv_cache_bytes: usize,
-    /// Bytes of the ternary matrices of all layers, in the layout that they run in; 0 of a model whose layers are loaded later
-    /// ([`Engine::load_lazy`](crate::Engine::load_lazy)), and `bytes_per_token` is then without them.
+    /// Bytes of the ternary matrices of all layers, in the layout that they run in; 0 of a model whose layers are
+    /// loaded later ([`Engine::load_lazy`](crate::Engine::load_lazy)), and `bytes_per_token` is then without them.
     pub layer_bytes: usize,
     /// Bytes of second copies of some of them, which leave out zeros in passes of one row.
     pub layer_copy_bytes: usize,
@@ -36,9 +37,10 @@ pub struct EngineInfo {
     pub head_bytes: usize,
     /// Bytes of the head's small copy, 0 without one.
     pub head_copy_bytes: usize,
-    /// Weight bytes that one decoded token reads: layers and head. Where candidates are searched (any draw that does not
-    /// need all logits) the head counts with the part of its small copy that every search reads; rows that are looked
-    /// at singly come on top, see [`Engine::head_work`](crate::Engine::head_work); where channels are left out it is less, see [`Engine::traffic`](crate::Engine::traffic).
+    /// Weight bytes that one decoded token reads: layers and head. Where candidates are searched (any draw that does
+    /// not need all logits) the head counts with the part of its small copy that every search reads; rows that are
+    /// looked at singly come on top, see [`Engine::head_work`](crate::Engine::head_work); where channels are left out
+    /// it is less, see [`Engine::traffic`](crate::Engine::traffic).
     pub bytes_per_token: usize,
     /// Bytes of keys and values that each position before it adds to that.
     pub kv_position_bytes: usize,

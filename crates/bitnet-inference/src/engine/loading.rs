@@ -62,8 +62,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// [`Engine::load`] with a runner of the caller's: `replace` is given the model's own. For measuring what lies around
-    /// the forward pass, and for tests of what happens when one fails.
+    /// [`Engine::load`] with a runner of the caller's: `replace` is given the model's own. For measuring what lies
+    /// around the forward pass, and for tests of what happens when one fails.
     ///
     /// # Errors
     /// As [`Engine::load`].
@@ -103,17 +103,18 @@ impl Engine {
         Engine::build(&origin, options, clock, progress, |runner| runner)
     }
 
-    /// Loads a model whose weights are used from mapped files in `folder` and take no memory of the process: packed weights,
-    /// and a copy of the model's files, both made by the first start and kept. Processes that map them share their pages,
-    /// the system drops pages that nobody reads, and the model's own files may be changed, cut short or removed while it
-    /// runs. What `options` say of a packed cache does not count.
+    /// Loads a model whose weights are used from mapped files in `folder` and take no memory of the process: packed
+    /// weights, and a copy of the model's files, both made by the first start and kept. Processes that map them share
+    /// their pages, the system drops pages that nobody reads, and the model's own files may be changed, cut short or
+    /// removed while it runs. What `options` say of a packed cache does not count.
     ///
-    /// [`Engine::load`] with a [`PackedCache`] of a server falls back to memory where the folder cannot be used; this does
-    /// not.
+    /// [`Engine::load`] with a [`PackedCache`] of a server falls back to memory where the folder cannot be used; this
+    /// does not.
     ///
     /// # Errors
-    /// As [`Engine::load`], and [`Error::NotMapped`] where the folder cannot be used. Options whose weights are packed for one
-    /// run alone (a kernel by name, `dense`, a head other than [`HeadMode::Auto`](crate::HeadMode::Auto)) are refused.
+    /// As [`Engine::load`], and [`Error::NotMapped`] where the folder cannot be used. Options whose weights are packed
+    /// for one run alone (a kernel by name, `dense`, a head other than [`HeadMode::Auto`](crate::HeadMode::Auto)) are
+    /// refused.
     pub fn load_mmap(
         path: impl AsRef<Path>,
         folder: impl Into<PathBuf>,
@@ -143,16 +144,16 @@ impl Engine {
         }
     }
 
-    /// Loads a GGUF file that comes in a stream, such as the body of a download or standard input, reading it once and to
-    /// the end of its last tensor at most; `name` stands for it in messages.
+    /// Loads a GGUF file that comes in a stream, such as the body of a download or standard input, reading it once and
+    /// to the end of its last tensor at most; `name` stands for it in messages.
     ///
-    /// Each matrix is packed when it has come, and what it took is given back. So where a file has its layers in order, as
-    /// every converter writes them, memory never holds more than the packed weights, embedding, head and one layer as it was
-    /// stored; a file in another order costs as much as lies between.
+    /// Each matrix is packed when it has come, and what it took is given back. So where a file has its layers in order,
+    /// as every converter writes them, memory never holds more than the packed weights, embedding, head and one layer
+    /// as it was stored; a file in another order costs as much as lies between.
     ///
     /// # Errors
-    /// As [`Engine::load`], and a stream that ends too early or fails. A split is refused, and a file whose last tensor is
-    /// the only one of a type number of several meanings, unless `options` name its format.
+    /// As [`Engine::load`], and a stream that ends too early or fails. A split is refused, and a file whose last tensor
+    /// is the only one of a type number of several meanings, unless `options` name its format.
     pub fn load_streaming(
         name: &str,
         stream: impl Read + Send + 'static,
@@ -165,17 +166,17 @@ impl Engine {
         Engine::build(&origin, options, clock, &mut |_| {}, |runner| runner)
     }
 
-    /// Loads header, tokenizer, embedding and head of a `.gguf` file (the first of a split), and each layer when a forward
-    /// pass first comes to it. So it returns at once, and the first token takes as long as loading would have.
+    /// Loads header, tokenizer, embedding and head of a `.gguf` file (the first of a split), and each layer when a
+    /// forward pass first comes to it. So it returns at once, and the first token takes as long as loading would have.
     ///
-    /// Layers are read into memory, packed, and kept; nothing is mapped. If somebody writes the file or cuts it short before
-    /// its last layer was read, the pass that comes to the next one ends with an error, and so does every later one. A file
-    /// that is replaced by another, as `mv` does, stays what it was. What is wrong with a layer is found by the first pass
-    /// too. The faster of the two layouts of weights is not looked for, which changes speed alone.
+    /// Layers are read into memory, packed, and kept; nothing is mapped. If somebody writes the file or cuts it short
+    /// before its last layer was read, the pass that comes to the next one ends with an error, and so does every later
+    /// one. A file that is replaced by another, as `mv` does, stays what it was. What is wrong with a layer is found by
+    /// the first pass too. The faster of the two layouts of weights is not looked for, which changes speed alone.
     ///
     /// # Errors
-    /// As [`Engine::load`], of everything but the layers. A directory, and a cache whose size depends on what the weights
-    /// take ([`KvPool::Within`]), are refused.
+    /// As [`Engine::load`], of everything but the layers. A directory, and a cache whose size depends on what the
+    /// weights take ([`KvPool::Within`]), are refused.
     pub fn load_lazy(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Engine, Error> {
         let clock = SystemClock::start();
         let path = path.as_ref();
@@ -207,8 +208,8 @@ impl Engine {
         Engine::build(&origin, options, clock, &mut |_| {}, |runner| runner)
     }
 
-    /// Puts the engine together from what the loader has made of `origin`; `replace` may put another runner in the place of
-    /// the model's own.
+    /// Puts the engine together from what the loader has made of `origin`; `replace` may put another runner in the
+    /// place of the model's own.
     fn build(
         origin: &Origin<'_>,
         options: &LoadOptions,

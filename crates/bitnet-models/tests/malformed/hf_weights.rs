@@ -1,4 +1,5 @@
-//! Damage to the weights of a Hugging Face directory, to their header and their index, with the error that each must give.
+//! Damage to the weights of a Hugging Face directory, to their header and their index, with the error that each must
+//! give.
 
 use std::path::Path;
 

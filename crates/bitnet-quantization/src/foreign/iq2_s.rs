@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The codebook has no zero: a weight is zero only where the whole block is (`d` of 0). A ternary model written in this
-//! type has therefore lost its zeros, unless they fill whole blocks; what is read here is exact, and the rest is refused.
-//! Source: llama.cpp `ggml-quants.c`, gguf-py `quants.py`.
+//! type has therefore lost its zeros, unless they fill whole blocks; what is read here is exact, and the rest is
+//! refused. Source: llama.cpp `ggml-quants.c`, gguf-py `quants.py`.
 
 use crate::block_ternary::common_layout;
 use crate::error::QuantError;

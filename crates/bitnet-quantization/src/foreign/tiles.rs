@@ -1,8 +1,9 @@
-//! TL1 and TL2, the layouts of bitnet.cpp's table lookup kernels: groups of weights as table indices, in tiles whose sizes
-//! the build chose and no file tells.
+//! TL1 and TL2, the layouts of bitnet.cpp's table lookup kernels: groups of weights as table indices, in tiles whose
+//! sizes the build chose and no file tells.
 //!
-//! A matrix is `[m, k]`. TL1 has a nibble for each pair of weights, TL2 a nibble and a sign for each triple and nibbles for
-//! the pairs of the last columns, which no tile covers. Places of nibbles, in the words of the loops that write them:
+//! A matrix is `[m, k]`. TL1 has a nibble for each pair of weights, TL2 a nibble and a sign for each triple and nibbles
+//! for the pairs of the last columns, which no tile covers. Places of nibbles, in the words of the loops that write
+//! them:
 //!
 //! ```text
 //! TL1   m = a BM + c bm + e 16 + r,  pair j = b BK/2 + d by/2 + 2 f + t,  by = 256 / bm
@@ -169,8 +170,8 @@ pub struct TileRows<'a> {
 }
 
 impl<'a> TileRows<'a> {
-    /// Takes the bytes of a whole tensor `[rows, cols]`, with or without a scale behind the codes; `scale` is the tensor of
-    /// its own that holds it otherwise, and wins.
+    /// Takes the bytes of a whole tensor `[rows, cols]`, with or without a scale behind the codes; `scale` is the
+    /// tensor of its own that holds it otherwise, and wins.
     ///
     /// # Errors
     /// A format that is neither, tiles that do not divide the shape, another byte count than the shape has, no scale at

@@ -1,8 +1,8 @@
 //! Shares of the machine's limits by the number of tokens in a pass, drawn as an SVG.
 //!
-//! The picture of this whole engine: with one token a pass is bound by memory, with many by int8 arithmetic, and the two
-//! lines cross where one limit takes over from the other. Written by hand, so that the file is small and follows the
-//! reader's light or dark theme.
+//! The picture of this whole engine: with one token a pass is bound by memory, with many by int8 arithmetic, and the
+//! two lines cross where one limit takes over from the other. Written by hand, so that the file is small and follows
+//! the reader's light or dark theme.
 
 use std::fmt::Write as _;
 use std::fs;
