@@ -1,8 +1,9 @@
 //! The page `/admin` in a real browser: it lives, chats, asks for keys, fits screens, breaks no rule of its policy, and
 //! loads, swaps, rolls back and unloads models that then answer, or do not, as it says.
 //!
-//! Chromium is driven by Playwright's Python package, which is installed into the target folder; `browser.py` is what it
-//! does. Pictures of every view, light and dark, wide and narrow, are left in `target/xtask/admin-page` to be looked at.
+//! Chromium is driven by Playwright's Python package, which is installed into the target folder; `browser.py` is what
+//! it does. Pictures of every view, light and dark, wide and narrow, are left in `target/xtask/admin-page` to be looked
+//! at.
 
 use std::fs;
 use std::path::Path;
@@ -90,8 +91,8 @@ fn add_key(root: &Path, file: &Path, role: &str) -> Result<String> {
     Ok(key.trim().to_owned())
 }
 
-/// The embedded model thrice, two versions of it: the second one turns positions by another base, and so answers otherwise.
-/// And a file that is no model.
+/// The embedded model thrice, two versions of it: the second one turns positions by another base, and so answers
+/// otherwise. And a file that is no model.
 fn write_models(root: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let mut bytes = fs::read(root.join("crates/bitnet-cli/assets/stories-5m.I2_S.gguf"))?;

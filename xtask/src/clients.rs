@@ -1,7 +1,7 @@
 //! `cargo run -p xtask -- clients`: programs that other people wrote, unmodified, against our server.
 //!
-//! Whether an interface is the one that clients expect is decided by the clients. Each row of [`CLIENTS`] is installed at
-//! a pinned version in an environment of its own (litellm pulls openai down, so they cannot share one), below
+//! Whether an interface is the one that clients expect is decided by the clients. Each row of [`CLIENTS`] is installed
+//! at a pinned version in an environment of its own (litellm pulls openai down, so they cannot share one), below
 //! `target/xtask/clients`, and runs its script of `xtask/clients` against a `bitnet serve` that was just built, on the
 //! model inside the program.
 //!

@@ -80,7 +80,8 @@ fn bitnet_refusal(root: &Path, args: &[&str]) -> Result<Option<String>> {
     Ok((!done.status.success()).then_some(first))
 }
 
-/// The commands of one shell line: a leading `$ ` and variables dropped, quotes resolved, redirections and comments cut.
+/// The commands of one shell line: a leading `$ ` and variables dropped, quotes resolved, redirections and comments
+/// cut.
 fn shell_commands(line: &str) -> Vec<Vec<String>> {
     let (mut commands, mut words, mut word, mut quote) =
         (Vec::new(), Vec::new(), None::<String>, None);

@@ -176,7 +176,8 @@ fn load(server: SocketAddr) {
     }
 }
 
-/// promtool on what `/metrics` answers. It objects to names of vLLM's, which others' dashboards ask for: to nothing else.
+/// promtool on what `/metrics` answers. It objects to names of vLLM's, which others' dashboards ask for: to nothing
+/// else.
 fn check_metrics(server: SocketAddr) -> Result<()> {
     let (status, text) = http::get(server, "/metrics").context("/metrics does not answer")?;
     if status != 200 {

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 /// The cargo that runs this task, so that a pinned toolchain stays pinned.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What `cargo run` says of this package would count as changes of others, whose build scripts look at it: they, and all
-    // that is above them, would be built again each time.
+    // What `cargo run` says of this package would count as changes of others, whose build scripts look at it: they, and
+    // all that is above them, would be built again each time.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {

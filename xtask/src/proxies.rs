@@ -1,9 +1,9 @@
-//! `cargo run -p xtask -- proxies`: the server behind nginx and HAProxy, by the very files of `deploy/` that are shipped for
-//! them, with other addresses.
+//! `cargo run -p xtask -- proxies`: the server behind nginx and HAProxy, by the very files of `deploy/` that are
+//! shipped for them, with other addresses.
 //!
-//! What can go wrong between a proxy and a server shows nowhere else: streams that are gathered into blocks, clients whose
-//! leaving nobody passes on, connections that are used again in the moment in which the other side lets go of them. Each
-//! check says what was seen, and fails when it is not what the documents promise.
+//! What can go wrong between a proxy and a server shows nowhere else: streams that are gathered into blocks, clients
+//! whose leaving nobody passes on, connections that are used again in the moment in which the other side lets go of
+//! them. Each check says what was seen, and fails when it is not what the documents promise.
 //!
 //! # Layout
 //! - [`client`]: connections through a proxy

@@ -237,6 +237,15 @@ impl EngineArgs {
 }
 
 impl ModelArgs {
+    /// These, with the model that a command's first argument names, where one does; both cannot be given.
+    pub fn or_named(&self, named: Option<&str>) -> ModelArgs {
+        let mut args = self.clone();
+        if let Some(named) = named {
+            args.model = Some(named.to_owned());
+        }
+        args
+    }
+
     /// Tokenizer path by flag, environment or the model's own (`None`).
     pub fn tokenizer(&self, env: &Environment) -> Option<PathBuf> {
         self.tokenizer.clone().or_else(|| env.tokenizer.clone())

@@ -1,11 +1,12 @@
 //! The grammar of the command line, its help, and how its errors become two lines.
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
 use crate::env;
 use crate::exit::CliError;
+use crate::usage_hint::usage_error;
 
 /// Run, inspect, check and measure ternary (1.58-bit) language models.
 #[derive(Debug, Parser)]
@@ -92,7 +93,7 @@ pub enum Parsed {
 pub fn grammar() -> clap::Command {
     Cli::command()
         .after_help(
-            "Examples:\n  bitnet run --prompt \"Once upon a time\"\n  bitnet chat --model model.gguf\n  \
+            "Examples:\n  bitnet run --prompt \"Once upon a time\"\n  bitnet chat model.gguf\n  \
              bitnet inspect model.gguf\n\n`bitnet COMMAND --help` explains a command; `bitnet --help` also lists the \
              environment.",
         )
@@ -110,54 +111,24 @@ pub fn grammar() -> clap::Command {
 /// # Errors
 /// A usage error.
 pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Parsed, CliError> {
-    let error = match grammar()
-        .try_get_matches_from(args)
+    let args: Vec<_> = args.into_iter().collect();
+    let mut grammar = grammar();
+    let error = match grammar
+        .try_get_matches_from_mut(&args)
         .and_then(|matches| Cli::from_arg_matches(&matches))
     {
         Ok(cli) => return Ok(Parsed::Command(Box::new(cli.command))),
         Err(error) => error,
     };
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Ok(Parsed::Help(error))
-        }
-        ErrorKind::DisplayVersion => Ok(Parsed::Version),
-        _ => Err(usage_error(&error)),
+        ErrorKind::DisplayVersion => return Ok(Parsed::Version),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => return Ok(Parsed::Help(error)),
+        _ => {}
     }
-}
-
-/// clap's error in one line and one hint: its text has the message in the first paragraph, tips and usage below.
-fn usage_error(error: &clap::Error) -> CliError {
-    let text = error.to_string();
-    let paragraph: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.is_empty())
-        .collect();
-    let message = paragraph.join(" ");
-    let message = message
-        .strip_prefix("error: ")
-        .unwrap_or(&message)
-        .to_string();
-    CliError::usage(message, usage_hint(error))
-}
-
-fn usage_hint(error: &clap::Error) -> String {
-    let suggestions = [
-        ContextKind::SuggestedArg,
-        ContextKind::SuggestedSubcommand,
-        ContextKind::SuggestedValue,
-    ];
-    for kind in suggestions {
-        match error.get(kind) {
-            Some(ContextValue::String(name)) => return format!("did you mean '{name}'?"),
-            Some(ContextValue::Strings(names)) if !names.is_empty() => {
-                return format!("did you mean '{}'?", names.join("' or '"));
-            }
-            _ => {}
-        }
+    match usage_error(&error, &args, &grammar) {
+        Some(error) => Err(error),
+        None => Ok(Parsed::Help(error)),
     }
-    "`bitnet --help` lists the commands, `bitnet COMMAND --help` a command's options".into()
 }
 
 #[cfg(test)]
@@ -178,7 +149,7 @@ mod tests {
 
     #[test]
     fn usage_errors_are_one_line_with_a_hint() {
-        let cases: [(&[&str], &str, &str); 6] = [
+        let cases: [(&[&str], &str, &str); 18] = [
             (
                 &["bitnet", "healthchek"],
                 "unrecognized subcommand 'healthchek'",
@@ -209,6 +180,66 @@ mod tests {
                 "the following required arguments were not provided",
                 "--help",
             ),
+            (
+                &["bitnet", "run", "-hf", "o/n:TQ2_0"],
+                "there is no option -hf",
+                "`bitnet pull o/n:TQ2_0` downloads it, `bitnet run --model o/n:TQ2_0` takes it",
+            ),
+            (
+                &["bitnet", "serve", "--port", "1", "--hf-repo=o/n"],
+                "there is no option --hf-repo",
+                "`bitnet serve --model o/n` takes it",
+            ),
+            (
+                &["bitnet", "chat", "-hfr"],
+                "there is no option -hfr",
+                "`bitnet pull OWNER/NAME` downloads it",
+            ),
+            (
+                &["bitnet", "-hf", "o/n"],
+                "there is no option -hf",
+                "`bitnet run --model o/n` takes it",
+            ),
+            (
+                &["bitnet", "list", "-hello"],
+                "unexpected argument '-hello' found",
+                "-h and --help print the help",
+            ),
+            (
+                &["bitnet", "-m", "model.gguf"],
+                "unexpected argument '-m' found",
+                "`bitnet run -m ...`",
+            ),
+            (
+                &["bitnet", "folder/model.gguf"],
+                "unrecognized subcommand 'folder/model.gguf'",
+                "`bitnet run folder/model.gguf`",
+            ),
+            (
+                &["bitnet", "bench", "model.gguf"],
+                "unexpected argument 'model.gguf' found",
+                "`bitnet bench --model model.gguf ...`",
+            ),
+            (
+                &["bitnet", "run", "model.gguf", "Once", "upon"],
+                "unexpected argument 'upon' found",
+                "put it in quotes",
+            ),
+            (
+                &["bitnet", "run", "one.gguf", "--model", "other.gguf"],
+                "cannot be used with",
+                "--help",
+            ),
+            (
+                &["bitnet", "serve", "one.gguf", "-m", "other.gguf"],
+                "cannot be used with",
+                "--help",
+            ),
+            (
+                &["bitnet", "run", "one.gguf", "a text", "--file", "f"],
+                "cannot be used with",
+                "--help",
+            ),
         ];
         for (args, message, hint) in cases {
             let error = failure(args);
@@ -219,6 +250,22 @@ mod tests {
             );
             assert!(error.hint.contains(hint), "{args:?}: {}", error.hint);
             assert!(!error.message.contains('\n') && !error.hint.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn help_is_printed_to_who_asks_for_it() {
+        for args in [
+            &["bitnet", "-h"][..],
+            &["bitnet", "run", "--help"],
+            &["bitnet", "run", "-h", "-hello"],
+            &["bitnet", "run", "--metrics", "-h"],
+        ] {
+            let parsed = parse(args.iter().map(Into::into));
+            let Ok(Parsed::Help(help)) = parsed else {
+                panic!("{args:?} is no help");
+            };
+            assert!(!help.use_stderr(), "{args:?}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! Which of I2_S's three byte layouts a file has: no header tells, but in a wrong one the weights are shuffled and a text is as
-//! surprising as noise. So a fixed text is scored under each, and the lowest loss wins.
+//! Which of I2_S's three byte layouts a file has: no header tells, but in a wrong one the weights are shuffled and a
+//! text is as surprising as noise. So a fixed text is scored under each, and the lowest loss wins.
 
 use bitnet_inference::{Prompt, ScoreOptions};
 use bitnet_quantization::{Dialects, I2sDialect};
@@ -10,8 +10,8 @@ use crate::env::Environment;
 use crate::exit::CliError;
 use crate::model_source::{LoadExtras, ModelSource, load_options, load_source};
 
-/// Plain English that any model of text has seen the like of: 130 words, so that a vocabulary of bytes or of words makes at
-/// least two chunks of it.
+/// Plain English that any model of text has seen the like of: 130 words, so that a vocabulary of bytes or of words
+/// makes at least two chunks of it.
 const TEXT: &str = "The sun had gone down behind the hills when the two men reached the village. They were tired, for they had \
     walked all day, and they asked the first woman they met where they could find something to eat. She pointed to a small \
     house at the end of the street. There was a light in the window, and when they came near they heard people talking. The \

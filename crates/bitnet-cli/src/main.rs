@@ -2,7 +2,7 @@
 //! The `bitnet` command: run, inspect, check and measure ternary language models.
 //!
 //! # Layout
-//! - [`cli`], [`args`], [`mod@env`]: what may be asked for, and the rule flag > environment > default
+//! - [`cli`], [`usage_hint`], [`args`], [`mod@env`]: what may be asked for, and the rule flag > environment > default
 //! - [`commands`]: one command, one file
 //! - [`model_source`], [`embedded`], [`chat_prompt`], [`prompt`], [`token_ids`]: what commands work on
 //! - [`exit`], [`verification_hint`], [`output`], [`sanitize`], [`table`], [`units`], [`run_metrics`], [`progress`],
@@ -39,6 +39,7 @@ mod table;
 mod token_ids;
 mod tokenizer_findings;
 mod units;
+mod usage_hint;
 mod verification_hint;
 
 use std::process::ExitCode;

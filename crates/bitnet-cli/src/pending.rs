@@ -34,8 +34,8 @@ impl Pending {
     /// Prepares output under `target`; nothing is created yet.
     ///
     /// # Errors
-    /// Exit 1 when the directory it goes to does not exist, or `target` names something else than a file: a directory, or a
-    /// device, which a rename would replace. A link to a file stands for the file.
+    /// Exit 1 when the directory it goes to does not exist, or `target` names something else than a file: a directory,
+    /// or a device, which a rename would replace. A link to a file stands for the file.
     pub fn new(target: &Path) -> Result<Pending, CliError> {
         let resolved = match target.symlink_metadata() {
             Ok(found) if found.is_symlink() => target

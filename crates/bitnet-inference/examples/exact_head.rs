@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Random tokens run as prompts; at every position each sampler draws once from all logits and once from the candidates
-//! of a search, with the same seed. The process fails with the first token that differs. Arguments: a GGUF file or a model
-//! directory, positions (10000), threads (all).
+//! of a search, with the same seed. The process fails with the first token that differs. Arguments: a GGUF file or a
+//! model directory, positions (10000), threads (all).
 
 use std::process::ExitCode;
 

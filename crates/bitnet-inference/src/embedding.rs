@@ -110,15 +110,16 @@ impl Engine {
         self.config().embedding.map(|config| config.pooling)
     }
 
-    /// Checks a prompt whose embedding is wanted, without waiting for a forward pass. The tokens that the tokenizer adds
-    /// to a text, at its beginning and at its end, are added; ids are taken as they are.
+    /// Checks a prompt whose embedding is wanted, without waiting for a forward pass. The tokens that the tokenizer
+    /// adds to a text, at its beginning and at its end, are added; ids are taken as they are.
     ///
-    /// The request draws nothing. Its one event carries [`Drawn::embedding`](crate::Drawn::embedding), the hidden states
-    /// after the final norm pooled by `pooling`, divided by its length if the model's description says so
+    /// The request draws nothing. Its one event carries [`Drawn::embedding`](crate::Drawn::embedding), the hidden
+    /// states after the final norm pooled by `pooling`, divided by its length if the model's description says so
     /// ([`EmbeddingConfig::normalize`]; a model that generates has none: its vectors keep their length).
     ///
     /// # Errors
-    /// [`Error::PromptTooLong`], [`Error::PromptExceeds`], [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], and what the tokenizer reports.
+    /// [`Error::PromptTooLong`], [`Error::PromptExceeds`], [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], and what
+    /// the tokenizer reports.
     pub fn check_embedding(
         &self,
         prompt: &Prompt,

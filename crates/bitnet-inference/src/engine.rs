@@ -5,29 +5,24 @@
 //! many threads can each drive their own, and the engine itself needs no thread.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bitnet_kernels::{HeadWork, KV_BLOCK, LayoutProbe, Traffic};
-use bitnet_models::{
-    Checkpoint, Finding, GenerationDefaults, LoadProgress, ModelConfig, PackedArrays, Profile,
-};
+use bitnet_kernels::{HeadWork, Traffic};
+use bitnet_models::{Finding, GenerationDefaults, ModelConfig, PackedArrays, Profile};
 use bitnet_tokenizers::{ChatTemplate, EncodeOptions, Message, Repair, Tokenizer};
-use bytes::Bytes;
 
 use crate::engine_load::EngineLoad;
 use crate::error::Error;
-use crate::loader::{self, LoadOptions, Loaded, Origin, PackedWeights, WeightsPlace};
 use crate::metrics::{Clock, SystemClock};
-use crate::open::{Opened, open_checkpoint};
 use crate::request::Prompt;
-use crate::runner::Runner;
 use crate::sequence::RequestId;
 use crate::step::{Event, Step};
 use crate::valid_request::ValidRequest;
 
+mod info;
 mod loading;
+
+pub use info::{EngineInfo, LayoutSpeeds};
 
 /// A loaded model.
 pub struct Engine {
@@ -41,80 +36,6 @@ pub struct Engine {
     clock: SystemClock,
     unwritten: Mutex<Option<PackedArrays>>,
     shared: Mutex<Shared>,
-}
-
-/// What the engine runs on and with.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct EngineInfo {
-    /// What it ran on when it was loaded: the CPU takes over from any other that fails ([`EngineLoad::device_failures`]).
-    pub device: &'static str,
-    /// Name of the kernel, `{arch}-{format}-{isa}`.
-    pub kernel: String,
-    /// The race of the two layouts of weights, where there was a choice.
-    pub layouts: Option<LayoutSpeeds>,
-    /// Worker threads.
-    pub threads: usize,
-    /// Positions of a context.
-    pub context: usize,
-    /// How keys and values are stored: the name of a [`KvType`](bitnet_kernels::KvType).
-    pub kv_type: &'static str,
-    /// Positions that the cache has room for, of all generations together.
-    pub kv_positions: usize,
-    /// Memory set aside for keys and values (the system hands it out as it fills).
-    pub kv_cache_bytes: usize,
-    /// Bytes of the ternary matrices of all layers, in the layout that they run in; 0 of a model whose layers are loaded later
-    /// ([`Engine::load_lazy`]), and `bytes_per_token` is then without them.
-    pub layer_bytes: usize,
-    /// Bytes of second copies of some of them, which leave out zeros in passes of one row.
-    pub layer_copy_bytes: usize,
-    /// Bytes of the embedding; 0 where it is the head too.
-    pub embedding_bytes: usize,
-    /// Bytes of the matrix that turns hidden states into logits.
-    pub head_bytes: usize,
-    /// Bytes of the head's small copy, 0 without one.
-    pub head_copy_bytes: usize,
-    /// Weight bytes that one decoded token reads: layers and head. Where candidates are searched (any draw that does not
-    /// need all logits) the head counts with the part of its small copy that every search reads; rows that are looked
-    /// at singly come on top, see [`Engine::head_work`]; where channels are left out it is less, see [`Engine::traffic`].
-    pub bytes_per_token: usize,
-    /// Bytes of keys and values that each position before it adds to that.
-    pub kv_position_bytes: usize,
-    /// Where the packed weights came from.
-    pub packed_weights: PackedWeights,
-    /// Where they are.
-    pub weights_in: WeightsPlace,
-    /// How long loading took.
-    pub load: Duration,
-    /// What the user should know about this machine, such as a processor without fast kernels.
-    pub warnings: Vec<String>,
-}
-
-impl EngineInfo {
-    /// Bytes of all weights in memory.
-    pub fn weight_bytes(&self) -> usize {
-        self.layer_bytes
-            + self.layer_copy_bytes
-            + self.embedding_bytes
-            + self.head_bytes
-            + self.head_copy_bytes
-    }
-}
-
-/// How fast this machine multiplies weights with one token from memory, in 10^9 weights a second.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct LayoutSpeeds {
-    /// Packed in 2 bits: kernels named `i2s`.
-    pub i2s: f64,
-    /// Packed in 1.6 bits: kernels named `t5`.
-    pub t5: f64,
-    /// How many times faster 1.6 bits are, measured in pairs of turns: what decides.
-    pub gain: f64,
-}
-
-impl From<LayoutProbe> for LayoutSpeeds {
-    fn from(LayoutProbe { i2s, t5, gain }: LayoutProbe) -> LayoutSpeeds {
-        LayoutSpeeds { i2s, t5, gain }
-    }
 }
 
 /// What generations under way share.
@@ -148,143 +69,8 @@ impl Shared {
 }
 
 impl Engine {
-    /// Loads a `.gguf` file (the first of a split) or a Hugging Face directory.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the file, the tokenizer or the options.
-    pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Engine, Error> {
-        Engine::load_with_progress(path, options, &mut |_| {})
-    }
-
-    /// [`Engine::load`], telling `progress` how far it is.
-    ///
-    /// # Errors
-    /// As [`Engine::load`].
-    pub fn load_with_progress(
-        path: impl AsRef<Path>,
-        options: &LoadOptions,
-        progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<Engine, Error> {
-        let clock = SystemClock::start();
-        let Opened {
-            checkpoint,
-            entry,
-            warning,
-        } = open_checkpoint(path.as_ref(), options)?;
-        let mut engine = Engine::build(
-            &Origin::AtOnce(&checkpoint, entry.as_ref()),
-            options,
-            clock,
-            progress,
-            |r| r,
-        )?;
-        engine.info.warnings.extend(warning);
-        Ok(engine)
-    }
-
-    /// [`Engine::load`] with a runner of the caller's: `replace` is given the model's own. For measuring what lies around
-    /// the forward pass, and for tests of what happens when one fails.
-    ///
-    /// # Errors
-    /// As [`Engine::load`].
-    pub fn load_with_runner(
-        path: impl AsRef<Path>,
-        options: &LoadOptions,
-        replace: impl FnOnce(Box<dyn Runner>) -> Box<dyn Runner>,
-    ) -> Result<Engine, Error> {
-        let clock = SystemClock::start();
-        let checkpoint = Checkpoint::open(path.as_ref(), &options.checkpoint)?;
-        let origin = Origin::AtOnce(&checkpoint, None);
-        Engine::build(&origin, options, clock, &mut |_| {}, replace)
-    }
-
-    /// Loads a GGUF file that is already in memory; `name` stands for it in messages. Tensors that need no repacking
-    /// are used where they lie.
-    ///
-    /// # Errors
-    /// As [`Engine::load`].
-    pub fn from_bytes(name: &str, bytes: Bytes, options: &LoadOptions) -> Result<Engine, Error> {
-        Engine::from_bytes_with_progress(name, bytes, options, &mut |_| {})
-    }
-
-    /// [`Engine::from_bytes`], telling `progress` how far it is.
-    ///
-    /// # Errors
-    /// As [`Engine::load`].
-    pub fn from_bytes_with_progress(
-        name: &str,
-        bytes: Bytes,
-        options: &LoadOptions,
-        progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<Engine, Error> {
-        let clock = SystemClock::start();
-        let checkpoint = Checkpoint::from_gguf_bytes(name, bytes, &options.checkpoint)?;
-        let origin = Origin::AtOnce(&checkpoint, None);
-        Engine::build(&origin, options, clock, progress, |runner| runner)
-    }
-
-    fn build(
-        origin: &Origin<'_>,
-        options: &LoadOptions,
-        clock: SystemClock,
-        progress: &mut dyn FnMut(LoadProgress),
-        replace: impl FnOnce(Box<dyn Runner>) -> Box<dyn Runner>,
-    ) -> Result<Engine, Error> {
-        let loaded = loader::load(origin, options, progress)?;
-        let end_of_generation = end_of_generation(&loaded);
-        let runner = replace(loaded.runner);
-        let info = EngineInfo {
-            device: runner.device(),
-            kernel: loaded.kernel,
-            layouts: loaded.layouts.map(LayoutSpeeds::from),
-            threads: loaded.threads,
-            context: loaded.context,
-            kv_type: options.kv_type.name(),
-            kv_positions: loaded.n_kv_blocks * KV_BLOCK,
-            kv_cache_bytes: loaded.kv_cache_bytes,
-            layer_bytes: loaded.weight_bytes.layers,
-            layer_copy_bytes: loaded.weight_bytes.layer_copies,
-            embedding_bytes: loaded.weight_bytes.embedding,
-            head_bytes: loaded.weight_bytes.head,
-            head_copy_bytes: loaded.weight_bytes.head_copy,
-            bytes_per_token: loaded.weight_bytes.per_token(),
-            packed_weights: loaded.packed_weights,
-            weights_in: loaded.weights_in,
-            kv_position_bytes: loaded.kv_position_bytes,
-            load: clock.now(),
-            warnings: loaded.warnings,
-        };
-        tracing::info!(
-            model = loaded.config.name,
-            kernel = info.kernel,
-            i2s_gweights_s = info.layouts.map(|speeds| speeds.i2s),
-            t5_gweights_s = info.layouts.map(|speeds| speeds.t5),
-            t5_gain = info.layouts.map(|speeds| speeds.gain),
-            threads = info.threads,
-            "model loaded"
-        );
-        Ok(Engine {
-            tokenizer: loaded.tokenizer,
-            chat_template: loaded.chat_template,
-            config: loaded.config,
-            generation_defaults: loaded.generation_defaults,
-            findings: loaded.findings,
-            end_of_generation,
-            info,
-            clock,
-            unwritten: Mutex::new(loaded.unwritten),
-            shared: Mutex::new(Shared {
-                step: Step::new(runner, loaded.limits, options.prefix_cache),
-                last_id: 0,
-                mailboxes: HashMap::new(),
-                unclaimed: Vec::new(),
-                events: Vec::new(),
-            }),
-        })
-    }
-
-    /// Packed weights that are to be kept for the next start and are not written yet, once: for the caller to write when it
-    /// likes, on a thread of its own for instance, while the model runs.
+    /// Packed weights that are to be kept for the next start and are not written yet, once: for the caller to write
+    /// when it likes, on a thread of its own for instance, while the model runs.
     pub fn take_unwritten(&self) -> Option<PackedArrays> {
         let mut unwritten = self
             .unwritten
@@ -293,8 +79,9 @@ impl Engine {
         unwritten.take()
     }
 
-    /// Gives back the memory of keys and values that no generation under way holds; what the prefix cache knew is forgotten.
-    /// For models that answer no more, or not for a while. Like [`Engine::turn`] it waits for the step under way.
+    /// Gives back the memory of keys and values that no generation under way holds; what the prefix cache knew is
+    /// forgotten. For models that answer no more, or not for a while. Like [`Engine::turn`] it waits for the step under
+    /// way.
     pub fn forget_idle(&self) {
         self.lock().step.forget_idle();
     }
@@ -361,7 +148,8 @@ impl Engine {
         Ok(Prompt::Ids(ids))
     }
 
-    /// The ids of a text that a chat template wrote; of one that has more than `most`, those of its beginning, more too.
+    /// The ids of a text that a chat template wrote; of one that has more than `most`, those of its beginning, more
+    /// too.
     pub(crate) fn encode_chat(&self, text: &str, most: usize) -> Result<Vec<u32>, Error> {
         let options = EncodeOptions {
             add_special: false,
@@ -554,15 +342,4 @@ pub(crate) fn encode(
         ids.insert(0, bos);
     }
     Ok(ids)
-}
-
-/// The tokenizer's end tokens and those that the model's `generation_config` names.
-fn end_of_generation(loaded: &Loaded) -> Arc<[u32]> {
-    let mut ids = loaded.generation_defaults.eos.clone();
-    if let Some(tokenizer) = &loaded.tokenizer {
-        ids.extend_from_slice(tokenizer.end_of_generation());
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    ids.into()
 }

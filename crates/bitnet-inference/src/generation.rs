@@ -105,8 +105,8 @@ impl Generation<'_> {
         &self.prompt_ids
     }
 
-    /// The log probabilities of the prompt's tokens, `[n_prompt]` (the first has none), once a token was drawn and where
-    /// [`GenerateOptions::prompt_logprobs`] asks for them.
+    /// The log probabilities of the prompt's tokens, `[n_prompt]` (the first has none), once a token was drawn and
+    /// where [`GenerateOptions::prompt_logprobs`] asks for them.
     pub fn prompt_logprobs(&self) -> Option<&[Option<TokenLogprobs>]> {
         self.prompt_logprobs.as_deref()
     }

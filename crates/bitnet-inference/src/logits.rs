@@ -48,8 +48,8 @@ impl<'a, const N: usize> From<&'a [f32; N]> for Row<'a> {
     }
 }
 
-/// How tokens seen lately are made less likely. As OpenAI and vLLM have it, a token of the prompt counts for `repetition`
-/// alone: a long prompt says nothing about what the answer has repeated.
+/// How tokens seen lately are made less likely. As OpenAI and vLLM have it, a token of the prompt counts for
+/// `repetition` alone: a long prompt says nothing about what the answer has repeated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Penalties {
     /// Divides positive and multiplies negative logits of seen tokens, those of the prompt too; 1 is off.

@@ -1,8 +1,8 @@
 //! Where packed weights are kept between starts, and what of it belongs to which model.
 //!
 //! A model is known by its files' paths, sizes, times of change and inode numbers, not by their content: reading a
-//! gigabyte to find out that nothing has changed would take as long as packing it. Of a path one model is kept, so one that
-//! was replaced replaces its packed weights with the next start, and nothing is kept of a path that leads nowhere.
+//! gigabyte to find out that nothing has changed would take as long as packing it. Of a path one model is kept, so one
+//! that was replaced replaces its packed weights with the next start, and nothing is kept of a path that leads nowhere.
 //!
 //! ```text
 //! STEM.bnpk        packed weights (bitnet_models::packed_file)

@@ -9,9 +9,10 @@
 //!                                     `-----[lived alone ...]--> block 2
 //! ```
 //!
-//! Keys are compared whole, tokens and all, and a block that came into the cache has a number that is never given again,
-//! which stands for everything up to its end. Hence no two texts can be taken for one another: there is no hash whose
-//! collisions could be sought, and the one that picks a bucket is keyed at random. Nothing is allocated after the start.
+//! Keys are compared whole, tokens and all, and a block that came into the cache has a number that is never given
+//! again, which stands for everything up to its end. Hence no two texts can be taken for one another: there is no hash
+//! whose collisions could be sought, and the one that picks a bucket is keyed at random. Nothing is allocated after the
+//! start.
 //!
 //! Source: the hash-chained blocks of vLLM's automatic prefix caching, with numbers in the place of hashes.
 

@@ -1,9 +1,9 @@
 //! A copy of a model's files that nobody else writes, beside its packed weights.
 //!
-//! Embeddings, heads and vocabularies are used where they lie in the model's files. A server must not map those: whoever
-//! may write them could cut them short and so end the process. Reading them into memory costs as much again with every
-//! model that is loaded beside another. So they are copied once, into the folder of packed weights, and the copy is mapped:
-//! its pages are clean, shared between processes, and go when the system wants them to.
+//! Embeddings, heads and vocabularies are used where they lie in the model's files. A server must not map those:
+//! whoever may write them could cut them short and so end the process. Reading them into memory costs as much again
+//! with every model that is loaded beside another. So they are copied once, into the folder of packed weights, and the
+//! copy is mapped: its pages are clean, shared between processes, and go when the system wants them to.
 //!
 //! ```text
 //! STEM.KEY.files/model/m.gguf     the files, under their own names (of a directory, in a directory of its name)
@@ -11,8 +11,8 @@
 //! STEM.KEY.files/sums             "CRC-32 bytes name", a line for each
 //! ```
 //!
-//! A copy is written under another name and renamed when it is whole, and is verified when a process first opens it. Copies
-//! of what a model was before go when a new one is made.
+//! A copy is written under another name and renamed when it is whole, and is verified when a process first opens it.
+//! Copies of what a model was before go when a new one is made.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -1,8 +1,8 @@
-//! What a model's files say by plain arithmetic, to hold the fast way against: scalar kernels, every weight, every logit,
-//! numbers kept in f32.
+//! What a model's files say by plain arithmetic, to hold the fast way against: scalar kernels, every weight, every
+//! logit, numbers kept in f32.
 //!
-//! Its weights are packed anew from the files, a layer at a time, so it shares nothing with the model that it judges and takes
-//! next to no memory.
+//! Its weights are packed anew from the files, a layer at a time, so it shares nothing with the model that it judges
+//! and takes next to no memory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -68,8 +68,8 @@ impl Reference {
         encode(self.tokenizer.as_deref()?, text, false, usize::MAX).ok()
     }
 
-    /// The logits after the last token of each of `prompts`, `[prompts.len()][vocab_size]`; `None` as soon as `wanted`, which
-    /// is asked before each layer, says no.
+    /// The logits after the last token of each of `prompts`, `[prompts.len()][vocab_size]`; `None` as soon as `wanted`,
+    /// which is asked before each layer, says no.
     ///
     /// # Errors
     /// Weights that cannot be read, prompts that cannot be run.

@@ -270,8 +270,8 @@ fn invalid(option: &str, value: impl fmt::Display, expected: impl Into<String>) 
     }
 }
 
-/// The seed that a wish for the same output again (`BITNET_DETERMINISTIC=1`) stands for when nothing else gives one: any
-/// number would do, this one is documented.
+/// The seed that a wish for the same output again (`BITNET_DETERMINISTIC=1`) stands for when nothing else gives one:
+/// any number would do, this one is documented.
 pub const DETERMINISTIC_SEED: u64 = 42;
 
 /// A seed nobody chose: the standard library's per-map hash keys are random on every system that has randomness.

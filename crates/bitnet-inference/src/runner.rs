@@ -66,8 +66,8 @@ pub trait Runner: Send {
     /// What passes of one row have read of the ternary weights so far.
     fn traffic(&self) -> Traffic;
 
-    /// Gives the memory of blocks of the cache back, where it has some to give, until they are written again. What they held
-    /// is lost.
+    /// Gives the memory of blocks of the cache back, where it has some to give, until they are written again. What they
+    /// held is lost.
     fn forget_kv(&mut self, _blocks: Range<u32>) {}
 
     /// What it runs on, as results report it.

@@ -70,8 +70,8 @@ impl Sampler {
         &self.params
     }
 
-    /// What the filters can keep of the logits that are not [`named`](Sampler::named); `None` when they need all of them:
-    /// top-p, where it comes first, and a plain draw look at the whole distribution.
+    /// What the filters can keep of the logits that are not [`named`](Sampler::named); `None` when they need all of
+    /// them: top-p, where it comes first, and a plain draw look at the whole distribution.
     pub fn keep(&self) -> Option<Keep> {
         let params = &self.params;
         if params.temperature <= 0.0 {

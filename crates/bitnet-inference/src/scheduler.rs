@@ -424,7 +424,8 @@ impl Scheduler {
 }
 
 /// How many of the last of `running` have to give up their places so that somebody of `priority` and `rank` gets one
-/// and `missing` blocks; `None` when that cannot be. Only for those of a lower priority, and only if they rank behind it.
+/// and `missing` blocks; `None` when that cannot be. Only for those of a lower priority, and only if they rank behind
+/// it.
 fn displaced(
     running: &[Sequence],
     limits: ScheduleLimits,

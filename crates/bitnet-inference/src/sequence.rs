@@ -179,8 +179,8 @@ impl Sequence {
         self.waits_since = now;
     }
 
-    /// When it is to be done: by its deadline, or as if it had one of ten minutes, so that those with deadlines cannot go
-    /// before it for ever.
+    /// When it is to be done: by its deadline, or as if it had one of ten minutes, so that those with deadlines cannot
+    /// go before it for ever.
     pub fn due(&self) -> Duration {
         let time = self.parts.terms.deadline.unwrap_or(PATIENCE);
         self.arrived.saturating_add(time)
@@ -403,8 +403,8 @@ impl Sequence {
         self.parts.timings.n_accepted += accepted;
     }
 
-    /// Draws the next token from its row of logits, or from the candidates of what [`keep`](Sequence::keep) said, decides
-    /// whether the text ends with it, and turns it into text.
+    /// Draws the next token from its row of logits, or from the candidates of what [`keep`](Sequence::keep) said,
+    /// decides whether the text ends with it, and turns it into text.
     ///
     /// # Errors
     /// What [`Sampler::sample`] and the text decoder report; the sequence cannot go on then.

@@ -1,8 +1,8 @@
-//! One tokenizer for all models of a process that have the same vocabulary: that of 128 k tokens takes 60 megabytes, and two
-//! versions of a model rarely differ in it.
+//! One tokenizer for all models of a process that have the same vocabulary: that of 128 k tokens takes 60 megabytes,
+//! and two versions of a model rarely differ in it.
 //!
-//! Which vocabularies are the same is told by two hashes of everything that a tokenizer is made from, keyed at random by the
-//! process, so that no file can be made to collide with another. A tokenizer lives as long as somebody has it.
+//! Which vocabularies are the same is told by two hashes of everything that a tokenizer is made from, keyed at random
+//! by the process, so that no file can be made to collide with another. A tokenizer lives as long as somebody has it.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::{self, Write};

@@ -40,7 +40,8 @@ pub struct Drawn {
     pub finish: Option<FinishReason>,
     /// Of every prompt token (of the first there is none), with the first token of a request that asks for them.
     pub prompt: Option<Arc<[Option<TokenLogprobs>]>>,
-    /// The prompt's vector, `[hidden_size]`, of a request for one ([`Engine::check_embedding`](crate::Engine::check_embedding)).
+    /// The prompt's vector, `[hidden_size]`, of a request for one
+    /// ([`Engine::check_embedding`](crate::Engine::check_embedding)).
     pub embedding: Option<Arc<[f32]>>,
 }
 

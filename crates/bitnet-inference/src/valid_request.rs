@@ -93,8 +93,8 @@ impl Engine {
         self.encode_prompt_within(prompt, usize::MAX)
     }
 
-    /// The same, but of a text that has more than `most` ids only its beginning, which has more too: no time is spent on
-    /// what does not fit.
+    /// The same, but of a text that has more than `most` ids only its beginning, which has more too: no time is spent
+    /// on what does not fit.
     ///
     /// # Errors
     /// As [`Engine::encode_prompt`].

@@ -12,8 +12,8 @@ const INNER: u64 = 4096;
 const LAYERS: u32 = 6;
 const MIB: u64 = 1 << 20;
 
-/// A model in 16-bit floats that hold trits: 192 MiB of layers, 24 MiB of them packed. Layers are written in alphabetical
-/// order within, as llama.cpp's converter writes some.
+/// A model in 16-bit floats that hold trits: 192 MiB of layers, 24 MiB of them packed. Layers are written in
+/// alphabetical order within, as llama.cpp's converter writes some.
 fn write_model(path: &Path) {
     let mut writer = GgufWriter::new();
     let number = |writer: &mut GgufWriter, key: &str, value: u32| {

@@ -82,7 +82,8 @@ pub(crate) fn config_to_run(checkpoint: &Checkpoint) -> Result<ModelConfig, Mode
 
 impl<B: Backend> Model<B> {
     /// Computes the batch: fills `a.hidden` with every row's last hidden state and `a.head` with the logits of
-    /// the rows in [`Batch::logit_rows`] (or with candidates, where that is enough), and writes the batch's keys and values into `cache`.
+    /// the rows in [`Batch::logit_rows`] (or with candidates, where that is enough), and writes the batch's keys and
+    /// values into `cache`.
     ///
     /// Rows of one sequence must be in order, with every earlier position already in the cache or in this batch.
     ///
@@ -183,8 +184,8 @@ impl<B: Backend> Model<B> {
         Ok(model)
     }
 
-    /// Keeps the packed weights in the file `path`, which [`Model::load_packed`] takes for a model of the same `key`; the
-    /// bytes of the file.
+    /// Keeps the packed weights in the file `path`, which [`Model::load_packed`] takes for a model of the same `key`;
+    /// the bytes of the file.
     ///
     /// # Errors
     /// [`PackedFileError::Io`]; nothing is left behind then.
@@ -206,9 +207,9 @@ impl<B: Backend> Model<B> {
         arrays
     }
 
-    /// Packs the weights into the file `path` that [`Model::load_packed`] maps, a layer at a time, so that all of them are
-    /// never in memory: the same bytes as [`Model::write_packed`]. The head's small copy is among them if the head has at
-    /// least `least_head_rows` rows. Returns when the system has it all on its disk.
+    /// Packs the weights into the file `path` that [`Model::load_packed`] maps, a layer at a time, so that all of them
+    /// are never in memory: the same bytes as [`Model::write_packed`]. The head's small copy is among them if the head
+    /// has at least `least_head_rows` rows. Returns when the system has it all on its disk.
     ///
     /// # Errors
     /// [`PackError`]; nothing is left behind then.
@@ -224,8 +225,8 @@ impl<B: Backend> Model<B> {
         Ok(writer.finish(true)?)
     }
 
-    /// Loads everything but the layers of a checkpoint that was opened with [`Checkpoint::open_lazily`]: each is read and
-    /// packed when a pass first comes to it, and [`Model::forward`] then ends with what is wrong with it.
+    /// Loads everything but the layers of a checkpoint that was opened with [`Checkpoint::open_lazily`]: each is read
+    /// and packed when a pass first comes to it, and [`Model::forward`] then ends with what is wrong with it.
     ///
     /// # Errors
     /// As [`Model::load`], of everything but the layers.
@@ -340,8 +341,8 @@ impl<B: Backend> Model<B> {
             .read(&a.head.logits, row * self.config.vocab_size, out);
     }
 
-    /// Copies the last hidden state of row `row` of the last batch to `out` `[hidden_size]`, as the head takes it: times
-    /// [`ModelConfig::head_scale`] where the model has one.
+    /// Copies the last hidden state of row `row` of the last batch to `out` `[hidden_size]`, as the head takes it:
+    /// times [`ModelConfig::head_scale`] where the model has one.
     ///
     /// # Panics
     /// When `a` has no such row.

@@ -188,7 +188,8 @@ impl ModelConfig {
             None => context_length,
         };
 
-        // Without a second set of frequencies that is the same, longer texts turn otherwise from their first position on.
+        // Without a second set of frequencies that is the same, longer texts turn otherwise from their first position
+        // on.
         let context_length = match &raw.rope_scaling {
             RopeScaling::LongRope(long) if !long.same_beyond => {
                 context_length.min(long.original_context_length as usize)

@@ -5,8 +5,8 @@
 //! change to [`crate::bitnet`], visible as such.
 //!
 //! Sources: `transformers`' `modeling_bitnet.py`, `modeling_llama.py`, `modeling_qwen3.py`, `modeling_gemma3.py`,
-//! `modeling_granite.py` (whose multipliers MiniCPM has under other names); llama.cpp's graphs for the GGUF architectures of the
-//! same names.
+//! `modeling_granite.py` (whose multipliers MiniCPM has under other names); llama.cpp's graphs for the GGUF
+//! architectures of the same names.
 
 use crate::config::ConfigError;
 use crate::tensor_role::NormPlace;
@@ -58,8 +58,8 @@ pub static FAMILIES: [Family; 6] = [
         own_multipliers: false,
         gguf_rope: RopeStyle::Neox,
     },
-    // The 1bitLLM models, which llama.cpp knows as `bitnet`: its graph has SiLU, not ReLU^2. Their own checkpoints name a
-    // class of their own, one letter smaller.
+    // The 1bitLLM models, which llama.cpp knows as `bitnet`: its graph has SiLU, not ReLU^2. Their own checkpoints name
+    // a class of their own, one letter smaller.
     Family {
         name: "bitnet",
         gguf_architectures: &["bitnet"],

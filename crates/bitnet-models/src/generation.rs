@@ -23,7 +23,8 @@ pub(crate) mod sampling {
     pub const REPETITION_PENALTY: &str = "general.sampling.penalty_repeat";
 }
 
-/// What a value must be, in words and as a test. A request would be refused for it: better the model at once, with its file.
+/// What a value must be, in words and as a test. A request would be refused for it: better the model at once, with its
+/// file.
 type Rule = (&'static str, fn(f32) -> bool);
 
 const FINITE: Rule = ("a finite number", f32::is_finite);

@@ -239,8 +239,8 @@ fn one_bit_llm_bits(json: Json<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// MiniCPM's multipliers (openbmb's `modeling_minicpm.py`): `scale_emb` as it is, `scale_depth` over the root of the number of
-/// layers, and logits divided by how often `dim_model_base` goes into the hidden size.
+/// MiniCPM's multipliers (openbmb's `modeling_minicpm.py`): `scale_emb` as it is, `scale_depth` over the root of the
+/// number of layers, and logits divided by how often `dim_model_base` goes into the hidden size.
 fn multipliers(json: Json<'_>) -> Result<RawMultipliers, ModelError> {
     let number = |field: ConfigField| {
         let key = field.hf_key();

@@ -63,7 +63,8 @@ impl FileBytes {
         Self::map(&file, path, false)
     }
 
-    /// The same of a file that is open, all of it mapped and read at once: for one of which everything is read. `path` stands for it in messages.
+    /// The same of a file that is open, all of it mapped and read at once: for one of which everything is read. `path`
+    /// stands for it in messages.
     ///
     /// # Errors
     /// As [`FileBytes::open`].
@@ -238,8 +239,8 @@ fn read_all(mut file: &File, len: u64) -> io::Result<Bytes> {
     read_in(&mut file, len)
 }
 
-/// Reads `len` bytes into memory of their own, which [`release`] gives back. A large length that nothing stands behind costs
-/// addresses alone: memory is taken as bytes arrive.
+/// Reads `len` bytes into memory of their own, which [`release`] gives back. A large length that nothing stands behind
+/// costs addresses alone: memory is taken as bytes arrive.
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] where there are fewer, what reading says, a length that no memory has.

@@ -1,9 +1,9 @@
 //! Files that this program makes for itself and maps: in a folder that nobody else may write.
 //!
 //! Whoever can cut a mapped file short can end the process that has it mapped (SIGBUS). The files here are safe from
-//! everybody but their owner and root: they are created for the owner alone, in a folder of the owner's, under a name that
-//! nobody looks for, and renamed when they are whole. Before one is mapped its owner and mode are looked at through the open
-//! file, so it does not matter what happens to its name. A finished file is never written again.
+//! everybody but their owner and root: they are created for the owner alone, in a folder of the owner's, under a name
+//! that nobody looks for, and renamed when they are whole. Before one is mapped its owner and mode are looked at
+//! through the open file, so it does not matter what happens to its name. A finished file is never written again.
 
 mod unfinished;
 
@@ -93,8 +93,8 @@ const REMEMBERED: usize = 256;
 
 static CHECKED: Mutex<Option<HashSet<FileStamp>>> = Mutex::new(None);
 
-/// Whether this process has checked the content of a file and nobody has written it since. Where the system does not tell
-/// files apart, it never has.
+/// Whether this process has checked the content of a file and nobody has written it since. Where the system does not
+/// tell files apart, it never has.
 pub fn is_checked(stamp: FileStamp) -> bool {
     let checked = CHECKED.lock().unwrap_or_else(PoisonError::into_inner);
     cfg!(unix)

@@ -2,12 +2,12 @@
 //!
 //! Packing half a gigabyte takes a second or two, most of it the system's clearing of fresh pages; a mapped file costs
 //! neither. The file belongs to one model file and one way of packing and says so; whoever finds another key, another
-//! packing, another version or a wrong checksum packs anew and writes the file again. Nothing is in it that is not in the
-//! model.
+//! packing, another version or a wrong checksum packs anew and writes the file again. Nothing is in it that is not in
+//! the model.
 //!
-//! A mapped file that somebody cuts short ends the process, so a file is used only if nobody but its owner, who must be the
-//! user of this process or root, may write it. Files of ours are written once, under another name, and never touched again:
-//! a new one replaces the old by its name alone, and whoever has that mapped keeps it.
+//! A mapped file that somebody cuts short ends the process, so a file is used only if nobody but its owner, who must be
+//! the user of this process or root, may write it. Files of ours are written once, under another name, and never
+//! touched again: a new one replaces the old by its name alone, and whoever has that mapped keeps it.
 //!
 //! ```text
 //! 0    8 bytes  "BITNETPK"

@@ -202,7 +202,8 @@ impl<'a, 'o, B: Backend> Pass<'a, 'o, B> {
         self.end(started, Operation::Add, |_| Work::default());
     }
 
-    /// The norm before the head: `out = norm(x)`, both `[n, hidden_size]`, times the scale of the head's input if it has one.
+    /// The norm before the head: `out = norm(x)`, both `[n, hidden_size]`, times the scale of the head's input if it
+    /// has one.
     pub fn final_norm(&mut self, weight: &B::Buffer, x: &B::Buffer, out: &mut B::Buffer) {
         let (eps, n) = (self.config.rms_norm_eps, self.batch.len());
         let started = self.begin();

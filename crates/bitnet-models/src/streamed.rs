@@ -1,7 +1,7 @@
 //! Logits of a few prompts without a model in memory: each layer is loaded, run for all of them and dropped.
 //!
-//! Whoever wants to know what a file says, once, needs neither all of its weights at a time nor a KV cache of more than one
-//! layer. The numbers are those of [`Model`](crate::Model): the same steps in the same order.
+//! Whoever wants to know what a file says, once, needs neither all of its weights at a time nor a KV cache of more than
+//! one layer. The numbers are those of [`Model`](crate::Model): the same steps in the same order.
 
 use crate::activations::Activations;
 use crate::attention::attention;
@@ -20,12 +20,12 @@ use bitnet_kernels::{Backend, KV_BLOCK, KvType};
 /// Rows (tokens) that run at once: more cost memory, fewer load the weights more often. 20 megabytes at 2 B weights.
 const ROWS_AT_ONCE: usize = 160;
 
-/// The logits after the last token of each of `prompts`, `[prompts.len()][vocab_size]`; `None` as soon as `wanted`, which is
-/// asked before each layer, says no.
+/// The logits after the last token of each of `prompts`, `[prompts.len()][vocab_size]`; `None` as soon as `wanted`,
+/// which is asked before each layer, says no.
 ///
 /// # Errors
-/// As [`Model::load`](crate::Model::load); [`ModelError::Batch`] for prompts that are empty, too long, or have tokens beyond
-/// the vocabulary.
+/// As [`Model::load`](crate::Model::load); [`ModelError::Batch`] for prompts that are empty, too long, or have tokens
+/// beyond the vocabulary.
 pub fn streamed_logits<B: Backend>(
     backend: &B,
     checkpoint: &Checkpoint,

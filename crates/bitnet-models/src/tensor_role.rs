@@ -124,8 +124,8 @@ impl NormPlace {
         }
     }
 
-    /// The module's name inside `model.layers.N.`, as in `self_attn.attn_sub_norm`. A family with norms behind its parts
-    /// calls the one before the feed-forward part `pre_feedforward_layernorm` instead.
+    /// The module's name inside `model.layers.N.`, as in `self_attn.attn_sub_norm`. A family with norms behind its
+    /// parts calls the one before the feed-forward part `pre_feedforward_layernorm` instead.
     pub fn hf_name(self) -> &'static str {
         match self {
             NormPlace::Attention => "input_layernorm",

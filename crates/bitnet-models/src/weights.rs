@@ -273,7 +273,8 @@ impl<B: Backend> LayerWeights<B> {
     }
 }
 
-/// Packs the weights of a checkpoint into `writer`, in the order of [`Weights::write`], with a layer in memory at a time.
+/// Packs the weights of a checkpoint into `writer`, in the order of [`Weights::write`], with a layer in memory at a
+/// time.
 pub(crate) fn pack_weights<B: Backend>(
     backend: &B,
     checkpoint: &Checkpoint,
@@ -304,8 +305,8 @@ pub(crate) fn pack_weights<B: Backend>(
     Ok(())
 }
 
-/// Whether a file's query and key rows are in pairs and are put into halves as they are loaded, so that a model gives the
-/// same bytes whichever of the two orders its file has: sums over a head then run in one order.
+/// Whether a file's query and key rows are in pairs and are put into halves as they are loaded, so that a model gives
+/// the same bytes whichever of the two orders its file has: sums over a head then run in one order.
 pub(crate) fn rows_to_halves(config: &ModelConfig) -> bool {
     config.rope.style == RopeStyle::Norm && config.rope.n_rot == config.head_dim
 }

@@ -14,6 +14,8 @@ mod gguf;
 mod gguf_model;
 #[path = "malformed/hf.rs"]
 mod hf;
+#[path = "malformed/hf_weights.rs"]
+mod hf_weights;
 #[path = "malformed/splits.rs"]
 mod splits;
 
@@ -30,8 +32,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The published attacks on GGUF readers whose shapes are among the cases. Two more (CVE-2024-32878, CVE-2024-41130) free
-/// or follow what a parse that stopped half-way had not set up: [`no_prefix_and_no_changed_byte_panics`].
+/// The published attacks on GGUF readers whose shapes are among the cases. Two more (CVE-2024-32878, CVE-2024-41130)
+/// free or follow what a parse that stopped half-way had not set up: [`no_prefix_and_no_changed_byte_panics`].
 const ATTACKS: [&str; 14] = [
     "CVE-2024-21802",
     "CVE-2024-21825",
@@ -144,7 +146,7 @@ fn every_malformed_directory_gives_its_own_error() {
     let _alone = ALONE.lock();
     let mut names = BTreeSet::new();
     let mut wrong = Vec::new();
-    for case in hf::cases() {
+    for case in hf::cases().into_iter().chain(hf_weights::cases()) {
         assert!(
             names.insert(case.name),
             "two cases are called {}",
@@ -201,7 +203,7 @@ fn the_unchanged_models_are_accepted() {
     load(&path).0.unwrap();
     hf::write_model(dir.path());
     load(dir.path()).0.unwrap();
-    hf::write_sharded(dir.path());
+    hf_weights::write_sharded(dir.path());
     load(dir.path()).0.unwrap();
 }
 

@@ -13,7 +13,7 @@ use crate::dense_ternary::float_shape;
 use crate::error::QuantError;
 use crate::floats::{bf16_to_f32, f16_to_f32};
 use crate::qtype::TensorType;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+use crate::ternary::{ScaleLayout, Shape, StoredRows};
 
 /// The smallest mean that is divided by, for matrices of (almost) nothing but zeros.
 const MIN_MEAN: f32 = 1e-5;
@@ -72,21 +72,17 @@ impl<'a> AbsmeanRows<'a> {
     }
 }
 
-impl TernaryRows for AbsmeanRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for AbsmeanRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, ScaleLayout::PerTensor(1.0 / self.inverse_mean))
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        ScaleLayout::PerTensor(1.0 / self.inverse_mean)
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale())?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        _scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let row_bytes = self.shape.cols * self.ty.block_bytes();
         let bytes = &self.bytes[row * row_bytes..][..row_bytes];
         match self.ty {
@@ -155,6 +151,7 @@ fn quantize_row<const B: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ternary::TernaryRows;
 
     fn bytes_of(values: &[f32]) -> Vec<u8> {
         values

@@ -8,7 +8,7 @@
 use crate::error::QuantError;
 use crate::floats::f16_at;
 use crate::qtype::TensorType;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+use crate::ternary::{ScaleLayout, Shape, StoredRows};
 use crate::{q2_0, tq};
 
 /// The trits of a tensor of one of the ternary block types in a file's bytes.
@@ -81,21 +81,17 @@ impl<'a> BlockTernaryRows<'a> {
     }
 }
 
-impl TernaryRows for BlockTernaryRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for BlockTernaryRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, self.scale)
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        self.scale
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale)?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let (block_len, block_bytes) = (self.ty.block_len(), self.ty.block_bytes());
         let row_bytes = self.shape.cols / block_len * block_bytes;
         let bytes = &self.bytes[row * row_bytes..][..row_bytes];
@@ -141,8 +137,8 @@ pub(crate) fn longest_blocks(cols: usize) -> impl Iterator<Item = usize> {
     lens.filter(move |&len| len > 1 && len <= cols && cols.is_multiple_of(len))
 }
 
-/// One scale for the tensor if all scales of its blocks agree, else one for the longest blocks whose scales agree. A scale
-/// of zero agrees with any.
+/// One scale for the tensor if all scales of its blocks agree, else one for the longest blocks whose scales agree. A
+/// scale of zero agrees with any.
 pub(crate) fn common_layout(
     cols: usize,
     block_len: usize,

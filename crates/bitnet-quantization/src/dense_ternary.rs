@@ -11,7 +11,7 @@ use crate::block_ternary::longest_blocks;
 use crate::error::QuantError;
 use crate::floats::{bf16_to_f32, f16_to_f32};
 use crate::qtype::TensorType;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+use crate::ternary::{ScaleLayout, Shape, StoredRows};
 
 /// What a dense tensor turned out to be.
 #[derive(Debug, Clone, Copy)]
@@ -277,21 +277,17 @@ impl Magnitudes {
     }
 }
 
-impl TernaryRows for DenseTernaryRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for DenseTernaryRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, self.scale)
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        self.scale
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale())?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let row_bytes = self.shape.cols * self.ty.block_bytes();
         let bytes = &self.bytes[row * row_bytes..][..row_bytes];
         if self.ty == TensorType::F32 {

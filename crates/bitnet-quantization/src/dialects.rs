@@ -1,8 +1,8 @@
 //! Readings that no file tells, or that it tells wrongly: what people name with `--dialect`.
 //!
-//! Two kinds of them: the byte layout of I2_S, of which a file says nothing, and the format that a type number stands for
-//! where several projects use it. The second is decided by the tensors' sizes; a name here overrides that, for files with
-//! gaps between their tensors or sizes that fit more than one format.
+//! Two kinds of them: the byte layout of I2_S, of which a file says nothing, and the format that a type number stands
+//! for where several projects use it. The second is decided by the tensors' sizes; a name here overrides that, for
+//! files with gaps between their tensors or sizes that fit more than one format.
 
 use std::fmt;
 use std::str::FromStr;

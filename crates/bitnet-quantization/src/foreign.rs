@@ -1,4 +1,5 @@
-//! Formats of single projects, read once: their trits go into a layout of the engine's own. TL1 and TL2 are also written.
+//! Formats of single projects, read once: their trits go into a layout of the engine's own. TL1 and TL2 are also
+//! written.
 //!
 //! - **STQ1_0** (Tencent's Sherry): one zero in every four weights, 42 bytes for 256.
 //! - **IQ1_BN, IQ2_BN** (ik_llama.cpp): a scale in front of each row, then 13 or 16 bytes for 64 weights.
@@ -14,7 +15,7 @@ use self::iq2_s::Iq2sRows;
 use self::tiles::{TilePreset, TileRows, Tiles};
 use crate::error::QuantError;
 use crate::floats::f16_at;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+use crate::ternary::{ScaleLayout, Shape, StoredRows, TernaryRows};
 
 /// A format that is only imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,8 +109,8 @@ impl std::fmt::Display for ForeignType {
     }
 }
 
-/// Opens the bytes of a whole tensor `[rows, cols]`. `scale` is that of a tensor of its own, which TL1 and TL2 may have;
-/// their tile sizes are those of `preset`, or of the only presets that have the shape.
+/// Opens the bytes of a whole tensor `[rows, cols]`. `scale` is that of a tensor of its own, which TL1 and TL2 may
+/// have; their tile sizes are those of `preset`, or of the only presets that have the shape.
 ///
 /// # Errors
 /// As [`ForeignRows::new`], [`Iq2sRows::new`] and [`tiles::TileRows::new`], and for tile sizes that nobody tells.
@@ -183,8 +184,8 @@ impl<'a> ForeignRows<'a> {
     /// Takes the bytes of a whole tensor `[rows, cols]`. Scales that are all the same are one scale for the tensor.
     ///
     /// # Errors
-    /// TL1, TL2 and IQ2_S ([`tiles::TileRows`] and [`Iq2sRows`] read them), an impossible shape, another byte count than the shape has, a scale
-    /// that is NaN or infinite.
+    /// TL1, TL2 and IQ2_S ([`tiles::TileRows`] and [`Iq2sRows`] read them), an impossible shape, another byte count
+    /// than the shape has, a scale that is NaN or infinite.
     pub fn new(
         ty: ForeignType,
         rows: usize,
@@ -260,21 +261,17 @@ impl<'a> ForeignRows<'a> {
     }
 }
 
-impl TernaryRows for ForeignRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for ForeignRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, self.scale)
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        self.scale
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale)?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         for (out, scale) in scales.iter_mut().zip(self.row_scales(row)) {
             *out = scale;
         }

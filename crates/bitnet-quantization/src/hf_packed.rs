@@ -11,7 +11,7 @@
 //! Source: transformers, `integrations/bitnet.py`.
 
 use crate::error::QuantError;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows, finite_tensor_scale};
+use crate::ternary::{ScaleLayout, Shape, StoredRows, finite_tensor_scale};
 
 const FORMAT: &str = "packed uint8";
 
@@ -41,21 +41,17 @@ impl<'a> HfPackedRows<'a> {
     }
 }
 
-impl TernaryRows for HfPackedRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for HfPackedRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, ScaleLayout::PerTensor(self.scale))
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        ScaleLayout::PerTensor(self.scale)
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale())?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        _scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let band = self.shape.rows.div_ceil(4);
         let shift = 2 * (row / band);
         let bytes = &self.bytes[row % band * self.shape.cols..][..self.shape.cols];
@@ -81,6 +77,7 @@ impl TernaryRows for HfPackedRows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ternary::TernaryRows;
 
     /// Packs as the formula says, in its own words: row by row into bands.
     fn pack(rows: usize, cols: usize, trits: &[i8]) -> Vec<u8> {

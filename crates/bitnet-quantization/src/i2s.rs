@@ -15,7 +15,7 @@
 use crate::crumbs::{QuarterShifts, pack_group, unpack_group};
 use crate::error::QuantError;
 use crate::qtype::I2S_TRAILER_BYTES;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows, finite_tensor_scale};
+use crate::ternary::{ScaleLayout, Shape, StoredRows, finite_tensor_scale};
 
 const FORMAT: &str = "I2_S";
 
@@ -193,21 +193,17 @@ impl<'a> I2sRows<'a> {
     }
 }
 
-impl TernaryRows for I2sRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for I2sRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, ScaleLayout::PerTensor(self.scale))
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        ScaleLayout::PerTensor(self.scale)
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale())?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        _scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let valid = match self.dialect {
             I2sDialect::Block128 => self.read_flat::<32>(row, trits),
             I2sDialect::Block64 => self.read_flat::<16>(row, trits),

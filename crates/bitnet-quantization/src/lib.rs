@@ -10,7 +10,8 @@
 //! - [`qtype`], [`type_id`]: the types, their GGUF numbers and sizes, and what other numbers mean; [`dialects`]: what
 //!   people say of that.
 //! - [`ternary`]: the trait; behind it [`i2s`] (Microsoft), [`block_ternary`] over [`tq`] and [`q2_0`] (llama.cpp),
-//!   [`hf_packed`] (transformers), [`mlx`] (Apple's), [`dense_ternary`] (floats that are trits), [`absmean`] (master weights).
+//!   [`hf_packed`] (transformers), [`mlx`] (Apple's), [`dense_ternary`] (floats that are trits), [`absmean`] (master
+//!   weights).
 //! - [`foreign`]: formats of single projects; all but TL1 and TL2 are read only.
 //! - [`repack`]: one ternary type into another, exactly.
 //! - [`blocks`]: block types for embeddings and heads; [`floats`]: 16-bit floats.

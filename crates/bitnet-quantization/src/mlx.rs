@@ -16,7 +16,7 @@ use crate::block_ternary::common_layout;
 use crate::error::QuantError;
 use crate::floats::{bf16_to_f32, f16_to_f32};
 use crate::qtype::TensorType;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+use crate::ternary::{ScaleLayout, Shape, StoredRows};
 
 /// Codes of a byte.
 const PER_BYTE: usize = 4;
@@ -99,8 +99,8 @@ impl<'a> MlxTensor<'a> {
         Ok(shape)
     }
 
-    /// The weight as one of the engine's types for embeddings and heads: Q2_0 or PQ2_0 where it is ternary in their blocks,
-    /// else F32.
+    /// The weight as one of the engine's types for embeddings and heads: Q2_0 or PQ2_0 where it is ternary in their
+    /// blocks, else F32.
     ///
     /// # Errors
     /// Sizes that do not fit together, numbers that are not finite.
@@ -182,8 +182,8 @@ impl<'a> MlxRows<'a> {
     /// Takes the three tensors of a weight `[rows, cols]`.
     ///
     /// # Errors
-    /// Sizes that do not fit together, numbers that are not finite, a bias that is not `-scale`. Codes are checked when their
-    /// row is read.
+    /// Sizes that do not fit together, numbers that are not finite, a bias that is not `-scale`. Codes are checked when
+    /// their row is read.
     pub fn new(tensor: MlxTensor<'a>, rows: usize, cols: usize) -> Result<Self, QuantError> {
         let shape = tensor.shape(rows, cols)?;
         let n_groups = shape.elements() / tensor.group_len;
@@ -213,21 +213,17 @@ impl<'a> MlxRows<'a> {
     }
 }
 
-impl TernaryRows for MlxRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for MlxRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, self.scale)
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        self.scale
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale)?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let row_bytes = self.shape.cols / PER_BYTE;
         let bytes = &self.tensor.codes[row * row_bytes..][..row_bytes];
         for (trits, byte) in trits.as_chunks_mut::<PER_BYTE>().0.iter_mut().zip(bytes) {
@@ -264,6 +260,7 @@ impl TernaryRows for MlxRows<'_> {
 mod tests {
     use super::*;
     use crate::blocks::dequantize;
+    use crate::ternary::TernaryRows;
 
     /// Two rows of 256 weights in groups of `group_len`, the trits cycling, with F16 scales and biases of `-scale`.
     struct Made {

@@ -1,5 +1,5 @@
-//! Q2_0 in groups of 64, llama.cpp's 2-bit type that PrismML's Ternary-Bonsai models are published in, and PQ2_0, which is
-//! the same in groups of 128.
+//! Q2_0 in groups of 64, llama.cpp's 2-bit type that PrismML's Ternary-Bonsai models are published in, and PQ2_0, which
+//! is the same in groups of 128.
 //!
 //! ```text
 //! Q2_0,  18 bytes:  d qs[16]    code of value j = (qs[j / 4] >> 2 (j % 4)) & 3,   weight = (code - 1) * d

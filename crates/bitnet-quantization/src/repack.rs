@@ -262,8 +262,8 @@ fn is_zero(trits: &[i8]) -> bool {
     trits.iter().all(|&trit| trit == 0)
 }
 
-/// The one scale of all non-zero trits of a block that starts at column `first`; without any, the first one's. The error
-/// is the column and the scale that does not agree.
+/// The one scale of all non-zero trits of a block that starts at column `first`; without any, the first one's. The
+/// error is the column and the scale that does not agree.
 fn common_scale(
     trits: &[i8],
     first: usize,

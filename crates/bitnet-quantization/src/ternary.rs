@@ -52,6 +52,41 @@ pub trait TernaryRows: Sync {
     fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError>;
 }
 
+/// A reader of one way of storing rows, whose shape and scales were checked when it was made: its [`TernaryRows`] but
+/// for the decoding is the same for all.
+pub(crate) trait StoredRows: Sync {
+    /// The shape, and where the scales are. Never changes for one value.
+    fn header(&self) -> (Shape, ScaleLayout);
+
+    /// Decodes a row that is there into buffers of its lengths, as [`TernaryRows::read_row`] does.
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), QuantError>;
+}
+
+impl<T: StoredRows> TernaryRows for T {
+    fn rows(&self) -> usize {
+        self.header().0.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.header().0.cols
+    }
+
+    fn scale(&self) -> ScaleLayout {
+        self.header().1
+    }
+
+    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
+        let (shape, scale) = self.header();
+        shape.check_read(row, trits, scales, scale)?;
+        self.decode_row(row, trits, scales)
+    }
+}
+
 /// A checked `[rows, cols]`: neither is zero, a row's dot product fits in an i32, the element count in a usize.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {

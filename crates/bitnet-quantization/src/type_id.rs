@@ -47,8 +47,8 @@ pub enum TypeCandidate {
 }
 
 impl TypeCandidate {
-    /// Bytes that a tensor `[rows, cols]` may take in this format, `None` where it cannot be stored in it. The second is
-    /// that of TL1 and TL2 with their scale behind the codes.
+    /// Bytes that a tensor `[rows, cols]` may take in this format, `None` where it cannot be stored in it. The second
+    /// is that of TL1 and TL2 with their scale behind the codes.
     pub fn tensor_bytes(&self, rows: u64, cols: u64) -> [Option<u64>; 2] {
         match *self {
             TypeCandidate::Tensor(ty) => {
@@ -145,8 +145,8 @@ const NOT_TERNARY: &str = "it is not ternary";
 const OTHER_SIZE: &str =
     "its tensors have the size of none of these; export the model as I2_S, TQ2_0 or Q2_0";
 
-/// What the type number `id` of a GGUF tensor means as far as the number alone tells; [`candidates`] has the formats that
-/// sizes decide between.
+/// What the type number `id` of a GGUF tensor means as far as the number alone tells; [`candidates`] has the formats
+/// that sizes decide between.
 pub fn type_from_ggml_id(id: u32) -> TypeId {
     if let Some(&ty) = TensorType::ALL.iter().find(|ty| ty.ggml_id() == id) {
         return TypeId::Supported(ty);

@@ -1,8 +1,8 @@
 //! A server whose forward pass costs nothing: what is left is the cost of serving.
 //!
 //! Everything but the model's arithmetic is the real thing: tokenising, scheduling, KV blocks, drawing, text, metrics,
-//! HTTP. The token of a row is fixed by its position, so every answer repeats one sentence. Only measurements want that:
-//! it is an example and no part of a release.
+//! HTTP. The token of a row is fixed by its position, so every answer repeats one sentence. Only measurements want
+//! that: it is an example and no part of a release.
 //!
 //! `cargo run --release -p bitnet-server --example no_forward_pass -- MODEL.gguf [settings of bitnet serve]`
 

@@ -50,8 +50,8 @@ pub struct Admitted {
 /// Weight of the newest request in the smoothed time that requests take.
 const SMOOTHING: f64 = 0.2;
 
-/// Which part of both caps is kept for tenants that hold little: enough for a few dozen requests of the default queue, and
-/// little of what one tenant alone may use.
+/// Which part of both caps is kept for tenants that hold little: enough for a few dozen requests of the default queue,
+/// and little of what one tenant alone may use.
 const KEPT: usize = 8;
 
 /// Which limit a full queue names, `details.limit` of the error: that of requests, or of prompt tokens that wait.
@@ -73,8 +73,8 @@ impl Admission {
         }
     }
 
-    /// Takes a request of `choices` choices and an estimated number of prompt `tokens` from `tenant`. What it has of them is
-    /// told by [`Admitted::add_tokens`].
+    /// Takes a request of `choices` choices and an estimated number of prompt `tokens` from `tenant`. What it has of
+    /// them is told by [`Admitted::add_tokens`].
     ///
     /// # Errors
     /// [`ErrorCode::QueueFull`], or [`ErrorCode::InvalidValue`] for more choices than ever fit.
@@ -163,8 +163,8 @@ impl Admission {
 }
 
 impl Counts {
-    /// Whether `more` of what `of` counts would take from what is kept for tenants that hold little. Those are who hold no
-    /// more than their share, of all who hold something and one who may come.
+    /// Whether `more` of what `of` counts would take from what is kept for tenants that hold little. Those are who hold
+    /// no more than their share, of all who hold something and one who may come.
     fn leaves_too_little(
         &self,
         tenant: TenantId,

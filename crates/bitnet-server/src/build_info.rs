@@ -1,5 +1,5 @@
-//! What this program was built from: told by `/version`, `bitnet_build_info` and `bitnet --version`, so that a report of
-//! a fault names what it is about. `build.rs` finds it out.
+//! What this program was built from: told by `/version`, `bitnet_build_info` and `bitnet --version`, so that a report
+//! of a fault names what it is about. `build.rs` finds it out.
 
 use serde::Serialize;
 

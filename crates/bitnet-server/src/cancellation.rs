@@ -1,8 +1,8 @@
 //! Requests under way by their names, so that whoever sent one, or an administrator, can end it.
 //!
 //! Clients choose names and two of them may choose one, so a request is found by its name and its sender together. What
-//! ends it is giving its tickets back, as when its client leaves: its place and its blocks are free within a step, and its
-//! reader finds its channel closed.
+//! ends it is giving its tickets back, as when its client leaves: its place and its blocks are free within a step, and
+//! its reader finds its channel closed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::engine_thread::Ticket;
 use crate::error::{ApiError, ErrorCode};
 
-/// What a request has in the engine's queue, until it ends or is cancelled. Its parts follow one another, as the batches of
-/// `/v1/embeddings` do: there are the tickets of one at a time.
+/// What a request has in the engine's queue, until it ends or is cancelled. Its parts follow one another, as the
+/// batches of `/v1/embeddings` do: there are the tickets of one at a time.
 #[derive(Debug, Default)]
 pub struct Hold(Mutex<Held>);
 
@@ -118,8 +118,8 @@ impl RequestsUnderWay {
     /// Ends the requests by this name that are in `scope`; returns how many there were.
     ///
     /// # Errors
-    /// [`ErrorCode::RequestNotFound`], the same for one of somebody else; [`ErrorCode::MissingField`] when several have sent
-    /// requests by this name and nobody says whose is meant.
+    /// [`ErrorCode::RequestNotFound`], the same for one of somebody else; [`ErrorCode::MissingField`] when several have
+    /// sent requests by this name and nobody says whose is meant.
     pub fn cancel(&self, name: &str, scope: CancelScope<'_>) -> Result<usize, ApiError> {
         let holds: Vec<Arc<Hold>> = {
             let entries = self.entries();

@@ -1,5 +1,5 @@
-//! From prompts to requests that the engine takes: tokenising, shortening, and everything that can be refused before a request
-//! waits. A long text takes a while, so it is done aside from the threads that serve connections.
+//! From prompts to requests that the engine takes: tokenising, shortening, and everything that can be refused before a
+//! request waits. A long text takes a while, so it is done aside from the threads that serve connections.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ impl Prompts {
         }
     }
 
-    /// Tokens of all prompts, each as often as it is run, as far as can be said without tokenising: no more of each than the
-    /// context holds, for longer ones are refused or shortened.
+    /// Tokens of all prompts, each as often as it is run, as far as can be said without tokenising: no more of each
+    /// than the context holds, for longer ones are refused or shortened.
     pub(crate) fn estimate_tokens(&self, n: usize, context: usize) -> usize {
         let of_text = |text: &str| text.len() / BYTES_PER_TOKEN;
         let of_prompt = |prompt: &Prompt| match prompt {
@@ -63,8 +63,8 @@ impl Prompts {
         tokens.saturating_mul(n)
     }
 
-    /// Refuses texts that cannot fit the context, however they are tokenised. What a template makes of a conversation is
-    /// known later.
+    /// Refuses texts that cannot fit the context, however they are tokenised. What a template makes of a conversation
+    /// is known later.
     ///
     /// # Errors
     /// [`ErrorCode::ContextLengthExceeded`].
@@ -95,11 +95,12 @@ pub enum Truncate {
     ToFit,
 }
 
-/// Bytes of text from which on checking takes so long that it waits for one of [`LONG_CHECKS`] turns: some 10 milliseconds.
+/// Bytes of text from which on checking takes so long that it waits for one of [`LONG_CHECKS`] turns: some 10
+/// milliseconds.
 const LONG_TEXT: usize = 64 << 10;
 
-/// Bytes of text that are counted as a token until it is known how many there are. Hardly any text has more, so hardly any
-/// request is refused that would fit.
+/// Bytes of text that are counted as a token until it is known how many there are. Hardly any text has more, so hardly
+/// any request is refused that would fit.
 const BYTES_PER_TOKEN: usize = 8;
 
 /// Turns for long texts: half of the threads that check, so that the other half is for everybody else.
@@ -155,8 +156,8 @@ pub(crate) fn count_tokens(requests: &[ValidRequest]) -> usize {
     tokens.sum()
 }
 
-/// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text: 30 MB,
-/// or 24 prompts of 1,024 tokens with 20 alternatives each.
+/// Log probabilities of prompt tokens that one answer may have, alternatives included. Each is some 60 bytes of text:
+/// 30 MB, or 24 prompts of 1,024 tokens with 20 alternatives each.
 const MAX_PROMPT_LOGPROBS: usize = 1 << 19;
 
 /// What is asked for each prompt.

@@ -398,8 +398,9 @@ fn variables(sources: &Sources) -> Result<Vec<(String, String)>, SettingError> {
     Ok(variables)
 }
 
-/// Whether a variable begins as ours do but for underscores that are not doubled, and is none of those by which Kubernetes
-/// and linked containers tell of a service: `..._SERVICE_HOST`, `..._SERVICE_PORT_HTTP`, `..._PORT`, `..._PORT_80_TCP_ADDR`.
+/// Whether a variable begins as ours do but for underscores that are not doubled, and is none of those by which
+/// Kubernetes and linked containers tell of a service: `..._SERVICE_HOST`, `..._SERVICE_PORT_HTTP`, `..._PORT`,
+/// `..._PORT_80_TCP_ADDR`.
 fn is_misspelt(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix(NEARLY_PREFIX) else {
         return false;

@@ -1,7 +1,7 @@
 //! What a client is told when something goes wrong: the shape of the answer, and which causes lead to which code.
 //!
-//! The shape is OpenAI's, `{"error": {"message", "type", "param", "code"}}`, on every route and for every status, so that
-//! clients' own error classes work; beside it `hint`, `retryable` and `request_id`. The codes are in [`code`].
+//! The shape is OpenAI's, `{"error": {"message", "type", "param", "code"}}`, on every route and for every status, so
+//! that clients' own error classes work; beside it `hint`, `retryable` and `request_id`. The codes are in [`code`].
 
 pub mod code;
 

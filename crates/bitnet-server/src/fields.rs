@@ -192,7 +192,8 @@ impl From<Map<String, Value>> for Fields {
     }
 }
 
-/// A whole number that is not negative, also as `3.0`: to JSON that is the same number, and some programs have no other.
+/// A whole number that is not negative, also as `3.0`: to JSON that is the same number, and some programs have no
+/// other.
 pub fn unsigned(value: &Value) -> Option<u64> {
     value
         .as_u64()

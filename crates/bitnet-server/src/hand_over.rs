@@ -2,8 +2,8 @@
 //!
 //! Both processes have the same setting, a path. The running one waits there for the next one. The next one loads its
 //! model, and only then connects: it is sent the listening socket as a descriptor (SCM_RIGHTS), answers that it has it,
-//! and from then on accepts, while the older one ends its connections. Clients that come in between wait in the queue of
-//! the socket, which both have. A next process that fails before its answer has changed nothing.
+//! and from then on accepts, while the older one ends its connections. Clients that come in between wait in the queue
+//! of the socket, which both have. A next process that fails before its answer has changed nothing.
 //!
 //! Only the same user can connect, and is asked for by the kernel's word, not by its own.
 
@@ -183,8 +183,8 @@ impl Drop for PreparedOffer {
 }
 
 impl Offer {
-    /// Gives `listener` to the first process that asks for it and takes it. That process is accepting already: the caller
-    /// stops.
+    /// Gives `listener` to the first process that asks for it and takes it. That process is accepting already: the
+    /// caller stops.
     pub async fn give(&mut self, listener: impl AsFd) {
         loop {
             let asked = match self.socket.accept().await {

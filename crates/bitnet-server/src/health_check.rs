@@ -1,7 +1,7 @@
 //! Asking another process whether it is alive or ready, as containers and scripts do.
 //!
-//! Alive is what is asked unless somebody wants more: a server whose queue is full, or that drains, is not ready and must
-//! not be restarted for it. One limit is for everything together.
+//! Alive is what is asked unless somebody wants more: a server whose queue is full, or that drains, is not ready and
+//! must not be restarted for it. One limit is for everything together.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Probes on a port of their own, answered by a thread of their own.
 //!
-//! On the port that everybody uses a probe waits for a turn among all that the server does, and when that is too much it
-//! comes late although nothing is wrong. Here one thread with a small runtime does nothing else: it sleeps until somebody
-//! asks, so the system lets it run at once however busy the processors are, and no lock that it takes is held for longer
-//! than a copy. It answers from before the first model is loaded until the process has drained.
+//! On the port that everybody uses a probe waits for a turn among all that the server does, and when that is too much
+//! it comes late although nothing is wrong. Here one thread with a small runtime does nothing else: it sleeps until
+//! somebody asks, so the system lets it run at once however busy the processors are, and no lock that it takes is held
+//! for longer than a copy. It answers from before the first model is loaded until the process has drained.
 //!
 //! Handlers and guard are those of the other port, so the answers and who may have them are the same. It speaks plain
 //! HTTP, for probes have no certificates: where the other port is encrypted, nothing that could need a key is here

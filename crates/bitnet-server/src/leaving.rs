@@ -1,9 +1,9 @@
 //! Answers that wait for their clients to read them: bounded together, whatever each client does.
 //!
-//! A stream is written as its tokens come and ends when nobody reads it. A whole answer is made at once and stays in memory
-//! until its client has read it, which a client that reads a byte now and then can draw out for as long as it likes; and
-//! some, such as the log probabilities of long prompts, have tens of megabytes. So they take up room until they are read,
-//! and one for which there is none is refused.
+//! A stream is written as its tokens come and ends when nobody reads it. A whole answer is made at once and stays in
+//! memory until its client has read it, which a client that reads a byte now and then can draw out for as long as it
+//! likes; and some, such as the log probabilities of long prompts, have tens of megabytes. So they take up room until
+//! they are read, and one for which there is none is refused.
 
 use std::pin::Pin;
 use std::sync::Arc;

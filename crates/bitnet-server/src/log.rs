@@ -1,10 +1,11 @@
-//! The log: one line to standard error for each event, for people or as JSON, filtered by what the operator asks for, and
-//! changed while the server runs.
+//! The log: one line to standard error for each event, for people or as JSON, filtered by what the operator asks for,
+//! and changed while the server runs.
 //!
-//! Lines about the life of the server (start, reload, drain, end) have a target of their own and come whatever the level:
-//! whoever sends a signal wants to see what came of it. A log that cannot be written (a full disk, a pipe that nobody
-//! reads) is lost, never the server. As JSON ([`LogFormat::Json`]) it has everything that the server says on standard
-//! error, notices at the start, errors and panics included ([`say`], [`say_error`]), so that a program can read all of it.
+//! Lines about the life of the server (start, reload, drain, end) have a target of their own and come whatever the
+//! level: whoever sends a signal wants to see what came of it. A log that cannot be written (a full disk, a pipe that
+//! nobody reads) is lost, never the server. As JSON ([`LogFormat::Json`]) it has everything that the server says on
+//! standard error, notices at the start, errors and panics included ([`say`], [`say_error`]), so that a program can
+//! read all of it.
 
 mod json_lines;
 
@@ -106,8 +107,8 @@ pub fn parse(text: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::try_new(format!("{LIFE}=info,{text}"))
 }
 
-/// Whether each part of a filter without a target is a level: a word that is none counts as the name of a target, and whoever
-/// misspelt a level would log nothing.
+/// Whether each part of a filter without a target is a level: a word that is none counts as the name of a target, and
+/// whoever misspelt a level would log nothing.
 pub fn has_levels(text: &str) -> bool {
     text.split(',')
         .map(str::trim)

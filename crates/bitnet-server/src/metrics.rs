@@ -8,7 +8,8 @@
 //! - [`registry`]: values and their text
 //! - [`requests`] and [`engines`]: what is counted of them
 //! - [`stats`]: the same values for people
-//! - [`latencies`]: how long things took; [`rolling`]: that and more in the last five minutes; [`recent`]: single requests
+//! - [`latencies`]: how long things took; [`rolling`]: that and more in the last five minutes; [`recent`]: single
+//!   requests
 //! - [`process`]: memory, processor time and files of this process
 
 pub mod engines;

@@ -34,7 +34,8 @@ pub struct LoadedModel {
     pub admission: Arc<Admission>,
     /// Turns to tokenise long texts, of all models together.
     pub(crate) long_checks: Arc<Semaphore>,
-    /// Names what an answer depends on: the engine's version and the model's bytes; and the kernel, on which it does not.
+    /// Names what an answer depends on: the engine's version and the model's bytes; and the kernel, on which it does
+    /// not.
     pub fingerprint: String,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
@@ -58,7 +59,8 @@ pub struct LoadedModel {
 const FINGERPRINT_DIGITS: usize = 12;
 
 impl LoadedModel {
-    /// Starts the thread of an engine for a server, under its limits and in its metrics; `version` names the model's bytes.
+    /// Starts the thread of an engine for a server, under its limits and in its metrics; `version` names the model's
+    /// bytes.
     ///
     /// # Errors
     /// When the operating system has no thread to give.

@@ -1,4 +1,5 @@
-//! A handler that panics is an error of its own request: it is answered as one, and its connection and all others go on.
+//! A handler that panics is an error of its own request: it is answered as one, and its connection and all others go
+//! on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Whom an address stands for, wherever strangers are counted by their addresses: a customer of an IPv6 provider has 2^64
-/// of them, and all of those are one.
+/// Whom an address stands for, wherever strangers are counted by their addresses: a customer of an IPv6 provider has
+/// 2^64 of them, and all of those are one.
 pub fn peer_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

@@ -1,7 +1,7 @@
 //! Which connections have waited longest for a request: when every place is taken, they make room for new ones.
 //!
-//! Without it, one client that opens connections and says nothing would shut everybody else out, probes included. HTTP lets
-//! a server close a connection that is between two requests; one that is being answered keeps its place.
+//! Without it, one client that opens connections and says nothing would shut everybody else out, probes included. HTTP
+//! lets a server close a connection that is between two requests; one that is being answered keeps its place.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! Telling systemd how the server is: ready, reloading, ending, and that it is alive.
 //!
-//! The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket that `NOTIFY_SOCKET` names. Without that
-//! variable nobody wants to know. The sign of life is sent only while the engine's steps come to an end, so a hung engine
-//! is restarted (`WatchdogSec=`) although the process answers.
+//! The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket that `NOTIFY_SOCKET` names. Without
+//! that variable nobody wants to know. The sign of life is sent only while the engine's steps come to an end, so a hung
+//! engine is restarted (`WatchdogSec=`) although the process answers.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;

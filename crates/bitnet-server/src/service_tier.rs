@@ -40,8 +40,8 @@ impl ServiceTier {
         }))
     }
 
-    /// As a priority: ten steps apart, so that a request of one tier has waited a minute or two when it goes before a new
-    /// one of the next.
+    /// As a priority: ten steps apart, so that a request of one tier has waited a minute or two when it goes before a
+    /// new one of the next.
     pub fn priority(self) -> i32 {
         match self {
             ServiceTier::Default => 0,

@@ -1,10 +1,10 @@
-//! Requests for OpenTelemetry: traces (a span for a request, and in it one for its time in the queue, one until its first
-//! token and one for the rest) and metrics (how long requests, their first tokens and their other tokens take).
+//! Requests for OpenTelemetry: traces (a span for a request, and in it one for its time in the queue, one until its
+//! first token and one for the rest) and metrics (how long requests, their first tokens and their other tokens take).
 //!
-//! Exporting is behind the feature `opentelemetry`, because most servers have nobody to send traces to. Spans are queued
-//! without waiting and sent by a thread of the SDK's; a collector that is slow or gone loses spans and holds up no
-//! request. What is queued when the process ends is sent then. Sources: OpenTelemetry's OTLP specification, W3C's Trace
-//! Context, and the GenAI conventions, which are in development and therefore asked for by
+//! Exporting is behind the feature `opentelemetry`, because most servers have nobody to send traces to. Spans are
+//! queued without waiting and sent by a thread of the SDK's; a collector that is slow or gone loses spans and holds up
+//! no request. What is queued when the process ends is sent then. Sources: OpenTelemetry's OTLP specification, W3C's
+//! Trace Context, and the GenAI conventions, which are in development and therefore asked for by
 //! `OTEL_SEMCONV_STABILITY_OPT_IN`.
 
 use std::path::PathBuf;
@@ -124,8 +124,8 @@ impl Telemetry {
         built::Exporter::start(options).map(Telemetry)
     }
 
-    /// Sends what is queued and ends, or gives that up after a few seconds. Whoever is told of something afterwards tells
-    /// nobody.
+    /// Sends what is queued and ends, or gives that up after a few seconds. Whoever is told of something afterwards
+    /// tells nobody.
     pub fn close(&self) {
         self.0.close();
     }

@@ -1,7 +1,7 @@
 //! Vectors of texts, for the routes that answer with them (`routes::embeddings`) or compare them (`routes::rerank`).
 //!
-//! A model that was made to generate has no vectors unless the operator says how its states are pooled (`--pooling`, as in
-//! llama.cpp): a silent choice would be a wrong one for somebody.
+//! A model that was made to generate has no vectors unless the operator says how its states are pooled (`--pooling`, as
+//! in llama.cpp): a silent choice would be a wrong one for somebody.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -70,7 +70,8 @@ impl VectorRequest {
     }
 
     /// Tells `take` the first `length` numbers of each text's vector, brought to length 1, in the order of `texts`;
-    /// returns the request, which has ended: its texts are one, in as many parts as the queue has room for. `field` says which field of the request has the text of a place.
+    /// returns the request, which has ended: its texts are one, in as many parts as the queue has room for. `field`
+    /// says which field of the request has the text of a place.
     ///
     /// # Errors
     /// As [`crate::running::Running::start`] and [`crate::running::Running::piece`].

@@ -95,8 +95,8 @@ type StepId = (usize, u64);
 struct SeenSteps(HashMap<StepId, Duration>);
 
 impl SeenSteps {
-    /// Looks at the steps under way, with their ages by the clock; the watchdog has run for `ran` since it looked last. The
-    /// one that was seen longest.
+    /// Looks at the steps under way, with their ages by the clock; the watchdog has run for `ran` since it looked last.
+    /// The one that was seen longest.
     fn look(
         &mut self,
         steps: Vec<(StepId, Duration)>,

@@ -1,8 +1,8 @@
 //! What looks after a server apart from what serves: its health port and its watchdog.
 //!
-//! They begin before the first model is loaded, so that the loading is seen. Where the process takes over from another one
-//! (`server.handover_socket`), the health port is that one's until it has handed its other socket over; it lets go of it
-//! then, and for the moment in between a probe finds nobody.
+//! They begin before the first model is loaded, so that the loading is seen. Where the process takes over from another
+//! one (`server.handover_socket`), the health port is that one's until it has handed its other socket over; it lets go
+//! of it then, and for the moment in between a probe finds nobody.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};

@@ -1,12 +1,12 @@
 //! Finding added and special tokens in text.
 //!
-//! Before any splitting or merging, the text is cut at the tokens that stand for themselves: always at user-defined ones,
-//! and at control tokens only when the caller vouches for the text. At each position the longest token wins, as in
-//! Hugging Face's `AddedVocabulary`.
+//! Before any splitting or merging, the text is cut at the tokens that stand for themselves: always at user-defined
+//! ones, and at control tokens only when the caller vouches for the text. At each position the longest token wins, as
+//! in Hugging Face's `AddedVocabulary`.
 //!
-//! The tokens are kept sorted and narrowed byte by byte with binary searches. An automaton would be faster on texts full
-//! of specials, but costs tens of bytes for each byte of a (possibly hostile) vocabulary; a table of first bytes makes
-//! ordinary text cost one load per byte.
+//! The tokens are kept sorted and narrowed byte by byte with binary searches. An automaton would be faster on texts
+//! full of specials, but costs tens of bytes for each byte of a (possibly hostile) vocabulary; a table of first bytes
+//! makes ordinary text cost one load per byte.
 
 use std::ops::Range;
 
@@ -108,7 +108,8 @@ impl AddedTokens {
         segments
     }
 
-    /// The longest token at byte `at`, and the bytes it takes (white space included); `done` is the end of the last one.
+    /// The longest token at byte `at`, and the bytes it takes (white space included); `done` is the end of the last
+    /// one.
     fn match_at(
         &self,
         text: &str,

@@ -1,8 +1,8 @@
 //! Byte pair encoding by rank: normalise, split, merge.
 //!
-//! The merging itself is the `tokenizers` crate's; what is put around it is what that crate does silently or not at all:
-//! a character without a token is an error instead of nothing, and no rule can reach its panics (an over-long merge
-//! result, a merge of unknown tokens), because [`checked_merges`] has looked at every rule.
+//! The merging itself is the `tokenizers` crate's; what is put around it is what that crate does silently or not at
+//! all: a character without a token is an error instead of nothing, and no rule can reach its panics (an over-long
+//! merge result, a merge of unknown tokens), because [`checked_merges`] has looked at every rule.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};

@@ -1,8 +1,8 @@
 //! GPT-2's spelling of bytes as printable characters.
 //!
-//! Byte-level vocabularies store every byte as one visible character, so that tokens survive in text files: the printable
-//! Latin-1 characters stand for themselves and the other 68 bytes, in order, for U+0100 and up (a space becomes `Ġ`).
-//! Source: `bytes_to_unicode` in the GPT-2 release (Radford et al. 2019).
+//! Byte-level vocabularies store every byte as one visible character, so that tokens survive in text files: the
+//! printable Latin-1 characters stand for themselves and the other 68 bytes, in order, for U+0100 and up (a space
+//! becomes `Ġ`). Source: `bytes_to_unicode` in the GPT-2 release (Radford et al. 2019).
 
 /// The character that stands for `byte`.
 pub(crate) const fn char_of(byte: u8) -> char {

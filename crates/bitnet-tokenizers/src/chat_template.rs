@@ -1,11 +1,12 @@
 //! Chat templates: a conversation to the text the model was trained on.
 //!
 //! Templates are Jinja programs inside model files, so they are run like programs of strangers (the attack is
-//! CVE-2024-34359), by a machine of this crate: it has no files, no other templates and no code but its own, and every step,
-//! byte and level is paid for from a [`Budget`](budget::Budget) before it is taken. An engine of others counts steps at the
-//! most, and a template that doubles a text, keeps a list in a list or puts a namespace into itself ends the process there.
-//! The language is Jinja as Hugging Face's `apply_chat_template` sets it up: `trim_blocks`, `lstrip_blocks`, loop controls,
-//! Python's methods of strings, `raise_exception`, `strftime_now` and an unescaped `tojson`.
+//! CVE-2024-34359), by a machine of this crate: it has no files, no other templates and no code but its own, and every
+//! step, byte and level is paid for from a [`Budget`](budget::Budget) before it is taken. An engine of others counts
+//! steps at the most, and a template that doubles a text, keeps a list in a list or puts a namespace into itself ends
+//! the process there. The language is Jinja as Hugging Face's `apply_chat_template` sets it up: `trim_blocks`,
+//! `lstrip_blocks`, loop controls, Python's methods of strings, `raise_exception`, `strftime_now` and an unescaped
+//! `tojson`.
 //!
 //! Source to tokens ([`lexer`]), tokens to a program ([`parser`]), which runs on a [`machine`].
 

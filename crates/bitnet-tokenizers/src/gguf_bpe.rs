@@ -1,8 +1,8 @@
 //! GGUF vocabularies of the kind `gpt2`: byte-level BPE.
 //!
-//! GGUF stores tokens and merges but, of the splitting rule, only a name (`tokenizer.ggml.pre`); the rules behind the names
-//! are llama.cpp's (`src/llama-vocab.cpp`), which took them from the models' `tokenizer.json`. Known here are those that
-//! ternary models use.
+//! GGUF stores tokens and merges but, of the splitting rule, only a name (`tokenizer.ggml.pre`); the rules behind the
+//! names are llama.cpp's (`src/llama-vocab.cpp`), which took them from the models' `tokenizer.json`. Known here are
+//! those that ternary models use.
 
 use std::collections::HashMap;
 
@@ -130,8 +130,8 @@ impl SplittingRule {
     }
 }
 
-/// The name of the rule with these patterns, and whether it composes characters; one that composes them or not as wanted
-/// where there is a choice.
+/// The name of the rule with these patterns, and whether it composes characters; one that composes them or not as
+/// wanted where there is a choice.
 pub(crate) fn rule_name(
     patterns: &[String],
     ignore_merges: bool,

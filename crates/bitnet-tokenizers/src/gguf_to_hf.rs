@@ -1,7 +1,7 @@
 //! A GGUF file's tokenizer as the files of a Hugging Face directory.
 //!
-//! The splitting rule that GGUF names is written out, scores become ranked merges, and what is made is read again and must
-//! give the same ids. The derivation of merges from scores is that of transformers' `SentencePieceExtractor`.
+//! The splitting rule that GGUF names is written out, scores become ranked merges, and what is made is read again and
+//! must give the same ids. The derivation of merges from scores is that of transformers' `SentencePieceExtractor`.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
 //! What both kinds of GGUF vocabularies share: the tokens with their types, and the special ids.
 //!
 //! Every check of hostile metadata that does not depend on the merging is here. Source: formats of the GGUF
-//! specification; the treatment of token types is llama.cpp's (`src/llama-vocab.cpp`): control tokens are recognised only
-//! when asked for, user-defined ones always.
+//! specification; the treatment of token types is llama.cpp's (`src/llama-vocab.cpp`): control tokens are recognised
+//! only when asked for, user-defined ones always.
 
 use std::collections::HashMap;
 
@@ -223,7 +223,8 @@ pub(crate) fn finish(
     })
 }
 
-/// The ids to put at one end of every text: none, or the declared one if it is `wanted` (or, where the file is silent, usual).
+/// The ids to put at one end of every text: none, or the declared one if it is `wanted` (or, where the file is silent,
+/// usual).
 fn around(
     wanted: Option<bool>,
     usual: bool,

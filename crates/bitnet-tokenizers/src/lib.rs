@@ -2,9 +2,9 @@
 //! Text to token ids and back, for the vocabularies of ternary language models.
 //!
 //! A [`Tokenizer`] is built from a GGUF file's metadata ([`GgufVocabulary`]) or from the files of a Hugging Face
-//! directory, and gives the ids that the model was trained on, or an error that says why it cannot. [`ChatTemplate`] turns
-//! a conversation into the text that the model expects; [`DecodeStream`] turns ids into whole characters while they are
-//! being generated.
+//! directory, and gives the ids that the model was trained on, or an error that says why it cannot. [`ChatTemplate`]
+//! turns a conversation into the text that the model expects; [`DecodeStream`] turns ids into whole characters while
+//! they are being generated.
 //!
 //! Vocabularies and templates are files of strangers: no input makes this crate panic, and what had to be guessed is
 //! listed in [`Tokenizer::repairs`] or, in strict mode, refused.

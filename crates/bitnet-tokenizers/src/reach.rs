@@ -1,8 +1,9 @@
-//! How much text an id can stand for: fewer ids than that bound says a text cannot have, which is known without encoding it.
+//! How much text an id can stand for: fewer ids than that bound says a text cannot have, which is known without
+//! encoding it.
 //!
 //! An id stands for no more bytes of spelled text than the longest token has, and spelling makes no text shorter. Where
-//! something does without leave (a token that swallows white space, a run of unknown characters in one id, a pattern whose
-//! matches are left out), there is no bound.
+//! something does without leave (a token that swallows white space, a run of unknown characters in one id, a pattern
+//! whose matches are left out), there is no bound.
 
 use std::sync::OnceLock;
 
@@ -11,8 +12,8 @@ use crate::bpe::Normalizer;
 use crate::split::{Behavior, Step};
 use crate::tokenizer::{Encoder, Tokenizer};
 
-/// By how much the normal forms of Unicode, and lower case, make a text shorter at most: compatibility decomposition turns 4
-/// bytes into 1, and composition 3 into 1.
+/// By how much the normal forms of Unicode, and lower case, make a text shorter at most: compatibility decomposition
+/// turns 4 bytes into 1, and composition 3 into 1.
 const UNICODE_SHRINKING: usize = 12;
 
 /// Most bytes of a character, for which an unknown token may stand.

@@ -141,8 +141,8 @@ pub struct RepairedKeys {
     pub eot: Option<u32>,
 }
 
-/// What is wrong with the section and known better. A splitting rule that nothing points to is not written: it would look like
-/// knowledge.
+/// What is wrong with the section and known better. A splitting rule that nothing points to is not written: it would
+/// look like knowledge.
 pub(crate) fn repaired_keys(vocabulary: &GgufVocabulary) -> RepairedKeys {
     // Not strict, so that nothing that may be guessed is an error.
     let (options, mut repairs) = (TokenizerOptions { strict: false }, Vec::new());

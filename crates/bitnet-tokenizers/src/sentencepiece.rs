@@ -1,10 +1,10 @@
 //! SentencePiece's own file: `tokenizer.model`, which directories from before `tokenizer.json` have alone.
 //!
-//! It is a protocol buffer: pieces with scores and types, whose numbers GGUF has taken over, then how the model was trained
-//! and how text is normalised before it. Only BPE models with an identity normalisation are read, which is what models of the
-//! LLaMA family have; others would give other ids and are refused by name. Tokens that transformers adds behind the pieces are
-//! in the JSON files beside it. Source: sentencepiece `src/sentencepiece_model.proto`; transformers'
-//! `tokenization_llama.py` for the neighbours.
+//! It is a protocol buffer: pieces with scores and types, whose numbers GGUF has taken over, then how the model was
+//! trained and how text is normalised before it. Only BPE models with an identity normalisation are read, which is what
+//! models of the LLaMA family have; others would give other ids and are refused by name. Tokens that transformers adds
+//! behind the pieces are in the JSON files beside it. Source: sentencepiece `src/sentencepiece_model.proto`;
+//! transformers' `tokenization_llama.py` for the neighbours.
 
 mod wire;
 

@@ -4,10 +4,10 @@
 //! characters. Each step works on the pieces of the one before, as Hugging Face's `Sequence` and llama.cpp's lists of
 //! patterns do.
 //!
-//! Nearly every rule in use ends in `|\s+(?!\S)|\s+`, whose look-ahead would need a backtracking engine: slow, and with a
-//! limit that a megabyte of spaces exceeds. What it means is simple: a run of white space gives its last character back
-//! unless the text ends there. So that tail runs as a second pattern of a linear-time automaton and the character is
-//! given back in code; only patterns with other look-arounds use the backtracking engine.
+//! Nearly every rule in use ends in `|\s+(?!\S)|\s+`, whose look-ahead would need a backtracking engine: slow, and with
+//! a limit that a megabyte of spaces exceeds. What it means is simple: a run of white space gives its last character
+//! back unless the text ends there. So that tail runs as a second pattern of a linear-time automaton and the character
+//! is given back in code; only patterns with other look-arounds use the backtracking engine.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -238,7 +238,8 @@ impl Pattern {
     /// # Errors
     /// A pattern that does not compile.
     pub(crate) fn regex(source: &str) -> Result<Self, TokenizerError> {
-        // Oniguruma reads `?+` and its like as possessive quantifiers; the linear engine would read a repeated repetition.
+        // Oniguruma reads `?+` and its like as possessive quantifiers; the linear engine would read a repeated
+        // repetition.
         let possessive = ["?+", "*+", "++"]
             .iter()
             .any(|quantifier| source.contains(quantifier));

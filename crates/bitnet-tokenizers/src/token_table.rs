@@ -1,7 +1,7 @@
 //! What each token id means: its text, its kind, and the bytes it decodes to.
 //!
-//! All texts lie in one string: a vocabulary of 128256 tokens is then two allocations, and a hostile one cannot cost more
-//! memory than the file that carried it.
+//! All texts lie in one string: a vocabulary of 128256 tokens is then two allocations, and a hostile one cannot cost
+//! more memory than the file that carried it.
 
 use crate::byte_level;
 use crate::error::{TokenizerError, shorten};
@@ -21,7 +21,8 @@ pub(crate) const SPACE_SYMBOL: char = '\u{2581}';
 pub(crate) enum Spelling {
     /// One character per byte ([`crate::byte_level`]).
     ByteLevel,
-    /// UTF-8 with `▁` for a space. `strip_first_space`: the encoder put a space before the text, which is not the text's.
+    /// UTF-8 with `▁` for a space. `strip_first_space`: the encoder put a space before the text, which is not the
+    /// text's.
     SentencePiece { strip_first_space: bool },
 }
 

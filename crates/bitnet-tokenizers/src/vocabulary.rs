@@ -51,11 +51,12 @@ pub struct GgufVocabulary {
 impl GgufVocabulary {
     /// The tokenizer section that says what the files of a Hugging Face directory say: the contents of `tokenizer.json`
     /// and, where they exist, `tokenizer_config.json` and `special_tokens_map.json`. `ends` are the ids that end a
-    /// generation and `bos` the one that begins a text, for what the tokenizer's files leave open; the architecture stays
-    /// empty. What is returned has been read again and gives the same ids.
+    /// generation and `bos` the one that begins a text, for what the tokenizer's files leave open; the architecture
+    /// stays empty. What is returned has been read again and gives the same ids.
     ///
     /// # Errors
-    /// As [`crate::Tokenizer::from_hf`], and [`TokenizerError::NotConvertible`] for a tokenizer that GGUF has no words for.
+    /// As [`crate::Tokenizer::from_hf`], and [`TokenizerError::NotConvertible`] for a tokenizer that GGUF has no words
+    /// for.
     pub fn from_hf(
         tokenizer_json: &[u8],
         tokenizer_config: Option<&[u8]>,
@@ -72,8 +73,8 @@ impl GgufVocabulary {
         )
     }
 
-    /// The tokenizer section that says what a SentencePiece `tokenizer.model` and the files beside it say; the architecture
-    /// stays empty.
+    /// The tokenizer section that says what a SentencePiece `tokenizer.model` and the files beside it say; the
+    /// architecture stays empty.
     ///
     /// # Errors
     /// A damaged file, one of another kind than BPE, a normalisation that changes texts, added tokens that do not fit.

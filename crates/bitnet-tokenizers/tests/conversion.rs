@@ -153,8 +153,8 @@ fn sentencepiece_scores_become_merges_and_scores_again() {
     for case in golden["cases"].as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
         let expected = original.encode(text, plain).unwrap();
-        // Before an added token at the start of a text SentencePiece puts a space, transformers none; behind one it is the
-        // other way round.
+        // Before an added token at the start of a text SentencePiece puts a space, transformers none; behind one it is
+        // the other way round.
         if text.contains("<sep>") {
             continue;
         }

@@ -99,8 +99,8 @@ fn chat_templates_come_alone_by_name_or_from_a_file() {
     assert_eq!(tokenizer.chat_template(), Some("from chat_template.jinja"));
 }
 
-/// The vocabulary of `tests/data/make_spm.py` as transformers writes LLaMA-2's: every way to make a piece of two others is
-/// a merge, best piece first.
+/// The vocabulary of `tests/data/make_spm.py` as transformers writes LLaMA-2's: every way to make a piece of two others
+/// is a merge, best piece first.
 fn sentencepiece(golden: &Value, metaspace: bool) -> Value {
     let pieces: Vec<&str> = golden["pieces"]
         .as_array()

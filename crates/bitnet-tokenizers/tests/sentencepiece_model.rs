@@ -1,5 +1,5 @@
-//! A `tokenizer.model` by itself: the vocabulary of sentencepiece's own file (`tests/data/make_spm.py`), what stands beside it,
-//! and what is refused.
+//! A `tokenizer.model` by itself: the vocabulary of sentencepiece's own file (`tests/data/make_spm.py`), what stands
+//! beside it, and what is refused.
 
 use bitnet_tokenizers::{
     EncodeOptions, GgufVocabulary, SentencePieceFiles, Tokenizer, TokenizerError, TokenizerOptions,

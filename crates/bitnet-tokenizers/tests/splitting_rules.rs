@@ -1,7 +1,7 @@
 //! The splitting rules behind the names of `tokenizer.ggml.pre`, and when BOS is added.
 //!
-//! A vocabulary of single bytes and every two-byte merge of one letter shows where text is cut: `aa` across a cut stays two
-//! tokens.
+//! A vocabulary of single bytes and every two-byte merge of one letter shows where text is cut: `aa` across a cut stays
+//! two tokens.
 
 use bitnet_tokenizers::{EncodeOptions, GgufVocabulary, Tokenizer, TokenizerOptions};
 

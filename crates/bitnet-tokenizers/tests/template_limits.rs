@@ -1,4 +1,5 @@
-//! A chat template comes with a model file: whatever it tries, it ends in an error, in bounded memory and on a small stack.
+//! A chat template comes with a model file: whatever it tries, it ends in an error, in bounded memory and on a small
+//! stack.
 //!
 //! The tests of this binary run one at a time, because the allocator counts for the whole process.
 

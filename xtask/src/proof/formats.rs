@@ -1,7 +1,7 @@
 //! Two files of one model against each other: what another type costs in accuracy, with its bounds.
 //!
-//! Agreement of the likeliest token has Wilson's lower bound, and the paired test of McNemar tells whether one file finds
-//! the text's next token more often than chance would have it. A lossless type agrees everywhere.
+//! Agreement of the likeliest token has Wilson's lower bound, and the paired test of McNemar tells whether one file
+//! finds the text's next token more often than chance would have it. A lossless type agrees everywhere.
 
 use super::chunks::{cut, first_difference};
 use super::distance::Agreement;

@@ -1,8 +1,8 @@
 //! Our logits against those that Hugging Face transformers gave once: no Python is needed to check a model again.
 //!
-//! Recordings are `STEM.json` (prompts, greedy continuations, log probabilities of a text) and `STEM.safetensors` (logits
-//! of every position, hidden states): the format of `crates/bitnet-models/tests/data/reference/README.md`. Those of the
-//! tests were made by the scripts beside them, others are made by `crossval/record.py`.
+//! Recordings are `STEM.json` (prompts, greedy continuations, log probabilities of a text) and `STEM.safetensors`
+//! (logits of every position, hidden states): the format of `crates/bitnet-models/tests/data/reference/README.md`.
+//! Those of the tests were made by the scripts beside them, others are made by `crossval/record.py`.
 
 use super::distance::{Agreement, Position, SURE_MARGIN};
 use super::engine::ProofEngines;

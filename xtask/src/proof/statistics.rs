@@ -1,7 +1,8 @@
 //! How sure a count or a mean is: Wilson's bound of a share, McNemar's test of paired answers, standard errors.
 //!
-//! Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927); Q. McNemar, "Note
-//! on the sampling error of the difference between correlated proportions or percentages" (1947), in its exact form.
+//! Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927); Q. McNemar,
+//! "Note on the sampling error of the difference between correlated proportions or percentages" (1947), in its exact
+//! form.
 
 /// The normal quantile that leaves 2.5 % at each end.
 const Z: f64 = 1.959_963_985;
@@ -17,8 +18,8 @@ pub fn wilson_lower(hits: usize, n: usize) -> Option<f64> {
     Some(((share + z2 / (2.0 * n) - spread) / (1.0 + z2 / n)).max(0.0))
 }
 
-/// How likely two equally good sides differ at least as unevenly as seen, when `a` pairs were right on the one side only
-/// and `b` on the other only: the two-sided binomial test at one half. 1 where they never differ.
+/// How likely two equally good sides differ at least as unevenly as seen, when `a` pairs were right on the one side
+/// only and `b` on the other only: the two-sided binomial test at one half. 1 where they never differ.
 pub fn mcnemar(a: usize, b: usize) -> f64 {
     let n = a + b;
     // ln of (n over i) / 2^n, term by term, so that no factorial overflows.

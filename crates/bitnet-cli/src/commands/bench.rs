@@ -1,9 +1,9 @@
 //! `bitnet bench`: tokens per second, next to what this machine could do at most.
 //!
 //! Three measurements: prefill (a prompt of random tokens through the model), decode (one token after another, from a
-//! prompt of one or deep in a context) and batched decode (several sequences at once). The machine's limits, memory read
-//! bandwidth and int8 dot products, are measured in the same run (see [`limits`]), so that the shares say how far from
-//! the hardware the engine is, whatever machine it runs on.
+//! prompt of one or deep in a context) and batched decode (several sequences at once). The machine's limits, memory
+//! read bandwidth and int8 dot products, are measured in the same run (see [`limits`]), so that the shares say how far
+//! from the hardware the engine is, whatever machine it runs on.
 
 mod compare;
 mod limits;
@@ -131,6 +131,9 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
         return compare::run(before, after, args.format);
     }
     let plan = Plan::of(args, env)?;
+    if args.plot.is_some() {
+        plot::check(&plan.pass_sizes())?;
+    }
     let plot = args.plot.as_deref().map(Pending::new).transpose()?;
     let source = ModelSource::choose(args.model.model.as_deref(), env)?;
     let cooperative = Cooperative::begin();
@@ -142,6 +145,7 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
     for &threads in &plan.threads {
         let bench = Bench::load(&plan, args, env, &source, threads)?;
         report.kernels.push(bench.chosen());
+        report.shape = bench.shape();
         if let Err(error) = bench.run_all(&plan, &cooperative, &bar, &mut report) {
             if error.class != Exit::Interrupted {
                 return Err(error);
@@ -213,6 +217,15 @@ impl Plan {
             ));
         }
         Ok(plan)
+    }
+
+    /// Tokens in the passes that are measured.
+    fn pass_sizes(&self) -> Vec<usize> {
+        let batches: &[usize] = match self.tokens.is_empty() {
+            true => &[],
+            false => &self.batches,
+        };
+        [&self.prompts, batches].concat()
     }
 
     /// Runs that count, of all measurements.

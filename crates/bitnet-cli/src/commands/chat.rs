@@ -26,10 +26,15 @@ use crate::sanitize::Sanitizer;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     bitnet chat\n  \
+    bitnet chat model.gguf\n  \
     bitnet chat --model model.gguf --system \"You are a patient teacher.\" --temperature 0.6\n  \
     printf 'Hello\\nAnd now?\\n' | bitnet chat --model model.gguf\n\n\
     Ctrl-C stops an answer; at the prompt, or a second time, it ends the program. Ctrl-D ends it too.")]
 pub struct ChatArgs {
+    /// The model, as --model takes it
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    pub named: Option<String>,
+
     /// Print times and tokens per second after each answer
     #[arg(long)]
     pub metrics: bool,
@@ -71,7 +76,8 @@ pub fn run(args: &ChatArgs, env: &Environment) -> Result<Exit, CliError> {
         quick_start: true,
         ..LoadExtras::default()
     };
-    let loaded = model_source::load(&args.model, &args.engine, env, extras)?;
+    let model = args.model.or_named(args.named.as_deref());
+    let loaded = model_source::load(&model, &args.engine, env, extras)?;
     let format = args.template.format_of_chat(&loaded.engine, env)?;
     loaded.note_repairs();
     let mut chat = Chat {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bitnet_inference::{FinishReason, Generation, Prompt};
 use clap::Args;
@@ -26,10 +26,19 @@ use crate::units;
 #[command(after_help = "Examples:\n  \
     bitnet run --prompt \"Once upon a time\"\n  \
     echo \"One day a little fox\" | bitnet run --temperature 0.7 --seed 1 --metrics\n  \
+    bitnet run model.gguf \"The capital of France is\" --greedy\n  \
     bitnet run --model model.gguf --file prompt.txt --max-tokens 200 --stop \"User:\" --format json\n  \
     bitnet run --model model.gguf --system \"Answer in one word.\" --prompt \"The capital of France?\"\n\n\
     With --system or --template the prompt is one message of a chat; otherwise it is continued as it is.")]
 pub struct RunArgs {
+    /// The model, as --model takes it
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    pub named: Option<String>,
+
+    /// The text to continue, as --prompt takes it
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
+    pub text: Option<OsString>,
+
     /// The text to continue
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<OsString>,
@@ -102,8 +111,13 @@ struct Answer {
 /// # Errors
 /// Bad input and models, as the module `exit` classes them; Ctrl-C, after the partial answer and its metrics.
 pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
-    let bare = args.prompt.is_none() && args.file.is_none() && std::io::stdin().is_terminal();
-    let source = match ModelSource::choose(args.model.model.as_deref(), env)? {
+    let prompt = args.prompt.as_deref().or(args.text.as_deref());
+    let bare = prompt.is_none() && args.file.is_none() && std::io::stdin().is_terminal();
+    let model = args.model.or_named(args.named.as_deref());
+    if let Some(name) = &args.named {
+        check_named(name)?;
+    }
+    let source = match ModelSource::choose(model.model.as_deref(), env)? {
         // The first thing that anybody tries: `bitnet run` alone tells a story.
         ModelSource::Embedded if bare => {
             notice(&format!(
@@ -112,11 +126,7 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
             ));
             TextSource::Argument(embedded::PROMPT.into())
         }
-        _ => TextSource::choose(
-            args.prompt.as_deref(),
-            args.file.as_deref(),
-            "--prompt TEXT",
-        )?,
+        _ => TextSource::choose(prompt, args.file.as_deref(), "--prompt TEXT")?,
     };
     let text = source.read()?;
     if text.is_empty() {
@@ -130,7 +140,7 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
         quick_start: true,
         ..LoadExtras::default()
     };
-    let loaded = model_source::load(&args.model, &args.engine, env, extras)?;
+    let loaded = model_source::load(&model, &args.engine, env, extras)?;
     let engine = &loaded.engine;
     let prompt = match args.template.format_of_run(engine)? {
         Some(format) => {
@@ -194,6 +204,18 @@ pub fn run(args: &RunArgs, env: &Environment) -> Result<Exit, CliError> {
             units::three_digits(metrics.decode_tok_s)
         ))),
     }
+}
+
+/// Who writes `bitnet run "Once upon a time"` means a text, not a model.
+fn check_named(name: &str) -> Result<(), CliError> {
+    let is_place = name.contains(['/', '\\', '.', ':']) && !name.contains(char::is_whitespace);
+    if is_place || Path::new(name).exists() {
+        return Ok(());
+    }
+    Err(CliError::usage(
+        format!("there is no model '{name}'"),
+        "a model is a file, a directory, or OWNER/NAME of the Hub; a text alone goes behind --prompt",
+    ))
 }
 
 fn stream(

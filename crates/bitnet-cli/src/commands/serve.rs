@@ -22,14 +22,22 @@ use crate::interrupt::Cooperative;
 use crate::model_source::{self, ModelSource};
 use crate::output::{Out, notice, warning};
 
+/// The flag of `models.default_model`.
+const MODEL_FLAG: &str = "default-model";
+
 /// Options of `bitnet serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     bitnet serve\n  \
+    bitnet serve model.gguf\n  \
     bitnet serve --model model.gguf --port 8000 --max-concurrent-requests 16\n\n\
     Then: curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n        \
     -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'")]
 pub struct ServeArgs {
+    /// The model, as --model takes it
+    #[arg(value_name = "MODEL", conflicts_with = MODEL_FLAG)]
+    pub named: Option<String>,
+
     /// What to serve, and how: the settings.
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -77,7 +85,10 @@ pub struct HealthcheckArgs {
 /// # Errors
 /// Bad settings and models, addresses that are taken, and public addresses without leave.
 pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, CliError> {
-    let sources = args.config.sources();
+    let mut sources = args.config.sources();
+    if let Some(name) = &args.named {
+        sources.flags.push((MODEL_FLAG.into(), name.clone()));
+    }
     let config = ServerConfig::load(&sources).map_err(|e| {
         CliError::usage(
             e.to_string(),

@@ -1,9 +1,9 @@
 //! A synthetic model as a Hugging Face directory: `config.json`, tokenizer files, one `model.safetensors`.
 //!
 //! Ternary weights are packed as transformers packs them: byte row `p` of `[out / 4, in]` holds output rows `p`,
-//! `p + out/4`, `p + 2 out/4` and `p + 3 out/4` in bits 1:0, 3:2, 5:4 and 7:6, each as trit + 1. BitNet checkpoints store the
-//! scale that multiplies (`autobitlinear`), Llama ones its inverse (`bitlinear`). Master weights are bf16 matrices, quantised
-//! by whoever reads them.
+//! `p + out/4`, `p + 2 out/4` and `p + 3 out/4` in bits 1:0, 3:2, 5:4 and 7:6, each as trit + 1. BitNet checkpoints
+//! store the scale that multiplies (`autobitlinear`), Llama ones its inverse (`bitlinear`). Master weights are bf16
+//! matrices, quantised by whoever reads them.
 
 use std::io::Write;
 use std::path::Path;

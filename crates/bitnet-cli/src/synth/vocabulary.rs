@@ -32,7 +32,8 @@ impl Vocabulary {
     /// A vocabulary of exactly `size` tokens.
     ///
     /// # Errors
-    /// A usage error when `size` has no room for the bytes and the special tokens, or is beyond what the generator makes.
+    /// A usage error when `size` has no room for the bytes and the special tokens, or is beyond what the generator
+    /// makes.
     pub fn generate(size: usize) -> Result<Vocabulary, CliError> {
         let smallest = 256 + SPECIALS;
         if !(smallest..=MAX_VOCAB).contains(&size) {

@@ -142,6 +142,20 @@ fn bench_profiles_plots_and_compares() {
     }
     let drawn = std::fs::read_to_string(&svg).unwrap();
     assert!(drawn.starts_with("<svg") && drawn.ends_with("</svg>\n"));
+    for r in results {
+        let share = r["bandwidth_share"].as_f64().unwrap() * 100.0;
+        let tokens = match r["batch"].as_u64().unwrap() {
+            1 => "1 token".into(),
+            n => format!("{n} tokens"),
+        };
+        let words = format!("{tokens}: {share:.0} % of the read bandwidth");
+        assert!(drawn.contains(&words), "{words}\n{drawn}");
+    }
+    let kernel = report["kernels"][0]["kernel"].as_str().unwrap();
+    let model = report["model"].as_str().unwrap();
+    for words in [kernel, model, "layers of", "share of the limit"] {
+        assert!(drawn.contains(words), "{words}\n{drawn}");
+    }
 
     std::fs::write(&json, report.to_string()).unwrap();
     let compared = run(&["bench", "--compare", &json, &json, "--format", "json"]).json();
@@ -162,6 +176,10 @@ fn bench_refuses_what_cannot_be_measured() {
         (
             &["bench", "--compare", "/no/such.json", "/no/other.json"],
             "cannot read",
+        ),
+        (
+            &["bench", "-b", "4", "-p", "0", "--plot", "/no/such.svg"],
+            "two sizes",
         ),
     ] {
         let output = run(args);

@@ -103,6 +103,28 @@ impl Ended {
     }
 }
 
+/// What a model says after `prompt`, `n` tokens of it.
+pub fn continued(model: &Path, prompt: &str, n: &str) -> String {
+    let model = model.to_str().unwrap();
+    let args = [
+        "run", "--model", model, "--prompt", prompt, "--greedy", "-n", n,
+    ];
+    run(&[&args[..], &["--ignore-eos"]].concat())
+        .ok()
+        .to_string()
+}
+
+/// Holds the JSON report of a command against the one file that it has written, which must say the same as `original`;
+/// the file's bytes.
+pub fn check_written(report: &Value, out: &Path, original: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(out).unwrap();
+    assert_eq!(report["written"], true, "{report}");
+    assert_eq!(report["bytes_after"], bytes.len(), "{report}");
+    let [found, expected] = [out, original].map(|model| continued(model, "Once upon a time", "16"));
+    assert_eq!(found, expected, "{}", out.display());
+    bytes
+}
+
 /// A file of the models' test data.
 pub fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

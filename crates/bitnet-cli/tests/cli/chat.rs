@@ -49,6 +49,11 @@ fn chat_uses_the_models_template_and_survives_a_full_context() {
     let args = ["chat", "--model", &model, "--greedy", "-n", "4"];
     let ended = run_with_input(&args, b"Hello\nAnd you?\n");
     assert!(!ended.ok().is_empty(), "{ended:?}");
+    let named = run_with_input(
+        &["chat", &model, "--greedy", "-n", "4"],
+        b"Hello\nAnd you?\n",
+    );
+    assert_eq!(named.ok(), ended.stdout);
     assert!(!ended.stderr.contains("no chat template"), "{ended:?}");
     let small = run_with_input(
         &[&args[..], &["--ctx", "24"]].concat(),

@@ -95,7 +95,8 @@ fn port_of(id: u32) -> Option<u16> {
             Some(inode.to_owned())
         })
         .collect();
-    // Local address, state (0A is "listens") and inode are the fields 1, 3 and 9, proc_net_tcp in the kernel's documents.
+    // Local address, state (0A is "listens") and inode are the fields 1, 3 and 9, proc_net_tcp in the kernel's
+    // documents.
     let table = fs::read_to_string(format!("/proc/{id}/net/tcp")).ok()?;
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

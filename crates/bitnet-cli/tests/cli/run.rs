@@ -61,6 +61,21 @@ fn the_text_comes_from_option_file_or_standard_input() {
 }
 
 #[test]
+fn model_and_text_may_be_named_without_options() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/stories-5m.I2_S.gguf");
+    let tail = ["--greedy", "-n", "8"];
+    let story = " there was a boy called Ben who lived\n";
+    let named = run(&[&["run", model, "Once upon a time"][..], &tail].concat());
+    assert_eq!(named.ok(), story);
+    let piped = run_with_input(&[&["run", model][..], &tail].concat(), b"Once upon a time");
+    assert_eq!(piped.ok(), story);
+    run(&["run", "no/such.gguf", "hi"]).fails(1, "no/such.gguf", "check the path");
+    for text in ["Once upon a time", "story"] {
+        run(&["run", text]).fails(2, &format!("no model '{text}'"), "behind --prompt");
+    }
+}
+
+#[test]
 fn json_has_the_text_the_ids_and_the_metrics() {
     let result = run(&[
         "run",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::terms::Terms;
 
-/// How long a request waits for each step of priority that others are ahead of it, before it goes first: long enough for
-/// a few answers on a processor, short enough that a whole scale of ten priorities is through in a minute or two.
+/// How long a request waits for each step of priority that others are ahead of it, before it goes first: long enough
+/// for a few answers on a processor, short enough that a whole scale of ten priorities is through in a minute or two.
 pub const AGEING: Duration = Duration::from_secs(10);
 
 /// The priorities that count; others count as the nearest of these. Bounded, so that what waits for the highest

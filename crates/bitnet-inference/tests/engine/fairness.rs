@@ -1,8 +1,8 @@
 //! One tenant that asks for far more than its share does not make the others wait: counted in steps of the engine, so
 //! that no machine's speed decides.
 //!
-//! Places are not taken from who has one (of the same priority), so a quiet tenant waits until one of the noisy tenant's
-//! answers ends: these are short here, as behind a limit of tokens.
+//! Places are not taken from who has one (of the same priority), so a quiet tenant waits until one of the noisy
+//! tenant's answers ends: these are short here, as behind a limit of tokens.
 
 use std::collections::HashMap;
 

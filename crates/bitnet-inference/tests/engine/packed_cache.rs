@@ -481,7 +481,8 @@ fn small_models_and_chosen_kernels_are_not_kept() {
 #[cfg(unix)]
 const WITHOUT_ROOM: &str = "BITNET_TEST_WITHOUT_ROOM";
 
-/// The disk is full, which a limit on the size of files stands for: it is the whole process's, so a process of its own has it.
+/// The disk is full, which a limit on the size of files stands for: it is the whole process's, so a process of its own
+/// has it.
 #[cfg(unix)]
 #[test]
 fn packed_weights_that_do_not_fit_on_the_disk_are_a_warning_and_leave_nothing_behind() {

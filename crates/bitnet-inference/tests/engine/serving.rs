@@ -1,5 +1,5 @@
-//! What a server relies on: the same bytes alone, in a crowd, with the prefix cache, after pre-emption and on any number
-//! of threads; and requests that end when they should and leave nothing behind.
+//! What a server relies on: the same bytes alone, in a crowd, with the prefix cache, after pre-emption and on any
+//! number of threads; and requests that end when they should and leave nothing behind.
 
 use std::collections::HashMap;
 use std::time::Duration;

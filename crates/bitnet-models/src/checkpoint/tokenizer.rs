@@ -44,8 +44,8 @@ pub enum TokenizerSource {
 
 impl TokenizerSource {
     /// Opens a tokenizer by itself: a `tokenizer.json` or a `tokenizer.model` (with the `tokenizer_config.json` and
-    /// `special_tokens_map.json` beside it), a directory that holds one, or the vocabulary of a GGUF file; its files come
-    /// into memory as `access` says.
+    /// `special_tokens_map.json` beside it), a directory that holds one, or the vocabulary of a GGUF file; its files
+    /// come into memory as `access` says.
     ///
     /// # Errors
     /// [`ModelError`] for files that cannot be read and vocabulary fields of the wrong type.

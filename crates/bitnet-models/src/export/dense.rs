@@ -1,4 +1,5 @@
-//! Embeddings, heads and norms in another type: decoded and encoded a few rows at a time, with the error that this makes.
+//! Embeddings, heads and norms in another type: decoded and encoded a few rows at a time, with the error that this
+//! makes.
 
 use bitnet_quantization::{QuantError, TensorType, dequantize, quantize};
 

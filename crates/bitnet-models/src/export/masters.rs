@@ -29,8 +29,8 @@ impl<'a> MasterRows<'a> {
         self.trits
     }
 
-    /// How far the ternary weights are from the dense ones. A weight goes to the nearer of 0 and the scale, so its distance
-    /// follows from its magnitude (on the border both are as far).
+    /// How far the ternary weights are from the dense ones. A weight goes to the nearer of 0 and the scale, so its
+    /// distance follows from its magnitude (on the border both are as far).
     pub fn error(&self) -> Result<ValueError, QuantError> {
         let cols = self.trits.cols();
         let ScaleLayout::PerTensor(scale) = self.trits.scale() else {

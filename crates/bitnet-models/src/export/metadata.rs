@@ -117,7 +117,8 @@ impl Header<'_> {
     }
 }
 
-/// The divisor of which `inverse` is the inverse: the first neighbour of its own inverse that leads back to it bit for bit.
+/// The divisor of which `inverse` is the inverse: the first neighbour of its own inverse that leads back to it bit for
+/// bit.
 fn divisor(inverse: f32) -> f32 {
     let near = 1.0 / inverse;
     let around = [near, near.next_up(), near.next_down()];

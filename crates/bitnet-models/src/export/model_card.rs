@@ -1,8 +1,8 @@
 //! What a model card says about licence and origin: the block of YAML in front of a `README.md`.
 //!
-//! Only what cards use is read: `key: value` and lists of plain values at the top level. Anything else in the block (nested
-//! tables, multi-line texts) is passed over; nothing in a card can make a conversion fail. The keys that it becomes are
-//! gguf-py's (`Keys.General`); of a file that has them, a card is made again.
+//! Only what cards use is read: `key: value` and lists of plain values at the top level. Anything else in the block
+//! (nested tables, multi-line texts) is passed over; nothing in a card can make a conversion fail. The keys that it
+//! becomes are gguf-py's (`Keys.General`); of a file that has them, a card is made again.
 
 use crate::gguf::{Array, Gguf, Value};
 

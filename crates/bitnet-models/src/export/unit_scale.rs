@@ -1,7 +1,7 @@
 //! Scales that a block type cannot hold, kept beside it.
 //!
-//! llama.cpp multiplies the output of a projection by an optional tensor `blk.N.attn_q.scale` of one F32. A matrix whose
-//! one scale is no f16 number is written with block scales of 1 and its scale in that tensor: nothing is rounded.
+//! llama.cpp multiplies the output of a projection by an optional tensor `blk.N.attn_q.scale` of one F32. A matrix
+//! whose one scale is no f16 number is written with block scales of 1 and its scale in that tensor: nothing is rounded.
 
 use bitnet_quantization::{QuantError, ScaleLayout, TernaryRows};
 

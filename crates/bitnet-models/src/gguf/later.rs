@@ -59,8 +59,8 @@ impl fmt::Debug for Source {
     }
 }
 
-/// What tells that nobody has written a file since it was opened. Not the time at which its own data changed: a file that
-/// was replaced by another is still whole for whoever has it open.
+/// What tells that nobody has written a file since it was opened. Not the time at which its own data changed: a file
+/// that was replaced by another is still whole for whoever has it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub len: u64,
@@ -153,8 +153,8 @@ impl Later {
     }
 }
 
-/// Parses the header at the start of `source`, reading no more of it than about twice its length. Returns what `parse` makes
-/// of it, with the bytes read.
+/// Parses the header at the start of `source`, reading no more of it than about twice its length. Returns what `parse`
+/// makes of it, with the bytes read.
 pub(super) fn read_header<T>(
     name: &str,
     source: &mut dyn Read,

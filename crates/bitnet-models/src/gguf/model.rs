@@ -142,8 +142,8 @@ fn vocab_size(gguf: &Gguf, declared: Option<u64>) -> Result<u64, ModelError> {
 pub(crate) const LONGROPE_FACTORS: [&str; 2] =
     ["rope_factors_short.weight", "rope_factors_long.weight"];
 
-/// LongRoPE's numbers, which are tensors here; cosines and sines are multiplied with 1 where no key says otherwise, as in
-/// llama.cpp.
+/// LongRoPE's numbers, which are tensors here; cosines and sines are multiplied with 1 where no key says otherwise, as
+/// in llama.cpp.
 fn longrope(
     gguf: &Gguf,
     architecture: &str,
@@ -250,8 +250,8 @@ fn yarn(
     })
 }
 
-/// Gemma3's layers that look back a window only. Microsoft's converter writes no window: its files mean that every layer
-/// sees everything.
+/// Gemma3's layers that look back a window only. Microsoft's converter writes no window: its files mean that every
+/// layer sees everything.
 fn gemma_sliding(
     metadata: &Metadata,
     architecture: &str,

@@ -71,8 +71,8 @@ impl Gguf {
         Self::open_with(path, Access::Map, Dialects::default())
     }
 
-    /// [`Gguf::open`] with the choice of reading into memory instead of mapping, and with what numbers of several meanings
-    /// are to mean.
+    /// [`Gguf::open`] with the choice of reading into memory instead of mapping, and with what numbers of several
+    /// meanings are to mean.
     ///
     /// # Errors
     /// As [`Gguf::open`].
@@ -93,8 +93,8 @@ impl Gguf {
         Self::join(parts, None)
     }
 
-    /// Reads the headers of a `.gguf` file, for the first of a split also the others', and of tensors only those that are
-    /// asked for. Nothing is mapped; a file that changes meanwhile is an error of the next tensor.
+    /// Reads the headers of a `.gguf` file, for the first of a split also the others', and of tensors only those that
+    /// are asked for. Nothing is mapped; a file that changes meanwhile is an error of the next tensor.
     ///
     /// # Errors
     /// As [`Gguf::open`].
@@ -128,9 +128,10 @@ impl Gguf {
         Self::join(parts, Some(sources))
     }
 
-    /// Reads the header of a `.gguf` file that comes in a stream, and on in it as tensors are asked for; `name` stands for
-    /// it in messages. Tensors that come by before they are asked for are kept. The end of a stream is not known, so
-    /// where the last tensor is the only one of a type number that several projects use, `dialects` has to name its format.
+    /// Reads the header of a `.gguf` file that comes in a stream, and on in it as tensors are asked for; `name` stands
+    /// for it in messages. Tensors that come by before they are asked for are kept. The end of a stream is not known,
+    /// so where the last tensor is the only one of a type number that several projects use, `dialects` has to name its
+    /// format.
     ///
     /// # Errors
     /// As [`Gguf::open`]; a split cannot be read this way.
@@ -222,8 +223,8 @@ impl Gguf {
     /// A tensor's bytes, borrowed.
     ///
     /// # Errors
-    /// As [`Gguf::data`]; of a model that is read as it is asked for, also a file or a stream that ends too early, fails or
-    /// has changed.
+    /// As [`Gguf::data`]; of a model that is read as it is asked for, also a file or a stream that ends too early,
+    /// fails or has changed.
     pub fn slice(&self, tensor: &TensorInfo) -> Result<&[u8], ModelError> {
         let shard = &self.shards[tensor.shard()];
         let Some(len) = tensor.bytes() else {

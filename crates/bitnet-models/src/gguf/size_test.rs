@@ -1,8 +1,8 @@
 //! The size test: what a type number means that several projects use.
 //!
-//! The number stands for the one format whose size all its tensors have, measured by where the next tensor starts. A name
-//! that somebody gave (`--dialect`) goes before it: for files whose tensors have gaps between them, or are so small that two
-//! formats fit.
+//! The number stands for the one format whose size all its tensors have, measured by where the next tensor starts. A
+//! name that somebody gave (`--dialect`) goes before it: for files whose tensors have gaps between them, or are so
+//! small that two formats fit.
 
 use bitnet_quantization::type_id::{TypeCandidate, candidates};
 use bitnet_quantization::{Dialects, TypeId, type_from_ggml_id};
@@ -10,14 +10,15 @@ use bitnet_quantization::{Dialects, TypeId, type_from_ggml_id};
 use super::tensor::{DataSection, TensorInfo};
 use crate::error::{ModelError, quoted};
 
-/// Numbers that several projects use, each with a size of its own, and those of formats that only their size vouches for.
+/// Numbers that several projects use, each with a size of its own, and those of formats that only their size vouches
+/// for.
 const SHARED_NUMBERS: [u32; 10] = [22, 36, 38, 39, 42, 43, 134, 135, 142, 143];
 
 /// Where a tensor is: its place in the order of the file, and in the directory.
 type Place = (usize, usize);
 
-/// Gives every tensor of a shared number its meaning and its size. Where no format fits, the number keeps what it means by
-/// itself, and the file is held to that.
+/// Gives every tensor of a shared number its meaning and its size. Where no format fits, the number keeps what it means
+/// by itself, and the file is held to that.
 pub(super) fn resolve(
     file: &str,
     tensors: &mut [TensorInfo],

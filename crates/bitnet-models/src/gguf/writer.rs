@@ -168,8 +168,8 @@ impl GgufWriter {
         Ok(bytes)
     }
 
-    /// Declares a tensor by its type's number in the file and the bytes that it takes, for data that are passed on as they
-    /// are.
+    /// Declares a tensor by its type's number in the file and the bytes that it takes, for data that are passed on as
+    /// they are.
     ///
     /// # Errors
     /// As [`GgufWriter::tensor`].

@@ -1,7 +1,7 @@
 //! Files and folders that are being written: under names that nobody looks for, locked by whoever writes them.
 //!
-//! The lock, and no number of a process, tells that somebody is at it: programs in containers all have the number 1, and
-//! cannot see one another where they share a disk. The system takes a lock away with the process that had it.
+//! The lock, and no number of a process, tells that somebody is at it: programs in containers all have the number 1,
+//! and cannot see one another where they share a disk. The system takes a lock away with the process that had it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, TryLockError};

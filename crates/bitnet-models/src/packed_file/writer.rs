@@ -76,8 +76,8 @@ impl PackedFileWriter {
         self.index.head_copy = true;
     }
 
-    /// Writes index and header and gives the file its name; its length in bytes. `synced`: wait until the system has it on
-    /// its disk; pages that are mapped before that count as this process's own.
+    /// Writes index and header and gives the file its name; its length in bytes. `synced`: wait until the system has it
+    /// on its disk; pages that are mapped before that count as this process's own.
     ///
     /// # Errors
     /// [`PackedFileError::Io`]; nothing is left then but what was there before.

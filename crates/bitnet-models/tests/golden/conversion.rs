@@ -1,19 +1,20 @@
 //! What `convert` writes is the same model: the same bytes each time, and the logits of the directory bit for bit.
 
+mod back;
+mod minicpm;
+mod words;
+
 use std::path::{Path, PathBuf};
 
 use crate::session::{Session, two_threads};
 use bitnet_kernels::KvType;
-use bitnet_models::export::{DirectoryExport, ModelCard};
-use bitnet_models::tensor_files::{TensorContainer, TensorFiles};
 use bitnet_models::{
-    Checkpoint, CheckpointOptions, Export, ExportError, Finding, Severity, Targets, TensorRole,
+    Checkpoint, CheckpointOptions, Export, ExportError, Severity, Targets, TensorRole,
     TokenizerSource,
 };
 use bitnet_quantization::{I2sDialect, ScaleLayout, TensorType};
-use bitnet_tokenizers::{
-    EncodeOptions, GgufVocabulary, SentencePieceFiles, Tokenizer, TokenizerOptions,
-};
+use bitnet_tokenizers::{Tokenizer, TokenizerOptions};
+use tempfile::TempDir;
 
 /// Every layout of a directory that is read: packed with either direction of scales, rows that fill no block, both
 /// activations, master weights, heads in halves that GGUF wants in pairs, stretched rotations, a head of its own.
@@ -33,6 +34,16 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data")
         .join(name)
+}
+
+/// A copy of a directory of the data, to be changed.
+fn copy_of(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(data(name)).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
+    }
+    dir
 }
 
 fn open(path: &Path) -> Checkpoint {
@@ -132,121 +143,6 @@ fn a_converted_directory_gives_the_same_logits_bit_for_bit_in_every_type_that_fi
     }
 }
 
-/// Factors of the embedding, the parts and the logits, and LongRoPE's divisors, which are tensors of a GGUF file.
-#[test]
-fn a_minicpm_directory_keeps_its_factors_and_its_rotations() {
-    let dir = tempfile::tempdir().unwrap();
-    let original = open(&data("minicpm-tiny"));
-    let expected = logits(&original);
-    let (from, mut written) = (original.config(), 0);
-    for ty in TYPES {
-        let Ok(bytes) = convert(&original, &targets(ty)) else {
-            continue;
-        };
-        let path = dir.path().join("converted.gguf");
-        std::fs::write(&path, bytes).unwrap();
-        let converted = open(&path);
-        assert!(
-            converted.findings().is_empty(),
-            "{:?}",
-            converted.findings()
-        );
-        let to = converted.config();
-        assert_eq!(
-            [to.embedding_scale, to.residual_scale, to.head_scale],
-            [from.embedding_scale, from.residual_scale, from.head_scale]
-        );
-        assert!(from.rope.freq_factors.is_some() && from.rope.attention_factor > 1.0);
-        assert_eq!(to.rope.freq_factors, from.rope.freq_factors);
-        assert_eq!(to.rope.attention_factor, from.rope.attention_factor);
-        assert_eq!(to.context_length, from.context_length);
-        assert!(logits(&converted) == expected, "{ty}");
-        // There is no way back: config.json is openbmb's own.
-        let back = DirectoryExport::of_gguf(&converted, &mut |_| true).err();
-        assert!(matches!(back, Some(ExportError::Request { .. })));
-        written += 1;
-    }
-    assert!(written >= 1);
-}
-
-#[test]
-fn divisors_of_longer_texts_are_told_as_not_computed_where_there_are_such_texts() {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(data("minicpm-tiny")).unwrap() {
-        let from = entry.unwrap().path();
-        std::fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-    }
-    let path = dir.path().join("config.json");
-    let original: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    let open_with = |set: &dyn Fn(&mut serde_json::Value)| {
-        let mut config = original.clone();
-        set(&mut config);
-        std::fs::write(&path, config.to_string()).unwrap();
-        let checkpoint = open(dir.path());
-        let all = bitnet_models::check(dir.path(), &CheckpointOptions::default());
-        let long = |findings: &[Finding]| {
-            let mut found = findings.iter().filter(|f| f.code == "longrope-divisors");
-            found.next().cloned()
-        };
-        assert_eq!(long(checkpoint.findings()), long(&all));
-        (checkpoint.config().context_length, long(&all))
-    };
-    let (context, finding) = open_with(&|_| {});
-    let finding = finding.unwrap();
-    assert_eq!((context, finding.severity), (256, Severity::Note));
-    let message = &finding.message;
-    assert!(
-        message.contains("512 positions") && message.contains("context is 256"),
-        "{message}"
-    );
-    // As long as the first set reaches, or with one set for all lengths, nothing is left out.
-    let (context, finding) = open_with(&|config| config["max_position_embeddings"] = 256.into());
-    assert_eq!((context, finding), (256, None));
-    let (context, finding) = open_with(&|config| {
-        let scaling = &mut config["rope_scaling"];
-        scaling["long_factor"] = scaling["short_factor"].clone();
-    });
-    assert_eq!((context, finding), (512, None));
-}
-
-#[test]
-fn sparse_attention_is_told_as_ignored_with_the_length_from_which_it_matters() {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(data("minicpm-tiny")).unwrap() {
-        let from = entry.unwrap().path();
-        std::fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-    }
-    let path = dir.path().join("config.json");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let with = |sparse: &str| {
-        let sparse = format!("{{\"sparse_config\": {sparse},");
-        std::fs::write(&path, text.replacen('{', &sparse, 1)).unwrap();
-    };
-    let found = || {
-        let opened = Checkpoint::open(dir.path(), &CheckpointOptions::default());
-        let findings = opened.unwrap().findings().to_vec();
-        let all = bitnet_models::check(dir.path(), &CheckpointOptions::default());
-        let sparse = |f: &&Finding| f.code == "sparse-attention";
-        let (one, other) = (findings.iter().find(sparse), all.iter().find(sparse));
-        assert_eq!(one, other);
-        one.map(|finding| (finding.severity, finding.message.clone()))
-    };
-    assert_eq!(found(), None);
-    with("null");
-    assert_eq!(found(), None);
-    with(r#"{"kernel_size": 32, "dense_len": 100}"#);
-    let (severity, message) = found().unwrap();
-    assert_eq!(severity, Severity::Warning);
-    assert!(message.starts_with("from 100 positions on"), "{message}");
-    with(r#"{"dense_len": 8192}"#);
-    let (severity, message) = found().unwrap();
-    assert_eq!(severity, Severity::Note);
-    assert!(message.contains("context of 256"), "{message}");
-    with("7");
-    assert!(Checkpoint::open(dir.path(), &CheckpointOptions::default()).is_err());
-}
-
 /// Codes, scales and biases of MLX; its embedding has codes too.
 #[test]
 fn an_mlx_directory_becomes_the_block_type_of_its_groups() {
@@ -337,106 +233,6 @@ fn weights(checkpoint: &Checkpoint, role: TensorRole) -> Vec<(ScaleLayout, Vec<i
 }
 
 #[test]
-fn tokenizer_template_and_sampling_defaults_go_over() {
-    let dir = tempfile::tempdir().unwrap();
-    for name in DIRECTORIES {
-        let original = open(&data(name));
-        let converted = converted(dir.path(), &original, &targets(TensorType::I2S));
-        let (a, b) = (tokenizer(&original), tokenizer(&converted));
-        assert_eq!((a.bos(), a.eos()), (b.bos(), b.eos()), "{name}");
-        let mut ends = a.end_of_generation().to_vec();
-        ends.extend(&original.generation_defaults().eos);
-        ends.sort_unstable();
-        ends.dedup();
-        assert_eq!(b.end_of_generation(), ends, "{name}");
-        for text in [
-            "Hello, world! 123",
-            " a\n\n  b",
-            "<|eot_id|>",
-            "Ünïcödé 你好",
-        ] {
-            for special in [false, true] {
-                let options = EncodeOptions {
-                    add_special: special,
-                    parse_special: special,
-                };
-                let ids = |tokenizer: &Tokenizer| tokenizer.encode(text, options).ok();
-                assert_eq!(ids(&a), ids(&b), "{name} {text:?}");
-            }
-        }
-        assert_eq!(
-            original.chat_template().unwrap(),
-            converted.chat_template().unwrap(),
-            "{name}"
-        );
-        let (a, b) = (
-            original.generation_defaults(),
-            converted.generation_defaults(),
-        );
-        assert_eq!(a.top_p, b.top_p, "{name}");
-        assert_eq!(a.top_k, b.top_k, "{name}");
-        if a.do_sample == Some(false) {
-            assert_eq!(b.temperature, Some(0.0), "{name}");
-        } else {
-            assert_eq!(a.temperature, b.temperature, "{name}");
-        }
-        assert_eq!(original.config().name, converted.config().name);
-    }
-}
-
-/// A directory from before `tokenizer.json`, with a SentencePiece vocabulary of as many pieces as its embedding has
-/// rows.
-#[test]
-fn a_directory_with_a_tokenizer_model_alone_is_converted() {
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["config.json", "model.safetensors", "generation_config.json"] {
-        let from = data("reference/tiny-bitnet-silu").join(name);
-        std::fs::copy(from, dir.path().join(name)).unwrap();
-    }
-    let whole = data("../../../bitnet-tokenizers/tests/data/spm/tokenizer.model");
-    let whole = std::fs::read(whole).unwrap();
-    let all = SentencePieceFiles {
-        model: &whole,
-        ..Default::default()
-    };
-    let all = GgufVocabulary::from_sentencepiece(&all).unwrap();
-    // The first pieces of a BPE model are one too; fields as in sentencepiece_model.proto.
-    let mut model = Vec::new();
-    for id in 0..500 {
-        let mut piece = vec![0x0a, all.tokens[id].len() as u8];
-        piece.extend(all.tokens[id].as_bytes());
-        piece.push(0x15);
-        piece.extend(all.scores[id].to_le_bytes());
-        piece.extend([0x18, all.token_types[id] as u8]);
-        model.extend([0x0a, piece.len() as u8]);
-        model.extend(piece);
-    }
-    model.extend([0x12, 2, 3 << 3, 2]); // trainer: BPE
-    model.extend([0x1a, 2, 4 << 3, 0]); // normaliser: spaces stay
-    std::fs::write(dir.path().join("tokenizer.model"), &model).unwrap();
-    let added = r#"{"<|eot_id|>": 505}"#;
-    std::fs::write(dir.path().join("added_tokens.json"), added).unwrap();
-
-    let out = tempfile::tempdir().unwrap();
-    let converted = converted(out.path(), &open(dir.path()), &targets(TensorType::Tq2_0));
-    let tokenizer = tokenizer(&converted);
-    assert_eq!(tokenizer.vocab_size(), 512);
-    let options = EncodeOptions::default();
-    let ids = tokenizer.encode("the ships<|eot_id|>", options).unwrap();
-    let expected = Tokenizer::from_gguf(all, &TokenizerOptions { strict: true }).unwrap();
-    let mut expected = expected.encode("the ships", options).unwrap();
-    assert!(expected.iter().all(|&id| id < 500), "{expected:?}");
-    expected.push(505);
-    assert_eq!(ids, expected);
-
-    // More tokens than rows.
-    std::fs::remove_file(dir.path().join("added_tokens.json")).unwrap();
-    std::fs::write(dir.path().join("tokenizer.model"), whole).unwrap();
-    let error = convert(&open(dir.path()), &targets(TensorType::Tq2_0)).unwrap_err();
-    assert!(error.to_string().contains("640"), "{error}");
-}
-
-#[test]
 fn the_same_directory_gives_the_same_bytes_twice() {
     for name in DIRECTORIES {
         let mut written = 0;
@@ -489,11 +285,7 @@ fn masters_come_with_a_report_and_ordinary_weights_need_a_word() {
     assert!((0.1..0.9).contains(&relative), "{relative}");
 
     // The same weights in a model whose configuration does not call them masters.
-    let dir = tempfile::tempdir().unwrap();
-    for file in std::fs::read_dir(data("reference/tiny-bitnet-bf16")).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
-    }
+    let dir = copy_of("reference/tiny-bitnet-bf16");
     let config = dir.path().join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("\"online\"", "\"offline\"")).unwrap();
@@ -511,130 +303,4 @@ fn masters_come_with_a_report_and_ordinary_weights_need_a_word() {
     };
     let bytes = convert(&ordinary, &asked).unwrap();
     assert!(!bytes.is_empty());
-}
-
-#[test]
-fn a_model_card_becomes_keys() {
-    let dir = tempfile::tempdir().unwrap();
-    for file in std::fs::read_dir(data("reference/tiny-bitnet")).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
-    }
-    let card = "---\nlicense: mit\nlanguage:\n- en\nbase_model: org/base\n---\n# A model\n";
-    std::fs::write(dir.path().join("README.md"), card).unwrap();
-    let out = tempfile::tempdir().unwrap();
-    let converted = converted(out.path(), &open(dir.path()), &targets(TensorType::I2S));
-    let metadata = converted.describe().metadata;
-    let value = |key: &str| {
-        metadata
-            .iter()
-            .find(|entry| entry.0 == key)
-            .map(|entry| &*entry.2)
-    };
-    assert_eq!(value("general.license"), Some("\"mit\""));
-    assert_eq!(value("general.base_model.0.organization"), Some("\"org\""));
-    assert_eq!(value("general.languages"), Some("an array of 1 string"));
-    assert_eq!(value("bitnet-b1.58.rope.freq_base"), Some("500000"));
-
-    let back = out.path().join("hf");
-    std::fs::create_dir(&back).unwrap();
-    directory(&back, &converted);
-    let card = std::fs::read(back.join("README.md")).unwrap();
-    let card = ModelCard::parse(&card);
-    assert_eq!(card.license.as_deref(), Some("mit"));
-    assert_eq!(
-        (card.languages, card.base_models),
-        (vec!["en".into()], vec!["org/base".into()])
-    );
-}
-
-/// Writes a GGUF checkpoint as a directory into `dir`.
-fn directory(dir: &Path, checkpoint: &Checkpoint) -> Checkpoint {
-    let write = || {
-        let export = DirectoryExport::of_gguf(checkpoint, &mut |_| true).unwrap();
-        let documents = export.documents().to_vec();
-        let size = export.file_bytes();
-        let bytes = export.write(Vec::new(), &mut |_| true).unwrap();
-        assert_eq!(bytes.len() as u64, size);
-        (documents, bytes)
-    };
-    let (documents, bytes) = write();
-    assert!(write() == (documents.clone(), bytes.clone()), "twice");
-    for (name, text) in documents {
-        std::fs::write(dir.join(name), text).unwrap();
-    }
-    std::fs::write(dir.join("model.safetensors"), bytes).unwrap();
-    open(dir)
-}
-
-#[test]
-fn a_packed_directory_comes_back_from_gguf_with_the_same_tensors() {
-    for name in DIRECTORIES {
-        // Stretched rotations are in the file as numbers, which tell no rule; master weights are gone.
-        if name == "llama-rope-tiny" {
-            continue;
-        }
-        let original = open(&data(name));
-        let expected = logits(&original);
-        for ty in TYPES {
-            if convert(&original, &targets(ty)).is_err() {
-                // Rows that fill no block.
-                assert_ne!(ty, TensorType::I2S, "{name}");
-                continue;
-            }
-            let dir = tempfile::tempdir().unwrap();
-            let file = converted(dir.path(), &original, &targets(ty));
-            let hf = dir.path().join("hf");
-            std::fs::create_dir(&hf).unwrap();
-            let back = directory(&hf, &file);
-            let place = format!("{name} {ty}");
-            assert!(back.findings().is_empty(), "{place}: {:?}", back.findings());
-            assert!(logits(&back) == expected, "{place}");
-            same_words(&original, &back, &place);
-            if !name.ends_with("bf16") {
-                same_tensors(&data(name), &hf);
-            }
-        }
-    }
-}
-
-/// Both have the same tokenizer and end where the same tokens are.
-fn same_words(original: &Checkpoint, back: &Checkpoint, place: &str) {
-    let (a, b) = (tokenizer(original), tokenizer(back));
-    let options = EncodeOptions::default();
-    let text = "Hello, world! 123 <|eot_id|>";
-    assert_eq!(
-        a.encode(text, options).unwrap(),
-        b.encode(text, options).unwrap()
-    );
-    let (mut defaults, expected) = (
-        back.generation_defaults().clone(),
-        original.generation_defaults(),
-    );
-    if defaults.eos.starts_with(&expected.eos) {
-        defaults.eos.clone_from(&expected.eos);
-    }
-    assert_eq!(defaults.eos, expected.eos, "{place}");
-}
-
-/// The files of both directories have the same tensors, byte by byte.
-fn same_tensors(a: &Path, b: &Path) {
-    let tensors = |path: &Path| {
-        let bytes = std::fs::read(path.join("model.safetensors")).unwrap();
-        TensorFiles::from_bytes(
-            TensorContainer::Safetensors,
-            "model.safetensors",
-            bytes.into(),
-        )
-        .unwrap()
-    };
-    let (a, b) = (tensors(a), tensors(b));
-    for tensor in a.tensors() {
-        let name = tensor.name();
-        let other = b.tensor(name).unwrap_or_else(|| panic!("{name}"));
-        assert_eq!(tensor.stored_type(), other.stored_type(), "{name}");
-        assert_eq!(tensor.shape(), other.shape(), "{name}");
-        assert!(a.slice(tensor) == b.slice(other), "{name}");
-    }
-    assert_eq!(a.tensors().len(), b.tensors().len());
 }

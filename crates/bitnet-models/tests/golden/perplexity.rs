@@ -1,4 +1,5 @@
-//! Rule 5: perplexity of up to 1,000 ids in one window: no BOS, one prediction less than ids, `exp(mean negative log-likelihood)`.
+//! Rule 5: perplexity of up to 1,000 ids in one window: no BOS, one prediction less than ids,
+//! `exp(mean negative log-likelihood)`.
 
 use crate::cases::{CASES, data};
 use crate::session::{MAX_CHUNK, Session};

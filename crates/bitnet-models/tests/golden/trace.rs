@@ -36,8 +36,8 @@ fn every_step_of_a_pass_matches_the_trace() {
                     Some(projection) => case.in_file_order(&expected, projection, config),
                     None => expected,
                 };
-                // 5e-5 of the row's largest value: the roundings, 6e-8 each, that a dozen steps of every layer leave, and
-                // for `llama-rope-tiny` in F16 the 4e-6 by which each matrix's scale is off.
+                // 5e-5 of the row's largest value: the roundings, 6e-8 each, that a dozen steps of every layer leave,
+                // and for `llama-rope-tiny` in F16 the 4e-6 by which each matrix's scale is off.
                 let what = format!("{}, {name}", case.path);
                 assert_close(values, &expected, values.len() / n_rows, 5e-5, &what);
             },

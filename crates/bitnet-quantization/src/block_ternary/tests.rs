@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::blocks::quantize;
+use crate::ternary::TernaryRows;
 
 const TYPES: [TensorType; 5] = [
     TensorType::Tq1_0,

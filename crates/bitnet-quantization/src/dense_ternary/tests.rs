@@ -1,6 +1,7 @@
 //! Recognition of ternary values in every float type.
 
 use super::*;
+use crate::ternary::TernaryRows;
 
 const FLOATS: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::BF16];
 

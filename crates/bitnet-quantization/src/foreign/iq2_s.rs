@@ -9,13 +9,13 @@
 //! ```
 //!
 //! The codebook has no zero: a weight is zero only where the whole block is (`d` of 0). A ternary model written in this
-//! type has therefore lost its zeros, unless they fill whole blocks; what is read here is exact, and the rest is refused.
-//! Source: llama.cpp `ggml-quants.c`, gguf-py `quants.py`.
+//! type has therefore lost its zeros, unless they fill whole blocks; what is read here is exact, and the rest is
+//! refused. Source: llama.cpp `ggml-quants.c`, gguf-py `quants.py`.
 
 use crate::block_ternary::common_layout;
 use crate::error::QuantError;
 use crate::floats::f16_at;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows};
+use crate::ternary::{ScaleLayout, Shape, StoredRows};
 
 const FORMAT: &str = "IQ2_S";
 /// Values per block.
@@ -152,21 +152,17 @@ impl<'a> Iq2sRows<'a> {
     }
 }
 
-impl TernaryRows for Iq2sRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for Iq2sRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, self.scale)
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        self.scale
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale)?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let blocks_per_row = self.shape.cols / BLOCK_LEN;
         let blocks = &self.blocks[row * blocks_per_row..][..blocks_per_row];
         scales.fill(0.0);

@@ -1,8 +1,9 @@
-//! TL1 and TL2, the layouts of bitnet.cpp's table lookup kernels: groups of weights as table indices, in tiles whose sizes
-//! the build chose and no file tells.
+//! TL1 and TL2, the layouts of bitnet.cpp's table lookup kernels: groups of weights as table indices, in tiles whose
+//! sizes the build chose and no file tells.
 //!
-//! A matrix is `[m, k]`. TL1 has a nibble for each pair of weights, TL2 a nibble and a sign for each triple and nibbles for
-//! the pairs of the last columns, which no tile covers. Places of nibbles, in the words of the loops that write them:
+//! A matrix is `[m, k]`. TL1 has a nibble for each pair of weights, TL2 a nibble and a sign for each triple and nibbles
+//! for the pairs of the last columns, which no tile covers. Places of nibbles, in the words of the loops that write
+//! them:
 //!
 //! ```text
 //! TL1   m = a BM + c bm + e 16 + r,  pair j = b BK/2 + d by/2 + 2 f + t,  by = 256 / bm
@@ -24,7 +25,7 @@ pub use self::encode::{check_tiles, encode_tiles, tile_bytes};
 
 use super::ForeignType;
 use crate::error::QuantError;
-use crate::ternary::{ScaleLayout, Shape, TernaryRows, finite_tensor_scale};
+use crate::ternary::{ScaleLayout, Shape, StoredRows, finite_tensor_scale};
 
 /// Bytes of a scale stored behind the codes, padded.
 const TRAILER_BYTES: usize = 32;
@@ -169,8 +170,8 @@ pub struct TileRows<'a> {
 }
 
 impl<'a> TileRows<'a> {
-    /// Takes the bytes of a whole tensor `[rows, cols]`, with or without a scale behind the codes; `scale` is the tensor of
-    /// its own that holds it otherwise, and wins.
+    /// Takes the bytes of a whole tensor `[rows, cols]`, with or without a scale behind the codes; `scale` is the
+    /// tensor of its own that holds it otherwise, and wins.
     ///
     /// # Errors
     /// A format that is neither, tiles that do not divide the shape, another byte count than the shape has, no scale at
@@ -323,21 +324,17 @@ fn triple_of(index: u8, negative: bool) -> Option<[i8; 3]> {
     Some([value / 9 - 1, value / 3 % 3 - 1, value % 3 - 1])
 }
 
-impl TernaryRows for TileRows<'_> {
-    fn rows(&self) -> usize {
-        self.shape.rows
+impl StoredRows for TileRows<'_> {
+    fn header(&self) -> (Shape, ScaleLayout) {
+        (self.shape, ScaleLayout::PerTensor(self.scale))
     }
 
-    fn cols(&self) -> usize {
-        self.shape.cols
-    }
-
-    fn scale(&self) -> ScaleLayout {
-        ScaleLayout::PerTensor(self.scale)
-    }
-
-    fn read_row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), QuantError> {
-        self.shape.check_read(row, trits, scales, self.scale())?;
+    fn decode_row(
+        &self,
+        row: usize,
+        trits: &mut [i8],
+        _scales: &mut [f32],
+    ) -> Result<(), QuantError> {
         let read = match self.ty {
             ForeignType::Tl1 => self.read_tl1(row, trits),
             _ => self.read_tl2(row, trits),

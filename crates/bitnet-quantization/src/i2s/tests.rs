@@ -1,6 +1,7 @@
 //! I2_S against its index formulas, at shapes where groups straddle rows.
 
 use super::*;
+use crate::ternary::TernaryRows;
 
 /// Trits without a short period.
 fn trits(n: usize) -> Vec<i8> {

@@ -35,8 +35,8 @@ impl From<Option<&Vec<String>>> for AllowedModels {
     }
 }
 
-/// Whether a list in a file of keys, or of somebody who adds one, is one. None at all would be a key for nothing, and more
-/// probably a mistake.
+/// Whether a list in a file of keys, or of somebody who adds one, is one. None at all would be a key for nothing, and
+/// more probably a mistake.
 pub fn is_list(ids: &[String]) -> bool {
     let is_id = |id: &String| {
         (1..=MAX_ID_LEN).contains(&id.len()) && !id.chars().any(|c| c.is_control() || c == ',')

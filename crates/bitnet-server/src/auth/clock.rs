@@ -2,8 +2,9 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// A moment, asked for once a request. What has a date (keys and tokens that expire, quotas of a day) is held against the wall
-/// clock, which jumps when somebody sets it; all that lasts for a time is held against the other one, which never does.
+/// A moment, asked for once a request. What has a date (keys and tokens that expire, quotas of a day) is held against
+/// the wall clock, which jumps when somebody sets it; all that lasts for a time is held against the other one, which
+/// never does.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     /// For limits a minute.

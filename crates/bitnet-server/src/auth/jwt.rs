@@ -1,9 +1,9 @@
 //! JSON Web Tokens of an issuer that the operator trusts.
 //!
-//! One algorithm is configured and nothing of a token's header is believed: `alg` must be the configured one (so neither
-//! `none` nor a public key used as a shared secret), and `kid` is looked up among the names of the configured keys and
-//! leads nowhere else. `iss`, `aud` and `exp` must be there and right, `nbf` where it is there, and `sub` says who it is.
-//! Times are held against the clock that the caller gives: the wall clock, which somebody may set.
+//! One algorithm is configured and nothing of a token's header is believed: `alg` must be the configured one (so
+//! neither `none` nor a public key used as a shared secret), and `kid` is looked up among the names of the configured
+//! keys and leads nowhere else. `iss`, `aud` and `exp` must be there and right, `nbf` where it is there, and `sub` says
+//! who it is. Times are held against the clock that the caller gives: the wall clock, which somebody may set.
 
 pub mod role;
 pub mod token_keys;
@@ -43,8 +43,8 @@ pub struct Subject {
     pub role: Role,
 }
 
-/// Why a token is not good: for the log. Whoever sent it learns no more than that it has expired, which it could have read
-/// in it.
+/// Why a token is not good: for the log. Whoever sent it learns no more than that it has expired, which it could have
+/// read in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
     /// It is no token, or too long for one.

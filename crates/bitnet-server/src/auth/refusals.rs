@@ -1,9 +1,9 @@
 //! How many bad credentials an address may show: so many a minute, a minute's worth at once.
 //!
-//! Nobody guesses 256 bits, at any rate. What is held back is a client that tries a revoked key for ever, and the lines and
-//! answers of a flood. Past its limit an address is told to wait, and a good credential is let in all the same: clients
-//! behind one address do not shut each other out. So each credential is looked at, which costs a hash for a key, and a
-//! signature for a token.
+//! Nobody guesses 256 bits, at any rate. What is held back is a client that tries a revoked key for ever, and the lines
+//! and answers of a flood. Past its limit an address is told to wait, and a good credential is let in all the same:
+//! clients behind one address do not shut each other out. So each credential is looked at, which costs a hash for a
+//! key, and a signature for a token.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use super::rate::WINDOW;
 use crate::peers::peer_of;
 
-/// Addresses that are remembered; one is some 60 bytes. While as many have shown bad credentials in the last minute, all
-/// further ones are one.
+/// Addresses that are remembered; one is some 60 bytes. While as many have shown bad credentials in the last minute,
+/// all further ones are one.
 const MAX_ADDRESSES: usize = 65_536;
 
-/// Time between two looks through all addresses for those that can be forgotten: a flood from as many as one likes does not
-/// pay for one look with one request.
+/// Time between two looks through all addresses for those that can be forgotten: a flood from as many as one likes does
+/// not pay for one look with one request.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Bad credentials of each address. An address here is whom it stands for ([`peer_of`]), or `None` for those that are not
-/// remembered one by one.
+/// Bad credentials of each address. An address here is whom it stands for ([`peer_of`]), or `None` for those that are
+/// not remembered one by one.
 #[derive(Debug, Default)]
 pub struct RefusalLimiter {
     table: Mutex<Table>,

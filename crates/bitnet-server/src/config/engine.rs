@@ -47,8 +47,8 @@ impl ServerConfig {
     /// How the first model is loaded: with the tokenizer and the chat template that the settings name.
     ///
     /// # Errors
-    /// A kernel that this machine has not, a tokenizer that is not there, and a template that cannot be read, is too large
-    /// or is not UTF-8.
+    /// A kernel that this machine has not, a tokenizer that is not there, and a template that cannot be read, is too
+    /// large or is not UTF-8.
     pub fn first_load_options(&self) -> Result<LoadOptions, SettingError> {
         let wrong = |key: &str, reason: String| {
             let origin = self.origin(key).unwrap_or(&Origin::Default);

@@ -1,5 +1,5 @@
-//! A line of the log as one JSON object: `time`, `log` (`server`, where the other logs have `access` and `audit`), `level`,
-//! `target`, `message`, and as far as there are any `fields` of the event and `spans` around it by name.
+//! A line of the log as one JSON object: `time`, `log` (`server`, where the other logs have `access` and `audit`),
+//! `level`, `target`, `message`, and as far as there are any `fields` of the event and `spans` around it by name.
 //!
 //! No text in it moves a terminal or looks like two lines: what JSON itself does not escape of that is escaped too.
 

@@ -76,9 +76,9 @@ impl Metrics {
         }
     }
 
-    /// What an engine has to do, and has done since `before`. It is to be told before and after each step, so that a hung
-    /// step shows. Gauges are sums over the engines of a model, of which a swap has two; counts are differences, since a
-    /// new engine begins at 0.
+    /// What an engine has to do, and has done since `before`. It is to be told before and after each step, so that a
+    /// hung step shows. Gauges are sums over the engines of a model, of which a swap has two; counts are differences,
+    /// since a new engine begins at 0.
     pub fn engine(&self, model: &str, key: EngineKey, before: &EngineLoad, load: &EngineLoad) {
         {
             let mut engines = self.engines();

@@ -1,7 +1,7 @@
 //! The times of a model by what they are of: as its histograms count them, and as people read them.
 //!
-//! One definition for `latency` of `/v1/stats`, which is since the start, and for what the last minutes were like, which
-//! is the difference of two such states.
+//! One definition for `latency` of `/v1/stats`, which is since the start, and for what the last minutes were like,
+//! which is the difference of two such states.
 
 use serde::Serialize;
 

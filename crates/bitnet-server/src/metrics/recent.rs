@@ -1,6 +1,7 @@
 //! Requests one by one: how long the oldest has waited, and which of the last ones were slow.
 //!
-//! Both lists are bounded, the first by admission, the second by [`KEPT`]; neither holds a word of a prompt or an answer.
+//! Both lists are bounded, the first by admission, the second by [`KEPT`]; neither holds a word of a prompt or an
+//! answer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::table::{Id, Kind, METRICS};
 
-/// Most sets of label values of one metric; beyond them values are counted under [`OTHER`], and gauges, of which several
-/// have no sum and which are to be forgotten one by one, are not told.
+/// Most sets of label values of one metric; beyond them values are counted under [`OTHER`], and gauges, of which
+/// several have no sum and which are to be forgotten one by one, are not told.
 const MAX_SERIES: usize = 64;
 /// First labels that name a model: ours, and vLLM's.
 const MODEL_LABELS: [&str; 2] = ["model", "model_name"];
@@ -50,8 +50,8 @@ struct Family {
     series: Mutex<AllSeries>,
 }
 
-/// Sorted by label values. They are few, and finding one by borrowed texts allocates nothing: that happens several times
-/// for every token.
+/// Sorted by label values. They are few, and finding one by borrowed texts allocates nothing: that happens several
+/// times for every token.
 type AllSeries = Vec<(Vec<String>, Series)>;
 
 #[derive(Debug, Clone)]

@@ -15,8 +15,8 @@ use crate::model::{LoadedModel, unix_seconds};
 /// A model that the server knows, loaded or not.
 #[derive(Default)]
 pub(super) struct Entry {
-    /// What to load when it is asked for; `None` for one that was put here loaded, and for one that has never been loaded
-    /// and that nobody has configured.
+    /// What to load when it is asked for; `None` for one that was put here loaded, and for one that has never been
+    /// loaded and that nobody has configured.
     pub origin: Option<ModelOrigin>,
     /// Whether it is in memory, and what is being done about it.
     pub state: EntryState,
@@ -55,8 +55,8 @@ pub(super) struct Left {
     _previous: Option<Previous>,
 }
 
-/// Whether a model is in memory. Only one thing at a time is done about it: whoever wants to do another one finds it in a
-/// state that excludes this.
+/// Whether a model is in memory. Only one thing at a time is done about it: whoever wants to do another one finds it in
+/// a state that excludes this.
 #[derive(Default)]
 pub(super) enum EntryState {
     /// It is not.

@@ -1,8 +1,8 @@
 //! From a file to a model that may be given requests: hash, weights, validation, a first token.
 //!
-//! It runs on a thread of its own, one model at a time: two loads would take each other's memory and processors. Whoever
-//! waits for it waits on its [`LoadJob`]; when nobody wants it any more it ends at its next look, and what it had is
-//! dropped.
+//! It runs on a thread of its own, one model at a time: two loads would take each other's memory and processors.
+//! Whoever waits for it waits on its [`LoadJob`]; when nobody wants it any more it ends at its next look, and what it
+//! had is dropped.
 
 use std::io;
 use std::path::Path;
@@ -77,8 +77,8 @@ impl Likeness {
         Ok(())
     }
 
-    /// Texts and chats that the old one has answered must not be refused, or laid out by nothing, from one request to the
-    /// next.
+    /// Texts and chats that the old one has answered must not be refused, or laid out by nothing, from one request to
+    /// the next.
     fn check_texts(&self, engine: &Engine) -> Result<(), ApiError> {
         let has_tokenizer = engine.tokenizer().is_ok();
         let has_template = engine.chat_template().is_some();
@@ -108,8 +108,8 @@ pub struct LoadMemory {
 /// Time between two looks at the process's memory.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A look at it takes a millisecond for each hundred megabytes that are mapped, and longer where processors are scarce: at
-/// most one part in so many of the time is spent on it.
+/// A look at it takes a millisecond for each hundred megabytes that are mapped, and longer where processors are scarce:
+/// at most one part in so many of the time is spent on it.
 const MEMORY_SHARE: u32 = 20;
 
 /// Time for the first token of a model: a model of that size answers nobody.

@@ -1,10 +1,10 @@
 //! The time after a swap in which the new version has to hold what its validation promised.
 //!
-//! A model can pass every comparison and fail under real requests: its engine panics, a step hangs, or pass after pass ends
-//! in an error. For a while it is looked after, and when it fails the old version gets its place back. Where that was kept in
-//! memory (`blue_green`) this is one write; else its file is loaded again, must have the same version, and requests wait
-//! for it meanwhile, as they do for every model that is being loaded. It happens once: the failed version is not gone back
-//! to.
+//! A model can pass every comparison and fail under real requests: its engine panics, a step hangs, or pass after pass
+//! ends in an error. For a while it is looked after, and when it fails the old version gets its place back. Where that
+//! was kept in memory (`blue_green`) this is one write; else its file is loaded again, must have the same version, and
+//! requests wait for it meanwhile, as they do for every model that is being loaded. It happens once: the failed version
+//! is not gone back to.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -124,8 +124,8 @@ fn is_in_memory(entry: &Entry, model: &Arc<LoadedModel>) -> bool {
     found.is_some_and(|found| Arc::ptr_eq(found, model))
 }
 
-/// Puts the version before `model` in its place again. `false` when something else is being done to the model, which comes
-/// first.
+/// Puts the version before `model` in its place again. `false` when something else is being done to the model, which
+/// comes first.
 async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: String) -> bool {
     let rollback = Rollback::of(&model, reason);
     // Not before it is so: it is tried again and again while something else is being done.
@@ -171,8 +171,8 @@ async fn give_back(app: &Arc<App>, id: &str, model: Arc<LoadedModel>, reason: St
 /// What is loaded in the place of a version that failed.
 type Earlier = (ModelOrigin, Option<String>);
 
-/// Takes `model` out of its place, where requests wait from now on, and says what to put there; `None` when something else
-/// is being done to it.
+/// Takes `model` out of its place, where requests wait from now on, and says what to put there; `None` when something
+/// else is being done to it.
 fn take_out(
     app: &Arc<App>,
     id: &str,

@@ -1,8 +1,9 @@
-//! Room for models: `models.cache_size` bounds the bytes of weights in memory, and idle models leave for one that is wanted.
+//! Room for models: `models.cache_size` bounds the bytes of weights in memory, and idle models leave for one that is
+//! wanted.
 //!
-//! A model has its room from before its first byte is read until it is published, when it counts as what it is; loads one
-//! after the other never count on the same room. Who has just been loaded stays for a while: else two models that clients
-//! ask for by turns would push each other out with every request, and none would ever answer.
+//! A model has its room from before its first byte is read until it is published, when it counts as what it is; loads
+//! one after the other never count on the same room. Who has just been loaded stays for a while: else two models that
+//! clients ask for by turns would push each other out with every request, and none would ever answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,12 +48,12 @@ impl Drop for WeightRoom {
     }
 }
 
-/// Unloads idle models, those first that were asked for longest ago, until there is room for what is ordered; none of them
-/// when that is not enough.
+/// Unloads idle models, those first that were asked for longest ago, until there is room for what is ordered; none of
+/// them when that is not enough.
 ///
 /// # Errors
-/// [`ErrorCode::ModelIncompatible`] for a model that there can never be room for, alone or beside those that never leave;
-/// [`ErrorCode::Overloaded`] when those that are loaded are in use or have just come.
+/// [`ErrorCode::ModelIncompatible`] for a model that there can never be room for, alone or beside those that never
+/// leave; [`ErrorCode::Overloaded`] when those that are loaded are in use or have just come.
 pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiError> {
     let (policy, arriving) = (&app.manager.policy, &app.manager.arriving);
     let limit = policy.cache_bytes;

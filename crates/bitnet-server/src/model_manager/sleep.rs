@@ -1,8 +1,9 @@
-//! Models that nobody asks for sleep: engine, KV cache and weights leave memory, and the name stays. The next request finds a
-//! model that has to be loaded first, which takes a moment where its weights are kept packed in the cache.
+//! Models that nobody asks for sleep: engine, KV cache and weights leave memory, and the name stays. The next request
+//! finds a model that has to be loaded first, which takes a moment where its weights are kept packed in the cache.
 //!
-//! Falling asleep is one write under the lock under which requests find their models: a model goes only if nobody holds it
-//! in that moment, and whoever comes after finds it gone and wakes it. So no request is ever on a model that is going.
+//! Falling asleep is one write under the lock under which requests find their models: a model goes only if nobody holds
+//! it in that moment, and whoever comes after finds it gone and wakes it. So no request is ever on a model that is
+//! going.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use super::entry::{Asleep, Entry, EntryState};
 use crate::app::App;
 use crate::model::{LoadedModel, unix_seconds};
 
-/// Shortest and longest time between two looks at what is unused: a quarter of the time after which models sleep, within
-/// these.
+/// Shortest and longest time between two looks at what is unused: a quarter of the time after which models sleep,
+/// within these.
 const LOOK_INTERVAL: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
 /// Puts models to sleep for as long as the server runs, if they ever do.

@@ -22,12 +22,12 @@ pub struct UnloadOrder {
 /// How often running requests are looked for: their ends are hundreds of milliseconds apart.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Takes no more requests for a model, waits for those that run and frees its memory. One that is not in memory has left it
-/// already.
+/// Takes no more requests for a model, waits for those that run and frees its memory. One that is not in memory has
+/// left it already.
 ///
 /// # Errors
-/// [`ErrorCode::ModelNotFound`]; [`ErrorCode::ModelBusy`] while it is loaded, swapped or unloaded, and when requests still
-/// run after the time, in which case everything is as before.
+/// [`ErrorCode::ModelNotFound`]; [`ErrorCode::ModelBusy`] while it is loaded, swapped or unloaded, and when requests
+/// still run after the time, in which case everything is as before.
 pub async fn unload(app: &Arc<App>, id: &str, order: UnloadOrder) -> Result<(), ApiError> {
     let Some(model) = take_no_more(app, id, order)? else {
         return Ok(());

@@ -1,13 +1,13 @@
 //! Whether a model that was loaded says what its file says: its fast path held against the reference path.
 //!
-//! Both run the same prompts, and of each the logits after its last token are compared: is the likeliest token the same,
-//! and what is the cosine of the two rows. The [`Reference`] has plain kernels, every logit and numbers kept in f32. It
-//! finds kernels that are wrong on this machine, weights that were damaged on the way into memory, caches that are too
-//! coarse, and models whose numbers run away; of a file that is well made with other weights it knows nothing: that is what
-//! the version tells.
+//! Both run the same prompts, and of each the logits after its last token are compared: is the likeliest token the
+//! same, and what is the cosine of the two rows. The [`Reference`] has plain kernels, every logit and numbers kept in
+//! f32. It finds kernels that are wrong on this machine, weights that were damaged on the way into memory, caches that
+//! are too coarse, and models whose numbers run away; of a file that is well made with other weights it knows nothing:
+//! that is what the version tells.
 //!
-//! The reference runs first, a layer in memory at a time, and is gone before the model itself is loaded, so validating takes
-//! no more memory than loading.
+//! The reference runs first, a layer in memory at a time, and is gone before the model itself is loaded, so validating
+//! takes no more memory than loading.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! What a model's bytes are called: their SHA-256, which is the version that answers, metrics and status tell.
 //!
 //! Of one file it is what `sha256sum` prints; of several (a split, a directory) the hash of the lines that
-//! `sha256sum NAME...` prints for them in order of names. Files are read, not mapped: one that is cut short meanwhile is
-//! an error and nothing worse. A hash is kept in memory for as long as path, size, time and inode stay the same, so
+//! `sha256sum NAME...` prints for them in order of names. Files are read, not mapped: one that is cut short meanwhile
+//! is an error and nothing worse. A hash is kept in memory for as long as path, size, time and inode stay the same, so
 //! loading a model again costs no second reading.
 
 use std::collections::HashMap;
@@ -86,7 +86,8 @@ pub fn of_source(source: &OriginSource) -> io::Result<(String, Option<ModelFiles
     }
 }
 
-/// The version of a model that was hashed while it was loaded: `before` is what its files were like before either began.
+/// The version of a model that was hashed while it was loaded: `before` is what its files were like before either
+/// began.
 ///
 /// # Errors
 /// When not all of it was done with the same files, which are there still.

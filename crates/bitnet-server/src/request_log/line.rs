@@ -1,7 +1,7 @@
 //! What a line of the logs says.
 //!
-//! Text of strangers is bounded and has no control characters, whichever alphabet they are of: a terminal obeys none of it,
-//! and no line looks like two.
+//! Text of strangers is bounded and has no control characters, whichever alphabet they are of: a terminal obeys none of
+//! it, and no line looks like two.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -153,8 +153,8 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// `2026-11-22T01:02:03.456Z`. Days to dates by the count of days of whole 400 years, which begin in March so that the odd
-/// day is their last (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+/// `2026-11-22T01:02:03.456Z`. Days to dates by the count of days of whole 400 years, which begin in March so that the
+/// odd day is their last (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);

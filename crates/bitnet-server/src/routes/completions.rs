@@ -1,6 +1,7 @@
 //! `POST /v1/completions`: texts continued as they are.
 //!
-//! Source: OpenAI's API reference (the route is called legacy there; evaluation harnesses need its `echo` and `logprobs`).
+//! Source: OpenAI's API reference (the route is called legacy there; evaluation harnesses need its `echo` and
+//! `logprobs`).
 
 use std::sync::Arc;
 
@@ -171,8 +172,8 @@ impl Likelihood {
     }
 }
 
-/// The `n` likeliest of each `drawn` choices, which are those of one prompt; the best first, the one that was drawn first
-/// on ties.
+/// The `n` likeliest of each `drawn` choices, which are those of one prompt; the best first, the one that was drawn
+/// first on ties.
 fn likeliest(
     choices: Vec<TextChoice>,
     likelihoods: &[Likelihood],

@@ -87,8 +87,8 @@ fn wants_base64(fields: &mut Fields) -> Result<bool, ApiError> {
     }
 }
 
-/// How many numbers of each vector are wanted. Models that were trained for embeddings are trained so that a beginning of
-/// a vector is one too; a model that generates is not.
+/// How many numbers of each vector are wanted. Models that were trained for embeddings are trained so that a beginning
+/// of a vector is one too; a model that generates is not.
 fn length(fields: &mut Fields, model: &LoadedModel) -> Result<usize, ApiError> {
     const NAME: &str = "dimensions";
     let own = model.engine.config().hidden_size;

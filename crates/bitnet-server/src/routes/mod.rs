@@ -127,8 +127,8 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
     finished(routes, app, guard)
 }
 
-/// The routes of the health port: the probes and, where it `takes_keys`, what else watches over a server. Who may ask is
-/// `guard`'s matter, as on the other port; what is not here is not there for anybody.
+/// The routes of the health port: the probes and, where it `takes_keys`, what else watches over a server. Who may ask
+/// is `guard`'s matter, as on the other port; what is not here is not there for anybody.
 pub fn health_router(app: Arc<App>, guard: Arc<Guard>, takes_keys: bool) -> Router {
     let routes = match takes_keys {
         true => probes().merge(watching()),

@@ -1,7 +1,7 @@
 //! `GET /openapi.json`: what every route takes and answers, for programs.
 //!
-//! The document is written by hand beside this file. Tests hold it against the route table, the limits and the tables of
-//! refused fields, and `xtask clients --only schemathesis` holds a running server against it.
+//! The document is written by hand beside this file. Tests hold it against the route table, the limits and the tables
+//! of refused fields, and `xtask clients --only schemathesis` holds a running server against it.
 //!
 //! Source: the OpenAPI Specification 3.1.
 

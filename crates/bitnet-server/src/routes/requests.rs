@@ -1,7 +1,7 @@
 //! `POST /v1/requests/{id}/cancel`: ends a request by its `x-request-id`, wherever it is.
 //!
-//! Whoever sent it may, and an administrator. A name that somebody else's request has is as unknown as one that nobody's
-//! has, so that names cannot be tried out.
+//! Whoever sent it may, and an administrator. A name that somebody else's request has is as unknown as one that
+//! nobody's has, so that names cannot be tried out.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
 //! `POST /v1/rerank`: documents in the order in which they belong to a query, by the cosine of their vectors.
 //!
-//! Source: Cohere's and Jina's API references and vLLM's server, whose requests and answers have one shape; a document is
-//! shown unless `return_documents` is false, as with the latter two. Query and documents are turned to the vectors that
-//! `/v1/embeddings` answers with: a model that wants an instruction before a query is sent it as part of the query.
+//! Source: Cohere's and Jina's API references and vLLM's server, whose requests and answers have one shape; a document
+//! is shown unless `return_documents` is false, as with the latter two. Query and documents are turned to the vectors
+//! that `/v1/embeddings` answers with: a model that wants an instruction before a query is sent it as part of the
+//! query.
 
 use std::borrow::Cow;
 use std::sync::Arc;

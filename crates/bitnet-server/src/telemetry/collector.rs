@@ -1,7 +1,7 @@
 //! The way to a collector: exporters of spans and of metrics by either protocol, with TLS where its address has https.
 //!
-//! Over HTTP that is [`HttpSender`]; gRPC is tonic's. Both hold the collector's certificate against the same authorities: a
-//! file's, or those of the system.
+//! Over HTTP that is [`HttpSender`]; gRPC is tonic's. Both hold the collector's certificate against the same
+//! authorities: a file's, or those of the system.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,7 +119,8 @@ impl Drop for Collector {
     }
 }
 
-/// What gRPC's connection runs on: the exporters' threads have no runtime, and the server's is not to wait for a collector.
+/// What gRPC's connection runs on: the exporters' threads have no runtime, and the server's is not to wait for a
+/// collector.
 fn runtime() -> Result<Runtime, TelemetryError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -1,8 +1,9 @@
-//! How long requests take, as the GenAI conventions measure servers: whole requests, first tokens, tokens after the first.
+//! How long requests take, as the GenAI conventions measure servers: whole requests, first tokens, tokens after the
+//! first.
 //!
 //! Every request counts, sampled for a trace or not. The SDK adds up in memory and a thread of its own sends the sums;
-//! what a collector that is gone has not taken is in the next sum that it takes. Names, units and boundaries are those of
-//! the conventions' "Generative AI metrics"; attributes have their names only where they are asked for, as in spans.
+//! what a collector that is gone has not taken is in the next sum that it takes. Names, units and boundaries are those
+//! of the conventions' "Generative AI metrics"; attributes have their names only where they are asked for, as in spans.
 
 use std::time::Duration;
 

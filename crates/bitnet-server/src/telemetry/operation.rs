@@ -1,7 +1,7 @@
 //! What the routes that run a model do, as the GenAI conventions call it.
 
-/// Routes that run a model, and their operations: the conventions' own words where there is one, and else, as they allow,
-/// the word that clients know. What other routes take is none of the metrics' business.
+/// Routes that run a model, and their operations: the conventions' own words where there is one, and else, as they
+/// allow, the word that clients know. What other routes take is none of the metrics' business.
 const OPERATIONS: [(&str, &str); 7] = [
     ("/v1/chat/completions", "chat"),
     ("/v1/completions", TEXT_COMPLETION),

@@ -118,8 +118,8 @@ fn end(cause: Cause, moment: Moment, stream: bool, in_step: bool) {
     assert_eq!(server.post("/v1/completions", &short).status, 200);
 }
 
-/// What the client sees whose request was cancelled: an error, or after the head of a stream what was drawn and an error
-/// in place of its end.
+/// What the client sees whose request was cancelled: an error, or after the head of a stream what was drawn and an
+/// error in place of its end.
 fn assert_told(answer: &Answer, stream: bool) {
     let error = json!({"error": {
         "message": "the request was cancelled",

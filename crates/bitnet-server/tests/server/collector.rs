@@ -53,8 +53,8 @@ impl Collector {
         Collector::with_http(None)
     }
 
-    /// One that is sent to by HTTP, in TLS where it is given an identity. It ends with the process: nobody connects after
-    /// the test.
+    /// One that is sent to by HTTP, in TLS where it is given an identity. It ends with the process: nobody connects
+    /// after the test.
     pub fn with_http(tls: Option<Arc<ServerConfig>>) -> Collector {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -123,8 +123,8 @@ fn probes_answer_while_all_cores_are_busy() {
                 }
             });
         }
-        // 50 ms is promised. The machine of a test has other work too, which makes some slow; one that waits for a pass,
-        // for a request or for the queue is slow every time.
+        // 50 ms is promised. The machine of a test has other work too, which makes some slow; one that waits for a
+        // pass, for a request or for the queue is slow every time.
         let times = (0..100).map(|_| {
             let start = Instant::now();
             assert_eq!(server.get("/health/live").status, 200);

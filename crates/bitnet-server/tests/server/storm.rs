@@ -48,8 +48,8 @@ const KINDS: [(&str, u16, &str); 7] = [
 /// Time for a validation of as many prompts as there can be: it is far from its end when this is over.
 const TOO_SHORT: f64 = 0.05;
 
-/// Bytes by which the process may have grown since its first round of swaps: less than the six versions of two rounds take,
-/// and what the allocator keeps of threads that have ended.
+/// Bytes by which the process may have grown since its first round of swaps: less than the six versions of two rounds
+/// take, and what the allocator keeps of threads that have ended.
 const MEMORY_KEPT: u64 = 16 << 20;
 
 /// Set for the process that has nothing else to do.

@@ -1,8 +1,8 @@
 //! What a template may cost: steps, bytes and nesting.
 //!
-//! A template comes with a model file, so whoever made the file decides what it does. Everything that it makes is charged
-//! before it is made, and nothing is given back: the sum bounds the memory at every moment and the time too, and there is no
-//! order of operations to get around it. What is only looked at (compared, searched) is counted apart.
+//! A template comes with a model file, so whoever made the file decides what it does. Everything that it makes is
+//! charged before it is made, and nothing is given back: the sum bounds the memory at every moment and the time too,
+//! and there is no order of operations to get around it. What is only looked at (compared, searched) is counted apart.
 
 use super::failure::Failure;
 
@@ -28,8 +28,8 @@ const LOOKS_PER_BYTE: usize = 64;
 /// Nesting of expressions, blocks and macros while rendering: the stack must bear it in a thread with 2 MiB.
 const DEPTH: u32 = 250;
 
-/// The bytes that an entry of a list or map, or a variable, is charged: the largest that any takes, with its share of the
-/// container.
+/// The bytes that an entry of a list or map, or a variable, is charged: the largest that any takes, with its share of
+/// the container.
 pub(super) const ENTRY: usize = 64;
 
 /// The budget of one rendering.

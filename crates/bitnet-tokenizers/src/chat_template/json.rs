@@ -1,4 +1,5 @@
-//! `tojson` as Hugging Face's templates have it: Python's `json.dumps(value, ensure_ascii=False)`, without escaping for HTML.
+//! `tojson` as Hugging Face's templates have it: Python's `json.dumps(value, ensure_ascii=False)`, without escaping for
+//! HTML.
 
 use super::budget::Budget;
 use super::failure::Failure;

@@ -1,7 +1,8 @@
 //! The text of a template to tokens, with the white space that Jinja takes away.
 //!
-//! As Hugging Face sets Jinja up: `trim_blocks` (the line break behind a block is none), `lstrip_blocks` (nor is the white
-//! space before a block that begins its line), one line break at the end of the source is none, `-` strips and `+` keeps.
+//! As Hugging Face sets Jinja up: `trim_blocks` (the line break behind a block is none), `lstrip_blocks` (nor is the
+//! white space before a block that begins its line), one line break at the end of the source is none, `-` strips and
+//! `+` keeps.
 
 use super::failure::Failure;
 

@@ -1,7 +1,7 @@
 //! Tokens to a [`Program`]: statements. Expressions are in [`expressions`].
 //!
-//! The grammar is Jinja's, with its loop controls, `do`, and Hugging Face's `generation`. What reaches outside of a template
-//! (`include`, `import`, `extends`) is no part of it.
+//! The grammar is Jinja's, with its loop controls, `do`, and Hugging Face's `generation`. What reaches outside of a
+//! template (`include`, `import`, `extends`) is no part of it.
 
 mod expressions;
 
@@ -155,8 +155,8 @@ impl Parser {
         Ok(())
     }
 
-    /// Statements up to a block of one of the names in `ends`, whose name is read and returned; without names, up to the
-    /// end of the template.
+    /// Statements up to a block of one of the names in `ends`, whose name is read and returned; without names, up to
+    /// the end of the template.
     fn block(&mut self, ends: &[&'static str]) -> Result<(Vec<Stmt>, &'static str), Failure> {
         self.enter()?;
         let mut body = Vec::new();

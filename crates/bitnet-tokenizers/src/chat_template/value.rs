@@ -1,7 +1,7 @@
 //! What a template computes with, by Python's rules.
 //!
-//! Lists, tuples and maps never change once they are made, know how deep they are, and hold data only: no namespace, macro or
-//! loop. So no value contains itself, and every walk of one is as deep as [`MAX_DEPTH`] at most.
+//! Lists, tuples and maps never change once they are made, know how deep they are, and hold data only: no namespace,
+//! macro or loop. So no value contains itself, and every walk of one is as deep as [`MAX_DEPTH`] at most.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! This machine's limits, measured at both ends of a run.
 //!
-//! What a virtual machine may read in a second depends on its neighbours and drifts by half within minutes. A share of a
-//! limit that was measured at a bad moment would be too good, so the best figure of the run counts.
+//! What a virtual machine may read in a second depends on its neighbours and drifts by half within minutes. A share of
+//! a limit that was measured at a bad moment would be too good, so the best figure of the run counts.
 
 use bitnet_kernels::{cpu_features, measure};
 use serde::Serialize;

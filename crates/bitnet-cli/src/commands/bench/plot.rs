@@ -1,11 +1,12 @@
 //! Shares of the machine's limits by the number of tokens in a pass, drawn as an SVG.
 //!
-//! The picture of this whole engine: with one token a pass is bound by memory, with many by int8 arithmetic, and the two
-//! lines cross where one limit takes over from the other. Written by hand, so that the file is small and follows the
-//! reader's light or dark theme.
+//! The picture of this whole engine: with one token a pass is bound by memory, with many by int8 arithmetic, and the
+//! two lines cross where one limit takes over from the other. Written by hand, so that the file is small and follows
+//! the reader's light or dark theme.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use crate::exit::CliError;
 use crate::pending::Pending;
@@ -13,24 +14,32 @@ use crate::pending::Pending;
 use super::report::{Measured, Report};
 
 /// The drawing's size and the plotting area in it, in SVG units: wide enough for a column of text.
-const SIZE: (f64, f64) = (640.0, 400.0);
-const LEFT: f64 = 64.0;
+const SIZE: (f64, f64) = (640.0, 424.0);
+const LEFT: f64 = 72.0;
 const RIGHT: f64 = 616.0;
-const TOP: f64 = 56.0;
-const BOTTOM: f64 = 340.0;
+const TOP: f64 = 80.0;
+const BOTTOM: f64 = 364.0;
 
-/// Draws the rows of the most threads into the file.
+/// Refuses sizes of passes that no line can be drawn through, before they are measured.
 ///
 /// # Errors
-/// Fewer than two points, a file that cannot be written.
-pub fn write(report: &Report, pending: Pending) -> Result<(), CliError> {
-    let points = points(&report.results);
-    if points.len() < 2 {
+/// Fewer than two sizes.
+pub fn check(sizes: &[usize]) -> Result<(), CliError> {
+    if sizes.iter().all(|size| Some(size) == sizes.first()) {
         return Err(CliError::usage(
             "a plot needs at least two sizes of a pass",
             "give several batch sizes, for example -b 1,4,16",
         ));
     }
+    Ok(())
+}
+
+/// Draws the rows of the most threads into the file; their sizes passed [`check`].
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write(report: &Report, pending: Pending) -> Result<(), CliError> {
+    let points = points(&report.results);
     let error = |source: std::io::Error| {
         CliError::runtime(
             format!("cannot write the plot: {source}"),
@@ -71,7 +80,6 @@ fn points(results: &[Measured]) -> Vec<Point> {
 }
 
 fn svg(report: &Report, points: &[Point]) -> String {
-    let threads = report.results.iter().map(|r| r.threads).max().unwrap_or(1);
     let (first, last) = (points[0].tokens, points[points.len() - 1].tokens);
     let octaves = (last as f64 / first as f64).log2();
     // Batch sizes double: on a logarithmic axis they are evenly apart.
@@ -83,12 +91,6 @@ fn svg(report: &Report, points: &[Point]) -> String {
          <title id=\"title\">Share of the machine's limits by tokens in a pass</title>\n{STYLE}",
         SIZE.0, SIZE.1
     );
-    let title = format!(
-        "{} GB/s read, {:.0} int8 GOPS; {threads} thread{}",
-        report.machine.read_gb_s.round(),
-        report.machine.int8_gops,
-        if threads == 1 { "" } else { "s" },
-    );
     text(
         &mut s,
         LEFT,
@@ -97,14 +99,9 @@ fn svg(report: &Report, points: &[Point]) -> String {
         "text",
         "Share of the machine's limits",
     );
-    text(
-        &mut s,
-        LEFT,
-        40.0,
-        "start",
-        "soft",
-        &format!("{}: {title}", report.machine.cpu),
-    );
+    for (at, line) in [(42.0, model_line(report)), (59.0, machine_line(report))] {
+        text(&mut s, LEFT, at, "start", "soft", &line);
+    }
     for percent in [0, 20, 40, 60, 80, 100] {
         let at = y(f64::from(percent) / 100.0);
         line(&mut s, (LEFT, at), (RIGHT, at), "grid");
@@ -137,6 +134,12 @@ fn svg(report: &Report, points: &[Point]) -> String {
         "text",
         "tokens in a pass (sequences decoded at once; prompt tokens prefilled)",
     );
+    let middle = (TOP + BOTTOM) / 2.0;
+    let _ = writeln!(
+        s,
+        "<text class=\"text\" transform=\"translate(20 {middle:.1}) rotate(-90)\" text-anchor=\"middle\">share of the \
+         limit</text>"
+    );
     let bandwidth: fn(&Point) -> f64 = |point| point.bandwidth;
     let compute: fn(&Point) -> f64 = |point| point.compute;
     let series = [
@@ -154,9 +157,10 @@ fn svg(report: &Report, points: &[Point]) -> String {
         for (point, (x, y)) in points.iter().zip(&at) {
             let _ = writeln!(
                 s,
-                "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\"><title>{} tokens: {:.0} % of the \
+                "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\"><title>{} token{}: {:.0} % of the \
                  {name}</title></circle>",
                 point.tokens,
+                if point.tokens == 1 { "" } else { "s" },
                 share(point) * 100.0
             );
         }
@@ -172,6 +176,31 @@ fn svg(report: &Report, points: &[Point]) -> String {
     }
     s.push_str("</svg>\n");
     s
+}
+
+/// What was measured: the model, its shape and the kernel that ran it.
+fn model_line(report: &Report) -> String {
+    let most = report.kernels.iter().max_by_key(|chosen| chosen.threads);
+    let kernel = most.map_or(String::new(), |chosen| {
+        format!("; kernel {}", chosen.kernel)
+    });
+    // Of a path the last part: the whole would not fit.
+    let name = Path::new(&report.model).file_name();
+    let name = name.map_or(report.model.clone().into(), |name| name.to_string_lossy());
+    format!("{name}: {}{kernel}", report.shape)
+}
+
+/// What it was measured on: the CPU, and the limits of as many threads.
+fn machine_line(report: &Report) -> String {
+    let machine = &report.machine;
+    let threads = report.results.iter().map(|r| r.threads).max().unwrap_or(1);
+    format!(
+        "{}: {:.0} GB/s read, {:.0} int8 GOPS with {threads} thread{}",
+        machine.cpu,
+        machine.read_gb_s,
+        machine.int8_gops,
+        if threads == 1 { "" } else { "s" },
+    )
 }
 
 /// Colours that read on white and on black; text follows the theme.
@@ -204,6 +233,7 @@ fn text(s: &mut String, x: f64, y: f64, anchor: &str, class: &str, words: &str) 
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Chosen;
     use super::*;
 
     fn measured(phase: &'static str, tokens: usize, threads: usize, share: f64) -> Measured {
@@ -259,14 +289,20 @@ mod tests {
 
     #[test]
     fn the_drawing_is_well_formed_and_inside_its_frame() {
-        let mut report = Report::new("m".into());
+        let mut report = Report::new("/models/a&b.gguf".into());
+        report.shape = "2560 wide".into();
         report.machine.cpu = "CPU <fast> & \"quoted\"".into();
         for (tokens, share) in [(1, 1.7), (4, 0.6), (32, 0.0)] {
             report.results.push(measured("decode", tokens, 2, share));
         }
         let drawn = svg(&report, &points(&report.results));
         assert_well_formed(&drawn);
-        assert!(drawn.contains("CPU &lt;fast&gt; &amp; \"quoted\""));
+        for words in [
+            "CPU &lt;fast&gt; &amp; \"quoted\": 0 GB/s read",
+            ">a&amp;b.gguf: 2560 wide",
+        ] {
+            assert!(drawn.contains(words), "{words}");
+        }
         let mut n = 0;
         for point in drawn.split("points=\"").skip(1).flat_map(|p| {
             let list = p.split('"').next().unwrap_or_default();
@@ -281,5 +317,46 @@ mod tests {
             n += 1;
         }
         assert_eq!(n, 6);
+    }
+
+    #[test]
+    fn shares_stand_at_their_heights_and_sizes_evenly_by_octaves() {
+        let mut report = Report::new("m".into());
+        for (tokens, share) in [(1, 0.75), (4, 0.5), (16, 0.25)] {
+            report.results.push(measured("decode", tokens, 2, share));
+        }
+        report.kernels = [(1, "one"), (2, "two")]
+            .map(|(threads, kernel)| Chosen {
+                threads,
+                kernel: kernel.into(),
+                layouts: None,
+            })
+            .into();
+        let drawn = svg(&report, &points(&report.results));
+        let (quarter, middle) = ((BOTTOM - TOP) / 4.0, (LEFT + RIGHT) / 2.0);
+        for (class, heights) in [("read", [1.0, 2.0, 3.0]), ("int8", [3.0, 2.0, 1.0])] {
+            let [a, b, c] = heights.map(|quarters| TOP + quarters * quarter);
+            let line = format!(
+                "<polyline class=\"{class}\" points=\"{LEFT:.1},{a:.1} {middle:.1},{b:.1} {RIGHT:.1},{c:.1}\"/>"
+            );
+            assert!(drawn.contains(&line), "{line}\n{drawn}");
+        }
+        for words in [
+            "; kernel two<",
+            "1 token: 75 % of the read bandwidth",
+            "16 tokens: 75 % of the int8 peak",
+            ">share of the limit<",
+            ">read bandwidth<",
+        ] {
+            assert!(drawn.contains(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn one_size_is_no_line() {
+        for sizes in [&[][..], &[4], &[4, 4]] {
+            assert!(check(sizes).is_err(), "{sizes:?}");
+        }
+        assert!(check(&[4, 4, 1]).is_ok());
     }
 }

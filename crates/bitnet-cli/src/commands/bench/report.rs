@@ -15,6 +15,9 @@ use super::profile::{self, Part};
 pub struct Report {
     /// Which model.
     pub model: String,
+    /// Its shape in words; empty before it is loaded.
+    #[serde(skip)]
+    pub shape: String,
     /// What it ran on.
     pub machine: Machine,
     /// The kernel for every number of threads.
@@ -85,6 +88,7 @@ impl Report {
     pub fn new(model: String) -> Report {
         Report {
             model,
+            shape: String::new(),
             machine: Machine {
                 cpu: cpu_features().model.unwrap_or_else(|| "unknown".into()),
                 read_gb_s: 0.0,

@@ -204,6 +204,15 @@ impl Bench {
             .collect()
     }
 
+    /// The model's shape in words: `30 layers of 2560 and 6912, 128256 tokens`.
+    pub fn shape(&self) -> String {
+        let config = self.engine.config();
+        format!(
+            "{} layers of {} and {}, {} tokens",
+            config.n_layers, config.hidden_size, config.intermediate_size, config.vocab_size
+        )
+    }
+
     /// The kernel that runs.
     pub fn chosen(&self) -> Chosen {
         let info = self.engine.info();
@@ -241,8 +250,9 @@ impl Bench {
     }
 
     /// What has to be read for a token: a pass reads the layers once for all its rows, the head once if it draws a
-    /// token, and the keys and values of every position that its sequences have. Passes of one row may leave out what is
-    /// exactly 0: they have counted what they `read`. Rows of the head that a search looks at singly are not counted.
+    /// token, and the keys and values of every position that its sequences have. Passes of one row may leave out what
+    /// is exactly 0: they have counted what they `read`. Rows of the head that a search looks at singly are not
+    /// counted.
     fn bytes_per_token(&self, phase: Phase, read: &Traffic) -> f64 {
         let info = self.engine.info();
         let kv = info.kv_position_bytes as f64;
@@ -261,7 +271,8 @@ impl Bench {
                 generate,
                 batch,
             } => {
-                // The passes that are timed run at positions `depth` to `depth + generate - 2`, each attends to its own.
+                // The passes that are timed run at positions `depth` to `depth + generate - 2`, each attends to its
+                // own.
                 let positions = depth as f64 + generate as f64 / 2.0;
                 let counted = read.ternary_bytes_per_pass().filter(|_| batch == 1);
                 let layers = counted.unwrap_or(info.layer_bytes as f64);

@@ -1,6 +1,7 @@
 //! Writing TL1 and TL2: each group of weights at the place that [`super`] draws, then read again and compared.
 //!
-//! TL2's three regions run over the whole matrix, so a matrix is encoded as a whole: a quarter of a byte a weight in memory.
+//! TL2's three regions run over the whole matrix, so a matrix is encoded as a whole: a quarter of a byte a weight in
+//! memory.
 
 use super::{TRAILER_BYTES, TileRows, Tiles, divides};
 use crate::error::QuantError;

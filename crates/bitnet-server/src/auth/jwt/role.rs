@@ -10,8 +10,8 @@ use crate::auth::Role;
 pub struct RoleClaim(String);
 
 impl RoleClaim {
-    /// The claim of this name, or else what the path leads to: `realm_access.roles` is `roles` in `realm_access`. A name comes
-    /// first because some issuers use addresses (`https://example.com/roles`), which have points in them.
+    /// The claim of this name, or else what the path leads to: `realm_access.roles` is `roles` in `realm_access`. A
+    /// name comes first because some issuers use addresses (`https://example.com/roles`), which have points in them.
     pub fn new(path: &str) -> RoleClaim {
         RoleClaim(path.to_owned())
     }

@@ -1,8 +1,9 @@
-//! The keys that tokens are checked by: one file, or several keys with names, so that an issuer can change its key while
-//! tokens of the old one are about.
+//! The keys that tokens are checked by: one file, or several keys with names, so that an issuer can change its key
+//! while tokens of the old one are about.
 //!
-//! A file is a public key in PEM, for HS256 a secret, or a JSON Web Key Set (RFC 7517), whose keys of other algorithms and
-//! uses are left out. A folder has a file for each key, which is named by it. The name is what a token's `kid` must be.
+//! A file is a public key in PEM, for HS256 a secret, or a JSON Web Key Set (RFC 7517), whose keys of other algorithms
+//! and uses are left out. A folder has a file for each key, which is named by it. The name is what a token's `kid` must
+//! be.
 
 use std::io::Read;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Key sets and folders of keys: what is taken of them, which key a token means, and the change from one key to the next.
+//! Key sets and folders of keys: what is taken of them, which key a token means, and the change from one key to the
+//! next.
 
 use std::path::PathBuf;
 
