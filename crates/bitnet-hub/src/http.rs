@@ -311,6 +311,9 @@ fn no_connection(error: &ureq::Error) -> Option<String> {
     match error {
         ureq::Error::HostNotFound => told("no such host is known"),
         ureq::Error::ConnectionFailed => told("nobody takes the connection"),
+        ureq::Error::ConnectProxyFailed(why) => {
+            Some(format!("the proxy makes no connection: {why}"))
+        }
         ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
             told("nobody takes the connection in time")
         }
@@ -396,6 +399,7 @@ mod tests {
         for error in [
             ureq::Error::HostNotFound,
             ureq::Error::Timeout(Timeout::Connect),
+            ureq::Error::ConnectProxyFailed("403".into()),
             Error::from(ErrorKind::ConnectionRefused).into(),
             Error::from(ErrorKind::NetworkUnreachable).into(),
             Error::other("failed to lookup address information: Try again").into(),

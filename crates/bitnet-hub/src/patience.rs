@@ -40,8 +40,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LONGEST_ASKED: Duration = Duration::from_secs(300);
 /// Failures one after the other, with nothing gained in between: with the waits above, a minute without the network.
 const IN_A_ROW: u32 = 7;
-/// The same before anybody has ever answered: what cannot be reached then is seldom back within the minute, and somebody
-/// waits to hear of it.
+/// Connections in a row that nobody takes, before anybody has ever answered: what cannot be reached then is seldom back
+/// within the minute, and somebody waits to hear of it.
 const AT_FIRST: u32 = 3;
 /// Failures of one file in all: a server that sends a little and hangs up could go on for ever.
 const IN_ALL: u32 = 200;

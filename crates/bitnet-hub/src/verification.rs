@@ -69,7 +69,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether the file of the snapshot or the blob, which may be two where there are no links, is not what it should be.
+    /// Whether the file of the snapshot or the blob, which may be two where there are no links, is not what it should
+    /// be.
     fn is_damaged(
         &self,
         repository: &Repository,

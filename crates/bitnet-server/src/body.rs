@@ -100,10 +100,7 @@ async fn read(body: Body, app: &App) -> Result<(Bytes, Option<SemaphorePermit<'_
         Ok((bytes.freeze(), room))
     };
     timeout(time, collect).await.unwrap_or_else(|_| {
-        let message = format!(
-            "the body was not sent within {} seconds",
-            time.as_secs_f64()
-        );
+        let message = format!("the body was not sent within {} s", time.as_secs_f64());
         Err(ApiError::new(ErrorCode::ClientTimeout, message))
     })
 }

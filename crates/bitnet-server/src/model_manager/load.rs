@@ -177,7 +177,7 @@ async fn validated_for(job: &LoadJob, time: Duration) {
 
 fn too_slow(timeout: Duration) -> ApiError {
     let seconds = timeout.as_secs_f64();
-    let message = format!("the validation took longer than {seconds} seconds");
+    let message = format!("the validation took longer than {seconds} s");
     ApiError::new(ErrorCode::ValidationTimeout, message)
 }
 

@@ -117,7 +117,7 @@ pub fn trouble(app: &App, model: &LoadedModel) -> Option<String> {
         .in_step
         .filter(|&time| time > app.limits.stall_timeout)?;
     Some(format!(
-        "a step of {} has taken {} seconds",
+        "a step of {} has taken {} s",
         model.id,
         hangs.as_secs()
     ))
