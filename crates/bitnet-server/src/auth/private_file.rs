@@ -4,6 +4,7 @@
 //! sees the old contents or the new ones. Elsewhere than on Unix a file has its folder's rights.
 
 use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -75,7 +76,9 @@ pub fn check_replaceable(path: &Path) -> io::Result<()> {
             Ok(_) | Err(_) => {}
         }
     }
-    let trial = beside(path, &format!(".{}", std::process::id()));
+    // Processes of two containers have the same number.
+    let name = RandomState::new().hash_one(std::process::id());
+    let trial = beside(path, &format!(".{name:016x}"));
     let mut file = private(OpenOptions::new().create_new(true)).open(&trial)?;
     let written = file.write_all(b"\n").and_then(|()| file.sync_all());
     std::fs::remove_file(&trial).and(written)

@@ -77,8 +77,8 @@ pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiE
              have {limit}"
         );
         return Err(ApiError::new(ErrorCode::ModelIncompatible, message).with_hint(
-            "raise models.cache_size, pin fewer models, or unload one; a swap needs room for both versions with blue_green \
-             alone",
+            "raise models.cache_size, pin fewer models, or unload one; a swap needs room for both versions only \
+             where it is blue_green",
         ));
     }
     let mut taken = table_bytes(&table, order) + arriving.bytes();
