@@ -34,4 +34,5 @@ mod serve_signals;
 mod served;
 mod signals;
 mod split;
+mod synth;
 mod tokens;
