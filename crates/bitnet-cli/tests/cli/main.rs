@@ -35,4 +35,5 @@ mod serve_signals;
 mod served;
 mod signals;
 mod split;
+mod synth;
 mod tokens;

@@ -180,6 +180,7 @@ fn a_configuration_is_checked_without_serving_by_it() {
     // What the model says is said by the start in the same words, and with the exit code of its kind.
     for (args, code, message) in [
         (&["--model", "/nowhere/a.gguf"][..], 1, "/nowhere/a.gguf"),
+        (&["/nowhere/named.gguf"], 1, "/nowhere/named.gguf"),
         (&["--model", &at("text.gguf")], 3, "not a model"),
         (&["--ctx", "16000000"], 2, "the context"),
         (&["--kv-cache-memory", "1KiB"], 2, "the KV cache"),
