@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitnet_kernels::HeadWork;
-use bitnet_kernels::Traffic;
+use bitnet_kernels::{HeadWork, Traffic};
 use bitnet_models::{Batch, LogitRows, Profile};
 
 use crate::block_manager::BlockManager;
@@ -17,6 +16,7 @@ use crate::logprobs::TokenLogprobs;
 use crate::metrics::{Clock, Timings};
 use crate::request::{FinishReason, Token};
 use crate::runner::Runner;
+use crate::runner_work::RunnerWork;
 use crate::scheduler::{Chunk, ScheduleLimits, Scheduler};
 use crate::sequence::{Overdue, RequestId, Sequence};
 
@@ -48,6 +48,7 @@ pub struct Drawn {
 /// The model, its cache and the requests under way.
 pub struct Step {
     runner: Box<dyn Runner>,
+    given_up: RunnerWork, // of runners before this one
     scheduler: Scheduler,
     blocks: BlockManager,
     batch: Batch,
@@ -71,6 +72,7 @@ impl Step {
         Step {
             blocks: BlockManager::new(shape.n_blocks, prefix_cache),
             runner,
+            given_up: RunnerWork::default(),
             scheduler: Scheduler::new(limits),
             batch: Batch::new(),
             plan: Vec::new(),
@@ -121,12 +123,16 @@ impl Step {
 
     /// What finding candidates took so far.
     pub fn head_work(&self) -> HeadWork {
-        self.runner.head_work()
+        self.runner_work().head
     }
 
     /// What passes of one row have read of the ternary weights so far.
     pub fn traffic(&self) -> Traffic {
-        self.runner.traffic()
+        self.runner_work().traffic
+    }
+
+    fn runner_work(&self) -> RunnerWork {
+        RunnerWork::of(&*self.runner).and(self.given_up)
     }
 
     /// Blocks of the KV cache that nobody owns.
@@ -195,6 +201,7 @@ impl Step {
         tracing::error!(device, %error, "the device is marked bad, the CPU takes over");
         self.scheduler.restart(now, &mut self.blocks);
         self.blocks = BlockManager::new(self.blocks.n_blocks(), self.blocks.keeps_prefixes());
+        self.given_up = self.runner_work();
         self.runner = runner;
         self.work.device_failures += 1;
         true

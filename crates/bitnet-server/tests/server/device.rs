@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread;
 
 use bitnet_inference::{
-    Batch, Engine, Error, HeadWork, LoadOptions, Observer, Runner, RunnerShape, Traffic,
-    logits::Row,
+    Batch, Engine, Error, GenerateOptions, HeadWork, LoadOptions, Observer, Runner, RunnerShape,
+    Traffic, logits::Row,
 };
 use bitnet_server::ServerLimits;
 use serde_json::{Value, json};
@@ -77,8 +77,8 @@ pub fn engine_failing_after(passes: usize, path: &Path, options: &LoadOptions) -
     Arc::new(engine.unwrap())
 }
 
-/// A server whose device runs this many passes; a second load of the model is what the CPU has.
-fn server(passes: usize, with_fallback: bool) -> TestServer {
+/// An engine whose device runs this many passes; a second load of the model is what the CPU has.
+fn failing_engine(passes: usize, with_fallback: bool) -> Arc<Engine> {
     let options = load_options();
     let mut spare = None;
     Engine::load_with_runner(MODEL, &options, |runner| {
@@ -94,7 +94,12 @@ fn server(passes: usize, with_fallback: bool) -> TestServer {
             passes_left: passes,
         })
     });
-    let engine = Arc::new(engine.unwrap());
+    Arc::new(engine.unwrap())
+}
+
+/// A server of such an engine.
+fn server(passes: usize, with_fallback: bool) -> TestServer {
+    let engine = failing_engine(passes, with_fallback);
     TestServer::with_turns(engine.clone(), engine, ServerLimits::default())
 }
 
@@ -170,6 +175,27 @@ fn the_cpu_replays_the_pass_in_which_a_device_failed_and_the_bytes_are_the_same(
         assert!(metrics.contains(count), "{metrics}");
         assert_eq!(server.get("/health/ready").status, 200);
     }
+}
+
+#[test]
+fn counters_go_on_where_a_device_that_failed_had_left_them() {
+    let engine = failing_engine(25, true);
+    let options = GenerateOptions {
+        max_tokens: Some(40),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let mut passes = 0;
+    let tokens = engine.generate("Once upon a time", &options).unwrap();
+    for token in tokens {
+        token.unwrap();
+        let counted = engine.traffic().passes;
+        assert!(counted >= passes, "{counted} after {passes}");
+        passes = counted;
+    }
+    assert_eq!(engine.current_load().device_failures, 1);
+    // A token each, but for the first one and the one for which the CPU ran all of the text before it.
+    assert_eq!(passes, 38);
 }
 
 #[test]
