@@ -47,6 +47,8 @@ pub struct CliError {
     pub message: String,
     /// What to do about it.
     pub hint: String,
+    /// A damaged model file would give such an error.
+    pub may_be_damaged: bool,
     /// The reader of our output went away (`| head`): end without a word.
     quiet: bool,
 }
@@ -58,6 +60,7 @@ impl CliError {
             class,
             message: message.into(),
             hint: hint.into(),
+            may_be_damaged: class == Exit::Unusable,
             quiet: false,
         }
     }
@@ -79,6 +82,7 @@ impl CliError {
                 class: Exit::Ok,
                 message: String::new(),
                 hint: String::new(),
+                may_be_damaged: false,
                 quiet: true,
             };
         }
@@ -156,7 +160,9 @@ impl From<bitnet_inference::Error> for CliError {
         let hint = error
             .hint()
             .unwrap_or_else(|| "`bitnet COMMAND --help` lists what options may be".into());
-        CliError::new(class, error.to_string(), hint)
+        let mut told = CliError::new(class, error.to_string(), hint);
+        told.may_be_damaged |= error.may_come_of_damage();
+        told
     }
 }
 

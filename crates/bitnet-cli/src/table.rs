@@ -54,8 +54,13 @@ impl Table {
     pub fn shown(&self) -> String {
         match std::io::stdout().is_terminal() {
             true => self.text(),
-            false => self.within(usize::MAX),
+            false => self.whole(),
         }
+    }
+
+    /// The table with nothing cut: for what is to be typed again.
+    pub fn whole(&self) -> String {
+        self.within(usize::MAX)
     }
 
     /// The table as lines of at most [`WIDTH`] characters. When it is too wide, the widest left-aligned column is
@@ -204,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_no_terminal_gets_every_column_whole() {
         let name = "x".repeat(300);
-        assert!(sample(&name).within(usize::MAX).contains(&name));
+        assert!(sample(&name).whole().contains(&name));
     }
 
     #[test]

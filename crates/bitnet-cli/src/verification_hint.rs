@@ -6,8 +6,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitnet_hub::HubModel;
+use bitnet_hub::shell::quoted;
 
-use crate::exit::{CliError, Exit};
+use crate::exit::CliError;
 
 /// Models that names were found to mean in the cache.
 static FOUND: Mutex<Vec<HubModel>> = Mutex::new(Vec::new());
@@ -27,11 +28,12 @@ pub fn found(model: &HubModel) {
 /// `error` with the hint that the cache can be compared with the Hub, where a model of it was worked on and a damaged
 /// file would give such an error.
 pub fn add_to(mut error: CliError) -> CliError {
-    let may_be_damaged = error.class == Exit::Unusable || error.hint.contains("is damaged");
+    let may_be_damaged = error.may_be_damaged;
     for model in found_models().iter().filter(|_| may_be_damaged) {
         let gap = if error.hint.is_empty() { "" } else { "; " };
         error.hint.push_str(&format!(
-            "{gap}if the copy in the cache is damaged, `bitnet pull {model} --verify` fetches it again"
+            "{gap}if the copy in the cache is damaged, `bitnet pull {} --verify` fetches it again",
+            quoted(&model.to_string())
         ));
     }
     error

@@ -138,8 +138,8 @@ pub fn choose(
         return match meant.as_slice() {
             [gguf] => Ok(gguf.chosen()),
             [] if all.is_empty() && !has_directory => Err(no_model(id, files)),
-            [] => Err(several(id, wanted, choices(&all, has_directory))),
-            several_meant => Err(several(id, wanted, choices(several_meant, false))),
+            [] => Err(several(id, wanted, false, choices(&all, has_directory))),
+            meant => Err(several(id, wanted, true, choices(meant, false))),
         };
     }
     // What goes with a model (the weights of its eyes, statistics of its quantisation) is nothing to run.
@@ -154,32 +154,33 @@ pub fn choose(
                 false => Err(no_model(id, files)),
             }
         }
-        models => Err(several(id, wanted, choices(models, has_directory))),
+        models => Err(several(id, wanted, true, choices(models, has_directory))),
     }
 }
 
-fn several(id: &RepositoryId, wanted: WantedFiles<'_>, choices: Vec<(String, u64)>) -> HubError {
+fn several(
+    id: &RepositoryId,
+    wanted: WantedFiles<'_>,
+    are_meant: bool,
+    choices: Vec<(String, u64)>,
+) -> HubError {
     HubError::Choice {
         id: id.clone(),
         pattern: wanted.pattern.map(Into::into),
+        are_meant,
         choices,
     }
 }
 
 /// Whether an error says that the file which was named is not among those that are there.
 pub(crate) fn names_another(error: &HubError) -> bool {
-    let HubError::Choice {
-        pattern: Some(pattern),
-        choices,
-        ..
-    } = error
-    else {
-        return false;
-    };
-    let pattern = pattern.to_lowercase();
-    !choices
-        .iter()
-        .any(|(name, _)| name.to_lowercase().contains(&pattern))
+    matches!(
+        error,
+        HubError::Choice {
+            are_meant: false,
+            ..
+        }
+    )
 }
 
 fn no_model(id: &RepositoryId, files: &[(FileName, u64)]) -> HubError {

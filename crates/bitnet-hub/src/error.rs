@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::name::{FileName, HubModel, RepositoryId, Revision};
+use crate::shell::quoted;
 
 /// Why a model could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,22 @@ pub enum HubError {
         host: String,
         /// What the last attempt said.
         why: String,
+    },
+
+    /// The proxy that is to connect does not want to: it asks for a login, or forbids the host.
+    #[error("the proxy {proxy} refuses to connect (status {status})")]
+    Proxy {
+        /// Host and port of the proxy.
+        proxy: String,
+        /// HTTP's number.
+        status: u16,
+    },
+
+    /// The file that may have a token has something else.
+    #[error("{} holds no token", path.display())]
+    TokenFile {
+        /// Which file.
+        path: PathBuf,
     },
 
     /// An answer whose status says no.
@@ -168,12 +185,14 @@ pub enum HubError {
     },
 
     /// Several files could be meant.
-    #[error("{}", several(id, pattern.as_deref(), choices))]
+    #[error("{}", several(id, pattern.as_deref(), *are_meant, choices))]
     Choice {
         /// Of which repository.
         id: RepositoryId,
         /// What was said of the file.
         pattern: Option<String>,
+        /// Whether what was said means all of `choices`, rather than none of them.
+        are_meant: bool,
         /// What could be meant, as it would be written after the colon, each with its bytes.
         choices: Vec<(String, u64)>,
     },
@@ -262,6 +281,15 @@ impl HubError {
                  what is there without asking anybody"
                     .into()
             }
+            HubError::Proxy { status, .. } => match status {
+                407 => "it wants a login: HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT has one".into(),
+                _ => "ask whoever runs it, name another one by HTTPS_PROXY, or the host in NO_PROXY; HF_ENDPOINT names \
+                      a mirror"
+                    .into(),
+            },
+            HubError::TokenFile { .. } => {
+                "write one token into it and nothing else, or remove it: most models need none".into()
+            }
             HubError::WebPage { .. } => {
                 "a network that wants a login first, a proxy or a firewall answers so: open the address in a browser; \
                  HF_ENDPOINT, where it is set, must be the address of a Hub"
@@ -297,7 +325,7 @@ impl HubError {
             HubError::NoModel { hint, .. } => hint.clone(),
             HubError::Choice { id, choices, .. } => {
                 let example = choices.first().map_or("FILE", |(name, _)| name);
-                format!("name one, as {id}:{example}")
+                format!("name one, as {}", quoted(&format!("{id}:{example}")))
             }
             HubError::Checksum { .. } | HubError::Length { .. } => {
                 "pull again; if it stays so, the server, or something on the way, changes the file".into()
@@ -307,7 +335,10 @@ impl HubError {
             }
             HubError::NotCached { model, offline, .. } => match offline {
                 true => "leave out --offline and unset HF_HUB_OFFLINE to download it".into(),
-                false => format!("`bitnet pull {model}` downloads it"),
+                false => format!(
+                    "`bitnet pull {}` downloads it",
+                    quoted(&model.to_string())
+                ),
             },
             HubError::Stopped => "pull again: what has arrived is kept".into(),
             HubError::InUse { .. } => "wait until it has ended, or end it".into(),
@@ -318,7 +349,10 @@ impl HubError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            HubError::Name { .. } | HubError::Setting { .. } | HubError::Choice { .. }
+            HubError::Name { .. }
+                | HubError::Setting { .. }
+                | HubError::TokenFile { .. }
+                | HubError::Choice { .. }
         )
     }
 
@@ -335,11 +369,19 @@ impl HubError {
     }
 }
 
-fn several(id: &RepositoryId, pattern: Option<&str>, choices: &[(String, u64)]) -> String {
+fn several(
+    id: &RepositoryId,
+    pattern: Option<&str>,
+    are_meant: bool,
+    choices: &[(String, u64)],
+) -> String {
     let names: Vec<&str> = choices.iter().map(|(name, _)| name.as_str()).collect();
     let names = names.join(", ");
     match pattern {
-        Some(pattern) => format!("'{pattern}' is not one file of {id}, which has {names}"),
+        Some(pattern) if are_meant => {
+            format!("'{pattern}' means several files of {id}: {names}")
+        }
+        Some(pattern) => format!("'{pattern}' is no file of {id}, which has {names}"),
         None => format!("{id} has several models: {names}"),
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use ureq::http::{HeaderMap, HeaderName, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy, Timeout};
+use ureq::{Agent, Body, Proxy};
 
+use crate::connection::{is_excepted, no_answer};
 use crate::error::HubError;
 use crate::patience::Fault;
 use crate::settings::{AccessToken, HubSettings};
@@ -16,7 +17,7 @@ use crate::url::{Origin, Url};
 
 /// Redirects of one request. The Hub needs one or two: a renamed repository, then the storage.
 const MAX_REDIRECTS: usize = 8;
-/// Time to connect.
+/// Time to connect, and as much before it to learn the address: a resolver without an answer may take a minute.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Most bytes of headers that an answer may have: those of the storage are signed and long.
 const MAX_HEADERS: usize = 64 << 10;
@@ -24,7 +25,7 @@ const MAX_HEADERS: usize = 64 << 10;
 /// The Hub's client.
 pub(crate) struct Http {
     direct: Agent,
-    proxied: Option<Agent>,
+    proxied: Option<(Agent, Proxy)>,
     endpoint: Url,
     token: Option<AccessToken>,
 }
@@ -97,6 +98,7 @@ impl Http {
                 .user_agent(concat!("bitnet/", env!("CARGO_PKG_VERSION")))
                 .accept_encoding("identity")
                 .max_response_header_size(MAX_HEADERS)
+                .timeout_resolve(Some(CONNECT))
                 .timeout_connect(Some(CONNECT))
                 .timeout_recv_response(Some(settings.silence))
                 .timeout_per_read(Some(settings.silence))
@@ -106,7 +108,7 @@ impl Http {
         };
         Ok(Http {
             direct: agent(None),
-            proxied: proxy(settings)?.map(|proxy| agent(Some(proxy))),
+            proxied: proxy(settings)?.map(|proxy| (agent(Some(proxy.clone())), proxy)),
             endpoint,
             token: settings.find_token()?,
         })
@@ -117,10 +119,12 @@ impl Http {
         &self.endpoint
     }
 
-    /// Who asks `origin`: a proxy is another machine, which has no business with what stays on this one.
-    fn agent(&self, origin: &Origin) -> &Agent {
-        let proxied = self.proxied.as_ref().filter(|_| !origin.is_loopback());
-        proxied.unwrap_or(&self.direct)
+    /// Who asks `origin`, and by which proxy: one is another machine, which has no business with what stays on this.
+    fn agent(&self, origin: &Origin) -> (&Agent, Option<&Proxy>) {
+        match self.proxied.as_ref().filter(|_| !origin.is_loopback()) {
+            Some((agent, proxy)) => (agent, Some(proxy)),
+            None => (&self.direct, None),
+        }
     }
 
     /// Whether the token would be sent for everybody on the way to read, a proxy among them.
@@ -136,7 +140,8 @@ impl Http {
             let origin = url.origin().clone();
             let is_endpoint = origin == *self.endpoint.origin();
             let token = self.token.as_ref().filter(|_| is_endpoint);
-            let mut request = self.agent(&origin).get(url.as_str());
+            let (agent, proxy) = self.agent(&origin);
+            let mut request = agent.get(url.as_str());
             if let Some(token) = token {
                 request =
                     request.header(header::AUTHORIZATION, format!("Bearer {}", token.reveal()));
@@ -148,9 +153,10 @@ impl Http {
                     request = request.header(header::IF_RANGE, &version.etag);
                 }
             }
-            let answer = request
-                .call()
-                .map_err(|e| NoReply::Fault(unreachable(&origin, &e)))?;
+            let answer = request.call().map_err(|e| {
+                let asked = proxy.filter(|proxy| !is_excepted(proxy, &url));
+                NoReply::Fault(no_answer(&origin, asked, &e))
+            })?;
             let (parts, body) = answer.into_parts();
             let status = parts.status.as_u16();
             match status {
@@ -282,52 +288,6 @@ fn asked(status: u16, headers: &HeaderMap) -> Option<Duration> {
     retry.or_else(limit).map(Duration::from_secs)
 }
 
-/// No connection, or one that broke.
-pub(crate) fn unreachable(origin: &Origin, error: &ureq::Error) -> Fault {
-    let host = origin.host();
-    let error_is_lasting = matches!(error, ureq::Error::Rustls(_) | ureq::Error::Tls(_));
-    let error = match no_connection(error) {
-        Some(why) => HubError::NoConnection { host, why },
-        None => HubError::Unreachable {
-            host,
-            why: match error {
-                ureq::Error::Timeout(_) => "it does not answer in time".into(),
-                error => error.to_string(),
-            },
-        },
-    };
-    match error_is_lasting {
-        true => Fault::Lasting(error),
-        false => Fault::passing(error),
-    }
-}
-
-/// Why no connection came about, where that is what went wrong.
-fn no_connection(error: &ureq::Error) -> Option<String> {
-    use std::io::ErrorKind;
-    /// How the standard library begins what it says of a name without an address; it has no kind for that.
-    const NO_ADDRESS: &str = "failed to lookup address information";
-    let told = |why: &str| Some(why.to_owned());
-    match error {
-        ureq::Error::HostNotFound => told("no such host is known"),
-        ureq::Error::ConnectionFailed => told("nobody takes the connection"),
-        ureq::Error::ConnectProxyFailed(why) => {
-            Some(format!("the proxy makes no connection: {why}"))
-        }
-        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
-            told("nobody takes the connection in time")
-        }
-        ureq::Error::Io(e) => match e.kind() {
-            ErrorKind::ConnectionRefused => told("the connection is refused"),
-            ErrorKind::HostUnreachable => told("no way leads to it"),
-            ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => told("there is no network"),
-            _ if e.to_string().starts_with(NO_ADDRESS) => told("no such host is known"),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 fn proxy(settings: &HubSettings) -> Result<Option<Proxy>, HubError> {
     let Some(address) = &settings.proxy else {
         return Ok(None);
@@ -380,7 +340,7 @@ mod tests {
                 ..HubSettings::default()
             };
             let http = Http::new(&settings).unwrap();
-            let is_proxied = !std::ptr::eq(http.agent(http.endpoint.origin()), &http.direct);
+            let is_proxied = http.agent(http.endpoint.origin()).1.is_some();
             (http.shows_token_openly(), is_proxied)
         };
         let proxy = Some("http://proxy.example:3128");
@@ -393,26 +353,11 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_does_not_come_about_is_told_from_one_that_breaks() {
-        use std::io::{Error, ErrorKind};
-        let no_connection = |error| no_connection(&error).is_some();
-        for error in [
-            ureq::Error::HostNotFound,
-            ureq::Error::Timeout(Timeout::Connect),
-            ureq::Error::ConnectProxyFailed("403".into()),
-            Error::from(ErrorKind::ConnectionRefused).into(),
-            Error::from(ErrorKind::NetworkUnreachable).into(),
-            Error::other("failed to lookup address information: Try again").into(),
-        ] {
-            assert!(no_connection(error));
-        }
-        for error in [
-            ureq::Error::Timeout(Timeout::RecvResponse),
-            Error::from(ErrorKind::ConnectionReset).into(),
-            Error::from(ErrorKind::UnexpectedEof).into(),
-        ] {
-            assert!(!no_connection(error));
-        }
+    fn names_are_looked_up_for_a_while_and_not_for_ever() {
+        let http = Http::new(&HubSettings::default()).unwrap();
+        let timeouts = http.direct.config().timeouts();
+        assert_eq!(timeouts.resolve, Some(CONNECT));
+        assert_eq!(timeouts.connect, Some(CONNECT));
     }
 
     #[test]

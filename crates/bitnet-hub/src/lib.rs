@@ -10,7 +10,9 @@
 //! - [`name`], `page`: repositories, revisions, files, and what a user writes for them, a page's address too
 //! - [`settings`]: where the Hub and the cache are, and the token
 //! - [`error`]: what can go wrong, and what to do then
-//! - `url`, `http`, `patience`, `stop`: requests, redirects, how long to try, and when no more
+//! - [`shell`]: commands that are printed to be copied
+//! - `url`, `http`, `connection`, `patience`, `stop`: requests, redirects, why none is answered, how long to try, and
+//!   when no more
 //! - [`repository`], [`choice`]: what a repository holds, and what of it an engine needs
 //! - [`checksum`], `download`: one file, whole and right
 //! - [`cache`], `lock`, [`disk`]: the folder that all tools share
@@ -22,6 +24,7 @@
 pub mod cache;
 pub mod checksum;
 pub mod choice;
+mod connection;
 pub mod disk;
 mod download;
 pub mod error;
@@ -33,6 +36,7 @@ mod page;
 mod patience;
 pub mod repository;
 pub mod settings;
+pub mod shell;
 mod stop;
 mod url;
 mod verification;

@@ -134,7 +134,8 @@ impl HubSettings {
             Ok(text) if text.trim().is_empty() && !is_named => Ok(None),
             Ok(text) => match AccessToken::of(&text) {
                 Some(token) => Ok(Some(token)),
-                None => Err(refused("holds no token")),
+                None if is_named => Err(refused("holds no token")),
+                None => Err(HubError::TokenFile { path: path.clone() }),
             },
             // What cannot be there is not there.
             Err(e)
@@ -264,7 +265,13 @@ mod tests {
         );
         settings.token = None;
         fs::write(folder.path().join("token"), "two words").unwrap();
-        assert!(settings.find_token().is_err());
+        let error = settings.find_token().unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with(folder.path().to_str().unwrap()) && !text.contains("two words"),
+            "{text}"
+        );
+        assert!(error.is_usage() && !error.hint().contains("HF_TOKEN_PATH"));
         // A file that somebody names is meant.
         let named = folder.path().join("named");
         settings.named_token_file = Some(named.clone());

@@ -195,6 +195,11 @@ impl Error {
         }
     }
 
+    /// Whether a model file that could be read gives such an error when its weights are damaged.
+    pub fn may_come_of_damage(&self) -> bool {
+        matches!(self, Error::BadLogits { .. } | Error::BadHiddenState { .. })
+    }
+
     /// What to do about it, when there is something.
     pub fn hint(&self) -> Option<String> {
         if let Error::Tokenizer(error) = self

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bitnet_hub::cache::CachedModel;
 use bitnet_hub::choice::{ChosenFiles, WantedFiles};
+use bitnet_hub::shell::quoted;
 use bitnet_hub::{Cache, Hub, HubError, HubFile, HubModel, Repository, Tries};
 use clap::Args;
 use serde_json::{Value, json};
@@ -63,8 +64,12 @@ pub struct PullArgs {
 pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
     let cache = hub_cache(env)?;
     let model = env.hub.model(&args.model)?;
-    let there = |found: &CachedModel| {
-        let about = json!({"commit": found.commit, "downloaded": false});
+    let there = |found: &CachedModel, unreachable: Option<&HubError>| {
+        let about = json!({
+            "commit": found.commit,
+            "downloaded": false,
+            "unreachable": unreachable.map(ToString::to_string),
+        });
         report(args, &model, &found.path, &names_in(&found.path), about)
     };
     if args.offline || env.hub.offline {
@@ -74,7 +79,7 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
                 "unset HF_HUB_OFFLINE",
             ));
         }
-        return there(&cache.find(&model, true)?);
+        return there(&cache.find(&model, true)?, None);
     }
     let hub = Hub::new(&env.hub, cache.clone())?;
     if hub.shows_token_openly() {
@@ -87,8 +92,8 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
     let cached = cache.find(&model, true).ok().filter(|_| !args.verify);
     let repository = match (ask(&hub, &model, cached.is_some()), cached) {
         (Err(error @ HubError::NoConnection { .. }), Some(found)) => {
-            tell_cached(&error, &model, &found, env);
-            return there(&found);
+            tell_cached(&error, &model, &found);
+            return there(&found, Some(&error));
         }
         (asked, _) => asked?,
     };
@@ -121,6 +126,7 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
         "licence": repository.licence.as_ref().map(ToString::to_string),
         "files": files,
         "download_bytes": n_bytes,
+        "unreachable": null,
         "damaged": args.verify.then(|| damaged.iter().map(|file| file.name.as_str()).collect::<Vec<_>>()),
     });
     notice(&match missing.len() {
@@ -159,14 +165,9 @@ fn ask(hub: &Hub, model: &HubModel, is_cached: bool) -> Result<Repository, HubEr
 }
 
 /// That nobody was asked whether the copy in the cache is still the one of its revision.
-fn tell_cached(error: &HubError, model: &HubModel, found: &CachedModel, env: &Environment) {
-    let why = match error {
-        HubError::NoConnection { why, .. } => why.as_str(),
-        _ => "",
-    };
+fn tell_cached(error: &HubError, model: &HubModel, found: &CachedModel) {
     let text = format!(
-        "could not reach {}: {why}; using the cached copy of revision {} ({:.12})",
-        env.hub.endpoint,
+        "{error}; using the cached copy of revision {} ({:.12})",
         model.revision_or_default(),
         found.commit
     );
@@ -199,11 +200,11 @@ fn verify<'a>(
         warning(&format!("{name} is damaged and {does} fetched again"));
     }
     if damaged.is_empty() {
-        let (n, are) = match there.len() {
-            1 => ("1 file".to_owned(), "is"),
-            n => (format!("{n} files"), "are"),
-        };
-        notice(&format!("{n} in the cache {are} what the Hub names"));
+        notice(&match there.len() {
+            0 => "nothing of it is in the cache that could be compared".to_owned(),
+            1 => "1 file in the cache is what the Hub names".to_owned(),
+            n => format!("{n} files in the cache are what the Hub names"),
+        });
     }
     if !dry_run {
         hub.discard(repository, &damaged)?;
@@ -218,7 +219,8 @@ fn same_command(args: &PullArgs, model: &HubModel) -> String {
     } else {
         ""
     };
-    sanitize::one_line(&format!("bitnet pull {model}{pickle}"))
+    let model = model.to_string();
+    sanitize::one_line(&format!("bitnet pull {}{pickle}", quoted(&model)))
 }
 
 /// The line after Ctrl-C, `left` of `all` bytes being still to come.
@@ -260,11 +262,13 @@ fn tell(repository: &Repository, hub: &Hub) {
     }
 }
 
-/// Tells the models of a repository with their sizes, above the error that asks to name one and need not list them.
+/// Tells the models of a repository with their sizes, above the error that asks to name one and need not list them; their
+/// names whole, for one of them is to be typed.
 fn told_choices(error: HubError) -> CliError {
     let HubError::Choice {
         id,
         pattern,
+        are_meant,
         choices,
     } = &error
     else {
@@ -274,9 +278,12 @@ fn told_choices(error: HubError) -> CliError {
     for (name, size) in choices {
         table.row(vec![name.clone(), units::bytes(*size)]);
     }
-    notice(table.text().trim_end());
+    notice(table.whole().trim_end());
     let message = match pattern {
-        Some(pattern) => format!("'{pattern}' is not one of these files of {id}"),
+        Some(pattern) if *are_meant => {
+            format!("'{pattern}' means several files of {id}, these")
+        }
+        Some(pattern) => format!("'{pattern}' is no file of {id}, which has these"),
         None => format!("{id} has several models, these"),
     };
     let mut error = CliError::from(error);
@@ -293,7 +300,7 @@ fn report(
     mut about: Value,
 ) -> Result<Exit, CliError> {
     let model = model.to_string();
-    let command = next_command(&model, path, names);
+    let command = next_command(&quoted(&model), path, names);
     let mut out = Out::stdout();
     match args.format {
         Format::Json => {

@@ -138,6 +138,27 @@ fn failures_are_two_lines_with_what_to_do() {
     ] {
         assert!(several.stderr.contains(told), "{told}: {}", several.stderr);
     }
+    let long = format!("{}/m-Q2_0.gguf", "folder".repeat(20));
+    f.hub.has(
+        "o/long",
+        &[
+            ("a-Q2_0.gguf", b"1"),
+            (&*long, b"22"),
+            ("b-TQ1_0.gguf", b"1"),
+        ],
+    );
+    for (pattern, message) in [
+        ("Q2_0", "'Q2_0' means several files of o/long, these"),
+        ("Q8_0", "'Q8_0' is no file of o/long, which has these"),
+    ] {
+        let told = f.run(&["pull", &format!("o/long:{pattern}")]);
+        assert_eq!(told.code, Some(2));
+        for part in [message, &long, "name one, as o/long:a-Q2_0.gguf"] {
+            assert!(told.stderr.contains(part), "{part}: {}", told.stderr);
+        }
+        let has_other = told.stderr.contains("b-TQ1_0.gguf");
+        assert_eq!(has_other, pattern == "Q8_0", "{}", told.stderr);
+    }
     f.hub.has(
         "o/pickle",
         &[("config.json", b"{}"), ("pytorch_model.bin", b"1")],
@@ -235,16 +256,15 @@ fn several_models_go_at_once_or_none() {
         .fails(2, "whether o/n, o/two are to be removed", "--yes");
     assert_eq!(listed().as_array().unwrap().len(), 2);
     let page = format!("{}/o/two/blob/main/b-TQ1_0.gguf", f.hub.url());
-    let removed = f.run(&[
-        "rm",
-        "o/two:q2_0",
-        &page,
-        "o/two@main",
-        "o/n",
-        "hf:o/n",
-        "--yes",
-    ]);
-    let lines: Vec<&str> = removed.ok().lines().collect();
+    let rm = |option: &str| {
+        let names = ["o/two:q2_0", &page, "o/two@main", "o/n", "hf:o/n", option];
+        f.run(&[&["rm"][..], &names].concat()).ok().to_owned()
+    };
+    let (dry, removed) = (rm("--dry-run"), rm("--yes"));
+    // What several names mean goes with the first of them, and is told so before.
+    let as_done = dry.replace("would remove", "removed");
+    assert_eq!(as_done.replace("freeing", "freed"), removed);
+    let lines: Vec<&str> = removed.lines().collect();
     for (line, begin) in lines.iter().zip([
         "removed 1 file of o/two:q2_0, freed 1 B",
         "removed 1 file of o/two:b-TQ1_0.gguf@main, freed 2 B",
@@ -269,25 +289,30 @@ fn what_is_there_is_used_where_nobody_can_be_reached() {
     };
     let there = cut_off(&["pull", "o/n"]);
     assert_eq!(there.ok(), path);
-    assert!(
-        there.stderr.starts_with(
-            "could not reach http://127.0.0.1:1: the connection is refused; using the cached copy of \
-             revision main (0123456789ab)\n"
-        ),
-        "{}",
-        there.stderr
+    let why = "127.0.0.1:1 cannot be reached: the connection is refused";
+    let told = format!("{why}; using the cached copy of revision main (0123456789ab)\n");
+    assert!(there.stderr.starts_with(&told), "{}", there.stderr);
+    let report = cut_off(&["pull", "o/n", "--format", "json"]).json();
+    assert_eq!(
+        (&report["unreachable"], &report["downloaded"]),
+        (&why.into(), &false.into())
     );
+    for args in [["pull", "o/n"].as_slice(), &["pull", "o/n", "--offline"]] {
+        let report = f.run(&[args, &["--format", "json"]].concat()).json();
+        assert_eq!(report.get("unreachable"), Some(&serde_json::Value::Null));
+    }
     assert!(
         there.stderr.contains("next: bitnet run"),
         "{}",
         there.stderr
     );
-    // What is not there, and what is to be compared, needs somebody.
-    for args in [
-        ["pull", "o/absent"].as_slice(),
-        &["pull", "o/n", "--verify"],
-    ] {
-        let ended = cut_off(args);
+    // What is not there, and what is to be compared, needs somebody. Both wait between their tries.
+    let (absent, compared) = std::thread::scope(|threads| {
+        let absent = threads.spawn(|| cut_off(&["pull", "o/absent"]));
+        let compared = cut_off(&["pull", "o/n", "--verify"]);
+        (absent.join().unwrap(), compared)
+    });
+    for ended in [absent, compared] {
         assert_eq!(ended.code, Some(1), "{}", ended.stderr);
         let tries = ended.stderr.matches("trying again in").count();
         assert!(
@@ -296,6 +321,13 @@ fn what_is_there_is_used_where_nobody_can_be_reached() {
             ended.stderr
         );
     }
+    // A proxy that refuses stays so, and no copy hides it.
+    let mut proxied = f.command();
+    let refused = end(proxied
+        .env("HF_ENDPOINT", "https://hub.invalid")
+        .env("HTTPS_PROXY", f.hub.url())
+        .args(["pull", "o/n"]));
+    refused.fails(1, "refuses to connect (status 4", "HTTPS_PROXY");
     // Whoever answers with trouble is there, and is believed.
     f.hub
         .has_trouble("o/n", "", [Trouble::Status(404, Vec::new())]);
@@ -306,7 +338,10 @@ fn what_is_there_is_used_where_nobody_can_be_reached() {
 #[test]
 fn a_damaged_file_is_hinted_at_found_and_fetched_again() {
     let f = Fixture::new();
-    let path = f.run(&["pull", "o/n"]).ok().trim_end().to_owned();
+    let first = f.run(&["pull", "o/n", "--verify"]);
+    let path = first.ok().trim_end().to_owned();
+    let told = "nothing of it is in the cache that could be compared\n";
+    assert!(first.stderr.contains(told), "{}", first.stderr);
     let sound = f.run(&["pull", "o/n", "--verify"]);
     sound.ok();
     assert!(
@@ -330,6 +365,10 @@ fn a_damaged_file_is_hinted_at_found_and_fetched_again() {
         };
         run.fails(3, "", "`bitnet pull o/n --verify` fetches it again");
     }
+    let hint = "`bitnet pull o/n --verify` fetches it again";
+    let check = ["serve", "--port", "0", "--model", "o/n", "--check-config"];
+    f.run(&check).fails(2, "", hint);
+    f.run(&check[..5]).fails(3, "", hint);
     let plainly = f.run(&["inspect", &path]);
     assert!(!plainly.stderr.contains("--verify"), "{}", plainly.stderr);
     f.run(&["pull", "o/n"]).ok();
@@ -353,6 +392,28 @@ fn a_damaged_file_is_hinted_at_found_and_fetched_again() {
     assert!(fs::read(&path).unwrap() == f.model);
     f.run(&["pull", "o/n", "--verify", "--offline"])
         .fails(2, "cannot be used with", "");
+}
+
+#[test]
+fn commands_to_copy_are_quoted_for_the_shell() {
+    let f = Fixture::new();
+    f.hub.has("o/spaces", &[("a model.gguf", &f.model)]);
+    let page = format!("{}/o/spaces/blob/main/a%20model.gguf", f.hub.url());
+    let absent = f.run(&["inspect", &page]);
+    absent.fails(
+        1,
+        "",
+        "`bitnet pull 'o/spaces:a model.gguf@main'` downloads",
+    );
+    let pulled = f.run(&["pull", &page, "--format", "json"]).json();
+    assert_eq!(
+        pulled["command"],
+        "bitnet run --model 'o/spaces:a model.gguf@main' --prompt \"Once upon a time\""
+    );
+    let path = pulled["path"].as_str().unwrap();
+    fs::write(path, vec![b'x'; f.model.len()]).unwrap();
+    let damaged = f.run(&["inspect", &page]);
+    damaged.fails(3, "", "`bitnet pull 'o/spaces:a model.gguf@main' --verify`");
 }
 
 #[test]

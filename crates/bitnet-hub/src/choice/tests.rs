@@ -70,6 +70,17 @@ fn a_pattern_is_a_name_then_a_word_then_a_part() {
     }
     assert_eq!(choices(chosen(&QUANTS, Some("2_0"))).len(), 3);
     assert_eq!(choices(chosen(&QUANTS, Some("Q8_0"))).len(), 5);
+    let told = |pattern: &str| chosen(&QUANTS, Some(pattern)).unwrap_err();
+    let (several, none) = (told("2_0"), told("Q8_0"));
+    let text = several.to_string();
+    assert!(text.starts_with("'2_0' means several files"), "{text}");
+    let text = none.to_string();
+    assert!(text.starts_with("'Q8_0' is no file of o/n"), "{text}");
+    assert!(names_another(&none) && !names_another(&several));
+    // The directory's name begins as the pattern does, and is not what it means.
+    let with_directory = ["config.json", "m.safetensors", "m-Q2_0.gguf"];
+    let error = chosen(&with_directory, Some("safe")).unwrap_err();
+    assert!(names_another(&error), "{error}");
 }
 
 #[test]

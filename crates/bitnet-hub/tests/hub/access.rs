@@ -130,6 +130,27 @@ fn encryption_that_only_a_redirect_or_a_proxy_asks_for_fails_without_harm() {
 }
 
 #[test]
+fn a_proxy_that_refuses_is_asked_once_and_named() {
+    let proxy = FakeHub::start();
+    let mut client = Client::of(&proxy);
+    client.settings.endpoint = "https://hub.invalid".into();
+    // It knows no CONNECT, and answers with a status of 4xx.
+    client.settings.proxy = Some(proxy.url());
+    let error = client.pull("o/n").unwrap_err();
+    let address = proxy.url().trim_start_matches("http://").to_owned();
+    assert!(
+        matches!(&error, HubError::Proxy { proxy, status: 400..=499 } if *proxy == address),
+        "{error}"
+    );
+    assert!(client.record.waits.lock().unwrap().is_empty());
+    // Nobody listens on the first port of all.
+    client.settings.proxy = Some("http://127.0.0.1:1".into());
+    let error = client.pull("o/n").unwrap_err().to_string();
+    let told = "the proxy 127.0.0.1:1 cannot be reached: the connection is refused";
+    assert_eq!(error, told);
+}
+
+#[test]
 fn a_hub_on_this_machine_is_asked_without_a_proxy() {
     let (hub, proxy) = (FakeHub::start(), FakeHub::start());
     hub.has("o/n", &[FILE]);
