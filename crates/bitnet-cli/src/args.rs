@@ -11,6 +11,9 @@ use clap::Args;
 
 use crate::env::Environment;
 
+/// The argument of commands that take the model as their first one too.
+pub const NAMED_MODEL: &str = "named_model";
+
 /// Where the arithmetic runs. GPUs come with a later version; naming one is refused, never ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {

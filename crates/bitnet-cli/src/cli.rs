@@ -149,7 +149,12 @@ mod tests {
 
     #[test]
     fn usage_errors_are_one_line_with_a_hint() {
-        let cases: [(&[&str], &str, &str); 18] = [
+        let cases: [(&[&str], &str, &str); 19] = [
+            (
+                &["bitnet", "keys", "keys.json"],
+                "unrecognized subcommand 'keys.json'",
+                "`bitnet --help` lists the commands",
+            ),
             (
                 &["bitnet", "healthchek"],
                 "unrecognized subcommand 'healthchek'",

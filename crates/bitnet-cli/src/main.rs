@@ -17,6 +17,7 @@ mod args;
 mod chat_prompt;
 mod cli;
 mod commands;
+mod configured_places;
 mod download_bars;
 mod embedded;
 mod env;

@@ -1,6 +1,5 @@
 //! Which model is meant, and loading it: `--model`, else `BITNET_GGUF`, else the one inside the program.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
@@ -121,36 +120,12 @@ pub fn path_of(name: &Path, env: &Environment) -> Result<PathBuf, CliError> {
     }
 }
 
-/// Where those of `models.configured`, each `id=path`, lie that name a model of the Hub instead of a path, by what the
-/// settings have. They are found as [`ModelSource::choose_for_server`] finds the first model.
-///
-/// # Errors
-/// As there, with the model's id.
-pub fn configured_places(
-    configured: &[String],
-    env: &Environment,
-) -> Result<BTreeMap<PathBuf, PathBuf>, CliError> {
-    let mut places = BTreeMap::new();
-    for entry in configured {
-        let Some((id, name)) = entry.split_once('=') else {
-            continue; // which the settings' own check tells
-        };
-        let found = of_hub(name, &env.hub).and_then(|model| match model {
-            Some(model) => in_cache(name, &model, env).map(Some),
-            None => Ok(None),
-        });
-        let found = found.map_err(|error| {
-            let message = format!("models.configured has {id}: {}", error.message);
-            CliError::new(error.class, message, error.hint)
-        })?;
-        places.extend(found.map(|place| (PathBuf::from(name), place)));
-    }
-    Ok(places)
-}
-
 /// The model of the Hub that `name` means, as a name or as the address of its page; none if it means a path, and what
 /// exists is a path.
-fn of_hub(name: &str, hub: &HubSettings) -> Result<Option<HubModel>, CliError> {
+///
+/// # Errors
+/// What says that it is of the Hub, and is no name there.
+pub(crate) fn of_hub(name: &str, hub: &HubSettings) -> Result<Option<HubModel>, CliError> {
     if name.starts_with(HubModel::PREFIX) {
         return Ok(Some(name.parse()?));
     }
@@ -164,14 +139,26 @@ fn of_hub(name: &str, hub: &HubSettings) -> Result<Option<HubModel>, CliError> {
     Ok(name.parse().ok())
 }
 
-fn in_cache(name: &str, model: &HubModel, env: &Environment) -> Result<PathBuf, CliError> {
-    let may_be_path = !name.starts_with(HubModel::PREFIX) && !HubSettings::is_address(name);
+/// Whether `name` might be a path too: nothing in it says that a model of the Hub is meant.
+pub(crate) fn may_be_path(name: &str) -> bool {
+    !name.starts_with(HubModel::PREFIX) && !HubSettings::is_address(name)
+}
+
+/// Where a model of the Hub lies that `name` means.
+///
+/// # Errors
+/// One that is not in the cache, or of which several files are.
+pub(crate) fn in_cache(
+    name: &str,
+    model: &HubModel,
+    env: &Environment,
+) -> Result<PathBuf, CliError> {
     match hub_cache(env)?.find(model, false) {
         Ok(found) => {
             verification_hint::found(model);
             Ok(found.path)
         }
-        Err(error @ HubError::NotCached { .. }) if may_be_path => {
+        Err(error @ HubError::NotCached { .. }) if may_be_path(name) => {
             let mut error = CliError::from(error);
             error.message = format!(
                 "there is no file or directory {name}, and {}",
@@ -441,35 +428,6 @@ mod tests {
         for bad in ["hf:no-owner", "https://elsewhere.example/o/n/m.gguf"] {
             assert!(of_hub(bad, &hub).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn configured_models_are_found_in_the_cache_by_their_names_of_the_hub() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut env = Environment::default();
-        env.hub.cache = Some(folder.path().into());
-        let snapshot = format!("models--o--n/snapshots/{}", "0a".repeat(20));
-        let snapshot = folder.path().join(snapshot);
-        std::fs::create_dir_all(&snapshot).unwrap();
-        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-            std::fs::write(snapshot.join(file), "{}").unwrap();
-        }
-        let entries = |entries: &[&str]| -> Vec<String> {
-            entries.iter().map(|&entry| entry.to_owned()).collect()
-        };
-        let of = |given: &[&str]| configured_places(&entries(given), &env);
-        let found = of(&["a=m.gguf", "b=hf:o/n", "c=o/n", "nonsense"]).unwrap();
-        let names: Vec<&Path> = found.keys().map(PathBuf::as_path).collect();
-        assert_eq!(names, [Path::new("hf:o/n"), Path::new("o/n")]);
-        let at = |name: &str| found[Path::new(name)].canonicalize().unwrap();
-        assert_eq!(at("hf:o/n"), snapshot.canonicalize().unwrap());
-        assert_eq!(at("o/n"), at("hf:o/n"));
-        let error = of(&["b=hf:o/other"]).unwrap_err();
-        let told = "models.configured has b: o/other is not in";
-        assert!(error.message.contains(told), "{}", error.message);
-        assert_eq!(error.hint, "`bitnet pull o/other` downloads it");
-        let error = of(&["b=hf:no-owner"]).unwrap_err();
-        assert!(error.message.contains("has b: "), "{}", error.message);
     }
 
     #[test]

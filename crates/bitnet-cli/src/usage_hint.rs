@@ -7,8 +7,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use bitnet_hub::shell::quoted;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::args::NAMED_MODEL;
 use crate::exit::CliError;
 
 /// How llama.cpp's programs name a model of the Hugging Face Hub.
@@ -123,8 +125,10 @@ impl<'a> Typed<'a> {
         };
         // Before clap's suggestions: to it a path is a command misspelt.
         let model = found(ContextKind::InvalidSubcommand)
+            .filter(|_| self.command.is_none())
             .filter(|first| first.contains(['/', '.', ':']) || Path::new(first).exists());
         if let Some(model) = model {
+            let model = quoted(&model);
             return format!("a command comes first: `bitnet run {model}`, or chat, or serve");
         }
         let suggestions = [
@@ -156,9 +160,10 @@ impl<'a> Typed<'a> {
         if name == "run" {
             return Some("a text of several words is one argument: put it in quotes".into());
         }
-        let names_model = command.get_positionals().any(|p| p.get_id() == "named");
+        let names_model = command.get_positionals().any(|p| p.get_id() == NAMED_MODEL);
         (takes_model(command) && !names_model).then(|| {
-            format!("a model is named with --model: `bitnet {name} --model {argument} ...`")
+            let model = quoted(argument);
+            format!("a model is named with --model: `bitnet {name} --model {model} ...`")
         })
     }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use rustyline::error::ReadlineError;
 use serde::Serialize;
 
-use crate::args::{EngineArgs, ModelArgs, SamplingArgs, TemplateArgs};
+use crate::args::{EngineArgs, ModelArgs, NAMED_MODEL, SamplingArgs, TemplateArgs};
 use crate::chat_prompt::{ChatFormat, message};
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
@@ -32,7 +32,7 @@ use crate::sanitize::Sanitizer;
     Ctrl-C stops an answer; at the prompt, or a second time, it ends the program. Ctrl-D ends it too.")]
 pub struct ChatArgs {
     /// The model, as --model takes it
-    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    #[arg(id = NAMED_MODEL, value_name = "MODEL", conflicts_with = "model")]
     pub named: Option<String>,
 
     /// Print times and tokens per second after each answer

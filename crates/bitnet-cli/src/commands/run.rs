@@ -8,7 +8,7 @@ use bitnet_inference::{FinishReason, Generation, Prompt};
 use clap::Args;
 use serde::Serialize;
 
-use crate::args::{EngineArgs, ModelArgs, SamplingArgs, TemplateArgs};
+use crate::args::{EngineArgs, ModelArgs, NAMED_MODEL, SamplingArgs, TemplateArgs};
 use crate::chat_prompt::message;
 use crate::embedded;
 use crate::env::Environment;
@@ -32,7 +32,7 @@ use crate::units;
     With --system or --template the prompt is one message of a chat; otherwise it is continued as it is.")]
 pub struct RunArgs {
     /// The model, as --model takes it
-    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    #[arg(id = NAMED_MODEL, value_name = "MODEL", conflicts_with = "model")]
     pub named: Option<String>,
 
     /// The text to continue, as --prompt takes it

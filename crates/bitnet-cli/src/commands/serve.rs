@@ -16,6 +16,8 @@ use bitnet_server::process::{Process, ProcessError};
 use bitnet_server::startup::{self, FirstModel, StartupError};
 use clap::Args;
 
+use crate::args::NAMED_MODEL;
+use crate::configured_places::configured_places;
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
@@ -35,7 +37,7 @@ const MODEL_FLAG: &str = "default-model";
     -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'")]
 pub struct ServeArgs {
     /// The model, as --model takes it
-    #[arg(value_name = "MODEL", conflicts_with = MODEL_FLAG)]
+    #[arg(id = NAMED_MODEL, value_name = "MODEL", conflicts_with = MODEL_FLAG)]
     pub named: Option<String>,
 
     /// What to serve, and how: the settings.
@@ -106,7 +108,7 @@ pub fn run(args: &ServeArgs, env: &Environment, log: LogFilter) -> Result<Exit, 
     log.set(&config.monitoring.log_level)
         .map_err(|e| setting_error(e.to_string()))?;
     let source = ModelSource::choose_for_server(config.models.default_model.as_deref(), env);
-    let places = model_source::configured_places(&config.models.configured, env);
+    let places = configured_places(&config.models.configured, env);
     if args.config.instead == Some(ConfigTask::Check) {
         let found = source.and_then(|source| Ok((source.origin(), places?)));
         return check(&config, found, env);
@@ -159,7 +161,10 @@ fn check(
             Ok(first.with_places(places))
         })
         .and_then(|first| startup::check(config, first).map_err(CliError::from));
-    let doubts = checked.map_err(|error| CliError::new(Exit::Usage, error.message, error.hint))?;
+    let doubts = checked.map_err(|mut error| {
+        error.class = Exit::Usage;
+        error
+    })?;
     for doubt in &doubts {
         warning(doubt);
     }
@@ -251,8 +256,9 @@ impl From<StartupError> for CliError {
             ),
             StartupError::Thread(_) => CliError::runtime(message, ""),
             StartupError::Model { source, .. } | StartupError::Configured { source, .. } => {
-                let error = CliError::from(source);
-                CliError::new(error.class, message, error.hint)
+                let mut error = CliError::from(source);
+                error.message = message;
+                error
             }
             StartupError::Process(error) => process_error(&error),
         }
