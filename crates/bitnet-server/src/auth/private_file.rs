@@ -34,8 +34,8 @@ fn copy_name(path: &Path) -> PathBuf {
     beside(path, ".new")
 }
 
-/// Replaces what is at `path`. `prepare` is given the empty copy, for what it needs besides its contents. The caller holds
-/// the lock, so the name of the copy is free.
+/// Replaces what is at `path`. `prepare` is given the empty copy, for what it needs besides its contents. The caller
+/// holds the lock, so the name of the copy is free.
 ///
 /// # Errors
 /// Those of `prepare`, and what the system refuses, by `failed`; the file is what it was then, and no copy is left.
