@@ -10,6 +10,16 @@ use bitnet_kernels::KernelError;
 use bitnet_models::{ErrorClass, ModelError};
 use bitnet_tokenizers::TokenizerError;
 
+/// Names that [`Error::InvalidOption`] has for options of loading, for whoever tells them under names of its own.
+pub mod option {
+    /// [`LoadOptions::context`](crate::LoadOptions::context).
+    pub const CONTEXT: &str = "the context";
+    /// [`LoadOptions::kv_pool`](crate::LoadOptions::kv_pool).
+    pub const KV_CACHE: &str = "the KV cache";
+    /// [`LoadOptions::max_sequences`](crate::LoadOptions::max_sequences).
+    pub const MAX_SEQUENCES: &str = "max_sequences";
+}
+
 /// Why the engine could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -74,7 +84,7 @@ pub enum Error {
     /// An option's value is out of its range.
     #[error("{option} is {value}, expected {expected}")]
     InvalidOption {
-        /// The option's name.
+        /// The option's name, of those in [`option`] as they have it.
         option: String,
         /// Its value.
         value: String,

@@ -33,9 +33,9 @@
 //!
 //! The way of a token: [`step`] is one turn (schedule, run, draw, emit); [`scheduler`], [`block_manager`]
 //! and [`prefix_cache`] choose which tokens of which [`sequence`] run, [`speculative`] guesses further ones; [`runner`]
-//! is the seam to the model, and `runner_work` counts over all that an engine had; [`sampler`] draws through the filters of
-//! [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together, from the weights that [`packed_cache`] keeps
-//! where it can. [`mod@reference`] is the plain way to a model's numbers.
+//! is the seam to the model, and `runner_work` counts over all that an engine had; [`sampler`] draws through the filters
+//! of [`logits`]; [`stop`] cuts the text. [`loader`] puts the parts together, from the weights that [`packed_cache`]
+//! keeps where it can. [`mod@reference`] is the plain way to a model's numbers.
 //!
 //! Deliberately absent: threads, channels, an async runtime, environment variables.
 

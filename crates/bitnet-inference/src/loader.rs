@@ -19,7 +19,7 @@ use bitnet_models::{
 };
 use bitnet_tokenizers::Tokenizer;
 
-use crate::error::Error;
+use crate::error::{Error, option};
 use crate::packed_cache::{CacheEntry, CachePurpose};
 use crate::runner::{ModelRunner, Runner, RunnerSizes};
 use crate::scheduler::ScheduleLimits;
@@ -105,7 +105,7 @@ pub(crate) fn load(
         Origin::Lazily(checkpoint) => (&**checkpoint, None),
     };
     let config = checkpoint.config().clone();
-    positive("max_sequences", options.max_sequences)?;
+    positive(option::MAX_SEQUENCES, options.max_sequences)?;
     positive("prefill_chunk", options.prefill_chunk)?;
     positive("prefill_beside", options.prefill_beside)?;
     // What weights take is known when they are loaded; what cannot do even without them is refused before.

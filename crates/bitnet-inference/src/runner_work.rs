@@ -1,5 +1,5 @@
-//! What runners have counted: an engine whose runner was replaced goes on from where the lost one stood, because whoever
-//! reads counters takes the difference of two.
+//! What runners have counted: an engine whose runner was replaced goes on from where the lost one stood, because
+//! whoever reads counters takes the difference of two.
 
 use bitnet_kernels::{HeadWork, Traffic};
 

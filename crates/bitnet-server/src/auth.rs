@@ -7,7 +7,7 @@
 //! # Layout
 //! - [`access`]: roles, and which route needs which; [`bind`]: which addresses may be listened on
 //! - [`key`], [`key_file`], [`key_store`]: API keys, their file, and the copy that follows it
-//!   `private_file`: how such files are written
+//! - `private_file`: how files are written that only their owner may read
 //! - [`jwt`]: tokens that somebody else signs
 //! - [`credentials`]: what a request shows, held against them; [`refusals`]: how often an address may show bad ones
 //! - [`expiry`]: until when a key is good; [`allowed_models`]: for which models

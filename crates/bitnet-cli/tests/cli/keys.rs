@@ -6,6 +6,13 @@ use bitnet_server::auth::{expiry, usage_file};
 
 use crate::bitnet::{bitnet, end, run};
 
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
+fn seconds() -> u64 {
+    unix_seconds(std::time::SystemTime::now())
+}
+
 #[test]
 fn a_key_is_shown_once_listed_without_its_secret_and_revoked() {
     let folder = tempfile::tempdir().unwrap();
@@ -95,32 +102,64 @@ fn what_is_used_of_quotas_is_listed_and_nothing_is_cut_for_a_file() {
     assert!(listed[0]["used"].is_null(), "{listed}");
 
     let id = listed[0]["id"].as_str().unwrap().to_owned();
-    let now = unix_seconds(std::time::SystemTime::now());
-    let date = expiry::written(now);
-    let number = |range: std::ops::Range<usize>| date[range].parse::<u64>().unwrap();
-    let used = Used {
-        day: now / 86_400,
-        in_day: 1234,
-        month: number(0..4) * 12 + number(5..7) - 1,
-        in_month: 56_789,
+    // What `args` and `variables` list of the file of used tokens at `file`, which has `tokens` of this day.
+    let used = |file: &str, tokens: u64, args: &[&str], variables: &[(&str, &str)]| {
+        loop {
+            let now = seconds();
+            let date = expiry::written(now);
+            let number = |range: std::ops::Range<usize>| date[range].parse::<u64>().unwrap();
+            let used = Used {
+                day: now / DAY,
+                in_day: tokens,
+                month: number(0..4) * 12 + number(5..7) - 1,
+                in_month: 50_000 + tokens,
+            };
+            let _ = std::fs::remove_file(file);
+            usage_file::add(file.as_ref(), &[(id.clone(), used)], now).unwrap();
+            let list = |more: &[&str]| {
+                let mut command = bitnet();
+                command.args(["keys", "list", "--file", &keys]);
+                end(command
+                    .args([args, more].concat())
+                    .envs(variables.iter().copied()))
+            };
+            let shown = list(&[]).ok().to_owned();
+            let listed = list(&["--format", "json"]).json();
+            // At midnight nothing is used of the new day.
+            if seconds() / DAY == now / DAY {
+                return (shown, listed);
+            }
+        }
     };
-    for (file, args) in [
-        (format!("{keys}.usage"), vec![]),
-        (at("used"), vec!["--usage-file".to_owned(), at("used")]),
+    let (beside, elsewhere) = (format!("{keys}.usage"), at("used"));
+    let usage = ("BITNET_SERVER__AUTH__USAGE_FILE", elsewhere.as_str());
+    let keys_file = "BITNET_SERVER__AUTH__KEYS_FILE";
+    let (these, others) = ((keys_file, keys.as_str()), (keys_file, "others.json"));
+    let named = ["--usage-file", &elsewhere];
+    for (file, tokens, args, variables) in [
+        (&beside, 1234, &[][..], &[][..]),
+        (&elsewhere, 2345, &named, &[]),
+        (&elsewhere, 3456, &[], &[usage, these]),
+        // What the settings name is that of other keys.
+        (&beside, 4567, &[], &[usage, others]),
+        (&beside, 5678, &[], &[usage]),
     ] {
-        usage_file::add(file.as_ref(), &[(id.clone(), used)], now).unwrap();
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let shown = list(&args).ok().to_owned();
-        for words in [
-            "1234 of 90000/day, 56789 of 80000/month",
-            "0 of 80000/month",
-        ] {
+        let (shown, listed) = used(file, tokens, args, variables);
+        let used = format!("{tokens} of 90000/day, {} of 80000/month", 50_000 + tokens);
+        for words in [&*used, "0 of 80000/month"] {
             assert!(shown.contains(words), "{words}: {shown}");
         }
-        let listed = list(&[&args[..], &["--format", "json"]].concat()).json();
-        assert_eq!(listed[0]["used"]["tokens_today"], 1234);
+        assert_eq!(listed[0]["used"]["tokens_today"], tokens);
         assert_eq!(listed[1]["used"]["tokens_this_month"], 0);
     }
+    std::fs::remove_file(&beside).unwrap();
+    let mut command = bitnet();
+    command.args(["keys", "list", "--file", &keys]);
+    let shown = end(command.envs([usage, others])).ok().to_owned();
+    assert!(
+        !shown.contains(" of "),
+        "nobody knows what is used: {shown}"
+    );
     let nowhere = list(&["--usage-file", "/nowhere/used"]);
     nowhere.fails(1, "/nowhere/used", "path");
 }

@@ -15,6 +15,11 @@ struct Managed {
 
 impl Managed {
     fn start() -> Managed {
+        Managed::start_with(&[])
+    }
+
+    /// With these flags of `serve` too.
+    fn start_with(flags: &[&str]) -> Managed {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| text(&folder.path().join(name));
         write_models(folder.path());
@@ -32,7 +37,7 @@ impl Managed {
             std::fs::write(at(&format!("{role}.key")), added.ok()).unwrap();
         }
         let spare = format!("spare={}", at("v2.gguf"));
-        let served = serve(&[
+        let args = [
             "--model",
             &at("v1.gguf"),
             "--served-model-name",
@@ -43,7 +48,8 @@ impl Managed {
             &spare,
             "--keys-file",
             &at("keys.json"),
-        ]);
+        ];
+        let served = serve(&[&args[..], flags].concat());
         Managed { served, folder }
     }
 
@@ -322,11 +328,15 @@ fn files_are_listed_for_administrators_with_the_models_that_come_from_them() {
 #[test]
 fn a_server_that_is_shutting_down_is_listed_and_called_so() {
     use std::io::{Read, Write};
-    let managed = Managed::start();
+    // However slow the machine is, the body is waited for until `ps` has seen it.
+    let managed = Managed::start_with(&["--body-timeout", "1h", "--shutdown-timeout", "1h"]);
     let served = &managed.served;
     assert_eq!(managed.run(&["ps"]).stderr, "");
     // A body that does not come holds the end up; the answer to its head says that the server waits for it.
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", served.port())).unwrap();
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(60)))
+        .unwrap();
     let key = std::fs::read_to_string(managed.at("admin.key")).unwrap();
     let head = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\

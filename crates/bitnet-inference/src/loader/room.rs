@@ -8,7 +8,7 @@ use bitnet_models::{Checkpoint, ModelConfig, kv_block_bytes};
 
 use super::{DEFAULT_CONTEXT, KvPool, LoadOptions};
 use crate::block_manager::BlockManager;
-use crate::error::Error;
+use crate::error::{Error, option};
 
 /// Refuses sizes that the model of `checkpoint` cannot be loaded with, however little its weights take: what
 /// [`Engine::load`](crate::Engine::load) tells before it reads them.
@@ -33,7 +33,7 @@ pub(super) fn context_and_blocks(
         Some(context) if (1..=longest).contains(&context) => context,
         Some(context) => {
             return Err(Error::InvalidOption {
-                option: "the context".into(),
+                option: option::CONTEXT.into(),
                 value: context.to_string(),
                 expected: format!("1 to {longest}, the positions this model was made for"),
             });
@@ -46,7 +46,7 @@ pub(super) fn context_and_blocks(
     let block_bytes = kv_block_bytes(config, options.kv_type);
     let n_blocks = match options.kv_pool {
         KvPool::Contexts => of_contexts.ok_or_else(|| Error::InvalidOption {
-            option: "max_sequences".into(),
+            option: option::MAX_SEQUENCES.into(),
             value: options.max_sequences.to_string(),
             expected: format!("a number of sequences whose contexts of {context} fit in memory"),
         })?,
@@ -76,7 +76,7 @@ pub(super) fn context_and_blocks(
     }
     if n_blocks < least || u32::try_from(n_blocks).is_err() {
         return Err(Error::InvalidOption {
-            option: "the KV cache".into(),
+            option: option::KV_CACHE.into(),
             value: format!("{n_blocks} blocks"),
             expected: format!(
                 "at least {least} blocks of {KV_BLOCK} positions, at most {}",

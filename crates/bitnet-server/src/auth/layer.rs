@@ -1,7 +1,8 @@
-//! The layer that every request passes: the rules of the [guard](super::guard) before it, what is left of its limits behind.
+//! The layer that every request passes: the rules of the [guard](super::guard) before it, what is left of its limits
+//! behind.
 //!
-//! It knows no shape of errors: whoever mounts it says how a [`Refusal`] is told. A request's permit lives as long as the
-//! body of its answer, so a stream counts as one of its principal's requests until its end.
+//! It knows no shape of errors: whoever mounts it says how a [`Refusal`] is told. A request's permit lives as long as
+//! the body of its answer, so a stream counts as one of its principal's requests until its end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

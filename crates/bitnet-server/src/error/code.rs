@@ -156,6 +156,9 @@ error_codes! {
     /// The file is no model that this server can run.
     ModelIncompatible: UNPROCESSABLE_ENTITY REQUEST "model_incompatible"
         "`bitnet compat-check` says what is wrong with the file";
+    /// `models.cache_size` is too small for the model, or for it beside models that never make room.
+    NoRoomForModel: UNPROCESSABLE_ENTITY REQUEST "no_room_for_model"
+        "ask for a smaller model; the operator may raise models.cache_size, pin fewer models, or unload one";
     /// The head of the request is larger than 128 KiB, or has more than 100 headers.
     HeadersTooLarge: REQUEST_HEADER_FIELDS_TOO_LARGE REQUEST "headers_too_large"
         "send fewer or shorter headers";

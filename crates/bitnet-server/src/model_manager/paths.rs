@@ -95,7 +95,8 @@ pub async fn confine_aside(
     aside(move || confine(field, &asked, &directories)).await?
 }
 
-/// Whether `path`, which is resolved, is what `origin` leads to now, links and all; looked at as [`confine_aside`] does.
+/// Whether `path`, which is resolved, is what `origin` leads to now, links and all; looked at as [`confine_aside`]
+/// does.
 ///
 /// # Errors
 /// When there is no thread to be had.

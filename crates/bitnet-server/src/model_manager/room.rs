@@ -52,8 +52,9 @@ impl Drop for WeightRoom {
 /// them when that is not enough.
 ///
 /// # Errors
-/// [`ErrorCode::ModelIncompatible`] for a model that there can never be room for, alone or beside those that never
-/// leave; [`ErrorCode::Overloaded`] when those that are loaded are in use or have just come.
+/// [`ErrorCode::NoRoomForModel`] for a model that there is no room for however many requests end: alone, or beside
+/// those that never leave by themselves; [`ErrorCode::Overloaded`] when those that are loaded are in use or have just
+/// come.
 pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiError> {
     let (policy, arriving) = (&app.manager.policy, &app.manager.arriving);
     let limit = policy.cache_bytes;
@@ -65,18 +66,18 @@ pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiE
         let message = format!(
             "its files have {needed} bytes, and models.cache_size lets models have {limit}"
         );
-        return Err(ApiError::new(ErrorCode::ModelIncompatible, message)
+        return Err(ApiError::new(ErrorCode::NoRoomForModel, message)
             .with_hint("raise models.cache_size, or load a smaller model"));
     }
     let mut table = app.models.write();
     let stays = staying_bytes(&table, order, &policy.pinned);
     if stays.saturating_add(needed) > limit {
-        // Whoever tried again would be refused for as long as this server runs.
+        // However long one waits: it takes an administrator to unload one of them.
         let message = format!(
             "its files have {needed} bytes, models that never make room have {stays}, and models.cache_size lets all \
              have {limit}"
         );
-        return Err(ApiError::new(ErrorCode::ModelIncompatible, message).with_hint(
+        return Err(ApiError::new(ErrorCode::NoRoomForModel, message).with_hint(
             "raise models.cache_size, pin fewer models, or unload one; a swap needs room for both versions only \
              where it is blue_green",
         ));
@@ -115,8 +116,8 @@ pub(super) fn make_room(app: &App, order: &LoadOrder) -> Result<WeightRoom, ApiE
     }
     if taken + needed > limit {
         let message = format!(
-            "there is no room: {loaded} bytes of weights are loaded, too many of them in use or just loaded, {needed} more are \
-             wanted, models.cache_size is {limit}"
+            "there is no room: {loaded} bytes of weights are loaded, too many of them in use or just loaded, {needed} \
+             more are wanted, models.cache_size is {limit}"
         );
         let wait = longest_stay.max(Duration::from_secs(1));
         return Err(ApiError::new(ErrorCode::Overloaded, message).retry_after(wait));

@@ -1,5 +1,5 @@
-//! The end of a request, however it comes: the engine is told, places are given back, and metrics, log and trace learn how it
-//! went.
+//! The end of a request, however it comes: the engine is told, places are given back, and metrics, log and trace learn
+//! how it went.
 
 use std::time::Duration;
 

@@ -15,8 +15,8 @@ use crate::process::Process;
 use crate::request_log::RequestLog;
 
 /// Tells what would keep a server from starting, as far as no weights have to be read for that: the checks of
-/// [`Process::begin`] and [`prepare`](super::prepare) without what they take. No port is opened and no file left behind,
-/// so a server that runs is not disturbed. Of models the headers are read.
+/// [`Process::begin`] and [`prepare`](super::prepare) without what they take. No port is opened and no file left
+/// behind, so a server that runs is not disturbed. Of models the headers are read.
 ///
 /// Returns what is probably not meant, a line each.
 ///
@@ -102,8 +102,8 @@ fn crowded(source: &OriginSource, kv_cache_bytes: Option<u64>) -> Option<String>
     })
 }
 
-/// Why the file of used tokens could not be written, if a key has a quota: what is counted then ends with the process, and
-/// that shows when it is too late.
+/// Why the file of used tokens could not be written, if a key has a quota: what is counted then ends with the process,
+/// and that shows when it is too late.
 pub(super) fn unwritable_usage(config: &ServerConfig) -> Option<String> {
     let keys = config.auth.keys_file.as_ref()?;
     let keys = key_file::entries(keys).ok()?;

@@ -1,5 +1,5 @@
-//! Whether `models.cache_size` has room for what the settings name, by the sizes of files: what a model counts as before
-//! it is loaded (`model_manager/room.rs`).
+//! Whether `models.cache_size` has room for what the settings name, by the sizes of files: what a model counts as
+//! before it is loaded (`model_manager/room.rs`).
 
 use crate::config::{ServerConfig, SettingError};
 use crate::model_manager::policy::{ModelPolicy, OriginSource};

@@ -1,17 +1,18 @@
 //! Which setting an error of the engine is about: it knows options, whoever started the server wrote settings.
 
 use bitnet_inference::Error;
+use bitnet_inference::error::option;
 
 use crate::config::{Origin, ServerConfig};
 
-/// The setting that `error` is about, with who set it and a colon, for the front of its message; nothing for an error that
-/// is about none.
+/// The setting that `error` is about, with who set it and a colon, for the front of its message; nothing for an error
+/// that is about none.
 pub(super) fn prefix(config: &ServerConfig, error: &Error) -> String {
     let key = match error {
         Error::InvalidOption { option, .. } => match option.as_str() {
-            "the context" => "engine.ctx",
-            "the KV cache" => "performance.kv_cache_memory",
-            "max_sequences" => "performance.max_concurrent_requests",
+            option::CONTEXT => "engine.ctx",
+            option::KV_CACHE => "performance.kv_cache_memory",
+            option::MAX_SEQUENCES => "performance.max_concurrent_requests",
             _ => return String::new(),
         },
         // Memory is as it is; what was asked of it may be too much.
@@ -31,7 +32,7 @@ mod tests {
 
     #[test]
     fn options_of_the_engine_are_told_as_the_settings_that_give_them() {
-        let option = |option: &str| Error::InvalidOption {
+        let invalid = |option: &str| Error::InvalidOption {
             option: option.into(),
             value: "7".into(),
             expected: "8".into(),
@@ -49,19 +50,19 @@ mod tests {
         };
         let set = ServerConfig::load(&sources).unwrap();
         for (config, error, expected) in [
-            (&set, option("the context"), "--ctx: engine.ctx: "),
-            (&unset, option("the context"), "engine.ctx: "),
+            (&set, invalid(option::CONTEXT), "--ctx: engine.ctx: "),
+            (&unset, invalid(option::CONTEXT), "engine.ctx: "),
             (
                 &unset,
-                option("the KV cache"),
+                invalid(option::KV_CACHE),
                 "performance.kv_cache_memory: ",
             ),
             (
                 &unset,
-                option("max_sequences"),
+                invalid(option::MAX_SEQUENCES),
                 "performance.max_concurrent_requests: ",
             ),
-            (&unset, option("temperature"), ""),
+            (&unset, invalid("temperature"), ""),
             (&set, memory.clone(), "--ctx: engine.ctx: "),
             (&unset, memory, ""),
             (&set, Error::EmptyPrompt, ""),

@@ -171,6 +171,11 @@ fn produce(code: ErrorCode) -> Produced {
         ErrorCode::NoPreviousVersion => {
             Managed::start().ask("POST", "/v1/models/stories/rollback", &Value::Null)
         }
+        ErrorCode::NoRoomForModel => {
+            return Produced::By(
+                "who_asks_for_what_pinned_models_leave_no_room_for_is_not_told_to_try_again",
+            );
+        }
         ErrorCode::ModelNotAllowed
         | ErrorCode::ValidationFailed
         | ErrorCode::ModelIncompatible

@@ -153,7 +153,7 @@ fn who_asks_for_what_pinned_models_leave_no_room_for_is_not_told_to_try_again() 
     });
     let refused = ask(&managed, "spare");
     assert!(
-        refused.is_error(422, "model_incompatible"),
+        refused.is_error(422, "no_room_for_model"),
         "{}",
         refused.body
     );
@@ -167,7 +167,7 @@ fn who_asks_for_what_pinned_models_leave_no_room_for_is_not_told_to_try_again() 
     order["swap_strategy"] = "blue_green".into();
     let refused = managed.swap(&order);
     assert!(
-        refused.is_error(422, "model_incompatible"),
+        refused.is_error(422, "no_room_for_model"),
         "{}",
         refused.body
     );
@@ -182,7 +182,7 @@ fn a_model_that_never_fits_pushes_nobody_out() {
     });
     let refused = managed.swap_to("v2.gguf");
     assert!(
-        refused.is_error(422, "model_incompatible"),
+        refused.is_error(422, "no_room_for_model"),
         "{}",
         refused.body
     );
