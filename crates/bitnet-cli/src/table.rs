@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use console::Term;
+
 use crate::sanitize;
 
 /// The width that tables keep to: every terminal has it, and mails and issues wrap there.
@@ -49,13 +51,16 @@ impl Table {
             .push(cells.iter().map(|cell| sanitize::one_line(cell)).collect());
     }
 
-    /// The table as standard output needs it: [`Table::text`] for a terminal, and whole for everything else, where
-    /// somebody looks for a name or a path.
+    /// The table as standard output needs it: as wide as a terminal that is wider than [`WIDTH`], and whole for
+    /// everything else, where somebody looks for a name or a path.
     pub fn shown(&self) -> String {
-        match std::io::stdout().is_terminal() {
-            true => self.text(),
-            false => self.within(usize::MAX),
-        }
+        let width = match std::io::stdout().is_terminal() {
+            true => Term::stdout()
+                .size_checked()
+                .map_or(WIDTH, |(_, columns)| columns.into()),
+            false => usize::MAX,
+        };
+        self.within(width.max(WIDTH))
     }
 
     /// The table as lines of at most [`WIDTH`] characters. When it is too wide, the widest left-aligned column is
