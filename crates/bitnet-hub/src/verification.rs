@@ -1,10 +1,10 @@
 //! Whether what the cache has is still what the Hub names: a disk that fails, or a program that writes where it should
 //! not, changes bytes and leaves the size.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::choice::ChosenFiles;
 use crate::error::HubError;
@@ -32,7 +32,7 @@ impl Hub {
         for file in &repository.files {
             if chosen.files.contains(&file.name)
                 && self.is_there(repository, file)
-                && self.is_damaged(repository, file, advance)?
+                && !self.damaged_paths(repository, file, advance)?.is_empty()
             {
                 damaged.push(file);
             }
@@ -40,7 +40,8 @@ impl Hub {
         Ok(damaged)
     }
 
-    /// Takes those of `files` out of the cache that are damaged still, so that a pull fetches them.
+    /// Takes what is damaged still of `files` out of the cache, so that a pull fetches it. Where there are no links, and
+    /// a file is there twice, the one that is whole stays.
     ///
     /// # Errors
     /// What the system says.
@@ -50,14 +51,7 @@ impl Hub {
             let path = cache.lock(id, file.checksum.hex());
             let _lock = Lock::take(&path, &Stop::default(), &|| ())?;
             // Whoever had the lock before may have brought it anew.
-            if !self.is_damaged(repository, file, &|_| ())? {
-                continue;
-            }
-            let name = cache.snapshot(id, &repository.commit);
-            for path in [
-                name.join(file.name.as_str()),
-                cache.blob(id, &file.checksum),
-            ] {
+            for path in self.damaged_paths(repository, file, &|_| ())? {
                 match fs::remove_file(&path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         return Err(HubError::io("remove", path)(e));
@@ -69,31 +63,39 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether the file of the snapshot or the blob, which may be two where there are no links, is not what it should
-    /// be.
-    fn is_damaged(
+    /// Which of the file's name in the snapshot and the blob, which may be two files where there are no links, lead to
+    /// bytes that are not what they should be.
+    fn damaged_paths(
         &self,
         repository: &Repository,
         file: &HubFile,
         advance: &dyn Fn(u64),
-    ) -> Result<bool, HubError> {
+    ) -> Result<Vec<PathBuf>, HubError> {
         let (id, cache) = (&repository.id, self.cache());
         let named = cache
             .snapshot(id, &repository.commit)
             .join(file.name.as_str());
         let blob = cache.blob(id, &file.checksum);
-        // Both names of one file once.
-        let there: BTreeSet<_> = [named, blob]
-            .iter()
-            .filter_map(|path| path.canonicalize().ok())
-            .collect();
-        for path in there {
-            let found = sum_of(&path, file, advance).map_err(HubError::io("read", &path))?;
-            if found != file.checksum.hex() {
-                return Ok(true);
+        // Both names of one file are read once.
+        let mut sums = BTreeMap::new();
+        let mut damaged = Vec::new();
+        for path in [named, blob] {
+            let Ok(target) = path.canonicalize() else {
+                continue;
+            };
+            let sum = match sums.get(&target) {
+                Some(sum) => sum,
+                None => {
+                    let sum = sum_of(&target, file, advance);
+                    let sum = sum.map_err(HubError::io("read", &target))?;
+                    sums.entry(target).or_insert(sum)
+                }
+            };
+            if sum != file.checksum.hex() {
+                damaged.push(path);
             }
         }
-        Ok(false)
+        Ok(damaged)
     }
 }
 

@@ -38,7 +38,7 @@ pub struct RmArgs {
     pub format: Format,
 }
 
-/// A name, and what it would remove.
+/// A name, and what it removes once those before it have gone.
 struct Planned {
     model: HubModel,
     n_files: usize,
@@ -51,13 +51,14 @@ struct Planned {
 /// What is not there, or is being downloaded; nobody to ask.
 pub fn run(args: &RmArgs, env: &Environment) -> Result<Exit, CliError> {
     let cache = hub_cache(env)?;
-    let mut planned: Vec<Planned> = Vec::new();
+    let mut models: Vec<HubModel> = Vec::new();
     for text in &args.models {
-        let next = plan(&cache, text, env)?;
-        if !planned.iter().any(|before| before.model == next.model) {
-            planned.push(next);
+        let model = env.hub.model(text)?;
+        if !models.contains(&model) {
+            models.push(model);
         }
     }
+    let planned = plan(&cache, models)?;
     if !args.yes && !args.dry_run && !confirmed(&planned)? {
         return Ok(Exit::Runtime);
     }
@@ -78,9 +79,9 @@ pub fn run(args: &RmArgs, env: &Environment) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-fn plan(cache: &Cache, text: &str, env: &Environment) -> Result<Planned, CliError> {
-    let model = env.hub.model(text)?;
-    let removal = cache.plan_removal(&model).map_err(|error| {
+/// What all names together remove: the files that several of them mean, and what several share, go once.
+fn plan(cache: &Cache, models: Vec<HubModel>) -> Result<Vec<Planned>, CliError> {
+    let removals = cache.plan_removals(&models).map_err(|error| {
         let is_absent = matches!(error, HubError::NotCached { .. });
         let mut error = CliError::from(error);
         if is_absent {
@@ -88,11 +89,13 @@ fn plan(cache: &Cache, text: &str, env: &Environment) -> Result<Planned, CliErro
         }
         error
     })?;
-    Ok(Planned {
+    let planned = models.into_iter().zip(removals);
+    let planned = planned.map(|(model, removal)| Planned {
         model,
         n_files: removal.n_files,
         freed: removal.freed,
-    })
+    });
+    Ok(planned.collect())
 }
 
 fn report(

@@ -34,6 +34,23 @@ impl Cache {
     /// # Errors
     /// [`HubError::NotCached`], and [`HubError::Choice`] where several files could be meant.
     pub fn plan_removal(&self, model: &HubModel) -> Result<Removal, HubError> {
+        self.plan_after(model, &[])
+    }
+
+    /// What each of `models` names when those before it have gone: what several of them name, or share, goes once.
+    ///
+    /// # Errors
+    /// As [`Cache::plan_removal`].
+    pub fn plan_removals(&self, models: &[HubModel]) -> Result<Vec<Removal>, HubError> {
+        let mut planned = Vec::new();
+        for model in models {
+            planned.push(self.plan_after(model, &planned)?);
+        }
+        Ok(planned)
+    }
+
+    /// The plan of a removal that comes after others.
+    fn plan_after(&self, model: &HubModel, before: &[Removal]) -> Result<Removal, HubError> {
         let id = &model.id;
         let absent = |missing: String| HubError::NotCached {
             model: Box::new(model.clone()),
@@ -86,12 +103,19 @@ impl Cache {
         if names.is_empty() && !is_whole {
             return Err(absent("no such file of it is there".into()));
         }
+        let before: Vec<&Removal> = before.iter().filter(|it| it.id == *id).collect();
+        let stays = |path: &PathBuf| {
+            let mut gone = before.iter().flat_map(|it| &it.names);
+            !gone.any(|(there, _)| there == path)
+        };
+        names.retain(stays);
+        kept.retain(stays);
         let with_blob = |path: PathBuf| {
             let blob = blob_of(&folder, &path);
             (path, blob)
         };
         let names: Vec<_> = names.into_iter().map(with_blob).collect();
-        let blobs = match is_whole {
+        let mut blobs: BTreeSet<String> = match is_whole {
             true => names_in(&folder.join(BLOBS)).into_iter().collect(),
             false => {
                 let of_kept: BTreeSet<_> = kept
@@ -101,6 +125,7 @@ impl Cache {
                 &blobs_of(&names) - &of_kept
             }
         };
+        blobs.retain(|blob| !before.iter().any(|it| it.blobs.contains(blob)));
         let size = |path: &Path| match fs::symlink_metadata(path) {
             Ok(found) if found.is_file() => found.len(),
             _ => 0,
@@ -178,15 +203,26 @@ impl Cache {
         };
         // What no snapshot and no unfinished download is left of is nothing, and its folder goes too.
         if commits.is_empty() && blobs_are_gone() {
-            match fs::remove_dir_all(&folder) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(HubError::io("remove", folder)(e));
-                }
-                _ => {}
+            match model.revision.is_none() && model.pattern.is_none() {
+                true => match fs::remove_dir_all(&folder) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(HubError::io("remove", folder)(e));
+                    }
+                    _ => {}
+                },
+                false => remove_if_empty(&folder),
             }
         }
         Ok(removal)
     }
+}
+
+/// Removes a repository's folder of which nothing is left but folders; what a pull has begun there meanwhile stays.
+fn remove_if_empty(folder: &Path) {
+    // Other tools note there, in files without content, what a repository lacks.
+    let _ = fs::remove_dir_all(folder.join(".no_exist"));
+    remove_empty(folder);
+    let _ = fs::remove_dir(folder);
 }
 
 fn blobs_of(names: &[(PathBuf, Option<String>)]) -> BTreeSet<String> {
@@ -222,6 +258,25 @@ mod tests {
         "cccccccccccccccccccccccccccccccccccccccc",
         "dddddddddddddddddddddddddddddddddddddddd",
     ];
+
+    #[test]
+    fn what_a_pull_begins_while_the_last_file_goes_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = folder.path().join("models--o--n");
+        for name in ["refs/pr", "snapshots", ".no_exist/c"] {
+            fs::create_dir_all(repository.join(name)).unwrap();
+        }
+        fs::write(repository.join(".no_exist/c/added_tokens.json"), "").unwrap();
+        let begun = repository.join("blobs/x.incomplete");
+        make_folder_of(&begun).unwrap();
+        fs::write(&begun, "1").unwrap();
+        remove_if_empty(&repository);
+        assert_eq!(names_in(&repository), ["blobs"]);
+        assert!(begun.exists());
+        fs::remove_file(&begun).unwrap();
+        remove_if_empty(&repository);
+        assert!(!repository.exists());
+    }
 
     #[test]
     fn what_a_pull_brings_between_the_plan_and_the_locks_stays() {

@@ -188,6 +188,30 @@ fn a_removal_leaves_what_another_snapshot_uses() {
 
 #[cfg(unix)]
 #[test]
+fn what_several_names_mean_or_share_is_planned_once() {
+    let f = Fixture::new();
+    f.add(COMMIT, "m.gguf", "shared");
+    f.add(COMMIT, "n.gguf", "alone");
+    f.add(OTHER, "m.gguf", "shared");
+    f.main_is(OTHER);
+    let plan = |names: &[&str]| -> Vec<(usize, u64)> {
+        let models: Vec<HubModel> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let planned = f.cache.plan_removals(&models).unwrap();
+        planned.iter().map(|it| (it.n_files, it.freed)).collect()
+    };
+    let (one, other) = (format!("o/n@{COMMIT}"), format!("o/n@{OTHER}"));
+    assert_eq!(plan(&[&one, &other]), [(2, 5), (1, 6)]);
+    assert_eq!(plan(&["o/n:n.gguf", "o/n"]), [(1, 5), (2, 6)]);
+    assert_eq!(plan(&["o/n", &one]), [(3, 11), (0, 0)]);
+    let absent: [HubModel; 2] = ["o/n", "o/absent"].map(|name| name.parse().unwrap());
+    assert!(matches!(
+        f.cache.plan_removals(&absent),
+        Err(HubError::NotCached { .. })
+    ));
+}
+
+#[cfg(unix)]
+#[test]
 fn one_file_of_a_repository_can_go() {
     let f = Fixture::new();
     f.add(COMMIT, "m-Q2_0.gguf", "two");

@@ -143,6 +143,28 @@ fn a_file_of_the_same_size_is_found_damaged_by_its_bytes_and_fetched_again() {
 }
 
 #[test]
+fn of_a_file_that_is_there_twice_the_whole_one_stays() {
+    let (hub, weights) = (FakeHub::start(), noise(1000, 1));
+    hub.has("o/n", &[("m.gguf", &weights)]);
+    let client = Client::of(&hub);
+    let path = client.pull("o/n").unwrap().path;
+    let blob = client.repository().join("blobs").join(sha256(&weights));
+    // As it is where no links can be made.
+    fs::remove_file(&path).unwrap();
+    fs::copy(&blob, &path).unwrap();
+    for (bad, good) in [(&blob, &path), (&path, &blob)] {
+        fs::write(bad, noise(1000, 2)).unwrap();
+        assert_eq!(client.discard_damaged("o/n"), ["m.gguf"]);
+        assert!(!bad.exists() && fs::read(good).unwrap() == weights);
+        assert_eq!(client.pull("o/n").unwrap().n_downloaded, 0);
+        assert!(fs::read(&path).unwrap() == weights);
+        if !blob.exists() {
+            fs::copy(&path, &blob).unwrap();
+        }
+    }
+}
+
+#[test]
 fn of_several_models_the_named_one_is_taken() {
     let hub = FakeHub::start();
     hub.has("o/n", &[("m-Q2_0.gguf", b"two"), ("m-TQ1_0.gguf", b"one")]);
