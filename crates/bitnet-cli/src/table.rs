@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use console::Term;
+
 use crate::sanitize;
 
 /// The width that tables keep to: every terminal has it, and mails and issues wrap there.
@@ -49,13 +51,15 @@ impl Table {
             .push(cells.iter().map(|cell| sanitize::one_line(cell)).collect());
     }
 
-    /// The table as standard output needs it: [`Table::text`] for a terminal, and whole for everything else, where
-    /// somebody looks for a name or a path.
+    /// The table as standard output needs it: as wide as a terminal that is wider than [`WIDTH`], and whole for
+    /// everything else, where somebody looks for a name or a path.
     pub fn shown(&self) -> String {
-        match std::io::stdout().is_terminal() {
-            true => self.text(),
-            false => self.whole(),
+        if !std::io::stdout().is_terminal() {
+            return self.whole();
         }
+        let size = Term::stdout().size_checked();
+        let width = size.map_or(WIDTH, |(_, columns)| columns.into());
+        self.within(width.max(WIDTH))
     }
 
     /// The table with nothing cut: for what is to be typed again.

@@ -247,6 +247,15 @@ pub enum HubError {
         offline: bool,
     },
 
+    /// A file of a branch or tag is to be removed whose commit has other names too.
+    #[error("{model} cannot be removed alone: {} the same commit", told(.others))]
+    SameCommit {
+        /// What was asked for.
+        model: Box<HubModel>,
+        /// The other branches and tags.
+        others: Vec<String>,
+    },
+
     /// Another file of the same pull has failed; that one's error is the pull's.
     #[error("another file of the pull has failed")]
     Stopped,
@@ -257,6 +266,12 @@ pub enum HubError {
         /// Which repository.
         id: RepositoryId,
     },
+}
+
+/// Names as the subject of a sentence, with their verb.
+fn told(names: &[String]) -> String {
+    let are = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {are}", names.join(", "))
 }
 
 impl HubError {
@@ -340,6 +355,13 @@ impl HubError {
                     quoted(&model.to_string())
                 ),
             },
+            HubError::SameCommit { model, .. } => {
+                let model = HubModel {
+                    revision: None,
+                    ..(**model).clone()
+                };
+                format!("`bitnet rm {model}` removes the file under all names")
+            }
             HubError::Stopped => "pull again: what has arrived is kept".into(),
             HubError::InUse { .. } => "wait until it has ended, or end it".into(),
         }

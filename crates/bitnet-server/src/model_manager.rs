@@ -62,6 +62,13 @@ impl ModelManager {
         }
     }
 
+    /// What the settings have as the model of this name.
+    pub fn configured(&self, id: &str) -> Option<ModelOrigin> {
+        let mut configured = self.policy.configured.iter();
+        let (_, path) = configured.find(|(name, _)| name == id)?;
+        Some(self.policy.origin(path.clone()))
+    }
+
     /// Waits until no other model is being loaded; none is until what this returns is dropped.
     pub async fn turn(&self) -> OwnedSemaphorePermit {
         let turn = self.turn.clone().acquire_owned().await;

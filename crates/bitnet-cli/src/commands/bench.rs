@@ -23,7 +23,7 @@ use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::interrupt::Cooperative;
 use crate::model_source::ModelSource;
-use crate::output::Out;
+use crate::output::{Out, notice};
 use crate::pending::Pending;
 use crate::progress::Progress;
 
@@ -167,6 +167,9 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
     out.flush()?;
     if let (Some(pending), None) = (plot, &interrupted) {
         plot::write(&report, pending)?;
+        if let Some(path) = &args.plot {
+            notice(&format!("the plot is in {}", path.display()));
+        }
     }
     interrupted.map_or(Ok(Exit::Ok), Err)
 }

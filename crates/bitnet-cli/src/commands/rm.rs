@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use bitnet_hub::cache::removal::Removal;
 use bitnet_hub::{Cache, HubError, HubModel};
 use clap::Args;
 use serde_json::json;
@@ -19,7 +20,8 @@ use crate::units;
     bitnet rm OWNER/NAME OWNER/OTHER:TQ2_0\n  \
     bitnet rm OWNER/NAME:TQ2_0 --yes\n  \
     bitnet rm OWNER/NAME@v1.0 --dry-run\n\n\
-    The cache is the one of the Hub's own tools: they lose the model too. Files that another revision has stay.")]
+    The cache is the one of the Hub's own tools: they lose the model too. Files that another revision has stay,\n    \
+    and so do those of a commit that another branch or tag names.")]
 pub struct RmArgs {
     /// OWNER/NAME removes all of it; with :FILE that file, with @REVISION that revision
     #[arg(value_name = "MODEL", required = true)]
@@ -41,8 +43,26 @@ pub struct RmArgs {
 /// A name, and what it removes once those before it have gone.
 struct Planned {
     model: HubModel,
+    removed: Removed,
+}
+
+/// What goes with a name.
+#[derive(Default)]
+struct Removed {
     n_files: usize,
     freed: u64,
+    /// Names that keep its files.
+    same_commit: Vec<String>,
+}
+
+impl From<Removal> for Removed {
+    fn from(removal: Removal) -> Removed {
+        Removed {
+            n_files: removal.n_files,
+            freed: removal.freed,
+            same_commit: removal.same_commit,
+        }
+    }
 }
 
 /// Removes, after asking: nothing where one of the names is of nothing.
@@ -63,17 +83,17 @@ pub fn run(args: &RmArgs, env: &Environment) -> Result<Exit, CliError> {
         return Ok(Exit::Runtime);
     }
     let mut out = Out::stdout();
-    for planned in &planned {
-        let (n_files, freed) = match args.dry_run {
-            true => (planned.n_files, planned.freed),
+    for planned in planned {
+        let removed = match args.dry_run {
+            true => planned.removed,
             false => match cache.remove(&planned.model) {
-                Ok(removal) => (removal.n_files, removal.freed),
+                Ok(removal) => removal.into(),
                 // It went with another name, or somebody else has removed it since it was planned.
-                Err(HubError::NotCached { .. }) => (0, 0),
+                Err(HubError::NotCached { .. }) => Removed::default(),
                 Err(error) => return Err(error.into()),
             },
         };
-        report(args, &mut out, &planned.model, n_files, freed)?;
+        report(args, &mut out, &planned.model, &removed)?;
     }
     out.flush()?;
     Ok(Exit::Ok)
@@ -92,8 +112,7 @@ fn plan(cache: &Cache, models: Vec<HubModel>) -> Result<Vec<Planned>, CliError> 
     let planned = models.into_iter().zip(removals);
     let planned = planned.map(|(model, removal)| Planned {
         model,
-        n_files: removal.n_files,
-        freed: removal.freed,
+        removed: removal.into(),
     });
     Ok(planned.collect())
 }
@@ -102,27 +121,33 @@ fn report(
     args: &RmArgs,
     out: &mut Out,
     model: &HubModel,
-    n_files: usize,
-    freed: u64,
+    removed: &Removed,
 ) -> Result<(), CliError> {
-    match args.format {
-        Format::Json => out.json(&json!({
+    let (n_files, freed) = (removed.n_files, removed.freed);
+    let verb = match args.dry_run {
+        true => "would remove",
+        false => "removed",
+    };
+    match (args.format, removed.same_commit.as_slice()) {
+        (Format::Json, same_commit) => out.json(&json!({
             "model": model.to_string(),
             "removed": !args.dry_run,
             "files": n_files,
             "freed_bytes": freed,
+            "same_commit": same_commit,
         })),
-        Format::Text => {
-            let (verb, freeing) = match args.dry_run {
-                true => ("would remove", "freeing"),
-                false => ("removed", "freed"),
-            };
+        (Format::Text, []) => {
+            let freeing = if args.dry_run { "freeing" } else { "freed" };
             out.line(&format!(
                 "{verb} {} of {model}, {freeing} {}",
                 files(n_files),
                 units::bytes(freed)
             ))
         }
+        (Format::Text, others) => out.line(&format!(
+            "{verb} the name {model}; its files stay, which are those of {} too",
+            others.join(", ")
+        )),
     }
 }
 
@@ -145,18 +170,18 @@ fn confirmed(planned: &[Planned]) -> Result<bool, CliError> {
             "say --yes",
         ));
     }
-    let mut stderr = io::stderr().lock();
-    // Nobody is left to ask when standard error is closed, and nothing is removed then.
+    // Nobody is left to ask when standard error is closed, and nothing is removed then. It is not locked while the answer
+    // is read: Ctrl-C writes there before it ends the command.
     let asked = write!(
-        stderr,
+        io::stderr(),
         "remove {} of {}, which frees {}? [y/N] ",
-        files(planned.iter().map(|it| it.n_files).sum()),
+        files(planned.iter().map(|it| it.removed.n_files).sum()),
         names.join(", "),
-        units::bytes(planned.iter().map(|it| it.freed).sum())
+        units::bytes(planned.iter().map(|it| it.removed.freed).sum())
     );
     let mut answer = String::new();
     let answered = asked
-        .and_then(|()| stderr.flush())
+        .and_then(|()| io::stderr().flush())
         .and_then(|()| io::stdin().read_line(&mut answer));
     Ok(answered.is_ok() && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }

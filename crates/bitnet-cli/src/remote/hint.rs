@@ -20,6 +20,8 @@ const WORDS: &[(&str, &str)] = &[
         "or with force=true, which ends them",
         "or with --force, which ends them",
     ),
+    ("DELETE /v1/models/ID", "`bitnet unload ID --forget`"),
+    ("POST /v1/models/load takes", "`bitnet load` takes"),
     (
         "try again when the model's status is loaded",
         "try again when `bitnet ps` shows it as loaded",
@@ -142,6 +144,11 @@ mod tests {
             "PATH names no model, --name is 7; my_model_path too"
         );
         assert_eq!(said("(model_path)"), "(PATH)");
+        let freed = "free the name with DELETE /v1/models/ID, then POST /v1/models/load takes another file for it";
+        assert_eq!(
+            in_commands(&serde_json::json!({ "hint": freed })),
+            "free the name with `bitnet unload ID --forget`, then `bitnet load` takes another file for it"
+        );
         assert_eq!(hint("timeout_seconds"), "change --patience");
         assert_eq!(hint("messages"), "change what is wrong");
     }

@@ -473,6 +473,39 @@ fn ctrl_c_says_what_is_kept_and_how_to_go_on() {
     assert_eq!(f.hub.offsets("tiny-I2_S.gguf"), [0, half as u64]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_at_the_question_whether_to_remove_removes_nothing() {
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+    use std::io::Read;
+    use std::process::Stdio;
+
+    let f = Fixture::new();
+    f.run(&["pull", "o/n"]).ok();
+    // A terminal, because nobody else is asked.
+    let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let terminal = ptsname(&keyboard, Vec::new()).unwrap();
+    let terminal = fs::File::open(terminal.to_str().unwrap()).unwrap();
+    let mut command = f.command();
+    let mut child = command
+        .args(["rm", "o/n"])
+        .stdin(terminal)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let (mut asked, mut byte) = (Vec::new(), [0]);
+    while !asked.ends_with(b"[y/N] ") {
+        stderr.read_exact(&mut byte).unwrap();
+        asked.push(byte[0]);
+    }
+    interrupt(&child);
+    let ended = until("its end", String::new, || child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(130));
+    f.run(&["pull", "o/n", "--offline"]).ok();
+}
+
 #[test]
 fn a_directory_is_pulled_and_runs() {
     let f = Fixture::new();

@@ -12,7 +12,7 @@ use crate::cache::{BLOBS, Cache, INCOMPLETE, REFS, entries, names_in};
 use crate::choice::{self, WantedFiles};
 use crate::error::HubError;
 use crate::lock::Lock;
-use crate::name::{HubModel, RepositoryId};
+use crate::name::{HubModel, RepositoryId, Revision};
 
 /// What is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct Removal {
     pub n_files: usize,
     /// Bytes that this frees; what others use as well is not counted.
     pub freed: u64,
+    /// Branches and tags that are the same commit as the one that is named, so that its files stay and its name alone
+    /// goes.
+    pub same_commit: Vec<String>,
+    named: Option<String>,                 // the branch or tag
     names: Vec<(PathBuf, Option<String>)>, // with the blob that each leads to
     blobs: BTreeSet<String>,
 }
@@ -72,6 +76,24 @@ impl Cache {
             ];
         }
         let is_whole = model.revision.is_none() && model.pattern.is_none();
+        let same_commit = self.others_of(model, before);
+        if !same_commit.is_empty() {
+            if model.pattern.is_some() {
+                return Err(HubError::SameCommit {
+                    model: Box::new(model.clone()),
+                    others: same_commit,
+                });
+            }
+            return Ok(Removal {
+                id: id.clone(),
+                n_files: 0,
+                freed: 0,
+                same_commit,
+                named: named(model),
+                names: Vec::new(),
+                blobs: BTreeSet::new(),
+            });
+        }
         let (mut names, mut kept) = (Vec::new(), Vec::new());
         for commit in self.commits(id) {
             let there = entries(&self.snapshot(id, &commit));
@@ -139,9 +161,32 @@ impl Cache {
             id: id.clone(),
             n_files: names.len(),
             freed: in_blobs + in_place,
+            same_commit,
+            named: named(model),
             names,
             blobs,
         })
+    }
+
+    /// Other names than `model`'s revision that its commit has: whoever removes one means none of these. A commit that is
+    /// named itself is meant under all of its names.
+    fn others_of(&self, model: &HubModel, before: &[Removal]) -> Vec<String> {
+        let named = model.revision.as_ref().filter(|named| !named.is_commit());
+        let Some(commit) = named.and_then(|named| self.commit_of(&model.id, named)) else {
+            return Vec::new();
+        };
+        let gone = |name: &str| {
+            let mut before = before.iter().filter(|it| it.id == model.id);
+            before.any(|it| it.named.as_deref() == Some(name))
+        };
+        let refs = entries(&self.folder(&model.id).join(REFS)).into_iter();
+        let others = refs.filter_map(|(name, _)| {
+            let other: Revision = name.as_str().parse().ok()?;
+            let is_other = named != Some(&other) && !gone(other.as_str());
+            let is_same = self.commit_of(&model.id, &other).as_deref() == Some(commit.as_str());
+            (is_other && is_same).then(|| other.to_string())
+        });
+        others.collect()
     }
 
     /// Removes what `model` names.
@@ -190,9 +235,13 @@ impl Cache {
         }
         remove_empty(&folder.join(super::SNAPSHOTS));
         let commits = self.commits(id);
-        for (_, path) in entries(&folder.join(REFS)) {
+        let its_name = removal.named.as_deref();
+        let its_name = its_name.filter(|_| !removal.same_commit.is_empty());
+        for (name, path) in entries(&folder.join(REFS)) {
             let commit = fs::read_to_string(&path).unwrap_or_default();
-            if !commits.iter().any(|there| there == commit.trim()) {
+            if its_name == Some(name.as_str())
+                || !commits.iter().any(|there| there == commit.trim())
+            {
                 gone(path)?;
             }
         }
@@ -215,6 +264,12 @@ impl Cache {
         }
         Ok(removal)
     }
+}
+
+/// The branch or tag that a model names.
+fn named(model: &HubModel) -> Option<String> {
+    let named = model.revision.as_ref().filter(|named| !named.is_commit());
+    named.map(ToString::to_string)
 }
 
 /// Removes a repository's folder of which nothing is left but folders; what a pull has begun there meanwhile stays.

@@ -288,6 +288,36 @@ fn a_file_goes_from_the_revision_that_has_it_though_another_has_others() {
 }
 
 #[test]
+fn a_name_of_a_commit_goes_alone_while_the_commit_has_another() {
+    let f = Fixture::new();
+    f.add(COMMIT, "m.gguf", "one");
+    f.main_is(COMMIT);
+    let tag: Revision = "v1.0".parse().unwrap();
+    f.cache.remember(&f.id, &tag, COMMIT).unwrap();
+    let tagged: HubModel = "o/n@v1.0".parse().unwrap();
+    let of_main: HubModel = "o/n@main".parse().unwrap();
+    // Of a file alone nobody can say whose it is.
+    let file: HubModel = "o/n:m.gguf@v1.0".parse().unwrap();
+    let error = f.cache.plan_removal(&file).unwrap_err();
+    assert!(
+        error.to_string().contains("main is the same commit"),
+        "{error}"
+    );
+    let both = f.cache.plan_removals(&[tagged.clone(), of_main.clone()]);
+    let counts: Vec<usize> = both.unwrap().iter().map(|it| it.n_files).collect();
+    assert_eq!(counts, [0, 1]);
+
+    let removal = f.cache.remove(&tagged).unwrap();
+    assert_eq!((removal.n_files, removal.freed), (0, 0));
+    assert_eq!(removal.same_commit, ["main"]);
+    assert_eq!(f.cache.commit_of(&f.id, &tag), None);
+    f.find("o/n").unwrap();
+    let removal = f.cache.remove(&of_main).unwrap();
+    assert_eq!((removal.n_files, removal.freed), (1, 3));
+    f.fails("o/n", "nothing of it is there");
+}
+
+#[test]
 fn whoever_reads_a_revision_never_finds_half_of_it() {
     let f = Fixture::new();
     f.main_is(COMMIT);

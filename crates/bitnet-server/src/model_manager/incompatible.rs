@@ -1,5 +1,6 @@
 //! Why a file is no model for this server, in numbers: which tensor, at which byte, what was expected and what found.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use bitnet_inference::{Error, ModelError, Place};
@@ -10,6 +11,12 @@ use crate::error::{ApiError, ErrorCode};
 
 /// What a client is told when `source` cannot be loaded. Folders of the server are nobody's business.
 pub fn load_error(source: &OriginSource, error: &Error) -> ApiError {
+    if has_gone(error) {
+        let message = without_folder(source, &error.to_string());
+        return ApiError::new(ErrorCode::ModelIncompatible, message).with_hint(
+            "the file is not where it is configured, or where it was when it was loaded: put it back, or pull it again",
+        );
+    }
     let message = match error.hint() {
         Some(hint) => format!("{error}: {hint}"),
         None => error.to_string(),
@@ -26,6 +33,14 @@ pub fn load_error(source: &OriginSource, error: &Error) -> ApiError {
         details,
         ..ApiError::new(code, without_folder(source, &message))
     }
+}
+
+/// Whether a file that is meant is not there: nobody has anything to check then.
+fn has_gone(error: &Error) -> bool {
+    let Error::Model(error) = error else {
+        return false;
+    };
+    matches!(&**error, ModelError::Io { source, .. } if source.kind() == ErrorKind::NotFound)
 }
 
 /// The same text without the folder that the model is in.

@@ -92,11 +92,27 @@ pub struct Swapping {
 /// answers as before.
 pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiError> {
     let old = app.model(Some(&order.id)).await;
+    let old = old.map_err(|error| without_old(&order.id, error));
     // It is held until it has its swap, with which it does not leave.
     let begun = old.and_then(|_old| Swapping::begin(app, order));
     let swapping = begun.inspect_err(|error| app.metrics.swapped(error.code.name()))?;
     let loaded = swapping.load().await;
     swapping.end(loaded).await
+}
+
+/// Why there is nothing that a new version could be held against. What is wrong with the file of the old one must not
+/// read as if it were the new one's.
+fn without_old(id: &str, error: ApiError) -> ApiError {
+    if error.code != ErrorCode::ModelIncompatible {
+        return error;
+    }
+    let message = format!(
+        "the model that '{id}' means now cannot be loaded, so there is nothing to hold a new one against: {}",
+        error.message
+    );
+    ApiError { message, ..error }.with_hint(
+        "free the name with DELETE /v1/models/ID, then POST /v1/models/load takes another file for it",
+    )
 }
 
 /// Goes back to the version before the last swap: at once if it is kept, else by loading it again. There is no way back

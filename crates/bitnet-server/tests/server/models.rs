@@ -38,6 +38,22 @@ fn a_name_is_given_to_no_other_file_without_a_word() {
     );
     assert!(hint.contains("/v1/models/swap"), "{hint}");
     assert_eq!(managed.status("spare")["status"], "unloaded");
+    // A swap has nothing to hold another file against, and does not speak as if that one were broken.
+    let swap = json!({"target_model_id": "spare", "new_model_path": "v2.gguf"});
+    let refused = managed.swap(&swap);
+    assert!(
+        refused.is_error(422, "model_incompatible"),
+        "{}",
+        refused.body
+    );
+    let error = &refused.json()["error"];
+    let message = error["message"].as_str().unwrap();
+    let old = "the model that 'spare' means now cannot be loaded";
+    assert!(message.contains(old), "{message}");
+    assert!(
+        error["hint"].as_str().unwrap().contains("DELETE"),
+        "{error}"
+    );
     // Its own file is no other one, however it is written; nor does a load that failed give the name free.
     let itself = managed.models.join("cut.gguf");
     let itself = load(&order(itself.to_str().unwrap(), "spare"));
@@ -57,6 +73,22 @@ fn a_name_is_given_to_no_other_file_without_a_word() {
     let forgotten = managed.ask("DELETE", "/v1/models/broken", &Value::Null);
     assert_eq!(forgotten.status, 200, "{}", forgotten.body);
     assert_eq!(load(&order("v2.gguf", "broken")).status, 200);
+}
+
+#[test]
+fn a_configured_name_that_was_freed_still_means_what_is_configured() {
+    let managed = Managed::with(|policy| ModelPolicy {
+        configured: vec![("spare".into(), policy.directories[0].join("v2.gguf"))],
+        ..policy
+    });
+    let forgotten = managed.ask("DELETE", "/v1/models/spare", &Value::Null);
+    assert_eq!(forgotten.status, 200, "{}", forgotten.body);
+    let request = json!({"model": "spare", "prompt": "Once", "max_tokens": 1});
+    let asked = managed.ask("POST", "/v1/inference", &request);
+    assert!(asked.is_error(404, "model_not_found"), "{}", asked.body);
+    let order = json!({"model_id": "spare"});
+    let loaded = managed.ask("POST", "/v1/models/load?wait=true", &order);
+    assert_eq!(loaded.status, 200, "{}", loaded.body);
 }
 
 #[test]

@@ -69,6 +69,11 @@ fn a_configured_model_that_cannot_be_loaded_says_why_without_its_folder() {
     );
     assert!(!broken.body.contains(&managed.models.display().to_string()));
     assert_eq!(managed.status("broken")["status"], "failed");
+    let managed = with_spares(&[("gone", "nowhere.gguf")], Duration::ZERO);
+    let gone = ask(&managed, "gone");
+    assert!(gone.is_error(422, "model_incompatible"), "{}", gone.body);
+    let hint = &gone.json()["error"]["hint"];
+    assert!(hint.as_str().unwrap().contains("put it back"), "{hint}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub fn check(sizes: &[usize]) -> Result<(), CliError> {
     if sizes.iter().all(|size| Some(size) == sizes.first()) {
         return Err(CliError::usage(
             "a plot needs at least two sizes of a pass",
-            "give several batch sizes, for example -b 1,4,16",
+            "give several: batch sizes (-b 1,4,16) where tokens are decoded (-n 32), lengths of prompts (-p 64,512)",
         ));
     }
     Ok(())

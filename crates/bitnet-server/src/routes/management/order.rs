@@ -58,7 +58,13 @@ pub(super) async fn what_to_load(
         param: Some("model_id".into()),
         ..error.with_hint("name its file too: model_path")
     };
-    let id = app.models.id_of(&id).map_err(unknown)?;
+    let known = app.models.id_of(&id);
+    // Its name may have been freed; what the settings say of it is as true as before.
+    let configured = known.is_err().then(|| app.manager.configured(&id));
+    if let Some(origin) = configured.flatten() {
+        return Ok((id, LoadSource::Known(Box::new(origin))));
+    }
+    let id = known.map_err(unknown)?;
     let origin = app.models.origin_of(&id);
     let origin = origin.ok_or_else(|| nowhere(app, &id))?;
     Ok((id, LoadSource::Known(Box::new(origin))))
