@@ -62,7 +62,7 @@ pub struct EngineArgs {
     pub threads: Option<usize>,
 
     /// Positions of context to keep [default: the model's, at most 4096]
-    #[arg(long, value_name = "N", value_parser = parse_ctx)]
+    #[arg(long, short_alias = 'c', value_name = "N", value_parser = parse_ctx)]
     pub ctx: Option<usize>,
 
     /// Type of the KV cache: f32 (the reference's numbers), f16 (half the memory) or i8 (a quarter) [default: f32]
@@ -112,7 +112,7 @@ pub struct SamplingArgs {
     pub max_tokens: Option<usize>,
 
     /// Temperature; 0 always takes the likeliest token [default: 0.8]
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = parse_temperature)]
+    #[arg(long, alias = "temp", value_name = "T", allow_negative_numbers = true, value_parser = parse_temperature)]
     pub temperature: Option<f32>,
 
     /// Same as --temperature 0

@@ -233,7 +233,7 @@ mod tests {
             (
                 &["bitnet", "run", "one.gguf", "--model", "other.gguf"],
                 "cannot be used with",
-                "--help",
+                "the text goes behind --prompt",
             ),
             (
                 &["bitnet", "serve", "one.gguf", "-m", "other.gguf"],
@@ -244,6 +244,11 @@ mod tests {
                 &["bitnet", "run", "one.gguf", "a text", "--file", "f"],
                 "cannot be used with",
                 "--help",
+            ),
+            (
+                &["bitnet", "run", "--hf", "o/n"],
+                "there is no option --hf",
+                "`bitnet run --model o/n` takes it",
             ),
         ];
         for (args, message, hint) in cases {
@@ -272,6 +277,18 @@ mod tests {
             };
             assert!(!help.use_stderr(), "{args:?}");
         }
+    }
+
+    #[test]
+    fn options_are_taken_as_llama_cpp_names_them() {
+        let of = |args: &[&str]| match parse(args.iter().map(Into::into)) {
+            Ok(Parsed::Command(command)) => format!("{command:?}"),
+            _ => panic!("{args:?} is no command"),
+        };
+        assert_eq!(
+            of(&["bitnet", "run", "--temp", "0.5", "-c", "512"]),
+            of(&["bitnet", "run", "--temperature", "0.5", "--ctx", "512"])
+        );
     }
 
     #[test]

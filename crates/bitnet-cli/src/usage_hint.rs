@@ -14,7 +14,7 @@ use crate::args::NAMED_MODEL;
 use crate::exit::CliError;
 
 /// How llama.cpp's programs name a model of the Hugging Face Hub.
-const HUB_OPTIONS: [&str; 3] = ["-hf", "-hfr", "--hf-repo"];
+const HUB_OPTIONS: [&str; 4] = ["-hf", "-hfr", "--hf", "--hf-repo"];
 
 /// The hint when nothing better is known.
 const GENERAL: &str =
@@ -130,6 +130,14 @@ impl<'a> Typed<'a> {
         if let Some(model) = model {
             let model = quoted(&model);
             return format!("a command comes first: `bitnet run {model}`, or chat, or serve");
+        }
+        if error.kind() == ErrorKind::ArgumentConflict
+            && self
+                .command
+                .is_some_and(|command| command.get_name() == "run")
+            && message(error).contains("--model")
+        {
+            return "beside --model the text goes behind --prompt".into();
         }
         let suggestions = [
             ContextKind::SuggestedArg,
