@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn usage_errors_are_one_line_with_a_hint() {
-        let cases: [(&[&str], &str, &str); 19] = [
+        let cases: [(&[&str], &str, &str); 20] = [
             (
                 &["bitnet", "keys", "keys.json"],
                 "unrecognized subcommand 'keys.json'",
@@ -281,13 +281,13 @@ mod tests {
 
     #[test]
     fn options_are_taken_as_llama_cpp_names_them() {
-        let of = |args: &[&str]| match parse(args.iter().map(Into::into)) {
+        let of = |args: [&str; 6]| match parse(args.map(Into::into)) {
             Ok(Parsed::Command(command)) => format!("{command:?}"),
             _ => panic!("{args:?} is no command"),
         };
         assert_eq!(
-            of(&["bitnet", "run", "--temp", "0.5", "-c", "512"]),
-            of(&["bitnet", "run", "--temperature", "0.5", "--ctx", "512"])
+            of(["bitnet", "run", "--temp", "0.5", "-c", "512"]),
+            of(["bitnet", "run", "--temperature", "0.5", "--ctx", "512"])
         );
     }
 
