@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use crate::process::find_program;
 
 /// Programs of 2026 print from a thread that nobody waits for at the end (llama.cpp, issue 22142), so the last lines
-/// are missing now and then: half of the runs on short texts.
-const MOST_RUNS: usize = 8;
+/// are missing now and then: half of the runs on short texts, and nearly all while other work keeps the machine busy.
+const MOST_RUNS: usize = 32;
 
 /// How the file of logits begins.
 const MAGIC: &[u8] = b"_logits_";
@@ -93,7 +93,8 @@ impl LlamaPerplexity {
         }
         let last = printed.trim().lines().last().unwrap_or_default();
         bail!(
-            "{} printed no final estimate: {last}",
+            "{} printed no final estimate in {MOST_RUNS} runs (newer builds lose their last lines on a busy machine: try \
+             again when it is idle); its last line: {last}",
             self.program.display()
         )
     }
