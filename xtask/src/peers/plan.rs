@@ -104,7 +104,7 @@ const FULL: Sizes = Sizes {
     prompt: 512,
     decode: 128,
     batched: 32,
-    depth: 4096 - 64 - 1,
+    depth: 4096 - 64 - 2,
 };
 
 /// Enough to go through every phase.

@@ -6,7 +6,7 @@
 //!   `packing`: how they are packed.
 //! - [`layout`], [`i2s`], [`t5`]: run layouts of ternary weights and the strip product of each instruction set;
 //!   [`probe`]: which layout is faster here.
-//! - [`ternary`]: the layouts of one weight; [`sparse`]: products that leave out zeros.
+//! - [`ternary`]: the layouts of one weight; [`sparse`]: products that leave out zeros, [`share_race`]: when.
 //! - [`quantize`], [`bitlinear`]: a BitLinear layer. [`dense`]: embedding and head; [`head`]: its small copy.
 //! - [`rms_norm`], [`rope`], [`attention`] over [`kv_cache`], [`gate`]: what is between them; [`lanes`]: their `exp`.
 //! - [`traffic`]: counts the weights that were read.
@@ -32,6 +32,7 @@ pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod self_test;
+pub mod share_race;
 pub mod sparse;
 pub mod t5;
 pub mod ternary;
@@ -41,6 +42,7 @@ pub mod traffic;
 use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bitnet_quantization::TernaryRows;
 
@@ -64,6 +66,7 @@ use probe::LayoutProbe;
 use quantize::QuantizedRows;
 use rms_norm::{RmsNorm, RmsNormInPlace};
 use rope::Rope;
+use share_race::Side;
 use sparse::SparseScratch;
 use ternary::Ternary;
 use threads::Pool;
@@ -123,11 +126,12 @@ impl CpuBackend {
                 features::NEEDED
             ));
         }
+        let sparse = SparseScratch::new(pool.threads())?;
         Ok(CpuBackend {
             kernel,
             pool,
             activations: Mutex::new(QuantizedRows::new()?),
-            sparse: Mutex::new(SparseScratch::new()?),
+            sparse: Mutex::new(sparse),
             skips_zeros: kernel.sparse() && !options.dense,
             arena: Mutex::default(),
             probe: None,
@@ -179,7 +183,17 @@ impl CpuBackend {
         if alone && weights.iter().any(by_columns) {
             columns = scratch.list_columns(x)?;
         }
-        let sparse = sparse::pays(pool.threads(), columns, x.cols());
+        let turn = match weights {
+            [weight @ Ternary::Columns { .. }] if alone => {
+                scratch.race.turn(columns, x.cols(), weight.bytes())
+            }
+            _ => None,
+        };
+        let sparse = match turn {
+            Some(side) => side == Side::Chosen,
+            None => scratch.race.pays(columns, x.cols()),
+        };
+        let start = turn.map(|_| Instant::now());
         let dense = weights.iter().zip(outs.iter_mut());
         let dense = dense.filter_map(|(weight, out)| match weight {
             Ternary::Columns { .. } if sparse => None,
@@ -216,6 +230,10 @@ impl CpuBackend {
         if alone {
             self.traffic.add(traffic);
         }
+        if let (Some(side), Some(start)) = (turn, start) {
+            let n = if sparse { columns } else { x.cols() };
+            scratch.race.finish(side, n, start.elapsed());
+        }
         Ok(())
     }
 
@@ -237,7 +255,7 @@ impl CpuBackend {
         let largest = (128 * cols) as f32 * (rows.scale() / q.scales()[0]);
         let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
         let n = scratch.list_open_rows(&gate[..all])?;
-        if !largest.is_finite() || !sparse::pays(pool.threads(), n, all) {
+        if !largest.is_finite() || !scratch.race.pays(n, all) {
             drop(scratch);
             self.multiply(&q, &[up_weight], &mut [&mut *up])?;
             self.gate(Activation::Relu2, gate, up, all, out);

@@ -12,7 +12,7 @@
 //! are left out only where the largest sum possible times the scale is finite.
 //!
 //! Chosen rows and columns lie apart, and memory gives lines that lie apart more slowly than a stream: so they are
-//! chosen only below a share, see [`pays`].
+//! chosen only below a share, see [`ShareRace`].
 
 use super::i2s::Tile;
 use super::i2s::columns::{BLOCK_ROWS, CHUNK, ColumnTernary};
@@ -20,14 +20,9 @@ use super::i2s::rows::{RowQuads, RowTernary, row_quads};
 use super::isa::{Isa, Kernel, LANES, Op};
 use super::memory::{Disjoint, Memory};
 use super::quantize::{Panel, QuantizedRows};
+use super::share_race::ShareRace;
 use super::threads::Pool;
 use crate::error::KernelError;
-
-/// Share of rows or columns below which reading only those is faster than reading everything as one stream, with one
-/// thread and with more. Measured on Zen 4: a thread streams 26 GB/s and gets 12 GB/s of chosen pieces of 640 bytes (the
-/// core's line buffers bound it); two threads together stream 31 GB/s of 1.6-bit weights and get 17.
-const PAYS_ALONE: f32 = 0.42;
-const PAYS_TOGETHER: f32 = 0.45;
 
 /// Parts of the list of columns for each thread, so that threads end together. Each part has sums of its own, which are
 /// added up in the end.
@@ -36,16 +31,6 @@ const PARTS_PER_THREAD: usize = 4;
 /// Rows of a range of one thread, at the least.
 const LEAST_ROWS: usize = 32;
 
-/// Whether reading `n` chosen of `all` rows or columns pays.
-pub fn pays(threads: usize, n: usize, all: usize) -> bool {
-    let share = if threads == 1 {
-        PAYS_ALONE
-    } else {
-        PAYS_TOGETHER
-    };
-    (n as f32) < share * all as f32
-}
-
 /// What the products need beside weights and activations; grows with the first use and stays.
 #[derive(Debug)]
 pub struct SparseScratch {
@@ -53,21 +38,24 @@ pub struct SparseScratch {
     q: Memory<i8>,           // activations of the columns of the list
     quads: Memory<RowQuads>, // activations in the order of the row layout
     sums: Memory<i32>,       // [parts, rows rounded up to blocks]
+    /// Whether leaving out pays.
+    pub race: ShareRace,
 }
 
 const WHAT: &str = "scratch of sparse products";
 
 impl SparseScratch {
-    /// Nothing yet.
+    /// Nothing yet, for so many threads.
     ///
     /// # Errors
     /// None in practice: no memory is asked for.
-    pub fn new() -> Result<SparseScratch, KernelError> {
+    pub fn new(threads: usize) -> Result<SparseScratch, KernelError> {
         Ok(SparseScratch {
             list: Memory::zeroed(WHAT, 0)?,
             q: Memory::zeroed(WHAT, 0)?,
             quads: Memory::zeroed(WHAT, 0)?,
             sums: Memory::zeroed(WHAT, 0)?,
+            race: ShareRace::new(threads),
         })
     }
 
