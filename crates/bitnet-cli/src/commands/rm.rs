@@ -20,7 +20,7 @@ use crate::units;
     bitnet rm OWNER/NAME OWNER/OTHER:TQ2_0\n  \
     bitnet rm OWNER/NAME:TQ2_0 --yes\n  \
     bitnet rm OWNER/NAME@v1.0 --dry-run\n\n\
-    The cache is the one of the Hub's own tools: they lose the model too. Files that another revision has stay,\n    \
+    The cache is the one of the Hub's own tools: they lose the model too. Files that another revision has stay,\n\
     and so do those of a commit that another branch or tag names.")]
 pub struct RmArgs {
     /// OWNER/NAME removes all of it; with :FILE that file, with @REVISION that revision
