@@ -5,8 +5,8 @@
 //! the work looks at between steps; a second one ends the process, and files in the making are removed first.
 //!
 //! Work that may end at any moment, because what is done of it stays and is gone on with, holds [`LastWords`] instead:
-//! Ctrl-C ends the process at once, and the user is told what there is. So does SIGTERM, which ends all other work without a
-//! word, as the system has it.
+//! Ctrl-C ends the process at once, and the user is told what there is. So does SIGTERM, which otherwise ends the process
+//! without a word, as the system has it.
 //!
 //! The `ctrlc` crate runs the handler on a thread of its own, so it may take locks and print; doing that in a real
 //! signal handler would need `unsafe` and a list of allowed calls, and Windows has no signals.
@@ -110,7 +110,7 @@ mod termination {
     /// Exit code: 128 + SIGTERM, as shells report it.
     const TERMINATED: i32 = 143;
 
-    /// From the first call on it ends the process as Ctrl-C does.
+    /// From the first call on it ends the process as Ctrl-C does, with its own code.
     pub fn heard() {
         static ONCE: Once = Once::new();
         // Where it cannot be heard it ends the process anyway, only without a word.

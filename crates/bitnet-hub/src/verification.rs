@@ -17,8 +17,8 @@ use crate::stop::Stop;
 const BUFFER: usize = 256 << 10;
 
 impl Hub {
-    /// The chosen files that the cache has, and that have another size than the Hub names or whose bytes do not sum up to
-    /// what it names; `advance` is told how many bytes have been read.
+    /// The chosen files that the cache has, and whose size or bytes are not what the Hub names; `advance` is told how many
+    /// bytes have been read.
     ///
     /// # Errors
     /// A file that cannot be read.
