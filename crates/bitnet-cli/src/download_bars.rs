@@ -95,15 +95,14 @@ impl PullObserver for DownloadBars {
         }
     }
 
-    fn starts_over(&self, file: &HubFile) {
+    fn starts_over(&self, file: &HubFile, why: &str) {
         if let Some(bar) = self.files().get(&file.name) {
             self.total.inc_length(bar.position());
             bar.reset();
         }
-        self.tell(&format!(
-            "{}: what was there is not what the Hub has; it is downloaded anew",
-            file.name
-        ));
+        self.tell(&sanitize::one_line(&format!(
+            "{why}; it is downloaded anew"
+        )));
     }
 
     fn ends(&self, file: &HubFile) {

@@ -190,6 +190,17 @@ impl From<bitnet_hub::HubError> for CliError {
                 units::bytes(*free),
                 folder.display()
             ),
+            HubError::NotCached {
+                model,
+                cache,
+                missing,
+                unfinished: bytes @ 1..,
+                ..
+            } => format!(
+                "{model} is not in the cache {}: {missing}, and {} of an unfinished download are there",
+                cache.display(),
+                units::bytes(*bytes)
+            ),
             error => error.to_string(),
         };
         CliError::new(class, message, error.hint())

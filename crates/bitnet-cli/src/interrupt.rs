@@ -5,7 +5,8 @@
 //! the work looks at between steps; a second one ends the process, and files in the making are removed first.
 //!
 //! Work that may end at any moment, because what is done of it stays and is gone on with, holds [`LastWords`] instead:
-//! Ctrl-C ends the process at once, and the user is told what there is.
+//! Ctrl-C ends the process at once, and the user is told what there is. So does SIGTERM, which otherwise ends the process
+//! without a word, as the system has it.
 //!
 //! The `ctrlc` crate runs the handler on a thread of its own, so it may take locks and print; doing that in a real
 //! signal handler would need `unsafe` and a list of allowed calls, and Windows has no signals.
@@ -70,6 +71,8 @@ pub struct LastWords(());
 impl LastWords {
     /// Has `words` make the line, on another thread, while the work goes on.
     pub fn are(words: impl Fn() -> String + Send + 'static) -> LastWords {
+        #[cfg(unix)]
+        termination::heard();
         *last_words() = Some(Box::new(words));
         LastWords(())
     }
@@ -78,6 +81,55 @@ impl LastWords {
 impl Drop for LastWords {
     fn drop(&mut self) {
         *last_words() = None;
+    }
+}
+
+/// Ends the process with this code: the last words, and no files in the making.
+fn end(code: i32) -> ! {
+    let words = last_words().as_ref().map(|words| words());
+    // A newline first, so that neither the shell's prompt nor the words follow "^C" on the same line.
+    if words.is_none() || std::io::stderr().is_terminal() {
+        let _ = writeln!(std::io::stderr());
+    }
+    if let Some(words) = words {
+        notice(&words);
+    }
+    pending::remove_partials();
+    std::process::exit(code)
+}
+
+/// SIGTERM, as service managers and `timeout` send it.
+#[cfg(unix)]
+mod termination {
+    use std::sync::Once;
+    use std::{io, thread};
+
+    use tokio::runtime::Builder;
+    use tokio::signal::unix::{SignalKind, signal};
+
+    /// Exit code: 128 + SIGTERM, as shells report it.
+    const TERMINATED: i32 = 143;
+
+    /// From the first call on it ends the process as Ctrl-C does, with its own code.
+    pub fn heard() {
+        static ONCE: Once = Once::new();
+        // Where it cannot be heard it ends the process anyway, only without a word.
+        ONCE.call_once(|| drop(listen()));
+    }
+
+    fn listen() -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let mut signals = {
+            let _runtime = runtime.enter();
+            signal(SignalKind::terminate())?
+        };
+        let thread = thread::Builder::new().name("termination".into());
+        thread.spawn(move || {
+            if runtime.block_on(signals.recv()).is_some() {
+                super::end(TERMINATED);
+            }
+        })?;
+        Ok(())
     }
 }
 
@@ -90,16 +142,7 @@ pub fn install() -> Result<(), CliError> {
         let cooperative = GUARDS.load(Ordering::SeqCst) > 0;
         let first = !REQUESTED.swap(true, Ordering::SeqCst);
         if !(cooperative && first) {
-            let words = last_words().as_ref().map(|words| words());
-            // A newline first, so that neither the shell's prompt nor the words follow "^C" on the same line.
-            if words.is_none() || std::io::stderr().is_terminal() {
-                let _ = writeln!(std::io::stderr());
-            }
-            if let Some(words) = words {
-                notice(&words);
-            }
-            pending::remove_partials();
-            std::process::exit(Exit::Interrupted as i32);
+            end(Exit::Interrupted as i32);
         }
     })
     .map_err(|e| CliError::runtime(format!("cannot watch for Ctrl-C: {e}"), ""))

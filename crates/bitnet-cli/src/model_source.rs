@@ -153,7 +153,7 @@ pub(crate) fn in_cache(
     model: &HubModel,
     env: &Environment,
 ) -> Result<PathBuf, CliError> {
-    match hub_cache(env)?.find(model, false) {
+    match hub_cache(env)?.find(model, env.hub.offline) {
         Ok(found) => {
             verification_hint::found(model);
             Ok(found.path)

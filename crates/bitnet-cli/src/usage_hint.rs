@@ -29,7 +29,7 @@ pub fn usage_error(
 ) -> Option<CliError> {
     let typed = Typed::of(args, grammar);
     if let Some((option, name)) = typed.hub_option() {
-        let command = typed.command_or_run();
+        let (command, name) = (typed.command_or_run(), quoted(name));
         return Some(CliError::usage(
             format!("there is no option {option}: downloading is a command of its own"),
             format!(

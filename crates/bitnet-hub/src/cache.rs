@@ -55,6 +55,8 @@ pub struct CachedModel {
     pub path: PathBuf,
     /// Of which commit.
     pub commit: String,
+    /// Its files, with their bytes.
+    pub files: Vec<(FileName, u64)>,
 }
 
 impl Cache {
@@ -199,13 +201,20 @@ impl Cache {
             model: Box::new(model.clone()),
             cache: self.root.clone(),
             missing,
+            unfinished: self.unfinished(&model.id),
             offline,
         };
         let commit = self.commit_of(&model.id, &model.revision_or_default());
         let commits = self.commits(&model.id);
         let commit = match (commit, commits.as_slice()) {
             (Some(commit), commits) if commits.contains(&commit) => commit,
-            (_, []) => return Err(absent("nothing of it is there".into())),
+            (_, []) => {
+                let what = match self.unfinished(&model.id) {
+                    0 => "nothing of it is there",
+                    _ => "no file of it is whole",
+                };
+                return Err(absent(what.into()));
+            }
             (_, [only]) if model.revision.is_none() => only.clone(),
             _ => {
                 let revision = model.revision_or_default();
@@ -215,6 +224,7 @@ impl Cache {
         let files = self.files(&model.id, &commit);
         let wanted = WantedFiles {
             pattern: model.pattern.as_deref(),
+            revision: model.revision.as_ref(),
             allow_pickle: true, // it was asked for when it was downloaded
         };
         let chosen = match choice::choose(&model.id, &files, wanted) {
@@ -243,7 +253,13 @@ impl Cache {
             Some(file) => snapshot.join(file.as_str()),
             None => snapshot,
         };
-        Ok(CachedModel { path, commit })
+        let files = files.into_iter();
+        let files = files.filter(|(name, _)| chosen.files.contains(name));
+        Ok(CachedModel {
+            path,
+            commit,
+            files: files.collect(),
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::HubError;
-use crate::name::{FileName, RepositoryId};
+use crate::name::{FileName, RepositoryId, Revision};
 
 /// What of a Hugging Face directory is read, beside weights.
 const DIRECTORY_FILES: [&str; 11] = [
@@ -65,6 +65,8 @@ pub(crate) fn are(names: &[String]) -> String {
 pub struct WantedFiles<'a> {
     /// A file's name, or a part of it.
     pub pattern: Option<&'a str>,
+    /// The revision that was named, for whoever is asked to choose.
+    pub revision: Option<&'a Revision>,
     /// Take PyTorch's files where there is nothing else.
     pub allow_pickle: bool,
 }
@@ -167,6 +169,7 @@ fn several(
     HubError::Choice {
         id: id.clone(),
         pattern: wanted.pattern.map(Into::into),
+        revision: wanted.revision.cloned(),
         are_meant,
         choices,
     }

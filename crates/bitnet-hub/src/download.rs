@@ -44,6 +44,8 @@ struct Arrived {
     out: File,
     sum: Summing,
     n_bytes: u64,
+    /// Those of them that an earlier download brought.
+    n_earlier: u64,
     version: Option<Version>,
 }
 
@@ -80,6 +82,7 @@ impl Download<'_> {
                         file: self.file.name.clone(),
                         expected: self.file.checksum.hex().into(),
                         found,
+                        n_earlier: arrived.n_earlier,
                     })
                 }
                 false => match self.attempt(&mut arrived, &mut buffer) {
@@ -93,13 +96,13 @@ impl Download<'_> {
                     arrived
                         .restart(self.file.size, self)
                         .map_err(wrap("write"))?;
-                    self.observer.starts_over(self.file);
                     // Wrong once may be what was there before; wrong twice is the server's.
                     let is_wrong = !matches!(error, HubError::Answer { .. });
                     if is_wrong && has_been_wrong {
                         let _ = fs::remove_file(incomplete); // it is empty
                         return Err(error);
                     }
+                    self.observer.starts_over(self.file, &error.to_string());
                     has_been_wrong |= is_wrong;
                     match is_wrong {
                         true => continue,
@@ -155,6 +158,7 @@ impl Download<'_> {
             out,
             sum,
             n_bytes,
+            n_earlier: n_bytes,
             version: None,
         })
     }
@@ -182,7 +186,12 @@ impl Download<'_> {
             arrived
                 .restart(self.file.size, self)
                 .map_err(|e| self.not_written(e))?;
-            self.observer.starts_over(self.file);
+            let why = format!(
+                "{} sends {} from its beginning",
+                reply.origin.host(),
+                self.file.name
+            );
+            self.observer.starts_over(self.file, &why);
         }
         arrived.version = reply.version();
         let origin = reply.origin.clone();
@@ -301,6 +310,7 @@ impl Arrived {
         self.out.seek(SeekFrom::Start(0))?;
         self.sum = download.file.checksum.begin(size);
         self.n_bytes = 0;
+        self.n_earlier = 0;
         self.version = None;
         Ok(())
     }

@@ -68,11 +68,13 @@ pub enum HubError {
         status: u16,
     },
 
-    /// The file that may have a token has something else.
-    #[error("{} holds no token", path.display())]
+    /// The file that may have a token has something else, or cannot be read.
+    #[error("{} {why}", path.display())]
     TokenFile {
         /// Which file.
         path: PathBuf,
+        /// What is wrong with it, as "holds no token".
+        why: String,
     },
 
     /// An answer whose status says no.
@@ -191,6 +193,8 @@ pub enum HubError {
         id: RepositoryId,
         /// What was said of the file.
         pattern: Option<String>,
+        /// What was said of the revision.
+        revision: Option<Revision>,
         /// Whether what was said means all of `choices`, rather than none of them.
         are_meant: bool,
         /// What could be meant, as it would be written after the colon, each with its bytes.
@@ -198,9 +202,7 @@ pub enum HubError {
     },
 
     /// The content is not what the Hub says that it is.
-    #[error(
-        "{file} arrived damaged twice: its checksum is {found}, and {expected} is what the Hub names"
-    )]
+    #[error("{}", wrong_sum(file, expected, found, *n_earlier))]
     Checksum {
         /// Which.
         file: FileName,
@@ -208,6 +210,8 @@ pub enum HubError {
         expected: String,
         /// Hexadecimal.
         found: String,
+        /// Bytes of it that an earlier download brought; all others came over the network just now.
+        n_earlier: u64,
     },
 
     /// The content has not the size that the Hub says.
@@ -235,7 +239,7 @@ pub enum HubError {
     },
 
     /// Not in the cache, and nothing may be downloaded, or nobody asked for it.
-    #[error("{model} is not in the cache {}: {missing}", cache.display())]
+    #[error("{model} is not in the cache {}: {missing}{}", cache.display(), begun(*unfinished))]
     NotCached {
         /// What was asked for.
         model: Box<HubModel>,
@@ -243,6 +247,8 @@ pub enum HubError {
         cache: PathBuf,
         /// What is missing.
         missing: String,
+        /// Bytes of the repository that downloads have brought which were not finished.
+        unfinished: u64,
         /// Whether the network was ruled out, rather than not asked for.
         offline: bool,
     },
@@ -268,6 +274,23 @@ pub enum HubError {
     },
 }
 
+/// That the bytes of a file are not what they should be, and whose they are.
+fn wrong_sum(file: &FileName, expected: &str, found: &str, n_earlier: u64) -> String {
+    let came = match n_earlier {
+        0 => "came over the network damaged".to_owned(),
+        n => format!("is damaged, of which {n} bytes were in the cache before"),
+    };
+    format!("{file} {came}: its checksum is {found}, and {expected} is what the Hub names")
+}
+
+/// The end of a sentence about what is missing.
+fn begun(unfinished: u64) -> String {
+    match unfinished {
+        0 => String::new(),
+        n => format!(", and {n} bytes of an unfinished download are there"),
+    }
+}
+
 /// Names as the subject of a sentence, with their verb.
 fn told(names: &[String]) -> String {
     let are = if names.len() == 1 { "is" } else { "are" };
@@ -284,16 +307,16 @@ impl HubError {
             HubError::Setting { name, .. } => format!("set {name} anew, or unset it"),
             HubError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    "free some space and pull again: what has arrived is kept".into()
+                    "free some space and pull again".into()
                 }
                 _ => "check the path and its permissions; HF_HUB_CACHE names another folder".into(),
             },
             HubError::Unreachable { .. } => {
-                "check the connection and pull again: what has arrived is kept; HF_ENDPOINT names a mirror".into()
+                "check the connection and pull again; HF_ENDPOINT names a mirror".into()
             }
             HubError::NoConnection { .. } => {
-                "check the connection, HTTPS_PROXY and HF_ENDPOINT, which names a mirror; `bitnet pull --offline` says \
-                 what is there without asking anybody"
+                "check the connection, HTTPS_PROXY and HF_ENDPOINT, which names a mirror; `bitnet list` tells what is \
+                 there without asking anybody"
                     .into()
             }
             HubError::Proxy { status, .. } => match status {
@@ -311,7 +334,7 @@ impl HubError {
                     .into()
             }
             HubError::Status { status: 500.., .. } | HubError::Busy { .. } => {
-                "wait a while and pull again: what has arrived is kept; HF_ENDPOINT names a mirror".into()
+                "wait a while and pull again; HF_ENDPOINT names a mirror".into()
             }
             HubError::Status { .. } | HubError::Answer { .. } | HubError::Redirect { .. } => {
                 "is HF_ENDPOINT, where it is set, the address of a Hub?".into()
@@ -338,9 +361,18 @@ impl HubError {
             HubError::Token { .. } => "set HF_TOKEN to a valid token, or unset it: most models need none".into(),
             HubError::NoRevision { .. } => "its page on the Hub lists branches and tags".into(),
             HubError::NoModel { hint, .. } => hint.clone(),
-            HubError::Choice { id, choices, .. } => {
-                let example = choices.first().map_or("FILE", |(name, _)| name);
-                format!("name one, as {}", quoted(&format!("{id}:{example}")))
+            HubError::Choice {
+                id,
+                revision,
+                choices,
+                ..
+            } => {
+                let example = HubModel {
+                    id: id.clone(),
+                    pattern: choices.first().map(|(name, _)| name.clone()),
+                    revision: revision.clone(),
+                };
+                format!("name one, as {}", quoted(&example.to_string()))
             }
             HubError::Checksum { .. } | HubError::Length { .. } => {
                 "pull again; if it stays so, the server, or something on the way, changes the file".into()
@@ -348,19 +380,30 @@ impl HubError {
             HubError::Space { .. } => {
                 "free some space (`bitnet list` tells what models take), or name another folder by HF_HUB_CACHE".into()
             }
-            HubError::NotCached { model, offline, .. } => match offline {
-                true => "leave out --offline and unset HF_HUB_OFFLINE to download it".into(),
-                false => format!(
-                    "`bitnet pull {}` downloads it",
-                    quoted(&model.to_string())
-                ),
-            },
+            HubError::NotCached {
+                model,
+                offline,
+                unfinished,
+                ..
+            } => {
+                let without = match offline {
+                    true => " without --offline and HF_HUB_OFFLINE",
+                    false => "",
+                };
+                let on = match unfinished {
+                    0 => "",
+                    _ => ", and goes on with what is there",
+                };
+                let model = model.to_string();
+                format!("`bitnet pull {}`{without} downloads it{on}", quoted(&model))
+            }
             HubError::SameCommit { model, .. } => {
                 let model = HubModel {
                     revision: None,
                     ..(**model).clone()
                 };
-                format!("`bitnet rm {model}` removes the file under all names")
+                let model = model.to_string();
+                format!("`bitnet rm {}` removes the file under all names", quoted(&model))
             }
             HubError::Stopped => "pull again: what has arrived is kept".into(),
             HubError::InUse { .. } => "wait until it has ended, or end it".into(),

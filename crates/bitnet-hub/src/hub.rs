@@ -42,8 +42,8 @@ pub trait PullObserver: Send + Sync {
     fn begins(&self, _file: &HubFile, _there: u64) {}
     /// Some bytes of it have arrived.
     fn received(&self, _file: &HubFile, _n_bytes: u64) {}
-    /// Nothing that was there counts: it is fetched from its first byte.
-    fn starts_over(&self, _file: &HubFile) {}
+    /// Nothing of it that was there counts, for this reason: it is fetched from its first byte.
+    fn starts_over(&self, _file: &HubFile, _why: &str) {}
     /// A file is whole.
     fn ends(&self, _file: &HubFile) {}
     /// Another process downloads this file; it is waited for.

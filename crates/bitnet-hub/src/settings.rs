@@ -126,27 +126,36 @@ impl HubSettings {
         let Some(path) = self.named_token_file.as_ref().or(self.token_file.as_ref()) else {
             return Ok(None);
         };
-        let refused = |why: &str| HubError::Setting {
-            name: "HF_TOKEN_PATH",
-            why: format!("{} {why}", path.display()),
+        let refused = |why: String| match is_named {
+            true => HubError::Setting {
+                name: "HF_TOKEN_PATH",
+                why: format!("{} {why}", path.display()),
+            },
+            false => HubError::TokenFile {
+                path: path.clone(),
+                why,
+            },
         };
         match fs::read_to_string(path) {
             Ok(text) if text.trim().is_empty() && !is_named => Ok(None),
             Ok(text) => match AccessToken::of(&text) {
                 Some(token) => Ok(Some(token)),
-                None if is_named => Err(refused("holds no token")),
-                None => Err(HubError::TokenFile { path: path.clone() }),
+                None => Err(refused("holds no token".into())),
             },
             // What cannot be there is not there.
             Err(e)
                 if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) =>
             {
                 match is_named {
-                    true => Err(refused("is no file")),
+                    true => Err(refused("is no file".into())),
                     false => Ok(None),
                 }
             }
-            Err(e) => Err(HubError::io("read", path)(e)),
+            Err(_) if path.is_dir() => Err(refused("is a folder, not a file".into())),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                Err(refused("holds no token".into()))
+            }
+            Err(e) => Err(refused(format!("cannot be read: {}", e.kind()))),
         }
     }
 }
@@ -272,20 +281,32 @@ mod tests {
             "{text}"
         );
         assert!(error.is_usage() && !error.hint().contains("HF_TOKEN_PATH"));
+        settings.token_file = Some(folder.path().into());
+        let text = settings.find_token().unwrap_err().to_string();
+        assert!(text.ends_with(" is a folder, not a file"), "{text}");
         // A file that somebody names is meant.
-        let named = folder.path().join("named");
-        settings.named_token_file = Some(named.clone());
-        for content in [None, Some(""), Some("two words")] {
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        for (name, content) in [
+            ("named", None),
+            ("named", Some(b"".as_slice())),
+            ("named", Some(b"two words")),
+            ("named", Some(b"\xff\xfe")),
+            ("folder", None),
+        ] {
+            let named = folder.path().join(name);
             if let Some(content) = content {
                 fs::write(&named, content).unwrap();
             }
+            settings.named_token_file = Some(named.clone());
             let error = settings.find_token().unwrap_err().to_string();
             assert!(
                 error.contains("HF_TOKEN_PATH") && error.contains(named.to_str().unwrap()),
                 "{error}"
             );
         }
+        let named = folder.path().join("named");
         fs::write(&named, "of-named\n").unwrap();
+        settings.named_token_file = Some(named);
         assert_eq!(settings.find_token().unwrap(), AccessToken::of("of-named"));
     }
 }

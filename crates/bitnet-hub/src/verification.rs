@@ -17,8 +17,8 @@ use crate::stop::Stop;
 const BUFFER: usize = 256 << 10;
 
 impl Hub {
-    /// The chosen files that the cache has under their size, and whose bytes do not sum up to what the Hub names;
-    /// `advance` is told how many bytes have been read. Those of another size are missing anyway.
+    /// The chosen files that the cache has, and whose size or bytes are not what the Hub names; `advance` is told how many
+    /// bytes have been read.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -31,7 +31,6 @@ impl Hub {
         let mut damaged = Vec::new();
         for file in &repository.files {
             if chosen.files.contains(&file.name)
-                && self.is_there(repository, file)
                 && !self.damaged_paths(repository, file, advance)?.is_empty()
             {
                 damaged.push(file);
@@ -64,7 +63,7 @@ impl Hub {
     }
 
     /// Which of the file's name in the snapshot and the blob, which may be two files where there are no links, lead to
-    /// bytes that are not what they should be.
+    /// bytes that are not what they should be. What is of another size need not be read.
     fn damaged_paths(
         &self,
         repository: &Repository,
@@ -83,6 +82,14 @@ impl Hub {
             let Ok(target) = path.canonicalize() else {
                 continue;
             };
+            let found = target.metadata().map_err(HubError::io("read", &target))?;
+            if !found.is_file() {
+                continue;
+            }
+            if found.len() != file.size {
+                damaged.push(path);
+                continue;
+            }
             let sum = match sums.get(&target) {
                 Some(sum) => sum,
                 None => {

@@ -76,7 +76,7 @@ pub struct BenchArgs {
     pub profile: bool,
 
     /// Draw the shares of the limits by tokens in a pass, for the largest number of threads, as an SVG file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
 
     /// Compare two JSON reports row by row instead of measuring
@@ -131,8 +131,8 @@ pub fn run(args: &BenchArgs, env: &Environment) -> Result<Exit, CliError> {
         return compare::run(before, after, args.format);
     }
     let plan = Plan::of(args, env)?;
-    if args.plot.is_some() {
-        plot::check(&plan.pass_sizes())?;
+    if let Some(file) = &args.plot {
+        plot::check(file, &plan.pass_sizes())?;
     }
     let plot = args.plot.as_deref().map(Pending::new).transpose()?;
     let source = ModelSource::choose(args.model.model.as_deref(), env)?;

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use bitnet_hub::shell::quoted;
 use bitnet_server::auth::Role;
 use bitnet_server::auth::clock::unix_seconds;
 use bitnet_server::auth::expiry::{self, ExpiryError};
@@ -168,7 +169,8 @@ pub fn run(args: &KeysArgs, env: &Environment) -> Result<Exit, CliError> {
             output::notice("this key is shown only now; the file keeps a hash of it");
         }
         Action::Revoke(revoke) => {
-            let entry = key_file::revoke(&revoke.file.file, &revoke.id).map_err(failed)?;
+            let file = &revoke.file.file;
+            let entry = key_file::revoke(file, &revoke.id).map_err(|e| not_revoked(file, e))?;
             out.line(&format!("revoked {} ({})", entry.id, entry.name))?;
         }
         Action::List(list) => {
@@ -254,9 +256,34 @@ fn not_shown(file: &Path, id: &str, error: &CliError) -> CliError {
         ),
         Err(left) => CliError::runtime(
             format!("{why}, so the key {id} could not be shown, and it stays in the file: {left}"),
-            format!("take it out with `bitnet keys revoke {id}`, and add it again"),
+            format!(
+                "take it out with `{}`, and add it again",
+                revoking(file, id)
+            ),
         ),
     }
+}
+
+/// The command that takes a key out of a file.
+fn revoking(file: &Path, id: &str) -> String {
+    let file = file.display().to_string();
+    format!("bitnet keys revoke --file {} {}", quoted(&file), quoted(id))
+}
+
+/// An id that is none leads to the key of that name, if there is one, else to the list.
+fn not_revoked(file: &Path, error: KeyFileError) -> CliError {
+    let hint = match &error {
+        KeyFileError::NoSuchKey { named_so, .. } => match named_so.as_slice() {
+            [id] => format!("`{}` takes that one out", revoking(file, id)),
+            _ => {
+                let file = file.display().to_string();
+                let list = format!("bitnet keys list --file {}", quoted(&file));
+                format!("keys are revoked by their id, which `{list}` shows")
+            }
+        },
+        _ => return failed(error),
+    };
+    CliError::usage(error.to_string(), hint)
 }
 
 fn failed(error: KeyFileError) -> CliError {

@@ -27,7 +27,7 @@ pub struct CacheListArgs {
     #[arg(long)]
     pub files: bool,
 
-    /// text or json
+    /// Format of the list
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

@@ -7,7 +7,7 @@ use bitnet_hub::choice::{ChosenFiles, WantedFiles};
 use bitnet_hub::shell::quoted;
 use bitnet_hub::{Cache, Hub, HubError, HubFile, HubModel, Repository, Tries};
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::download_bars::DownloadBars;
 use crate::env::Environment;
@@ -24,23 +24,25 @@ use crate::units;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf\n  \
-    bitnet pull OWNER/NAME:TQ2_0\n  \
+    bitnet pull OWNER/NAME:TQ2_0 OWNER/OTHER\n  \
     bitnet pull OWNER/NAME:model-q2_0.gguf@v1.0\n  \
     bitnet pull OWNER/NAME:safetensors --format json\n  \
     bitnet pull https://huggingface.co/OWNER/NAME/blob/main/model-q2_0.gguf\n\n\
     Then: bitnet run --model OWNER/NAME --prompt \"Once upon a time\"\n\
-    A download that broke off goes on where it was; `bitnet list` tells what is there, `bitnet rm` removes it.")]
+    A download that broke off goes on where it was; `bitnet list` tells what is there, `bitnet rm` removes it.\n\
+    With --verify --dry-run the exit code is 4 where something damaged was found.")]
 pub struct PullArgs {
     /// OWNER/NAME, with :FILE (a file's name, a part of it such as the quantisation, or `safetensors`) where there are
     /// several, and @REVISION (branch, tag or commit) if not main; or the address of its page
-    #[arg(value_name = "MODEL")]
-    pub model: String,
+    #[arg(value_name = "MODEL", required = true)]
+    pub models: Vec<String>,
 
     /// Ask nobody: say whether the model is there, and what is missing
     #[arg(long)]
     pub offline: bool,
 
-    /// Read what is there already, compare it with the Hub's checksums, and fetch again what is damaged
+    /// Read what is there already, compare it with the Hub's checksums, and fetch again what is damaged; with --dry-run
+    /// only name it
     #[arg(long, conflicts_with = "offline")]
     pub verify: bool,
 
@@ -48,39 +50,104 @@ pub struct PullArgs {
     #[arg(long)]
     pub allow_pickle: bool,
 
-    /// Say what would be downloaded, and download nothing
+    /// Say what would be downloaded, and download and remove nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Format of the report
+    /// Format of the report; JSON has a document for each model
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
 
-/// Downloads what is missing.
+/// What is said of a model at the end; without asking anybody not all of it is known.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    path: String,
+    commit: String,
+    files: Vec<ReportedFile>,
+    /// Bytes that were to be downloaded, or would be.
+    download_bytes: u64,
+    downloaded: bool,
+    /// What runs it, or the next step to that.
+    command: Option<String>,
+    licence: Option<String>,
+    /// Names of the files that were found damaged, where they were compared.
+    damaged: Option<Vec<String>>,
+    /// Why nobody could be asked.
+    unreachable: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ReportedFile {
+    name: String,
+    bytes: u64,
+    checksum: Option<String>,
+}
+
+impl Report {
+    /// Of a model that the cache has, when nobody was asked, because of `unreachable` where that was not the user's wish.
+    fn of_cached(model: &HubModel, found: &CachedModel, unreachable: Option<&HubError>) -> Report {
+        let files = found.files.iter().map(|(name, size)| ReportedFile {
+            name: name.to_string(),
+            bytes: *size,
+            checksum: None,
+        });
+        Report {
+            model: model.to_string(),
+            path: found.path.display().to_string(),
+            commit: found.commit.clone(),
+            files: files.collect(),
+            download_bytes: 0,
+            downloaded: false,
+            command: None,
+            licence: None,
+            damaged: None,
+            unreachable: unreachable.map(ToString::to_string),
+        }
+    }
+}
+
+/// Downloads what is missing, one model after the other.
 ///
 /// # Errors
 /// A model that is not there or not clear, no access, no room, a network that fails for longer than it is tried.
 pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
     let cache = hub_cache(env)?;
-    let model = env.hub.model(&args.model)?;
-    let there = |found: &CachedModel, unreachable: Option<&HubError>| {
-        let about = json!({
-            "commit": found.commit,
-            "downloaded": false,
-            "unreachable": unreachable.map(ToString::to_string),
-        });
-        report(args, &model, &found.path, &names_in(&found.path), about)
-    };
-    if args.offline || env.hub.offline {
-        if args.verify {
-            return Err(CliError::usage(
-                "--verify compares with the Hub's checksums, and HF_HUB_OFFLINE says that nobody is asked",
-                "unset HF_HUB_OFFLINE",
-            ));
-        }
-        return there(&cache.find(&model, true)?, None);
+    let names = args.models.iter();
+    let models: Vec<HubModel> = names
+        .map(|name| env.hub.model(name))
+        .collect::<Result<_, _>>()?;
+    if args.verify && env.hub.offline {
+        return Err(CliError::usage(
+            "--verify compares with the Hub's checksums, and HF_HUB_OFFLINE says that nobody is asked",
+            "unset HF_HUB_OFFLINE",
+        ));
     }
+    let mut is_damaged = false;
+    for model in &models {
+        let report = match args.offline || env.hub.offline {
+            true => Report::of_cached(model, &cache.find(model, true)?, None),
+            false => pull(args, env, model, || same_command(args, &models))?,
+        };
+        let damaged = report.damaged.as_ref();
+        is_damaged |= damaged.is_some_and(|files| !files.is_empty());
+        tell_report(args, report)?;
+    }
+    Ok(match is_damaged && args.dry_run {
+        true => Exit::Disagrees,
+        false => Exit::Ok,
+    })
+}
+
+/// Downloads what is missing of one model; `command` goes on with the whole pull.
+fn pull(
+    args: &PullArgs,
+    env: &Environment,
+    model: &HubModel,
+    command: impl Fn() -> String,
+) -> Result<Report, CliError> {
+    let cache = hub_cache(env)?;
     let hub = Hub::new(&env.hub, cache.clone())?;
     if hub.shows_token_openly() {
         notice(&format!(
@@ -89,16 +156,17 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
         ));
     }
     // Whoever wants to know whether it is damaged is not helped by the copy itself.
-    let cached = cache.find(&model, true).ok().filter(|_| !args.verify);
-    let repository = match (ask(&hub, &model, cached.is_some()), cached) {
+    let cached = cache.find(model, true).ok().filter(|_| !args.verify);
+    let repository = match (ask(&hub, model, cached.is_some()), cached) {
         (Err(error @ HubError::NoConnection { .. }), Some(found)) => {
-            tell_cached(&error, &model, &found);
-            return there(&found, Some(&error));
+            tell_cached(&error, model, &found);
+            return Ok(Report::of_cached(model, &found, Some(&error)));
         }
         (asked, _) => asked?,
     };
     let wanted = WantedFiles {
         pattern: model.pattern.as_deref(),
+        revision: model.revision.as_ref(),
         allow_pickle: args.allow_pickle,
     };
     let chosen = hub.choose(&repository, wanted).map_err(told_choices)?;
@@ -109,31 +177,17 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
     };
     let mut missing = hub.missing(&repository, &chosen);
     if args.dry_run {
+        missing.retain(|(file, _)| !damaged.contains(file));
         missing.extend(damaged.iter().map(|file| (*file, file.size)));
     }
-    let n_bytes: u64 = missing
-        .iter()
-        .fold(0, |sum, (_, left)| sum.saturating_add(*left));
-    let is_chosen = |file: &&HubFile| chosen.files.contains(&file.name);
-    let files: Vec<Value> = repository
-        .files
-        .iter()
-        .filter(is_chosen)
-        .map(|file| json!({"name": file.name.as_str(), "bytes": file.size, "checksum": file.checksum.hex()}))
-        .collect();
-    let mut about = json!({
-        "commit": repository.commit,
-        "licence": repository.licence.as_ref().map(ToString::to_string),
-        "files": files,
-        "download_bytes": n_bytes,
-        "unreachable": null,
-        "damaged": args.verify.then(|| damaged.iter().map(|file| file.name.as_str()).collect::<Vec<_>>()),
-    });
+    let n_bytes = sum(missing.iter().map(|(_, left)| *left));
     notice(&match missing.len() {
         0 => "all of it is in the cache".to_owned(),
         1 => format!("1 file to download, {}", units::bytes(n_bytes)),
         n => format!("{n} files to download, {}", units::bytes(n_bytes)),
     });
+    let is_chosen = |file: &&HubFile| chosen.files.contains(&file.name);
+    let files: Vec<&HubFile> = repository.files.iter().filter(is_chosen).collect();
     let path = match args.dry_run {
         true => planned(
             &cache,
@@ -142,16 +196,40 @@ pub fn run(args: &PullArgs, env: &Environment) -> Result<Exit, CliError> {
         ),
         false => {
             let bars = DownloadBars::new(n_bytes);
-            let all = repository.files.iter().filter(is_chosen);
-            let all = all.fold(0u64, |sum, file| sum.saturating_add(file.size));
-            let (left, command) = (bars.left(), same_command(args, &model));
-            let _words = LastWords::are(move || unfinished(all, left(), &command));
-            hub.pull(&repository, &chosen, &bars)?.path
+            let all = sum(files.iter().map(|file| file.size));
+            let (left, told) = (bars.left(), command());
+            let _words = LastWords::are(move || unfinished(all, left(), &told));
+            let pulled = hub.pull(&repository, &chosen, &bars);
+            let pulled = pulled.map_err(|error| {
+                let missing = hub.missing(&repository, &chosen);
+                let left = sum(missing.iter().map(|(_, left)| *left));
+                broken_off(error, all, left, &command())
+            });
+            pulled?.path
         }
     };
-    about["downloaded"] = json!(!args.dry_run && !missing.is_empty());
-    let names: Vec<String> = chosen.files.iter().map(ToString::to_string).collect();
-    report(args, &model, &path, &names, about)
+    let files = files.iter().map(|file| ReportedFile {
+        name: file.name.to_string(),
+        bytes: file.size,
+        checksum: Some(file.checksum.hex().to_owned()),
+    });
+    let damaged = damaged.iter().map(|file| file.name.to_string());
+    Ok(Report {
+        model: model.to_string(),
+        path: path.display().to_string(),
+        files: files.collect(),
+        download_bytes: n_bytes,
+        downloaded: !args.dry_run && !missing.is_empty(),
+        command: None,
+        licence: repository.licence.as_ref().map(ToString::to_string),
+        damaged: args.verify.then(|| damaged.collect()),
+        unreachable: None,
+        commit: repository.commit,
+    })
+}
+
+fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// Asks what the repository holds; where nobody can be reached only once if the model is there anyway.
@@ -213,23 +291,40 @@ fn verify<'a>(
 }
 
 /// What goes on with a pull that was interrupted.
-fn same_command(args: &PullArgs, model: &HubModel) -> String {
-    let pickle = if args.allow_pickle {
-        " --allow-pickle"
-    } else {
-        ""
-    };
-    let model = model.to_string();
-    sanitize::one_line(&format!("bitnet pull {}{pickle}", quoted(&model)))
+fn same_command(args: &PullArgs, models: &[HubModel]) -> String {
+    let mut command = String::from("bitnet pull");
+    for model in models {
+        command.push_str(&format!(" {}", quoted(&model.to_string())));
+    }
+    if args.allow_pickle {
+        command.push_str(" --allow-pickle");
+    }
+    sanitize::one_line(&command)
 }
 
-/// The line after Ctrl-C, `left` of `all` bytes being still to come.
-fn unfinished(all: u64, left: u64, command: &str) -> String {
+/// What is kept of a pull that is unfinished, `left` of `all` bytes being still to come.
+fn kept(all: u64, left: u64, command: &str) -> String {
     format!(
-        "interrupted: the download is unfinished; {} of {} are kept, and `{command}` goes on from there",
+        "{} of {} are kept, and `{command}` goes on from there",
         units::bytes(all.saturating_sub(left)),
         units::bytes(all)
     )
+}
+
+/// The line after Ctrl-C.
+fn unfinished(all: u64, left: u64, command: &str) -> String {
+    let kept = kept(all, left, command);
+    format!("interrupted: the download is unfinished; {kept}")
+}
+
+/// The error that ended a download, with what is kept of it, where the next pull may get further.
+fn broken_off(error: HubError, all: u64, left: u64, command: &str) -> CliError {
+    let goes_on = !matches!(error, HubError::NoModel { .. } | HubError::Space { .. });
+    let mut error = CliError::from(error);
+    if goes_on && left < all {
+        error.hint = format!("{}; {}", error.hint, kept(all, left, command));
+    }
+    error
 }
 
 fn planned(cache: &Cache, repository: &Repository, file: Option<&str>) -> std::path::PathBuf {
@@ -270,6 +365,7 @@ fn told_choices(error: HubError) -> CliError {
         pattern,
         are_meant,
         choices,
+        ..
     } = &error
     else {
         return error.into();
@@ -292,37 +388,27 @@ fn told_choices(error: HubError) -> CliError {
 }
 
 /// The path to standard output, for scripts; the command to run it to standard error.
-fn report(
-    args: &PullArgs,
-    model: &HubModel,
-    path: &Path,
-    names: &[String],
-    mut about: Value,
-) -> Result<Exit, CliError> {
-    let model = model.to_string();
-    let command = next_command(&quoted(&model), path, names);
+fn tell_report(args: &PullArgs, mut report: Report) -> Result<(), CliError> {
+    let names: Vec<&str> = report.files.iter().map(|file| &*file.name).collect();
+    report.command = next_command(&quoted(&report.model), Path::new(&report.path), &names);
     let mut out = Out::stdout();
     match args.format {
-        Format::Json => {
-            about["model"] = json!(model);
-            about["path"] = json!(path.display().to_string());
-            about["command"] = json!(command);
-            out.json(&about)?;
-        }
-        Format::Text => out.line(&sanitize::one_line(&path.display().to_string()))?,
+        Format::Json => out.json(&report)?,
+        Format::Text => out.line(&sanitize::one_line(&report.path))?,
     }
     out.flush()?;
-    if let Some(command) = command.filter(|_| args.format == Format::Text && !args.dry_run) {
+    let command = report.command.filter(|_| !args.dry_run);
+    if let (Format::Text, Some(command)) = (args.format, command) {
         notice(&format!("next: {command}"));
     }
-    Ok(Exit::Ok)
+    Ok(())
 }
 
 /// What one does with a model of these files: runs it, or converts it where its weights are pickles; nothing with a
 /// file that is no model.
-fn next_command(model: &str, path: &Path, names: &[String]) -> Option<String> {
+fn next_command(model: &str, path: &Path, names: &[&str]) -> Option<String> {
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
-    let is_directory = names.iter().any(|name| name == "config.json");
+    let is_directory = names.contains(&"config.json");
     if path.extension().is_some_and(|ending| ending == "gguf")
         || (is_directory && ends(".safetensors"))
     {
@@ -332,14 +418,6 @@ fn next_command(model: &str, path: &Path, names: &[String]) -> Option<String> {
     }
     let is_pickle = is_directory && (ends(".bin") || ends(".pt"));
     is_pickle.then(|| format!("bitnet convert {model} model.gguf --allow-pickle"))
-}
-
-/// The files of a model in the cache.
-fn names_in(path: &Path) -> Vec<String> {
-    let entries = path.read_dir().into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
 }
 
 #[cfg(test)]
@@ -356,10 +434,7 @@ mod tests {
 
     #[test]
     fn what_comes_next_is_of_use_to_the_model() {
-        let next = |path: &str, names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            next_command("o/n", Path::new(path), &names)
-        };
+        let next = |path: &str, names: &[&str]| next_command("o/n", Path::new(path), names);
         let run = next("x/m.gguf", &["m.gguf"]).unwrap();
         assert!(run.starts_with("bitnet run --model o/n "), "{run}");
         assert_eq!(next("x", &["config.json", "model.safetensors"]), Some(run));

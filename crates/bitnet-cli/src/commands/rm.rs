@@ -20,10 +20,10 @@ use crate::units;
     bitnet rm OWNER/NAME OWNER/OTHER:TQ2_0\n  \
     bitnet rm OWNER/NAME:TQ2_0 --yes\n  \
     bitnet rm OWNER/NAME@v1.0 --dry-run\n\n\
-    The cache is the one of the Hub's own tools: they lose the model too. Files that another revision has stay,\n    \
+    The cache is the one of the Hub's own tools: they lose the model too. Files that another revision has stay, \
     and so do those of a commit that another branch or tag names.")]
 pub struct RmArgs {
-    /// OWNER/NAME removes all of it; with :FILE that file, with @REVISION that revision
+    /// OWNER/NAME removes all of it; with :FILE that file, with @REVISION that revision; or the address of its page
     #[arg(value_name = "MODEL", required = true)]
     pub models: Vec<String>,
 

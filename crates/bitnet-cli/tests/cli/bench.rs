@@ -181,6 +181,11 @@ fn bench_refuses_what_cannot_be_measured() {
             &["bench", "-b", "4", "-p", "0", "--plot", "/no/such.svg"],
             "two sizes",
         ),
+        (
+            &["bench", "--plot", "/no/my shares.png"],
+            "the name /no/my shares.png does not end in .svg\nhint: --plot '/no/my shares.svg'\n",
+        ),
+        (&["bench", "--plot", "shares"], "does not end in .svg"),
     ] {
         let output = run(args);
         assert_ne!(output.code, Some(0), "{args:?}");

@@ -59,11 +59,13 @@ fn a_key_is_shown_once_listed_without_its_secret_and_revoked() {
     );
     let left = run(&["keys", "list", "--file", file]).ok().to_owned();
     assert!(left.contains("ops") && !left.contains("alice"), "{left}");
-    run(&["keys", "revoke", "--file", file, id]).fails(2, "no key with the id", "--help");
+    let list = format!("`bitnet keys list --file {file}` shows");
+    run(&["keys", "revoke", "--file", file, id]).fails(2, "no key with the id", &list);
     // Whoever names the owner is told the id.
     let id = listed[1]["id"].as_str().unwrap();
     let told = format!("no key with the id 'ops'; the key of that name has the id {id}");
-    run(&["keys", "revoke", "--file", file, "ops"]).fails(2, &told, "--help");
+    let command = format!("`bitnet keys revoke --file {file} {id}` takes that one out");
+    run(&["keys", "revoke", "--file", file, "ops"]).fails(2, &told, &command);
 }
 
 #[test]

@@ -35,8 +35,14 @@ fn a_closed_pipe_ends_the_command_quietly() {
 /// Presses Ctrl-C.
 #[cfg(unix)]
 pub fn interrupt(child: &Child) {
+    signal(child, "-INT");
+}
+
+/// Sends a signal as `kill` names it.
+#[cfg(unix)]
+pub fn signal(child: &Child, name: &str) {
     let status = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([name, &child.id().to_string()])
         .status()
         .unwrap();
     assert!(status.success());

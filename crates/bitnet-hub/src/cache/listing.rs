@@ -65,6 +65,20 @@ impl Cache {
         listed.filter(|repository| !repository.is_empty()).collect()
     }
 
+    /// Bytes that downloads of a repository have brought which were not finished: of files that are not whole, and, as
+    /// long as no snapshot has any, of whole ones.
+    pub(crate) fn unfinished(&self, id: &RepositoryId) -> u64 {
+        let blobs = self.folder(id).join(BLOBS);
+        let mut names = names_in(&blobs);
+        if !self.commits(id).is_empty() {
+            names.retain(|blob| blob.ends_with(INCOMPLETE));
+        }
+        names.iter().fold(0, |sum: u64, blob| {
+            let size = fs::metadata(blobs.join(blob)).map_or(0, |found| found.len());
+            sum.saturating_add(size)
+        })
+    }
+
     fn listed(&self, id: RepositoryId) -> CachedRepository {
         let path = self.folder(&id);
         let refs = entries(&path.join(REFS));

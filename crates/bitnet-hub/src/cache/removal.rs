@@ -60,6 +60,7 @@ impl Cache {
             model: Box::new(model.clone()),
             cache: self.root.clone(),
             missing,
+            unfinished: 0, // it would be removed too, where the whole repository is meant
             offline: false,
         };
         let folder = self.folder(id);
@@ -104,6 +105,7 @@ impl Cache {
                     let files: Vec<_> = there.iter().map(|(name, _)| (name.clone(), 0)).collect();
                     let wanted = WantedFiles {
                         pattern: Some(pattern),
+                        revision: model.revision.as_ref(),
                         allow_pickle: true,
                     };
                     match choice::choose(id, &files, wanted) {

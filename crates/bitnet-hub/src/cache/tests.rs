@@ -117,6 +117,36 @@ fn what_is_missing_of_a_model_is_told() {
 }
 
 #[test]
+fn what_an_unfinished_download_has_brought_is_told() {
+    let f = Fixture::new();
+    let blobs = f.cache.folder(&f.id).join(BLOBS);
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join("abc.incomplete"), "").unwrap();
+    f.fails("o/n", "nothing of it is there");
+    fs::write(blobs.join("abc.incomplete"), "12345").unwrap();
+    fs::write(blobs.join("def"), "whole").unwrap();
+    let told = "no file of it is whole, and 10 bytes of an unfinished download are there";
+    f.fails("o/n:Q2_0", told);
+    for (offline, how) in [
+        (false, "`bitnet pull 'o/n:a b'`"),
+        (
+            true,
+            "`bitnet pull 'o/n:a b'` without --offline and HF_HUB_OFFLINE",
+        ),
+    ] {
+        let error = f.cache.find(&"o/n:a b".parse().unwrap(), offline);
+        let hint = format!("{how} downloads it, and goes on with what is there");
+        assert_eq!(error.unwrap_err().hint(), hint);
+    }
+    // Beside another model, whose blobs are no part of it.
+    f.add(COMMIT, "m.gguf", "one");
+    f.fails(
+        "o/n:Q2_0",
+        "only m.gguf is there, and 5 bytes of an unfinished download are there",
+    );
+}
+
+#[test]
 fn commits_that_are_none_lead_nowhere() {
     let f = Fixture::new();
     f.add(COMMIT, "m.gguf", "one");

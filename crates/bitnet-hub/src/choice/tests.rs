@@ -7,7 +7,7 @@ fn chosen(names: &[&str], pattern: Option<&str>) -> Result<ChosenFiles, HubError
         .collect();
     let wanted = WantedFiles {
         pattern,
-        allow_pickle: false,
+        ..WantedFiles::default()
     };
     choose(&"o/n".parse().unwrap(), &files, wanted)
 }
@@ -192,7 +192,7 @@ fn pickles_are_taken_when_asked_for_and_there_is_nothing_else() {
         let files = [(named.parse().unwrap(), 1), ("m.gguf".parse().unwrap(), 1)];
         let mut wanted = WantedFiles {
             pattern: Some(named),
-            allow_pickle: false,
+            ..WantedFiles::default()
         };
         let refused = choose(&id, &files, wanted).unwrap_err();
         assert!(
@@ -202,6 +202,18 @@ fn pickles_are_taken_when_asked_for_and_there_is_nothing_else() {
         wanted.allow_pickle = true;
         assert_eq!(choose(&id, &files, wanted).unwrap().files.len(), 1);
     }
+}
+
+#[test]
+fn what_is_proposed_has_the_revision_that_was_named() {
+    let files = ["a b.gguf", "c.gguf"].map(|name| (name.parse().unwrap(), 1));
+    let revision = "v1".parse().unwrap();
+    let wanted = WantedFiles {
+        revision: Some(&revision),
+        ..WantedFiles::default()
+    };
+    let several = choose(&"o/n".parse().unwrap(), &files, wanted).unwrap_err();
+    assert_eq!(several.hint(), "name one, as 'o/n:a b.gguf@v1'");
 }
 
 #[test]

@@ -111,6 +111,10 @@ fn a_file_of_another_size_is_fetched_again_by_any_pull() {
     for wrong in [&weights[..999], &[], &noise(1001, 2)] {
         fs::write(&path, wrong).unwrap();
         assert!(client.content("o/n") == weights, "{}", wrong.len());
+        // Whoever compares is told of it.
+        fs::write(&path, wrong).unwrap();
+        assert_eq!(client.discard_damaged("o/n"), ["m.gguf"]);
+        assert!(client.content("o/n") == weights, "{}", wrong.len());
     }
 }
 

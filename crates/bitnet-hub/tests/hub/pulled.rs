@@ -21,8 +21,8 @@ pub struct Record {
     pub waits: Mutex<Vec<(u64, String)>>,
     /// Files begun, with the bytes that were there.
     pub begun: Mutex<Vec<(String, u64)>>,
-    /// Files begun anew.
-    pub anew: Mutex<Vec<String>>,
+    /// Files begun anew, with the reasons.
+    pub anew: Mutex<Vec<(String, String)>>,
     /// Files that another process had.
     pub stood_by: Mutex<Vec<String>>,
 }
@@ -35,8 +35,9 @@ impl PullObserver for Record {
             .push((file.name.to_string(), there));
     }
 
-    fn starts_over(&self, file: &HubFile) {
-        self.anew.lock().unwrap().push(file.name.to_string());
+    fn starts_over(&self, file: &HubFile, why: &str) {
+        let told = (file.name.to_string(), why.to_owned());
+        self.anew.lock().unwrap().push(told);
     }
 
     fn stands_by(&self, file: &HubFile) {
@@ -112,6 +113,18 @@ impl Client {
         fs::read(self.pull(model).unwrap().path).unwrap()
     }
 
+    /// Holds the reasons for which `m.gguf` was begun anew against words that are in them.
+    pub fn was_told_anew(&self, reasons: &[&str]) {
+        let anew = self.record.anew.lock().unwrap();
+        let is_told = |((file, why), words): (&(String, String), &&str)| {
+            file == "m.gguf" && why.contains(*words)
+        };
+        assert!(
+            anew.len() == reasons.len() && anew.iter().zip(reasons).all(is_told),
+            "{anew:?}"
+        );
+    }
+
     /// Files of a model whose bytes are not what the hub names; they are taken out of the cache.
     pub fn discard_damaged(&self, model: &str) -> Vec<String> {
         let model: HubModel = model.parse().unwrap();
@@ -125,7 +138,8 @@ impl Client {
             read.fetch_add(n, Ordering::Relaxed);
         };
         let damaged = hub.damaged(&repository, &chosen, &advance).unwrap();
-        assert!(read.into_inner() > 0);
+        // A size can be wrong without a byte being read.
+        assert!(read.into_inner() > 0 || !damaged.is_empty());
         hub.discard(&repository, &damaged).unwrap();
         damaged.iter().map(|file| file.name.to_string()).collect()
     }

@@ -95,6 +95,13 @@ fn a_beginning_that_is_wrong_or_too_long_is_fetched_again() {
         )
         .unwrap();
         assert!(client.content("o/n") == bytes, "{}", beginning.len());
+        match beginning.len() <= SIZE {
+            true => client.was_told_anew(&[&format!(
+                "m.gguf is damaged, of which {} bytes were in the cache before: its checksum is ",
+                beginning.len()
+            )]),
+            false => client.was_told_anew(&[]), // it cannot be a beginning
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use bitnet_hub::shell::quoted;
+
 use crate::exit::CliError;
 use crate::pending::Pending;
 
@@ -20,11 +22,23 @@ const RIGHT: f64 = 616.0;
 const TOP: f64 = 80.0;
 const BOTTOM: f64 = 364.0;
 
-/// Refuses sizes of passes that no line can be drawn through, before they are measured.
+/// Refuses what cannot be drawn, before it is measured: a file of another kind than SVG by its name, and sizes of passes
+/// that no line can be drawn through.
 ///
 /// # Errors
-/// Fewer than two sizes.
-pub fn check(sizes: &[usize]) -> Result<(), CliError> {
+/// Another ending than `.svg`; fewer than two sizes.
+pub fn check(file: &Path, sizes: &[usize]) -> Result<(), CliError> {
+    let is_svg = |ending: &std::ffi::OsStr| ending.eq_ignore_ascii_case("svg");
+    if !file.extension().is_some_and(is_svg) {
+        let named = file.with_extension("svg");
+        return Err(CliError::usage(
+            format!(
+                "a plot is drawn as SVG, and the name {} does not end in .svg",
+                file.display()
+            ),
+            format!("--plot {}", quoted(&named.display().to_string())),
+        ));
+    }
     if sizes.iter().all(|size| Some(size) == sizes.first()) {
         return Err(CliError::usage(
             "a plot needs at least two sizes of a pass",
@@ -354,9 +368,11 @@ mod tests {
 
     #[test]
     fn one_size_is_no_line() {
+        let svg = Path::new("shares.svg");
         for sizes in [&[][..], &[4], &[4, 4]] {
-            assert!(check(sizes).is_err(), "{sizes:?}");
+            assert!(check(svg, sizes).is_err(), "{sizes:?}");
         }
-        assert!(check(&[4, 4, 1]).is_ok());
+        assert!(check(svg, &[4, 4, 1]).is_ok());
+        assert!(check(Path::new("SHARES.SVG"), &[4, 1]).is_ok());
     }
 }
