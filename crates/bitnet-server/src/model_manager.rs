@@ -37,7 +37,7 @@ use self::job_place::JobPlace;
 use self::load::LoadOrder;
 use self::policy::{ModelOrigin, ModelPolicy};
 use self::registry::{Found, not_loaded};
-use self::room::Arriving;
+use self::room::{Arriving, ToldTooLarge};
 use self::validate::ValidationPlan;
 use crate::app::{App, shutting_down};
 use crate::error::{ApiError, ErrorCode};
@@ -49,6 +49,7 @@ pub struct ModelManager {
     pub policy: ModelPolicy,
     /// What is on its way into memory.
     arriving: Arriving,
+    told_too_large: ToldTooLarge,
     turn: Arc<Semaphore>,
 }
 
@@ -58,6 +59,7 @@ impl ModelManager {
         ModelManager {
             policy,
             arriving: Arriving::default(),
+            told_too_large: ToldTooLarge::default(),
             turn: Arc::new(Semaphore::new(1)),
         }
     }
