@@ -1,12 +1,13 @@
 //! A running server as the commands see it that manage one: which one it is, whose key is shown, and what its refusals
 //! mean for whoever typed the command.
 
-mod hint;
+pub mod hint;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bitnet_hub::shell::quoted;
 use bitnet_server::client::{BearerKey, ClientError, ClientTls, HttpClient, Method, ServerUrl};
 use bitnet_server::config::{ServerConfig, Sources};
 use clap::Args;
@@ -49,6 +50,29 @@ pub struct RemoteArgs {
     /// text or json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+impl RemoteArgs {
+    /// The options that name the server and the key, each behind a space, as they were typed: a command that is advised
+    /// has to ask the same server.
+    pub fn as_typed(&self) -> String {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let options = [
+            ("--url", self.url.as_ref().map(ServerUrl::to_string)),
+            ("--config", path(&self.config)),
+            ("--key-file", path(&self.key_file)),
+            ("--tls-certificate-file", path(&self.tls_certificate_file)),
+            (
+                "--client-certificate-file",
+                path(&self.client_certificate_file),
+            ),
+            ("--client-key-file", path(&self.client_key_file)),
+        ];
+        let typed = options
+            .into_iter()
+            .filter_map(|(option, value)| Some(format!(" {option} {}", quoted(&value?))));
+        typed.collect()
+    }
 }
 
 /// A server that may be asked.

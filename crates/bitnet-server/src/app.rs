@@ -287,8 +287,8 @@ impl App {
 
 /// What new work is answered while the server ends.
 pub(crate) fn shutting_down() -> ApiError {
-    let message = "the server is shutting down: try again, at another server if there is one";
-    ApiError::new(ErrorCode::ShuttingDown, message).retry_after(Duration::from_secs(1))
+    ApiError::new(ErrorCode::ShuttingDown, "the server is shutting down")
+        .retry_after(Duration::from_secs(1))
 }
 
 fn units(bytes: usize) -> usize {

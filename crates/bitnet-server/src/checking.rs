@@ -308,8 +308,7 @@ fn shorten(ids: &mut Vec<u32>, keep: usize, engine: &Engine) {
 
 fn too_long(prompt: usize, asked: usize, context: usize) -> ApiError {
     let message = format!(
-        "the prompt has {prompt} tokens and {asked} more are asked for; the context holds {context}: shorten the \
-         prompt or ask for fewer tokens"
+        "the prompt has {prompt} tokens and {asked} more are asked for; the context holds {context}"
     );
     ApiError::about("max_tokens", ErrorCode::ContextLengthExceeded, message)
 }

@@ -118,6 +118,11 @@ impl ApiError {
         self.code.info().status
     }
 
+    /// What to do.
+    pub fn hint(&self) -> &str {
+        self.hint.as_deref().unwrap_or(self.code.info().hint)
+    }
+
     /// The body.
     pub fn body(&self) -> Value {
         let row = self.code.info();
@@ -127,7 +132,7 @@ impl ApiError {
                 "type": row.kind,
                 "param": self.param,
                 "code": row.name,
-                "hint": self.hint.as_deref().unwrap_or(row.hint),
+                "hint": self.hint(),
                 "retryable": self.code.is_retryable(),
                 "request_id": self.request_id,
             }

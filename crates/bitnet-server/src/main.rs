@@ -71,6 +71,9 @@ fn run(args: &ServerArgs) -> Result<Stopped> {
         for doubt in startup::check(&config, first).map_err(in_full)? {
             say(&format!("warning: {doubt}"));
         }
+        if let Some(unknown) = startup::unknown_sizes(&config) {
+            say(unknown);
+        }
         say("a server can begin with this configuration");
         return Ok(Stopped::Drained);
     }

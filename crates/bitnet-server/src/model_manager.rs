@@ -32,12 +32,12 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::entry::{Asleep, Awaited, EntryState, OldVersion};
-use self::job::LoadJob;
+use self::job::{LoadJob, Ordered};
 use self::job_place::JobPlace;
 use self::load::LoadOrder;
 use self::policy::{ModelOrigin, ModelPolicy};
 use self::registry::{Found, not_loaded};
-use self::room::Arriving;
+use self::room::{Arriving, ToldTooLarge};
 use self::validate::ValidationPlan;
 use crate::app::{App, shutting_down};
 use crate::error::{ApiError, ErrorCode};
@@ -49,6 +49,7 @@ pub struct ModelManager {
     pub policy: ModelPolicy,
     /// What is on its way into memory.
     arriving: Arriving,
+    told_too_large: ToldTooLarge,
     turn: Arc<Semaphore>,
 }
 
@@ -58,6 +59,7 @@ impl ModelManager {
         ModelManager {
             policy,
             arriving: Arriving::default(),
+            told_too_large: ToldTooLarge::default(),
             turn: Arc::new(Semaphore::new(1)),
         }
     }
@@ -76,33 +78,41 @@ impl ModelManager {
     }
 }
 
-/// Loads a model under a name that has none loaded, and goes on when the caller leaves. Who wants to use it holds the
-/// [`Awaited`] until then.
+/// Loads a model under a name that has none loaded, and goes on when the caller leaves. Who orders what is being loaded
+/// under the name already is given that loading. Who wants to use it holds the [`Awaited`] until then.
 ///
 /// # Errors
-/// [`ErrorCode::ModelAlreadyLoaded`] when the name has a model, [`ErrorCode::ModelBusy`] when it is getting one, or one
-/// is leaving.
+/// [`ErrorCode::ModelAlreadyLoaded`] when the name has a model, [`ErrorCode::ModelBusy`] when it is getting another one,
+/// or one is leaving.
 pub fn start_load(
     app: &Arc<App>,
     id: &str,
     origin: ModelOrigin,
     plan: Option<ValidationPlan>,
 ) -> Result<(Arc<LoadJob>, Awaited), ApiError> {
+    let ordered = Ordered::of(&origin, plan);
     let (job, asleep, awaited) = {
         let mut table = app.models.write();
         table.forget_failures();
         let entry = table.entries.entry(id.to_owned()).or_default();
         let why_not = match &entry.state {
             EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => None,
-            EntryState::Loading(_) => Some((ErrorCode::ModelBusy, "being loaded")),
-            EntryState::Loaded { .. } => Some((ErrorCode::ModelAlreadyLoaded, "loaded")),
-            EntryState::Unloading(_) => Some((ErrorCode::ModelBusy, "being unloaded")),
+            EntryState::Loading(job) => {
+                let under_way = job.ordered.as_ref();
+                if under_way.is_some_and(|own| own.serves(&ordered)) {
+                    return Ok((job.clone(), entry.wait()));
+                }
+                let state = "being loaded already, from another file or in another way";
+                Some((ErrorCode::ModelBusy, state))
+            }
+            EntryState::Loaded { .. } => Some((ErrorCode::ModelAlreadyLoaded, "loaded already")),
+            EntryState::Unloading(_) => Some((ErrorCode::ModelBusy, "being unloaded already")),
         };
         if let Some((code, state)) = why_not {
-            let message = format!("the model '{id}' is {state} already");
+            let message = format!("the model '{id}' is {state}");
             return Err(ApiError::new(code, message));
         }
-        let job = Arc::new(LoadJob::new(app.new_id("job-"), false));
+        let job = Arc::new(LoadJob::of(app.new_id("job-"), ordered));
         let loading = EntryState::Loading(job.clone());
         let asleep = match std::mem::replace(&mut entry.state, loading) {
             EntryState::Sleeping(asleep) => Some(asleep),
@@ -119,6 +129,7 @@ pub fn start_load(
             tracing::warn!(
                 model = id,
                 code = error.code.name(),
+                hint = error.hint(),
                 "a model could not be loaded: {error}"
             );
         }

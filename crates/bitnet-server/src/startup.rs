@@ -16,6 +16,7 @@ use crate::config::{ServerConfig, SettingError};
 use crate::limits::ServerLimits;
 use crate::model::LoadedModel;
 use crate::model_manager::policy::{self, ModelOrigin, ModelPolicy, OriginSource};
+use crate::model_manager::room::tell_if_too_large;
 use crate::model_manager::{paths, version};
 use crate::process::{Process, ProcessError};
 use crate::request_log::RequestLog;
@@ -23,6 +24,7 @@ use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions};
 use room::NamedModels;
 
 pub use check::{check, names_of, unknown_names};
+pub use room::unknown_sizes;
 
 /// The model that a server begins with.
 #[derive(Debug, Clone)]
@@ -218,6 +220,7 @@ pub fn prepare<E: From<StartupError>>(
     })?;
     let model = LoadedModel::start(name.as_str(), engine.clone(), Some(&version), &app)
         .map_err(StartupError::Thread)?;
+    tell_if_too_large(&app, &model);
     app.models.insert(model.loaded_from(&origin));
     app.models.set_origin(&name, origin);
     app.know_configured();

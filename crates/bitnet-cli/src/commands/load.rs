@@ -79,7 +79,8 @@ pub fn run(args: &LoadArgs, env: &Environment) -> Result<Exit, CliError> {
             out.line(&format!("loaded {id}, version {version}"))?;
         }
         Format::Text => out.line(&format!(
-            "loading {id}: `bitnet ps` tells how far it is, or why it failed"
+            "loading {id}: `bitnet ps{}` tells how far it is, or why it failed",
+            args.remote.as_typed()
         ))?,
     }
     out.flush()?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::env::Environment;
 use crate::exit::{CliError, Exit};
 use crate::output::{Format, Out, notice};
-use crate::remote::{Patience, Remote, RemoteArgs};
+use crate::remote::{Patience, Remote, RemoteArgs, hint};
 use crate::sanitize;
 use crate::table::{Align, Table, wrapped};
 use crate::units;
@@ -64,17 +64,24 @@ pub fn run(args: &PsArgs, env: &Environment) -> Result<Exit, CliError> {
                 known.any(|model| model["id"] == *id)
             };
             let failures = models.iter();
-            let failures = failures.filter_map(|model| failure(model, is_known(&model["id"])));
+            let server = args.remote.as_typed();
+            let failures =
+                failures.filter_map(|model| failure(model, is_known(&model["id"]), &server));
             out.text(&(table.shown() + &failures.collect::<String>()))?;
         }
     }
     out.flush()?;
+    tell_if_draining(&listed);
+    Ok(Exit::Ok)
+}
+
+/// Says so where an answer tells that the server ends.
+fn tell_if_draining(listed: &Value) {
     if listed["draining"] == true {
         notice(
             "the server is shutting down: it ends what it has begun, and takes no request any more",
         );
     }
-    Ok(Exit::Ok)
 }
 
 /// Lists what may be loaded.
@@ -83,7 +90,11 @@ fn files(remote: &Remote, format: Format) -> Result<Exit, CliError> {
     let found = listed["data"].as_array().map_or(&[][..], Vec::as_slice);
     let mut out = Out::stdout();
     match format {
-        Format::Json => out.json(&json!({ "files": found, "truncated": listed["truncated"] }))?,
+        Format::Json => out.json(&json!({
+            "files": found,
+            "truncated": listed["truncated"],
+            "draining": listed["draining"],
+        }))?,
         Format::Text => {
             let mut table = Table::new(&[
                 ("path", Align::Left),
@@ -111,12 +122,13 @@ fn files(remote: &Remote, format: Format) -> Result<Exit, CliError> {
         (false, true) => notice("there are more, which are not listed"),
         (false, false) => {}
     }
+    tell_if_draining(&listed);
     Ok(Exit::Ok)
 }
 
 /// Why a model could not be loaded and how to try again, below the table: a reason is longer than a column. One that is
-/// not known yet has no place that it comes from.
-fn failure(model: &Value, is_known: bool) -> Option<String> {
+/// not known yet has to be named with its file. The command is whole, `server` included, to be typed as it is.
+fn failure(model: &Value, is_known: bool, server: &str) -> Option<String> {
     let id = model["id"].as_str()?;
     let error = &model["error"];
     let reason = match (error["message"].as_str(), error["code"].as_str()) {
@@ -126,11 +138,18 @@ fn failure(model: &Value, is_known: bool) -> Option<String> {
         }
         _ => return None,
     };
-    let lines = wrapped(&reason, "  ");
+    let mut lines = wrapped(&reason, "  ");
+    if error["hint"].is_string() {
+        lines += &wrapped(&hint::in_commands(error), "  ");
+    }
+    let path = match (is_known, model["path"].as_str()) {
+        (true, _) => None,
+        (false, path) => Some(path.unwrap_or("PATH")),
+    };
+    let command = hint::load_command(path, id);
     let id = sanitize::one_line(id);
-    let path = if is_known { "" } else { " PATH" };
     Some(format!(
-        "\n{id} failed:\n{lines}  try again: `bitnet load{path} --name {id}`\n"
+        "\n{id} failed:\n{lines}  try again: `{command}{server}`\n"
     ))
 }
 

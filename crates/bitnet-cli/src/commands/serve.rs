@@ -168,6 +168,9 @@ fn check(
     for doubt in &doubts {
         warning(doubt);
     }
+    if let Some(unknown) = startup::unknown_sizes(config) {
+        notice(unknown);
+    }
     notice("a server can begin with this configuration");
     Ok(Exit::Ok)
 }

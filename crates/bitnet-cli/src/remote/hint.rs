@@ -1,6 +1,7 @@
 //! What a server advises a client, in the words of whoever typed a command: commands and options instead of routes,
 //! headers and fields.
 
+use bitnet_hub::shell::quoted;
 use serde_json::Value;
 
 /// How a server says a thing, and how it is said here.
@@ -20,8 +21,6 @@ const WORDS: &[(&str, &str)] = &[
         "or with force=true, which ends them",
         "or with --force, which ends them",
     ),
-    ("DELETE /v1/models/ID", "`bitnet unload ID --forget`"),
-    ("POST /v1/models/load takes", "`bitnet load` takes"),
     (
         "try again when the model's status is loaded",
         "try again when `bitnet ps` shows it as loaded",
@@ -40,6 +39,12 @@ const WORDS: &[(&str, &str)] = &[
         "the server is of another version than this command",
     ),
 ];
+
+/// Behind it a hint has the name that is to be free.
+const FORGET: &str = "DELETE /v1/models/";
+
+/// Behind it a hint has the body of the order.
+const LOAD: &str = "POST /v1/models/load ";
 
 /// Fields of orders and queries, and what gives them here.
 const OPTIONS: &[(&str, &str)] = &[
@@ -73,10 +78,54 @@ fn as_options(text: &str) -> String {
     said
 }
 
+/// The command that loads the file at `path`, or where the known model comes from, as `id`.
+pub fn load_command(path: Option<&str>, id: &str) -> String {
+    let path = path.map_or_else(String::new, |path| format!(" {}", quoted(path)));
+    format!("bitnet load{path} --name {}", quoted(id))
+}
+
+/// The orders that `hint` shows, to be sent as they are written, as commands to be typed as they are; the text around
+/// them by `around`.
+fn orders_as_commands(hint: &str, around: impl Fn(&str) -> String) -> String {
+    let (mut said, mut rest) = (String::new(), hint);
+    loop {
+        let forget = rest.find(FORGET).map(|at| (at, FORGET));
+        let load = rest.find(LOAD).map(|at| (at, LOAD));
+        let Some((at, order)) = forget.into_iter().chain(load).min() else {
+            return said + &around(rest);
+        };
+        said.push_str(&around(&rest[..at]));
+        rest = &rest[at + order.len()..];
+        let (command, len) = match order {
+            FORGET => {
+                let end = rest.find([',', ' ']).unwrap_or(rest.len());
+                (
+                    format!("bitnet unload {} --forget", quoted(&rest[..end])),
+                    end,
+                )
+            }
+            _ => {
+                let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+                let order = values.next().and_then(Result::ok).unwrap_or_default();
+                let (path, id) = (order["model_path"].as_str(), order["model_id"].as_str());
+                (load_command(path, id.unwrap_or("ID")), values.byte_offset())
+            }
+        };
+        said.push_str(&format!("`{command}`"));
+        rest = &rest[len..];
+    }
+}
+
 /// The hint of an answer's `error`.
 pub fn in_commands(error: &Value) -> String {
     let text = |name: &str| error[name].as_str().unwrap_or_default();
-    let mut hint = as_options(text("hint"));
+    orders_as_commands(text("hint"), |said| around_orders(said, error))
+}
+
+/// A part of the hint of `error` that shows no order.
+fn around_orders(said: &str, error: &Value) -> String {
+    let text = |name: &str| error[name].as_str().unwrap_or_default();
+    let mut hint = as_options(said);
     for (said, meant) in WORDS {
         hint = hint.replace(said, meant);
     }
@@ -132,6 +181,24 @@ mod tests {
     }
 
     #[test]
+    fn orders_are_told_as_commands_to_be_typed_as_they_are() {
+        for (hint, told) in [
+            (
+                r#"free it with DELETE /v1/models/story, then POST /v1/models/load {"model_id":"story","model_path":"/m/a.gguf"}"#,
+                "free it with `bitnet unload story --forget`, then `bitnet load /m/a.gguf --name story`",
+            ),
+            (
+                r#"mend model_path, then POST /v1/models/load {"model_id":"a","model_path":"/m/it's model_path"}; or not"#,
+                r"mend PATH, then `bitnet load '/m/it'\''s model_path' --name a`; or not",
+            ),
+            ("POST /v1/models/load none", "`bitnet load --name ID`none"),
+        ] {
+            let error = serde_json::json!({ "hint": hint });
+            assert_eq!(in_commands(&error), told);
+        }
+    }
+
+    #[test]
     fn a_field_is_told_as_the_option_that_gives_it() {
         let hint = |param: &str| {
             let code = bitnet_server::error::ErrorCode::InvalidValue;
@@ -144,11 +211,6 @@ mod tests {
             "PATH names no model, --name is 7; my_model_path too"
         );
         assert_eq!(said("(model_path)"), "(PATH)");
-        let freed = "free the name with DELETE /v1/models/ID, then POST /v1/models/load takes another file for it";
-        assert_eq!(
-            in_commands(&serde_json::json!({ "hint": freed })),
-            "free the name with `bitnet unload ID --forget`, then `bitnet load` takes another file for it"
-        );
         assert_eq!(hint("timeout_seconds"), "change --patience");
         assert_eq!(hint("messages"), "change what is wrong");
     }

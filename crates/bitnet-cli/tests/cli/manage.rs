@@ -145,7 +145,11 @@ fn a_running_server_is_managed_from_a_shell() {
         "{validated}"
     );
     let begun = managed.run(&["load", "v1.gguf", "--name", "third"]);
-    assert!(begun.ok().contains("bitnet ps"), "{begun:?}");
+    let typed = format!(
+        "`bitnet ps --url http://127.0.0.1:{} --key-file ",
+        managed.served.port()
+    );
+    assert!(begun.ok().contains(&typed), "{begun:?}");
 
     let swapped = managed.run(&["swap", "story", "v2.gguf"]);
     assert!(swapped.ok().starts_with("swapped story in "), "{swapped:?}");
@@ -246,9 +250,20 @@ fn who_manages_a_server_is_told_why_a_load_failed() {
         (&"failed".into(), &"model_incompatible".into()),
         "{seen}"
     );
-    let said = seen["error"]["message"].as_str().unwrap();
+    let said = |field: &str| seen["error"][field].as_str().unwrap().to_owned();
+    let (message, hint) = (said("message"), said("hint"));
+    assert!(!message.contains("download it again"), "{seen}");
+    assert!(hint.contains("download it again"), "{seen}");
     let table = managed.run(&["ps"]);
     let (_, reason) = table.ok().split_once("\nnext failed:\n").unwrap();
+    // It asks the same server, and names the file as the server found it.
+    let cut = managed.folder.path().canonicalize().unwrap();
+    let again = format!("bitnet load {} --name next", cut.join("cut.gguf").display());
+    let server = format!(
+        " --url http://127.0.0.1:{} --key-file {}",
+        managed.served.port(),
+        managed.at("admin.key")
+    );
     let words = |text: &str| {
         text.split_whitespace()
             .map(str::to_owned)
@@ -257,17 +272,21 @@ fn who_manages_a_server_is_told_why_a_load_failed() {
     assert_eq!(
         words(reason),
         words(&format!(
-            "{said} (model_incompatible) try again: `bitnet load PATH --name next`"
+            "{message} (model_incompatible) {hint} try again: `{again}{server}`"
         ))
     );
     managed.run(&["load", "--name", "next"]).fails(
         2,
         "only PATH says where it is; the last load of it failed: cut.gguf",
-        "name it again: PATH",
+        &format!("mend the file, then `{again}`"),
     );
+    let typed: Vec<&str> = again.split(' ').skip(1).collect();
+    managed.run(&typed).ok();
+    let lines = table.stdout.lines();
+    let mut texts = lines.filter(|line| !line.contains("try again:"));
     assert!(
-        table.stdout.lines().all(|line| line.chars().count() <= 80),
-        "{table:?}"
+        texts.all(|line| line.chars().count() <= 80),
+        "a command alone is not cut: {table:?}"
     );
     // Requests may not name it, and who may only send requests learns nothing of it.
     assert!(!managed.run_as("infer", &["ps"]).ok().contains("next"));
@@ -281,7 +300,7 @@ fn who_manages_a_server_is_told_why_a_load_failed() {
     assert!(
         table
             .stdout
-            .contains("try again: `bitnet load --name spare`"),
+            .contains(&format!("try again: `bitnet load --name spare{server}`")),
         "{table:?}"
     );
     std::fs::rename(managed.at("away"), managed.at("v2.gguf")).unwrap();
@@ -360,6 +379,11 @@ fn a_server_that_is_shutting_down_is_listed_and_called_so() {
     );
     let listed = managed.run(&["ps", "--format", "json"]).json();
     assert_eq!(listed["draining"], true);
+    let files = managed.run(&["ps", "--files"]);
+    assert!(
+        files.stderr.contains("the server is shutting down"),
+        "{files:?}"
+    );
 }
 
 #[test]

@@ -30,7 +30,8 @@ fn a_bound_on_models_that_is_too_small_is_an_error_and_one_that_pinned_ones_fill
     let bound = (bytes * 3 / 2).to_string();
     let bounded = [&args[..], &["--cache-size", &bound]].concat();
     let pinned = [&bounded[..], &["--pinned", "story"]].concat();
-    let told = format!("the model 'spare' has {bytes} bytes, those of models.pinned {bytes}");
+    let told =
+        format!("the model 'spare' has {bytes} bytes of files, those of models.pinned {bytes}");
     let checked = check(&pinned);
     checked.ok();
     assert!(checked.stderr.contains(&told), "{checked:?}");
@@ -38,6 +39,24 @@ fn a_bound_on_models_that_is_too_small_is_an_error_and_one_that_pinned_ones_fill
     let fits = check(&bounded);
     assert_eq!(fits.ok(), "");
     assert!(!fits.stderr.contains("warning"), "{fits:?}");
+    let unknown = "models.cache_size is held against the sizes of files here";
+    assert!(fits.stderr.contains(unknown), "{fits:?}");
+    assert!(!check(&args).stderr.contains(unknown));
+
+    // A pinned model beside another one: together they are too many, and both know it before one is loaded.
+    let both = [&bounded[..], &["--pinned", "story,spare"]].concat();
+    let told = format!(
+        "the models of models.pinned have {} bytes of files together",
+        2 * bytes
+    );
+    assert!(check(&both).stderr.contains(&told));
+    serve(&both).until_line(&told);
+
+    // What is made of the file is larger than the file, and only a server that has loaded it knows.
+    let bound = bytes.to_string();
+    let alone = ["--served-model-name", "story", "--cache-size", &bound];
+    check(&alone).ok();
+    serve(&alone).until_line("the model 'story' takes ");
 }
 
 #[test]

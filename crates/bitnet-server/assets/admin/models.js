@@ -109,7 +109,7 @@ export function modelsView(page) {
         return [element("dt", null, term), detail];
       }));
       idle.hidden = !["unloaded", "sleeping"].includes(model.status);
-      error.textContent = model.error?.message ?? "";
+      error.textContent = model.error ? `${model.error.message}: ${model.error.hint}` : "";
       error.hidden = !model.error;
       const busy = model.progress != null || ["loading", "unloading"].includes(model.status);
       load.hidden = inMemory || model.status === "loading";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::job::LoadJob;
-use super::policy::ModelOrigin;
+use super::policy::{ModelOrigin, OriginSource};
 use super::validate::Validation;
 use crate::error::ApiError;
 use crate::model::{LoadedModel, unix_seconds};
@@ -81,6 +81,8 @@ pub(super) enum EntryState {
         at: Instant,
         /// Why.
         error: ApiError,
+        /// What was to be loaded.
+        source: Option<OriginSource>,
     },
 }
 

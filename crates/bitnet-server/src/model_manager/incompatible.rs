@@ -17,10 +17,6 @@ pub fn load_error(source: &OriginSource, error: &Error) -> ApiError {
             "the file is not where it is configured, or where it was when it was loaded: put it back, or pull it again",
         );
     }
-    let message = match error.hint() {
-        Some(hint) => format!("{error}: {hint}"),
-        None => error.to_string(),
-    };
     let details = match error {
         Error::Model(error) => Some(Box::new(details(error))),
         _ => None,
@@ -29,9 +25,13 @@ pub fn load_error(source: &OriginSource, error: &Error) -> ApiError {
         Error::Kernel(_) => ErrorCode::InternalError,
         _ => ErrorCode::ModelIncompatible,
     };
-    ApiError {
+    let told = ApiError {
         details,
-        ..ApiError::new(code, without_folder(source, &message))
+        ..ApiError::new(code, without_folder(source, &error.to_string()))
+    };
+    match error.hint() {
+        Some(hint) => told.with_hint(without_folder(source, &hint)),
+        None => told,
     }
 }
 

@@ -7,6 +7,8 @@ use bitnet_inference::LoadProgress;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::policy::{ModelOrigin, OriginSource};
+use super::validate::ValidationPlan;
 use crate::error::{ApiError, ErrorCode};
 
 /// Where a job is.
@@ -53,6 +55,8 @@ pub struct LoadJob {
     pub is_swap: bool,
     /// When it began.
     pub started: Instant,
+    /// What a load is to make; `None` of what takes another one's place.
+    pub(super) ordered: Option<Ordered>,
     stage: watch::Sender<LoadStage>,
     layers_done: AtomicU64,
     n_layers: AtomicU64,
@@ -60,13 +64,56 @@ pub struct LoadJob {
     outcome: watch::Sender<Option<Result<(), ApiError>>>,
 }
 
+/// What a load is to make, as far as orders tell loads apart.
+#[derive(Debug, Clone)]
+pub(super) struct Ordered {
+    /// Its files.
+    pub source: OriginSource,
+    kernel: Option<String>,
+    plan: Option<ValidationPlan>,
+}
+
+impl Ordered {
+    /// What `origin` makes, validated by `plan`.
+    pub fn of(origin: &ModelOrigin, plan: Option<ValidationPlan>) -> Ordered {
+        Ordered {
+            source: origin.source.clone(),
+            kernel: origin.options.kernel.clone(),
+            plan,
+        }
+    }
+
+    /// Whether what this makes is what `other` wants: the same of the same files, validated as that would be or, where
+    /// that asks for no validation, in any way.
+    pub fn serves(&self, other: &Ordered) -> bool {
+        let is_same_source = match (&self.source, &other.source) {
+            (OriginSource::Path(own), OriginSource::Path(other)) => own == other,
+            (OriginSource::Bytes { name: own, .. }, OriginSource::Bytes { name, .. }) => {
+                own == name
+            }
+            _ => false,
+        };
+        let is_validated = other.plan.is_none() || other.plan == self.plan;
+        is_same_source && is_validated && self.kernel == other.kernel
+    }
+}
+
 impl LoadJob {
+    /// A load of what is ordered, which waits for its turn.
+    pub(super) fn of(id: String, ordered: Ordered) -> LoadJob {
+        LoadJob {
+            ordered: Some(ordered),
+            ..LoadJob::new(id, false)
+        }
+    }
+
     /// One that waits for its turn.
     pub fn new(id: String, is_swap: bool) -> LoadJob {
         LoadJob {
             id,
             is_swap,
             started: Instant::now(),
+            ordered: None,
             stage: watch::Sender::new(LoadStage::Waiting),
             layers_done: AtomicU64::new(0),
             n_layers: AtomicU64::new(0),

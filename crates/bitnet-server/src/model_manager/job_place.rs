@@ -55,6 +55,7 @@ impl JobPlace {
                         Err(error) => EntryState::Failed {
                             at: Instant::now(),
                             error: error.clone(),
+                            source: self.job.ordered.as_ref().map(|own| own.source.clone()),
                         },
                     }
                 }

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::incompatible::{load_error, other_model, without_folder};
 use super::job::{LoadJob, LoadStage};
 use super::policy::{self, ModelOrigin, OriginSource};
-use super::room::make_room;
+use super::room::{make_room, tell_if_too_large};
 use super::validate::{self, ValidationPlan};
 use super::version;
 use crate::app::App;
@@ -360,6 +360,7 @@ fn finish(
     model.validation = built.validation;
     let model = model.loaded_from(&order.origin);
     draw_one(&model)?;
+    tell_if_too_large(app, &model);
     // What the prompts of the validation have left in its cache.
     model.engine.forget_idle();
     Ok(model)

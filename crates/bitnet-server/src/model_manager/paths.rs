@@ -7,6 +7,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::thread;
 
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use bitnet_inference::ModelFiles;
@@ -44,6 +45,12 @@ pub fn id_like(name: &str) -> String {
         "" | crate::model::DEFAULT_ALIAS => "model".into(),
         _ => id,
     }
+}
+
+/// The order that loads `path` as `id`, as a hint shows it: to be sent as it is written.
+pub(crate) fn load_order(path: &Path, id: &str) -> String {
+    let order = json!({ "model_path": path.to_string_lossy(), "model_id": id });
+    format!("POST /v1/models/load {order}")
 }
 
 /// The file or directory that `asked` means: in one of `directories`, which are resolved already.

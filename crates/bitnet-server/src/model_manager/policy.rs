@@ -29,6 +29,14 @@ pub enum OriginSource {
 }
 
 impl OriginSource {
+    /// The file or directory that it is, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            OriginSource::Path(path) => Some(path),
+            OriginSource::Bytes { .. } => None,
+        }
+    }
+
     /// What messages to operators call it: all of a path.
     pub fn name(&self) -> String {
         match self {

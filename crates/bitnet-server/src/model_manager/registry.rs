@@ -5,6 +5,7 @@
 //! both.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::entry::{
     Asleep, Awaited, Entry, EntryState, ModelState, OldVersion, Previous, Rollback,
 };
 use super::job::{JobProgress, LoadJob};
-use super::policy::ModelOrigin;
+use super::policy::{ModelOrigin, OriginSource};
 use crate::auth::allowed_models::AllowedModels;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{DEFAULT_ALIAS, LoadedModel};
@@ -67,6 +68,8 @@ pub struct Seen {
     pub job: Option<Arc<LoadJob>>,
     /// Why it could not be loaded.
     pub failure: Option<ApiError>,
+    /// The file, or directory, that could not be.
+    pub failed_path: Option<PathBuf>,
     /// What it was before it fell asleep, if it sleeps.
     pub asleep: Option<Asleep>,
     /// Time since somebody asked for it, or was seen to use it.
@@ -178,7 +181,7 @@ impl ModelRegistry {
                 });
             }
             EntryState::Unloading(_) => return Err(unloading(id)),
-            EntryState::Failed { at, error } if at.elapsed() < AFTER_FAILURE => {
+            EntryState::Failed { at, error, .. } if at.elapsed() < AFTER_FAILURE => {
                 return Err(error.clone());
             }
             EntryState::Unloaded | EntryState::Sleeping(_) | EntryState::Failed { .. } => {}
@@ -249,9 +252,9 @@ impl ModelRegistry {
     pub fn look(&self, name: &str) -> Result<Seen, ApiError> {
         let table = self.read();
         let (id, entry) = table.resolve(Some(name))?;
-        let failure = match &entry.state {
-            EntryState::Failed { error, .. } => Some(error.clone()),
-            _ => None,
+        let (failure, failed_source) = match &entry.state {
+            EntryState::Failed { error, source, .. } => (Some(error.clone()), source.as_ref()),
+            _ => (None, None),
         };
         let asleep = match &entry.state {
             EntryState::Sleeping(asleep) => Some(asleep.clone()),
@@ -263,6 +266,9 @@ impl ModelRegistry {
             current: entry.in_memory().cloned(),
             job: entry.job().cloned(),
             failure,
+            failed_path: failed_source
+                .and_then(OriginSource::path)
+                .map(Path::to_owned),
             asleep,
             unused_for: entry.unused_for(),
             previous_version: entry
@@ -452,7 +458,6 @@ fn unloading(id: &str) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
     use std::time::Instant;
 
     use super::*;
@@ -467,7 +472,11 @@ mod tests {
         // The first one lies ahead, so that nothing that takes long reaches its end.
         for (at, can_be) in [(now + AFTER_FAILURE, false), (now - AFTER_FAILURE, true)] {
             let error = ApiError::new(ErrorCode::ModelIncompatible, "the disk was away");
-            models.write().entry("a").unwrap().state = EntryState::Failed { at, error };
+            models.write().entry("a").unwrap().state = EntryState::Failed {
+                at,
+                error,
+                source: None,
+            };
             assert_eq!(models.any_can_be_loaded(), can_be);
             let found = models.find(None);
             assert_eq!(matches!(found, Ok(Found::Unloaded { .. })), can_be);

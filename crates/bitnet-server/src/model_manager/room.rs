@@ -5,8 +5,9 @@
 //! one after the other never count on the same room. Who has just been loaded stays for a while: else two models that
 //! clients ask for by turns would push each other out with every request, and none would ever answer.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::entry::Entry;
@@ -45,6 +46,42 @@ impl Arriving {
 impl Drop for WeightRoom {
     fn drop(&mut self) {
         self.arriving.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Which models have been told to be larger in memory than all may be: the last version of each, by name. One that is
+/// loaded with every other request is told once.
+#[derive(Debug, Default)]
+pub struct ToldTooLarge(Mutex<BTreeMap<String, Option<String>>>);
+
+impl ToldTooLarge {
+    /// What is to be told of a model that takes `bytes` where all may take `limit`, if that is too much and new.
+    fn doubt(&self, id: &str, version: Option<&str>, bytes: u64, limit: u64) -> Option<String> {
+        if limit == 0 || bytes <= limit {
+            return None;
+        }
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = version.map(str::to_owned);
+        if told.get(id) == Some(&version) {
+            return None;
+        }
+        told.insert(id.to_owned(), version);
+        Some(format!(
+            "the model '{id}' takes {bytes} bytes of memory, more than its files have, and models.cache_size lets all \
+             models have {limit}: while it is in memory no other one is loaded; raise models.cache_size to {bytes} at \
+             least, and by what other models are to have"
+        ))
+    }
+}
+
+/// Tells of a model that has just been loaded if it alone is larger than the bound: before it was loaded only its files
+/// could be held against that.
+pub(crate) fn tell_if_too_large(app: &App, model: &LoadedModel) {
+    let (bytes, limit) = (weight_bytes(model), app.manager.policy.cache_bytes);
+    let version = model.version.as_deref();
+    let doubt = (app.manager.told_too_large).doubt(&model.id, version, bytes, limit);
+    if let Some(doubt) = doubt {
+        tracing::warn!("{doubt}");
     }
 }
 
@@ -178,5 +215,29 @@ fn entry_bytes(entry: &Entry) -> u64 {
 }
 
 fn bytes_in_memory(model: &Arc<LoadedModel>) -> u64 {
+    weight_bytes(model)
+}
+
+fn weight_bytes(model: &LoadedModel) -> u64 {
     model.engine.info().weight_bytes() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_alone_is_larger_than_the_bound_is_told_once_a_version() {
+        let told = ToldTooLarge::default();
+        let doubt = |version, bytes, limit| told.doubt("story", Some(version), bytes, limit);
+        assert_eq!(doubt("v1", 50, 50), None);
+        assert_eq!(doubt("v1", 50, 0), None, "no limit");
+        let text = doubt("v1", 51, 50).unwrap();
+        for words in ["'story' takes 51", "models have 50", "to 51 at least"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert_eq!(doubt("v1", 51, 50), None, "it came back");
+        assert!(doubt("v2", 51, 50).is_some());
+        assert!(told.doubt("other", None, 51, 50).is_some());
+    }
 }

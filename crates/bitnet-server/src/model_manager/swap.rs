@@ -6,6 +6,7 @@
 //! keeps the old one in memory for a while; `rolling` sends first 10, then 50, then all of a hundred new requests. Then
 //! the new version is on probation ([`probation`]).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use super::entry::{Canary, EntryState, OldVersion, Rollback};
 use super::job::{LoadJob, LoadStage};
 use super::job_place::JobPlace;
 use super::load::{Likeness, LoadMemory, LoadOrder, load};
+use super::paths::load_order;
 use super::policy::ModelOrigin;
 use super::probation::{self, Probation};
 use super::validate::{Validation, ValidationPlan};
@@ -92,7 +94,7 @@ pub struct Swapping {
 /// answers as before.
 pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiError> {
     let old = app.model(Some(&order.id)).await;
-    let old = old.map_err(|error| without_old(&order.id, error));
+    let old = old.map_err(|error| without_old(&order, error));
     // It is held until it has its swap, with which it does not leave.
     let begun = old.and_then(|_old| Swapping::begin(app, order));
     let swapping = begun.inspect_err(|error| app.metrics.swapped(error.code.name()))?;
@@ -102,7 +104,8 @@ pub async fn swap(app: &Arc<App>, order: SwapOrder) -> Result<SwapReport, ApiErr
 
 /// Why there is nothing that a new version could be held against. What is wrong with the file of the old one must not
 /// read as if it were the new one's.
-fn without_old(id: &str, error: ApiError) -> ApiError {
+fn without_old(order: &SwapOrder, error: ApiError) -> ApiError {
+    let id = &order.id;
     if error.code != ErrorCode::ModelIncompatible {
         return error;
     }
@@ -110,9 +113,11 @@ fn without_old(id: &str, error: ApiError) -> ApiError {
         "the model that '{id}' means now cannot be loaded, so there is nothing to hold a new one against: {}",
         error.message
     );
-    ApiError { message, ..error }.with_hint(
-        "free the name with DELETE /v1/models/ID, then POST /v1/models/load takes another file for it",
-    )
+    let path = order.origin.source.path().unwrap_or(Path::new("PATH"));
+    ApiError { message, ..error }.with_hint(format!(
+        "free the name with DELETE /v1/models/{id}, then {}",
+        load_order(path, id)
+    ))
 }
 
 /// Goes back to the version before the last swap: at once if it is kept, else by loading it again. There is no way back

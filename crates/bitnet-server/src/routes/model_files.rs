@@ -10,7 +10,6 @@ use serde::Serialize;
 use crate::app::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::model_manager::files::{self, FoundFile};
-use crate::model_manager::policy::OriginSource;
 
 /// Lists the models in the configured directories, and which of the server's models each one is.
 ///
@@ -36,6 +35,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<ModelFileList>, Ap
                 })
                 .collect(),
             truncated: found.truncated,
+            draining: app.is_draining(),
         }
     });
     let listed = listed.await.map_err(|_| {
@@ -47,9 +47,9 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<ModelFileList>, Ap
 
 /// Where the known models come from, links resolved.
 fn origins(app: &App) -> Vec<(String, PathBuf)> {
-    let of = |id: String| match app.models.origin_of(&id)?.source {
-        OriginSource::Path(path) => Some((id, path.canonicalize().ok()?)),
-        OriginSource::Bytes { .. } => None,
+    let of = |id: String| {
+        let origin = app.models.origin_of(&id)?;
+        Some((id, origin.source.path()?.canonicalize().ok()?))
     };
     app.models.ids().into_iter().filter_map(of).collect()
 }
@@ -61,6 +61,8 @@ pub struct ModelFileList {
     data: Vec<ListedFile>,
     /// Whether there is more.
     truncated: bool,
+    /// Whether the server ends, and takes no request any more.
+    draining: bool,
 }
 
 /// A model on disk, and what it is called.

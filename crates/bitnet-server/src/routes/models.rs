@@ -1,6 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: one body for OpenAI's clients (`data`) and for ours (`models`).
 
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use axum::Json;
@@ -16,7 +16,6 @@ use crate::metrics::rolling::RollingFigures;
 use crate::model::layout;
 use crate::model_manager::entry::ModelState;
 use crate::model_manager::job::JobProgress;
-use crate::model_manager::policy::OriginSource;
 use crate::model_manager::registry::Seen;
 
 /// Lists the models. Administrators see among `models` also names whose first load has failed, with the reason.
@@ -125,9 +124,9 @@ impl ModelStatus {
         // Of one that is not in memory: where it would be loaded from.
         let path = || match model {
             Some(model) => model.path.clone(),
-            None => match app.models.origin_of(&seen.id)?.source {
-                OriginSource::Path(path) => Some(path),
-                OriginSource::Bytes { .. } => None,
+            None => match app.models.origin_of(&seen.id) {
+                Some(origin) => origin.source.path().map(FilePath::to_owned),
+                None => seen.failed_path.clone(),
             },
         };
         let slept = seen.asleep.as_ref();

@@ -43,8 +43,8 @@ impl NamedModels {
         too_large.map_or(Ok(()), |(id, bytes)| {
             let setting = config.named("models.cache_size");
             Err(SettingError::Contradiction(format!(
-                "{setting} is {limit} bytes, and the model '{id}' alone has {bytes}: raise it, leave \
-                 that model out, or say 0, which is no limit"
+                "{setting} is {limit} bytes, and the model '{id}' alone has {bytes} of files: raise it, \
+                 leave that model out, or say 0, which is no limit"
             )))
         })
     }
@@ -57,8 +57,8 @@ impl NamedModels {
         let pinned: u64 = self.sum(is_pinned);
         if pinned > limit {
             return vec![format!(
-                "the models of models.pinned have {pinned} bytes together, and models.cache_size is {limit}: when the \
-                 first of them are loaded, the others, and all other models, are refused"
+                "the models of models.pinned have {pinned} bytes of files together, and models.cache_size is {limit}: \
+                 when the first of them are loaded, the others, and all other models, are refused"
             )];
         }
         let others = self.models.iter().filter(|(id, _)| !is_pinned(id));
@@ -66,8 +66,8 @@ impl NamedModels {
             .filter(|(_, bytes)| pinned.saturating_add(*bytes) > limit)
             .map(|(id, bytes)| {
                 format!(
-                    "the model '{id}' has {bytes} bytes, those of models.pinned {pinned}, and models.cache_size is \
-                     {limit}: beside them it has no room, and requests for it are refused"
+                    "the model '{id}' has {bytes} bytes of files, those of models.pinned {pinned}, and \
+                     models.cache_size is {limit}: beside them it has no room, and requests for it are refused"
                 )
             })
             .collect()
@@ -79,9 +79,18 @@ impl NamedModels {
     }
 }
 
+/// What a check of `config` cannot know of the room for models, if that is bounded.
+pub fn unknown_sizes(config: &ServerConfig) -> Option<&'static str> {
+    (config.models.cache_size.0 > 0).then_some(
+        "models.cache_size is held against the sizes of files here: in memory a model may be larger, which is told when \
+         it is loaded",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Sources;
 
     fn named(limit: u64, pinned: &[&str]) -> NamedModels {
         NamedModels {
@@ -111,6 +120,17 @@ mod tests {
     }
 
     #[test]
+    fn a_check_says_what_it_does_not_know_where_memory_is_bounded() {
+        assert_eq!(unknown_sizes(&ServerConfig::default()), None);
+        let bounded = ServerConfig::load(&Sources {
+            flags: vec![("cache-size".into(), "1GB".into())],
+            ..Sources::default()
+        });
+        let told = unknown_sizes(&bounded.unwrap()).unwrap();
+        assert!(told.contains("may be larger"), "{told}");
+    }
+
+    #[test]
     fn models_that_pinned_ones_leave_no_room_for_are_told() {
         assert!(named(90, &["first"]).doubts().is_empty());
         let doubts = named(89, &["first"]).doubts();
@@ -121,7 +141,10 @@ mod tests {
         );
         let doubts = named(89, &["first", "second"]).doubts();
         assert_eq!(doubts.len(), 1, "{doubts:?}");
-        assert!(doubts[0].contains("have 90 bytes together"), "{doubts:?}");
+        assert!(
+            doubts[0].contains("have 90 bytes of files together"),
+            "{doubts:?}"
+        );
         assert!(named(90, &[]).doubts().is_empty());
     }
 }

@@ -292,6 +292,11 @@ fn every_error_of_the_table_is_answered() {
                 "{error}"
             );
         }
+        let text = |field: &str| error[field].as_str().unwrap().to_owned();
+        assert!(
+            !text("message").contains(&text("hint")),
+            "it is said twice: {error}"
+        );
         let again = [408, 409, 429, 503, 504].contains(&status);
         assert_eq!(error["retryable"], again, "{name}");
         let after = answer.header("retry-after").map(str::parse::<u64>);

@@ -111,7 +111,14 @@ fn a_load_that_failed_is_tried_again_with_its_file() {
     );
     assert!(message.contains("cut.gguf"), "{message}");
     let hint = error["hint"].as_str().unwrap();
-    assert!(hint.contains("name it again: model_path"), "{hint}");
+    // The order is whole: sent as it is written it tries again.
+    let (_, order) = hint.split_once("POST /v1/models/load ").unwrap();
+    let again = load(serde_json::from_str(order).unwrap());
+    assert!(again.is_error(422, "model_incompatible"), "{}", again.body);
+    let listed = managed.ask("GET", "/v1/models", &Value::Null).json();
+    let next = &listed["models"][1];
+    let path = managed.models.join("cut.gguf").display().to_string();
+    assert_eq!((&next["id"], &next["path"]), (&"next".into(), &path.into()));
     let loaded = load(json!({"model_path": "v2.gguf", "model_id": "next"}));
     assert_eq!(loaded.status, 200, "{}", loaded.body);
 }
@@ -125,6 +132,8 @@ fn a_server_that_drains_still_lists_its_models_and_says_so() {
     let listed = list();
     assert_eq!(listed["draining"], true);
     assert_eq!(listed["models"][0]["id"], "stories");
+    let files = managed.ask("GET", "/v1/model_files", &Value::Null).json();
+    assert_eq!(files["draining"], true);
 }
 
 #[test]

@@ -12,6 +12,43 @@ const LOAD: &str = "/v1/models/load";
 const UNLOAD: &str = "/v1/models/stories/unload";
 
 #[test]
+fn an_order_for_what_is_being_loaded_already_is_given_that_load() {
+    let managed = Managed::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let turn = runtime.unwrap().block_on(managed.server.app.manager.turn());
+    let order = |file: &str| json!({"model_path": file, "model_id": "next"});
+    let begin = |order: &Value| managed.ask("POST", LOAD, order);
+    let first = begin(&order("v2.gguf"));
+    assert_eq!(first.status, 202, "{}", first.body);
+    let job = first.json()["job_id"].clone();
+    let second = begin(&order("v2.gguf"));
+    assert_eq!(
+        (second.status, &second.json()["job_id"]),
+        (202, &job),
+        "{}",
+        second.body
+    );
+    // What is loaded is not what these want.
+    let mut validated = order("v2.gguf");
+    validated["validation_config"] = json!({"validation_samples": 1});
+    let mut other_kernel = order("v2.gguf");
+    other_kernel["quantization_format"] = "i2s".into();
+    for other in [order("v1.gguf"), validated, other_kernel] {
+        let busy = begin(&other);
+        assert!(busy.is_error(409, "model_busy"), "{}", busy.body);
+        assert!(busy.body.contains("in another way"), "{}", busy.body);
+    }
+    std::thread::scope(|scope| {
+        let waits = format!("{LOAD}?wait=true");
+        let managed = &managed;
+        let waiting = scope.spawn(move || managed.ask("POST", &waits, &order("v2.gguf")));
+        drop(turn);
+        let loaded = waiting.join().unwrap();
+        assert_eq!(loaded.json()["status"], "loaded", "{}", loaded.body);
+    });
+}
+
+#[test]
 fn what_nobody_knows_in_an_order_is_refused_by_name_and_nothing_is_done() {
     let managed = Managed::start();
     let swap = |name: &str, value: Value| {

@@ -109,15 +109,19 @@ async fn refuse_other_file(app: &App, id: &str, path: &Path) -> Result<(), ApiEr
 
 /// A model without a path, whose name says nothing of where it is: its first load failed.
 fn nowhere(app: &App, id: &str) -> ApiError {
-    let failure = app.models.look(id).ok().and_then(|seen| seen.failure);
-    let Some(failure) = failure else {
+    let Ok(seen) = app.models.look(id) else {
+        return missing("model_path");
+    };
+    let (Some(failure), Some(path)) = (seen.failure, seen.failed_path) else {
         return missing("model_path");
     };
     let message = format!(
         "'{id}' has never been loaded, so only model_path says where it is; the last load of it failed: {failure}"
     );
-    ApiError::about("model_path", ErrorCode::MissingField, message)
-        .with_hint("mend the file, then name it again: model_path")
+    ApiError::about("model_path", ErrorCode::MissingField, message).with_hint(format!(
+        "mend the file, then {}",
+        paths::load_order(&path, id)
+    ))
 }
 
 /// How the files at `path` are loaded, as the request wants it.
