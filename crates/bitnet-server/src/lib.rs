@@ -19,7 +19,7 @@
 //! the settings, [`limits`] every bound, [`metrics`] the figures, [`telemetry`] the traces, [`machine`] the hardware,
 //! [`build_info`] the program, [`error`] every error.
 //!
-//! The async runtime lives in this crate only; the engine below has no thread of its own. No lock is held across an
+//! The engine below has no async runtime and no thread of its own. No lock is held across an
 //! `.await`. Work crosses threads by channels that are bounded, or by the engine's, which admission bounds.
 
 pub mod admission;
