@@ -15,7 +15,7 @@ use crate::cpu::isa::{Isa, LANES};
 const AHEAD: usize = 8192;
 
 /// Token rows up to which the processor itself reads far enough ahead: hints would only take its time.
-const UNHINTED: usize = 0;
+const UNHINTED: usize = 2;
 
 /// Token rows up to which two sums a row fit into the registers beside codes and masks.
 const TWO_SUMS: usize = 8;
