@@ -241,7 +241,7 @@ fn where_nobody_takes_the_connection_little_time_is_lost() {
     client.settings.endpoint = "http://127.0.0.1:1".into();
     let error = client.pull("o/n").unwrap_err();
     assert!(matches!(error, HubError::NoConnection { .. }), "{error}");
-    assert!(error.hint().contains("--offline"), "{}", error.hint());
+    assert!(error.hint().contains("bitnet list"), "{}", error.hint());
     assert_eq!(waits(&client), [1, 2]);
 }
 
