@@ -5,8 +5,8 @@
 //! the work looks at between steps; a second one ends the process, and files in the making are removed first.
 //!
 //! Work that may end at any moment, because what is done of it stays and is gone on with, holds [`LastWords`] instead:
-//! Ctrl-C ends the process at once, and the user is told what there is. So does SIGTERM, which otherwise ends the process
-//! without a word, as the system has it.
+//! Ctrl-C ends the process at once, and the user is told what there is. So does SIGTERM, which ends a process that
+//! has begun no such work without a word, as the system has it.
 //!
 //! The `ctrlc` crate runs the handler on a thread of its own, so it may take locks and print; doing that in a real
 //! signal handler would need `unsafe` and a list of allowed calls, and Windows has no signals.

@@ -211,7 +211,7 @@ impl Cache {
             (_, []) => {
                 let what = match self.unfinished(&model.id) {
                     0 => "nothing of it is there",
-                    _ => "no file of it is whole",
+                    _ => "no model of it is whole",
                 };
                 return Err(absent(what.into()));
             }

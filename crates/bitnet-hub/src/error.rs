@@ -392,7 +392,7 @@ impl HubError {
                 };
                 let on = match unfinished {
                     0 => "",
-                    _ => ", and goes on with what is there",
+                    _ => ", and goes on with what there is of it",
                 };
                 let model = model.to_string();
                 format!("`bitnet pull {}`{without} downloads it{on}", quoted(&model))

@@ -41,10 +41,10 @@ fn what_is_there_of_a_model_that_is_not_whole_is_told() {
     assert!(lines[1].contains("status 404"), "{}", ended.stderr);
 
     let there = format!(
-        "no file of it is whole, and {} of an unfinished download are there",
+        "no model of it is whole, and {} of an unfinished download are there",
         bytes(half)
     );
-    let goes_on = "downloads it, and goes on with what is there";
+    let goes_on = "downloads it, and goes on with what there is of it";
     let offline = format!("`bitnet pull o/n` without --offline and HF_HUB_OFFLINE {goes_on}");
     f.run(&["pull", "o/n", "--offline"])
         .fails(1, &there, &offline);

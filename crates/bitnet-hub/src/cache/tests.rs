@@ -125,7 +125,7 @@ fn what_an_unfinished_download_has_brought_is_told() {
     f.fails("o/n", "nothing of it is there");
     fs::write(blobs.join("abc.incomplete"), "12345").unwrap();
     fs::write(blobs.join("def"), "whole").unwrap();
-    let told = "no file of it is whole, and 10 bytes of an unfinished download are there";
+    let told = "no model of it is whole, and 10 bytes of an unfinished download are there";
     f.fails("o/n:Q2_0", told);
     for (offline, how) in [
         (false, "`bitnet pull 'o/n:a b'`"),
@@ -135,7 +135,7 @@ fn what_an_unfinished_download_has_brought_is_told() {
         ),
     ] {
         let error = f.cache.find(&"o/n:a b".parse().unwrap(), offline);
-        let hint = format!("{how} downloads it, and goes on with what is there");
+        let hint = format!("{how} downloads it, and goes on with what there is of it");
         assert_eq!(error.unwrap_err().hint(), hint);
     }
     // Beside another model, whose blobs are no part of it.

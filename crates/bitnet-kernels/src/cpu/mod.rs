@@ -255,7 +255,7 @@ impl CpuBackend {
         let largest = (128 * cols) as f32 * (rows.scale() / q.scales()[0]);
         let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
         let n = scratch.list_open_rows(&gate[..all])?;
-        if !largest.is_finite() || !scratch.race.pays(n, all) {
+        if !largest.is_finite() || !scratch.race.pays_by_rows(n, all) {
             drop(scratch);
             self.multiply(&q, &[up_weight], &mut [&mut *up])?;
             self.gate(Activation::Relu2, gate, up, all, out);
