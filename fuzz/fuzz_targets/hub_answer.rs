@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     }
     for pattern in [None, Some("q4"), Some("safetensors"), Some("model.gguf")] {
         for allow_pickle in [false, true] {
-            let wanted = WantedFiles { pattern, allow_pickle };
+            let wanted = WantedFiles { pattern, revision: None, allow_pickle };
             let Ok(chosen) = choose(&id, &files, wanted) else { continue };
             assert!(!chosen.files.is_empty());
             assert!(chosen.files.iter().all(|name| files.iter().any(|(file, _)| file == name)));
