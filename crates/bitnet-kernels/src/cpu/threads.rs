@@ -229,8 +229,9 @@ mod native {
                 std::thread::yield_now();
             }
             let mut ends = lock(&self.ends);
-            // SeqCst against `running`: either the last worker sees that we sleep, or we see that it has finished.
-            self.caller_sleeps.store(true, Ordering::SeqCst);
+            // SeqCst against `running`: either the last worker sees that we sleep, or we see that it has finished. A swap,
+            // for emulators of ARM let a load overtake the store before it, whatever their orderings.
+            self.caller_sleeps.swap(true, Ordering::SeqCst);
             while self.running.load(Ordering::SeqCst) != 0 {
                 ends = (self.finished.wait(ends)).unwrap_or_else(PoisonError::into_inner);
             }
@@ -271,7 +272,8 @@ mod native {
             }
             let mut sleepers = lock(&self.sleepers);
             *sleepers += 1;
-            self.has_sleepers.store(true, Ordering::SeqCst);
+            // A swap for the reason in `wait_for_workers`.
+            self.has_sleepers.swap(true, Ordering::SeqCst);
             loop {
                 let epoch = self.epoch.load(Ordering::SeqCst);
                 if epoch != seen {
@@ -310,6 +312,21 @@ mod native {
                     }
                 });
                 assert!(!pool.shared.caller_sleeps.load(Ordering::SeqCst));
+            }
+        }
+
+        #[test]
+        fn a_caller_that_falls_asleep_while_the_last_worker_ends_is_woken() {
+            let pool = Pool::new(2).unwrap();
+            for op in 0..1000 {
+                let began = Instant::now();
+                // Around the moment at which the caller gives up yielding.
+                let takes = YIELDS + Duration::from_nanos(op * 7919 % 60_000);
+                pool.on_all_threads(&|thread| {
+                    while thread == 1 && began.elapsed() < takes {
+                        std::hint::spin_loop();
+                    }
+                });
             }
         }
 
