@@ -108,7 +108,11 @@ impl Remote {
                     CliError::usage(e.to_string(), "docs/config.md has every setting")
                 })?;
                 let server = &config.server;
-                let address = SocketAddr::new(server.host, server.port);
+                // The port of administrators, where they have one, answers everybody too.
+                let address = match server.admin_port.filter(|&port| port != 0) {
+                    Some(port) => SocketAddr::new(server.admin_host, port),
+                    None => SocketAddr::new(server.host, server.port),
+                };
                 let certificate = server.tls_certificate_file.clone();
                 (ServerUrl::of(address, certificate.is_some()), certificate)
             }

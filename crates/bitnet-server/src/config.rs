@@ -338,6 +338,7 @@ impl ServerConfig {
                 "server.health_port is {port}, and so is server.port: probes have a port of their own there, or none"
             )));
         }
+        self.check_admin_port()?;
         let auth = &self.auth;
         if auth.jwt_key_file.is_some() && (auth.jwt_issuer.is_none() || auth.jwt_audience.is_none())
         {
@@ -357,6 +358,36 @@ impl ServerConfig {
                  them on, is not set"
                     .into(),
             ));
+        }
+        Ok(())
+    }
+}
+
+impl ServerConfig {
+    /// Refuses a port for administrators that is another one's, and an address of one that there is not.
+    fn check_admin_port(&self) -> Result<(), SettingError> {
+        let server = &self.server;
+        let Some(port) = server.admin_port else {
+            return match self.origin("server.admin_host") {
+                None | Some(Origin::Default) => Ok(()),
+                Some(_) => Err(SettingError::Contradiction(format!(
+                    "{} is {}, but server.admin_port, which opens a port for administrators there, is not set",
+                    self.named("server.admin_host"),
+                    server.admin_host
+                ))),
+            };
+        };
+        let (host, admin_host) = (server.host, server.admin_host);
+        let meet = host == admin_host || host.is_unspecified() || admin_host.is_unspecified();
+        let others = [
+            ("server.port", Some(server.port)),
+            ("server.health_port", server.health_port),
+        ];
+        let is_same = |other: Option<u16>| meet && port != 0 && other == Some(port);
+        if let Some((other, _)) = others.iter().find(|(_, other)| is_same(*other)) {
+            return Err(SettingError::Contradiction(format!(
+                "server.admin_port is {port}, and so is {other}: administrators have a port of their own there, or none"
+            )));
         }
         Ok(())
     }

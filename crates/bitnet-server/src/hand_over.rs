@@ -1,9 +1,10 @@
-//! Handing the listening socket to the next process, so that a restart loses no request.
+//! Handing the listening sockets to the next process, so that a restart loses no request.
 //!
 //! Both processes have the same setting, a path. The running one waits there for the next one. The next one loads its
-//! model, and only then connects: it is sent the listening socket as a descriptor (SCM_RIGHTS), answers that it has it,
-//! and from then on accepts, while the older one ends its connections. Clients that come in between wait in the queue
-//! of the socket, which both have. A next process that fails before its answer has changed nothing.
+//! model, and only then connects: it is sent the listening socket as a descriptor (SCM_RIGHTS), behind it that of the
+//! port for administrators where there is one, answers that it has them, and from then on accepts, while the older one
+//! ends its connections. Clients that come in between wait in the queues of the sockets, which both have. A next process
+//! that fails before its answer has changed nothing.
 //!
 //! Only the same user can connect, and is asked for by the kernel's word, not by its own.
 
@@ -29,7 +30,10 @@ use tokio::time::timeout;
 /// What comes with the descriptor: another protocol would say something else.
 const GREETING: &[u8] = b"bitnet listening socket 1\n";
 
-/// What the next process answers when it has it.
+/// Sockets at the most.
+const MOST_SOCKETS: usize = 2;
+
+/// What the next process answers when it has them.
 const TAKEN: u8 = b'T';
 
 /// What the older one answers to that, and accepts no more.
@@ -55,15 +59,17 @@ pub struct PreparedOffer {
     fresh: PathBuf,
 }
 
-/// A socket that the older process has offered and still accepts on.
+/// Sockets that the older process has offered and still accepts on.
 #[derive(Debug)]
 pub struct Offered {
     /// The listening socket.
     pub listener: TcpListener,
+    /// That of the port for administrators, if the older process has one.
+    pub admin: Option<TcpListener>,
     older: BlockingStream,
 }
 
-/// Asks the process that waits at `path` for its socket; `None` when there is none.
+/// Asks the process that waits at `path` for its sockets; `None` when there is none.
 ///
 /// # Errors
 /// When whoever waits there gives something else, or something else than a socket is at the path.
@@ -83,13 +89,21 @@ pub fn ask(path: &Path) -> io::Result<Option<Offered>> {
     };
     older.set_read_timeout(Some(PATIENCE))?;
     older.set_write_timeout(Some(PATIENCE))?;
-    let listener = TcpListener::from(receive(&older)?);
-    listener.local_addr()?;
-    Ok(Some(Offered { listener, older }))
+    let mut sockets = receive(&older)?.into_iter().map(TcpListener::from);
+    let listener = sockets.next().ok_or_else(of_another_kind)?;
+    let admin = sockets.next();
+    for socket in std::iter::once(&listener).chain(&admin) {
+        socket.local_addr()?;
+    }
+    Ok(Some(Offered {
+        listener,
+        admin,
+        older,
+    }))
 }
 
 impl Offered {
-    /// Where the socket listens.
+    /// Where the first socket listens.
     ///
     /// # Errors
     /// When the operating system does not say.
@@ -97,25 +111,25 @@ impl Offered {
         self.listener.local_addr()
     }
 
-    /// Takes it: the older process stops accepting.
+    /// Takes both: the older process stops accepting.
     ///
     /// # Errors
     /// When the older process does not answer; it may still be accepting then.
-    pub fn take(mut self) -> io::Result<TcpListener> {
+    pub fn take(mut self) -> io::Result<(TcpListener, Option<TcpListener>)> {
         use std::io::{Read, Write};
         self.older.write_all(&[TAKEN])?;
         let mut answer = [0];
         self.older.read_exact(&mut answer)?;
         match answer[0] {
-            GIVEN => Ok(self.listener),
+            GIVEN => Ok((self.listener, self.admin)),
             _ => Err(other("the running process did not agree")),
         }
     }
 }
 
-fn receive(stream: &BlockingStream) -> io::Result<OwnedFd> {
+fn receive(stream: &BlockingStream) -> io::Result<Vec<OwnedFd>> {
     let mut bytes = [0; GREETING.len()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(
         stream,
@@ -123,16 +137,20 @@ fn receive(stream: &BlockingStream) -> io::Result<OwnedFd> {
         &mut ancillary,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    let descriptor = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    match descriptor {
-        Some(descriptor) if bytes[..received.bytes] == *GREETING => Ok(descriptor),
-        _ => Err(other(
-            "whoever waits there is no server of this kind, or refuses this user",
-        )),
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            descriptors.extend(sent);
+        }
     }
+    match bytes[..received.bytes] == *GREETING {
+        true => Ok(descriptors),
+        false => Err(of_another_kind()),
+    }
+}
+
+fn of_another_kind() -> io::Error {
+    other("whoever waits there is no server of this kind, or refuses this user")
 }
 
 impl PreparedOffer {
@@ -183,9 +201,9 @@ impl Drop for PreparedOffer {
 }
 
 impl Offer {
-    /// Gives `listener` to the first process that asks for it and takes it. That process is accepting already: the
-    /// caller stops.
-    pub async fn give(&mut self, listener: impl AsFd) {
+    /// Gives `sockets`, at most two, to the first process that asks for them and takes them. That process is accepting
+    /// already: the caller stops.
+    pub async fn give(&mut self, sockets: &[OwnedFd]) {
         loop {
             let asked = match self.socket.accept().await {
                 Ok((stream, _)) => stream,
@@ -195,7 +213,7 @@ impl Offer {
                     continue;
                 }
             };
-            let taken = timeout(PATIENCE, offer(asked, &listener)).await;
+            let taken = timeout(PATIENCE, offer(asked, sockets)).await;
             match taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(mut stream) => {
                     self.is_given = true;
@@ -220,8 +238,8 @@ impl Drop for Offer {
     }
 }
 
-/// Sends the descriptor, and returns the connection when it was taken.
-async fn offer(mut stream: UnixStream, listener: &impl AsFd) -> io::Result<UnixStream> {
+/// Sends the descriptors, and returns the connection when they were taken.
+async fn offer(mut stream: UnixStream, sockets: &[OwnedFd]) -> io::Result<UnixStream> {
     if stream.peer_cred()?.uid() != geteuid().as_raw() {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
@@ -230,8 +248,8 @@ async fn offer(mut stream: UnixStream, listener: &impl AsFd) -> io::Result<UnixS
     }
     stream
         .async_io(Interest::WRITABLE, || {
-            let descriptors = [listener.as_fd()];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
             let sent = sendmsg(

@@ -5,13 +5,16 @@
 //! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn. Its health port answers from
 //! [`Process::watch_over`] on, that is before.
 
+mod admin_port;
 #[cfg(unix)]
 mod reload;
 mod signals;
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::auth::Guard;
+use crate::auth::bind::is_loopback;
 use crate::auth::guard::{GuardError, follow_keys, write_usage};
 use crate::checking::CHECKING_THREADS;
 use crate::config::{ServerConfig, Sources};
@@ -30,11 +34,12 @@ use crate::listener::{self, Listener, ReservedAddress};
 use crate::log::{LIFE, LogFilter};
 use crate::model_manager::sleep;
 use crate::routes;
-use crate::server::{Ending, Server, Stopped};
+use crate::server::{ADMIN_CONNECTIONS, Ending, Server, Stopped};
 #[cfg(target_os = "linux")]
 use crate::service_manager::ServiceManager;
 use crate::tls::{TlsError, TlsIdentity, follow_certificate};
 use crate::watchers::Watchers;
+use admin_port::AdminPort;
 #[cfg(unix)]
 use reload::Reload;
 use signals::{Signals, Termination};
@@ -52,6 +57,7 @@ pub struct Process {
     ends_early: JoinHandle<()>,
     activated: Option<std::net::TcpListener>,
     reserved: Option<ReservedAddress>,
+    admin: Option<AdminPort>,
     guard: Arc<Guard>,
     tls: Option<Arc<TlsIdentity>>,
     log: LogFilter,
@@ -73,8 +79,10 @@ pub enum ProcessError {
     #[error("the process cannot be set up: {0}")]
     Setup(io::Error),
     /// The address cannot be listened on.
-    #[error("cannot serve on {address}: {source}")]
+    #[error("cannot serve on {address} ({setting}): {source}")]
     Address {
+        /// The setting that its port is of.
+        setting: &'static str,
         /// Which.
         address: SocketAddr,
         /// What the system says.
@@ -98,7 +106,7 @@ impl Process {
     /// As [`Process::begin`].
     pub fn check(config: &ServerConfig) -> Result<(), ProcessError> {
         check_platform(config)?;
-        Guard::check(config.server.host, config)?;
+        Guard::check(most_open(config.server.host, config), config)?;
         TlsIdentity::open(&config.server)?;
         Ok(())
     }
@@ -119,13 +127,18 @@ impl Process {
         let activated = listener::activated();
         #[cfg(not(unix))]
         let activated = Ok(None);
-        let failed = |source| ProcessError::Address { address, source };
+        let failed = |source| ProcessError::Address {
+            setting: "server.port",
+            address,
+            source,
+        };
         let activated: Option<std::net::TcpListener> = activated.map_err(failed)?;
         // Whoever opened the socket chose the address: its exposure counts, not that of the setting.
         let host = match &activated {
             Some(socket) => socket.local_addr().map_err(failed)?.ip(),
             None => address.ip(),
         };
+        let host = most_open(host, &config);
         let guard = Arc::new(Guard::at(host, &config, routes::access())?);
         let tls = TlsIdentity::open(&config.server)?.map(Arc::new);
         if let Some(path) = &config.auth.keys_file
@@ -142,6 +155,7 @@ impl Process {
         let is_free = activated.is_none() && config.server.handover_socket.is_none();
         let reserved = is_free.then(|| ReservedAddress::take(address));
         let reserved = reserved.transpose().map_err(failed)?;
+        let admin = AdminPort::of(&config, reserved.is_some() || activated.is_some())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
             .max_blocking_threads(CHECKING_THREADS)
@@ -156,13 +170,16 @@ impl Process {
         let ends_early = tokio::spawn(early.end_early());
         drop(entered);
         #[cfg(unix)]
-        raise_descriptor_limit(config.server.max_connections + health_listener::MAX_CONNECTIONS);
+        raise_descriptor_limit(
+            config.server.max_connections + health_listener::MAX_CONNECTIONS + ADMIN_CONNECTIONS,
+        );
         Ok(Process {
             runtime,
             signals,
             ends_early,
             activated,
             reserved,
+            admin,
             guard,
             tls,
             log,
@@ -210,6 +227,7 @@ impl Process {
             ends_early,
             activated,
             reserved,
+            admin,
             guard,
             tls,
             log,
@@ -224,18 +242,17 @@ impl Process {
             // Before the process that serves now gives its socket away: what fails from then on leaves nobody to serve.
             #[cfg(target_os = "linux")]
             let prepared = prepare(&config)?;
-            let listener = match reserved {
-                Some(reserved) => reserved.listen().map_err(|source| ProcessError::Address {
-                    address: SocketAddr::new(config.server.host, config.server.port),
-                    source,
-                })?,
-                None => open(&config, activated).await?,
-            };
+            let (listener, admin) = open(&config, activated, reserved, admin).await?;
             watchers.take_over().await?;
             watchers.start(&app, &guard, tls.is_none())?;
             #[cfg(target_os = "linux")]
-            let mut offer = offer(prepared, &listener)?;
-            let server = Server::on(app.clone(), guard.clone(), listener, tls.clone());
+            let mut offer = offer(prepared, std::iter::once(&listener).chain(&admin))?;
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            if let Some(admin) = &admin {
+                let address = admin.socket.local_addr().map_err(ProcessError::Setup)?;
+                tracing::info!(target: LIFE, "orders of administrators and /admin are answered on {scheme}://{address} alone");
+            }
+            let server = Server::on(app.clone(), guard.clone(), listener, admin, tls.clone());
             let address = server.address().map_err(ProcessError::Setup)?;
             tokio::spawn(sleep::watch(app.clone()));
             tokio::spawn(measure(app.clone(), config.monitoring.metrics_interval));
@@ -248,7 +265,6 @@ impl Process {
             let manager = ServiceManager::of_process();
             #[cfg(target_os = "linux")]
             tokio::spawn(manager.clone().watch(app));
-            let scheme = if tls.is_some() { "https" } else { "http" };
             announce(&format!("{scheme}://{address}"));
             let Signals {
                 mut first,
@@ -336,6 +352,15 @@ impl Process {
     }
 }
 
+/// The address by which it is judged who needs credentials and which hosts are believed: of the two that a server may
+/// have, the one that more can reach, for what is open on one is answered on the other.
+fn most_open(host: IpAddr, config: &ServerConfig) -> IpAddr {
+    match config.server.admin_port {
+        Some(_) if is_loopback(host) => config.server.admin_host,
+        _ => host,
+    }
+}
+
 /// Refuses what this system cannot do.
 fn check_platform(config: &ServerConfig) -> Result<(), ProcessError> {
     #[cfg(not(target_os = "linux"))]
@@ -349,20 +374,32 @@ fn check_platform(config: &ServerConfig) -> Result<(), ProcessError> {
     Ok(())
 }
 
-/// The listening socket: the service manager's, that of the process before this one, or a new one.
+/// The listening sockets, the second one for administrators: the service manager's, those of the process before this
+/// one, or new ones.
 async fn open(
     config: &ServerConfig,
     activated: Option<std::net::TcpListener>,
-) -> Result<Listener, ProcessError> {
+    reserved: Option<ReservedAddress>,
+    admin: Option<AdminPort>,
+) -> Result<(Listener, Option<Listener>), ProcessError> {
     let address = SocketAddr::new(config.server.host, config.server.port);
-    let failed = |source| ProcessError::Address { address, source };
+    let failed = |source| ProcessError::Address {
+        setting: "server.port",
+        address,
+        source,
+    };
+    if let Some(reserved) = reserved {
+        let admin = admin.map(AdminPort::listen).transpose()?;
+        return Ok((reserved.listen().map_err(failed)?, admin));
+    }
     if let Some(socket) = activated {
+        let admin = admin.map(AdminPort::listen).transpose()?;
         tracing::info!(target: LIFE, "took the socket of the service manager");
-        return Listener::given(socket, true).map_err(failed);
+        return Ok((Listener::given(socket, true).map_err(failed)?, admin));
     }
     #[cfg(target_os = "linux")]
     if let Some(path) = &config.server.handover_socket
-        && let Some(offered) = hand_over::ask(path).map_err(|e| refused(path, &e))?
+        && let Some(mut offered) = hand_over::ask(path).map_err(|e| refused(path, &e))?
     {
         let older = offered.address().map_err(|e| refused(path, &e))?;
         let is_same = older.ip() == address.ip() && [0, older.port()].contains(&address.port());
@@ -370,11 +407,22 @@ async fn open(
             let reason = format!("the running process listens on {older}, not on {address}");
             return Err(refused(path, &io::Error::other(reason)));
         }
-        let socket = offered.take().map_err(|e| refused(path, &e))?;
+        // Whatever can fail comes before the other process stops accepting.
+        let mut given = None;
+        let mut new = None;
+        if let Some(admin) = admin {
+            match offered.admin.take().filter(|socket| admin.is_at(socket)) {
+                Some(socket) => given = Some(admin.given(socket)?),
+                None => new = Some(admin.listen()?),
+            }
+        }
+        let (socket, _) = offered.take().map_err(|e| refused(path, &e))?;
         tracing::info!(target: LIFE, "took the socket of the process before this one");
-        return Listener::given(socket, false).map_err(failed);
+        let listener = Listener::given(socket, false).map_err(failed)?;
+        return Ok((listener, given.or(new)));
     }
-    Listener::bind(address).await.map_err(failed)
+    let admin = admin.map(AdminPort::listen).transpose()?;
+    Ok((Listener::bind(address).await.map_err(failed)?, admin))
 }
 
 #[cfg(target_os = "linux")]
@@ -395,26 +443,28 @@ fn prepare(config: &ServerConfig) -> Result<Option<hand_over::PreparedOffer>, Pr
     Ok(Some(prepared))
 }
 
-/// The same, from now on, and the socket that the next process will get.
+/// The same, from now on, and the sockets that the next process will get.
 #[cfg(target_os = "linux")]
-fn offer(
+fn offer<'a>(
     prepared: Option<hand_over::PreparedOffer>,
-    listener: &Listener,
-) -> Result<Option<(hand_over::Offer, std::os::fd::OwnedFd)>, ProcessError> {
-    use std::os::fd::AsFd;
+    listeners: impl IntoIterator<Item = &'a Listener>,
+) -> Result<Option<(hand_over::Offer, Vec<OwnedFd>)>, ProcessError> {
     let Some(prepared) = prepared else {
         return Ok(None);
     };
     let path = prepared.path.clone();
-    let socket = listener.socket.as_fd().try_clone_to_owned();
-    let placed = socket.and_then(|socket| Ok((prepared.place()?, socket)));
+    let sockets = listeners
+        .into_iter()
+        .map(|listener| listener.socket.as_fd().try_clone_to_owned())
+        .collect::<io::Result<_>>();
+    let placed = sockets.and_then(|sockets| Ok((prepared.place()?, sockets)));
     Ok(Some(placed.map_err(|e| refused(&path, &e))?))
 }
 
 #[cfg(target_os = "linux")]
-async fn given(offer: &mut Option<(hand_over::Offer, std::os::fd::OwnedFd)>) {
+async fn given(offer: &mut Option<(hand_over::Offer, Vec<OwnedFd>)>) {
     match offer {
-        Some((offer, socket)) => offer.give(socket).await,
+        Some((offer, sockets)) => offer.give(sockets).await,
         None => std::future::pending().await,
     }
 }

@@ -4,7 +4,8 @@
 //! see why, until those under way are answered; then connections end, and the listening socket with them. A server
 //! whose socket lives on in another process stops accepting at once: clients wait in the socket's queue for that
 //! process, and whoever is connected gets its answers here. Whoever is still there when the time is over, or at a
-//! second signal, is cut off.
+//! second signal, is cut off. The port of administrators, where they have one, is open until the last request of the
+//! other port has been answered, unless another process has it.
 
 use std::future::Future;
 use std::io;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::App;
@@ -23,7 +25,7 @@ use crate::auth::Guard;
 use crate::http1::{Http, ServingPhase};
 use crate::listener::Listener;
 use crate::peers::{PeerPlace, Peers};
-use crate::routes;
+use crate::routes::{self, PortUse};
 use crate::seats::Seats;
 use crate::tally::Tally;
 use crate::tls::TlsIdentity;
@@ -33,8 +35,13 @@ pub struct Server {
     app: Arc<App>,
     router: Router,
     listener: Listener,
+    admin: Option<(Listener, Router)>,
     tls: Option<Arc<TlsIdentity>>,
 }
+
+/// Connections of the port for administrators, open at once: few people and their scripts, who get in also when the other
+/// port is full.
+pub const ADMIN_CONNECTIONS: usize = 64;
 
 /// Why a server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,19 +87,27 @@ impl Server {
     /// When the address is taken or not ours.
     pub async fn bind(app: Arc<App>, guard: Arc<Guard>, address: SocketAddr) -> io::Result<Server> {
         let listener = Listener::bind(address).await?;
-        Ok(Server::on(app, guard, listener, None))
+        Ok(Server::on(app, guard, listener, None, None))
     }
 
-    /// A server on a socket that listens, with a certificate if it speaks TLS.
+    /// A server on a socket that listens, and perhaps another one `admin` that administrators have to themselves, with a
+    /// certificate if it speaks TLS.
     pub fn on(
         app: Arc<App>,
         guard: Arc<Guard>,
         listener: Listener,
+        admin: Option<Listener>,
         tls: Option<Arc<TlsIdentity>>,
     ) -> Server {
+        let router = |usage| routes::router(app.clone(), guard.clone(), usage);
+        let usage = match admin {
+            Some(_) => PortUse::Clients,
+            None => PortUse::Everything,
+        };
         Server {
-            router: routes::router(app.clone(), guard),
+            router: router(usage),
             listener,
+            admin: admin.map(|admin| (admin, router(PortUse::Everything))),
             app,
             tls,
         }
@@ -115,22 +130,28 @@ impl Server {
         let (phase, phases) = watch::channel(ServingPhase::Serving);
         let app = self.app;
         let under_way = Tally::default();
-        let mut door = Door {
-            listener: self.listener,
-            places: Arc::new(Semaphore::new(app.limits.max_connections)),
-            peers: Peers::new(app.limits.max_connections_per_peer),
+        let door = |listener, router, n_places, n_of_a_peer| Door {
+            listener,
+            places: Arc::new(Semaphore::new(n_places)),
+            peers: Peers::new(n_of_a_peer),
             seats: Seats::default(),
             waiting: None,
             connections: Tally::default(),
             http: Arc::new(Http {
                 app: app.clone(),
-                router: self.router,
-                tls: self.tls,
+                router,
+                tls: self.tls.clone(),
                 under_way: under_way.clone(),
-                phase: phases,
+                phase: phases.clone(),
             }),
             is_failing: false,
         };
+        let limits = &app.limits;
+        let (n_places, n_of_a_peer) = (limits.max_connections, limits.max_connections_per_peer);
+        let mut admin = self.admin.map(|(listener, router)| {
+            AdminDoor::open(door(listener, router, ADMIN_CONNECTIONS, 0))
+        });
+        let mut door = door(self.listener, self.router, n_places, n_of_a_peer);
         app.start_accepting();
         let ending = door.accept_until(stop).await;
 
@@ -146,8 +167,15 @@ impl Server {
             door.let_in_who_waits();
             drop(door);
             phase.send_replace(ServingPhase::Closing);
+            let handed_over = admin.take_if(|_| ending == Ending::HandedOver);
             // Also those without a request: a client may be sending its next one.
-            is_first(connections.empty(), cut_off.as_mut()).await
+            let done = async {
+                if let Some(admin) = handed_over {
+                    admin.close(ending).await.empty().await;
+                }
+                connections.empty().await;
+            };
+            is_first(done, cut_off.as_mut()).await
         } else {
             // In this order: whatever is not refused is waited for.
             app.start_draining();
@@ -170,6 +198,10 @@ impl Server {
             let _ = tokio::time::timeout(FAREWELL, connections.empty()).await; // then they are cut off
             return Stopped::CutOff { requests: late };
         }
+        let of_admin = match admin {
+            Some(admin) => admin.close(ending).await,
+            None => Tally::default(),
+        };
         phase.send_replace(ServingPhase::Ending);
         if in_time {
             // A connection on which half a request has come ends when its time is over, and is not waited for.
@@ -181,8 +213,12 @@ impl Server {
                     }
                 }
             };
+            let all_end = async {
+                connections.empty().await;
+                of_admin.empty().await;
+            };
             tokio::select! {
-                () = connections.empty() => {}
+                () = all_end => {}
                 () = nobody_waits => {}
                 () = cut_off => {}
             }
@@ -191,6 +227,36 @@ impl Server {
             0 => Stopped::Drained,
             requests => Stopped::CutOff { requests },
         }
+    }
+}
+
+/// The door of administrators, which is open until the other one has no request any more: they see a server drain.
+struct AdminDoor {
+    close: oneshot::Sender<Ending>,
+    accepting: JoinHandle<()>,
+    connections: Tally,
+}
+
+impl AdminDoor {
+    fn open(mut door: Door) -> AdminDoor {
+        let (close, closed) = oneshot::channel();
+        AdminDoor {
+            close,
+            connections: door.connections.clone(),
+            accepting: tokio::spawn(async move {
+                match door.accept_until(closed).await {
+                    Ok(Ending::HandedOver) => door.let_in_who_waits(),
+                    Ok(Ending::Told) | Err(_) => door.empty_queue(),
+                }
+            }),
+        }
+    }
+
+    /// Accepts no more, but for those in the queue where no other process has it; returns who is connected.
+    async fn close(self, ending: Ending) -> Tally {
+        let _ = self.close.send(ending); // it waits for nothing else
+        let _ = self.accepting.await; // a panic of it has been told
+        self.connections
     }
 }
 

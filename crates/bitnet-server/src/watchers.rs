@@ -58,7 +58,13 @@ impl Watchers {
             match TcpListener::bind(address) {
                 Ok(socket) => watchers.state().socket = Some(socket),
                 Err(error) if watchers.may_be_taken && is_held(&error) => {}
-                Err(source) => return Err(ProcessError::Address { address, source }),
+                Err(source) => {
+                    return Err(ProcessError::Address {
+                        setting: "server.health_port",
+                        address,
+                        source,
+                    });
+                }
             }
         }
         Ok(watchers)
@@ -103,7 +109,13 @@ impl Watchers {
                 Err(error) if is_held(&error) && started.elapsed() < LETTING_GO => {
                     sleep(RETRY).await;
                 }
-                Err(source) => return Err(ProcessError::Address { address, source }),
+                Err(source) => {
+                    return Err(ProcessError::Address {
+                        setting: "server.health_port",
+                        address,
+                        source,
+                    });
+                }
             }
         }
         Ok(())

@@ -278,13 +278,28 @@ fn process_error(error: &ProcessError) -> CliError {
     match error {
         ProcessError::Guard(_) | ProcessError::Tls(_) => setting_error(error.to_string()),
         ProcessError::Setup(_) => CliError::runtime(error.to_string(), ""),
-        ProcessError::Address { address, source } => CliError::runtime(
-            format!(
-                "cannot serve on {address}: {}",
-                crate::exit::io_reason(source)
-            ),
-            "name another --port (or --health-port), or end the process that has this one",
-        ),
+        ProcessError::Address {
+            setting,
+            address,
+            source,
+        } => {
+            let option = setting.trim_start_matches("server.").replace('_', "-");
+            let hint = match source.kind() {
+                std::io::ErrorKind::AddrNotAvailable => format!(
+                    "no network interface of this machine has that address: name another {}",
+                    match *setting {
+                        "server.admin_port" => "--admin-host",
+                        _ => "--host",
+                    }
+                ),
+                std::io::ErrorKind::PermissionDenied => {
+                    format!("ports below 1024 are for the system: name another --{option}")
+                }
+                _ => format!("name another --{option}, or end the process that has this one"),
+            };
+            let reason = crate::exit::io_reason(source);
+            CliError::runtime(format!("cannot serve on {address}: {reason}"), hint)
+        }
         ProcessError::HandOver { .. } => CliError::runtime(
             error.to_string(),
             "both processes need the same user, address and server.handover_socket",

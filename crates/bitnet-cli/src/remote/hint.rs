@@ -31,6 +31,10 @@ const WORDS: &[(&str, &str)] = &[
     ),
     ("wait as long as Retry-After says", "try again in a while"),
     (
+        "administrators have a port of their own here (server.admin_port)",
+        "administrators have a port of their own there: name it with --url, as the server's log does",
+    ),
+    (
         "the header Allow has the methods of this route; GET /openapi.json describes every route",
         "the server is of another version than this command",
     ),

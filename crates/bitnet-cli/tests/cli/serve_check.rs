@@ -165,3 +165,16 @@ fn configured_models_may_be_names_of_the_hub() {
     let answer = answer.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[test]
+fn a_public_port_of_administrators_needs_keys_too() {
+    let args = ["--admin-port", "8081", "--admin-host", "0.0.0.0"];
+    let told = "the server would listen on 0.0.0.0, which other machines can reach";
+    check(&args).fails(2, told, "docs/config.md");
+    let started = run(&[&["serve", "--port", "0"], &args[..]].concat());
+    assert_eq!(
+        (started.code, started.stderr.contains(told)),
+        (Some(2), true)
+    );
+    check(&[&args[..], &["--insecure-no-auth"]].concat()).ok();
+}

@@ -118,16 +118,89 @@ fn the_health_port_goes_to_the_next_process_too() {
     );
 }
 
+/// The page of administrators, which nobody needs a key for.
+const PAGE: &str = "GET /admin HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
 #[test]
-fn a_health_port_that_is_taken_is_told_before_the_model_is_loaded() {
+fn nobody_who_asks_the_port_of_administrators_is_lost_when_a_process_takes_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let args = ["--handover-socket", path, "--admin-port"];
+    let mut old = Served::start(command(&[&args[..], &["0"]].concat()));
+    let (port, admin) = (old.port().to_string(), old.admin_port());
+    assert!(old.ask(PAGE).unwrap().starts_with("HTTP/1.1 404"));
+    let over = Arc::new(AtomicBool::new(false));
+    let asking: Vec<_> = (0..4)
+        .map(|_| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                let mut n_asked = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let answer = ask(admin, PAGE).unwrap();
+                    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                    n_asked += 1;
+                }
+                n_asked
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        let mut next = crate::bitnet::bitnet();
+        next.args(["serve", "--threads", "1", "--port", &port]);
+        next.args(args).arg(admin.to_string());
+        let next = Served::start(next);
+        next.until_line("serving ");
+        assert_eq!(next.admin_port(), admin);
+        assert_eq!(old.end(), Some(0), "{}", old.text());
+        old = next;
+    }
+    over.store(true, Ordering::Relaxed);
+    for asking in asking {
+        assert!(asking.join().unwrap() > 0);
+    }
+    old.signal("TERM");
+    assert_eq!(old.end(), Some(0), "{}", old.text());
+    assert!(ask(admin, PAGE).is_err(), "it is closed with the process");
+}
+
+#[test]
+fn a_next_process_may_have_another_port_of_administrators_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let mut old = Served::start(command(&["--handover-socket", path]));
+    let port = old.port().to_string();
+    let next = |admin: &[&str]| {
+        let mut next = crate::bitnet::bitnet();
+        next.args(["serve", "--threads", "1", "--port", &port]);
+        Served::start({
+            next.args(["--handover-socket", path]).args(admin);
+            next
+        })
+    };
+    let mut with_admin = next(&["--admin-port", "0"]);
+    with_admin.until_line("serving ");
+    let admin = with_admin.admin_port();
+    assert_eq!(old.end(), Some(0), "{}", old.text());
+    assert!(ask(admin, PAGE).unwrap().starts_with("HTTP/1.1 200"));
+    let mut without = next(&[]);
+    without.until_line("serving ");
+    assert_eq!(with_admin.end(), Some(0), "{}", with_admin.text());
+    assert!(ask(admin, PAGE).is_err(), "it is closed with its process");
+    assert!(without.ask(PAGE).unwrap().starts_with("HTTP/1.1 200"));
+    without.signal("TERM");
+    assert_eq!(without.end(), Some(0), "{}", without.text());
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_before_the_model_is_loaded() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let refused = run(&["serve", "--port", "0", "--health-port", &port]);
-    refused.fails(
-        1,
-        &format!("cannot serve on 127.0.0.1:{port}"),
-        "--health-port",
-    );
+    for flag in ["--health-port", "--admin-port"] {
+        let refused = run(&["serve", "--port", "0", flag, &port]);
+        refused.fails(1, &format!("cannot serve on 127.0.0.1:{port}"), flag);
+    }
 }
 
 #[test]
@@ -143,6 +216,24 @@ fn a_next_process_that_cannot_take_over_leaves_the_running_one_alone() {
     assert_eq!(elsewhere.code, Some(1));
     let told = "the running process listens on 127.0.0.1";
     assert!(elsewhere.stderr.contains(told), "{elsewhere:?}");
+    // A port beside it that somebody else has, and an address that this machine has not.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().port().to_string();
+    let (same, keys) = (port.to_string(), folder.path().join("keys.json"));
+    std::fs::write(&keys, r#"{"keys": []}"#).unwrap();
+    let nowhere = [
+        "--admin-host",
+        "203.0.113.1",
+        "--keys-file",
+        keys.to_str().unwrap(),
+    ];
+    for (more, option) in [(&[][..], "--admin-port"), (&nowhere, "--admin-host")] {
+        let admin = ["--admin-port", &taken];
+        let refused = run(&[&["serve", "--port", &same][..], &args, &admin, more].concat());
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(option), "{refused:?}");
+        assert!(ask(port, LIVE).unwrap().starts_with("HTTP/1.1 200"));
+    }
     // Somebody who asks and leaves.
     drop(std::os::unix::net::UnixStream::connect(path).unwrap());
     running.until_line("did not take it");

@@ -98,7 +98,16 @@ impl Served {
 
     /// The port that probes are answered on.
     pub fn health_port(&self) -> u16 {
-        let line = self.until_line("answering probes on http://127.0.0.1:");
+        self.side_port("answering probes on http://127.0.0.1:")
+    }
+
+    /// The port that administrators have.
+    pub fn admin_port(&self) -> u16 {
+        self.side_port("orders of administrators and /admin are answered on http://127.0.0.1:")
+    }
+
+    fn side_port(&self, words: &str) -> u16 {
+        let line = self.until_line(words);
         let (_, port) = line.rsplit_once(':').unwrap();
         port.trim_end_matches(|c: char| !c.is_ascii_digit())
             .parse()

@@ -231,6 +231,11 @@ settings! {
         /// A second port on the same address, for probes and metrics alone, in plain HTTP, answered by a thread of its
         /// own however busy the server is; 0 lets the system choose one, which is logged. Without it, none.
         restart health_port: [Option<u16>] = None, Any;
+        /// A port for administrators: their routes and the page `/admin` are answered on it alone, everything else on both
+        /// ports; 0 lets the system choose one, which is logged. Without it, all is on one port.
+        restart admin_port: [Option<u16>] = None, Any;
+        /// Address of `server.admin_port`. Another than a loopback address needs keys or tokens (`auth`).
+        restart admin_host: [IpAddr] = IpAddr::V4(Ipv4Addr::LOCALHOST), Any;
         /// Connections open at once. Past them, those that have waited longest for a request are closed for new ones.
         restart max_connections: [usize] = 4096, Within(1..=1_000_000);
         /// Connections of one address (of IPv6, one network of 64 bits) open at once; more are closed. 0 is no limit:

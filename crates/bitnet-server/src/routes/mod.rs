@@ -21,9 +21,10 @@ pub mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::app::App;
@@ -82,8 +83,17 @@ pub fn access() -> AccessTable {
     ])
 }
 
-/// Every route of the server, behind `guard`.
-pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
+/// Which routes a port answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortUse {
+    /// All.
+    Everything,
+    /// Those that administrators do not have to themselves: they have another port.
+    Clients,
+}
+
+/// The routes of a port for `usage`, behind `guard`.
+pub fn router(app: Arc<App>, guard: Arc<Guard>, usage: PortUse) -> Router {
     let gate = gate(&guard);
     let routes = probes()
         .merge(watching())
@@ -124,7 +134,34 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .layer(from_fn_with_state(app.clone(), leaving::layer))
         .layer(from_fn(path::layer))
         .layer(from_fn_with_state(gate, layer::layer));
+    let routes = match usage {
+        PortUse::Everything => routes,
+        // Outside of the guard: a key opens nothing here, and a wrong one is nothing to remember.
+        PortUse::Clients => routes.layer(from_fn_with_state(Arc::new(access()), elsewhere)),
+    };
     finished(routes, app, guard)
+}
+
+/// Refuses what is answered on the port for administrators alone.
+async fn elsewhere(
+    State(table): State<Arc<AccessTable>>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_theirs = route.is_some_and(|route| {
+        let path = route.as_str();
+        let page = path == "/admin" || path.starts_with("/admin/");
+        page || table.access(request.method(), path) == Some(RouteAccess::Admin)
+    });
+    if !is_theirs {
+        return next.run(request).await;
+    }
+    let (method, uri) = (request.method(), shown(request.uri()));
+    let message = format!("{method} {uri} is not answered on this port");
+    ApiError::new(ErrorCode::NotFound, message)
+        .with_hint("administrators have a port of their own here (server.admin_port)")
+        .into_response()
 }
 
 /// The routes of the health port: the probes and, where it `takes_keys`, what else watches over a server. Who may ask

@@ -36,6 +36,7 @@ const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{%
 
 pub struct TestServer {
     pub address: SocketAddr,
+    pub admin_address: Option<SocketAddr>, // where the configuration has an admin port
     pub app: Arc<App>,
     pub tls: Option<Arc<TlsIdentity>>,
     pub runtime: Handle,
@@ -195,8 +196,13 @@ impl TestServer {
                     let guard = Guard::new(&config, routes::access()).unwrap();
                     let address = "127.0.0.1:0".parse().unwrap();
                     let listener = Listener::bind(address).await.unwrap();
-                    let server = Server::on(app, Arc::new(guard), listener, tls);
-                    let known = (server.address().unwrap(), Handle::current());
+                    let admin = match config.server.admin_port {
+                        Some(_) => Some(Listener::bind(address).await.unwrap()),
+                        None => None,
+                    };
+                    let admin_address = admin.as_ref().map(|a| a.socket.local_addr().unwrap());
+                    let server = Server::on(app, Arc::new(guard), listener, admin, tls);
+                    let known = (server.address().unwrap(), admin_address, Handle::current());
                     sender.send(known).unwrap();
                     let stop = async {
                         stop.notified().await;
@@ -206,9 +212,10 @@ impl TestServer {
                 })
             }
         });
-        let (address, runtime) = receiver.recv().unwrap();
+        let (address, admin_address, runtime) = receiver.recv().unwrap();
         TestServer {
             address,
+            admin_address,
             app,
             tls,
             runtime,

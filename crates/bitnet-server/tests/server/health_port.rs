@@ -129,7 +129,7 @@ fn held_up(n_threads: usize, over: &Arc<AtomicBool>) -> (Arc<App>, SocketAddr) {
             let config = ServerConfig::default();
             let guard = Arc::new(Guard::new(&config, routes::access()).unwrap());
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await;
-            let server = Server::on(served.clone(), guard, listener.unwrap(), None);
+            let server = Server::on(served.clone(), guard, listener.unwrap(), None, None);
             let at = server.address().unwrap();
             let running =
                 tokio::spawn(server.run(std::future::pending::<Ending>(), std::future::pending()));

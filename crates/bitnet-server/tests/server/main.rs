@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod admin_port;
 mod answers;
 mod attacks;
 mod cancellation;

@@ -274,3 +274,30 @@ fn what_is_wrong_with_a_file_is_told_in_its_writers_words() {
         }
     }
 }
+
+#[test]
+fn a_port_of_administrators_is_their_own_and_its_address_needs_it() {
+    let server = |text: &str| load_file("c.yaml", &format!("server: {{{text}}}"));
+    for (text, said) in [
+        ("port: 80, admin_port: 80", "so is server.port"),
+        (
+            "host: 0.0.0.0, port: 80, admin_port: 80",
+            "so is server.port",
+        ),
+        (
+            "health_port: 81, admin_port: 81",
+            "so is server.health_port",
+        ),
+        ("admin_host: 127.0.0.2", "server.admin_port, which opens"),
+    ] {
+        let refused = server(text).unwrap_err().to_string();
+        assert!(refused.contains(said), "{text}: {refused}");
+    }
+    for text in [
+        "port: 0, admin_port: 0",
+        "host: 10.0.0.1, port: 80, admin_port: 80",
+        "admin_port: 81, admin_host: 10.0.0.1",
+    ] {
+        server(text).unwrap();
+    }
+}
