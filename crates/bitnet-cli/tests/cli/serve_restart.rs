@@ -220,7 +220,7 @@ fn a_next_process_that_cannot_take_over_leaves_the_running_one_alone() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().port().to_string();
     let (same, keys) = (port.to_string(), folder.path().join("keys.json"));
-    std::fs::write(&keys, r#"{"keys": []}"#).unwrap();
+    std::fs::write(&keys, r#"{"version": 1, "keys": []}"#).unwrap();
     let nowhere = [
         "--admin-host",
         "203.0.113.1",
