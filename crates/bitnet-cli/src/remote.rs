@@ -107,14 +107,9 @@ impl Remote {
                 let config = ServerConfig::load(&sources).map_err(|e| {
                     CliError::usage(e.to_string(), "docs/config.md has every setting")
                 })?;
-                let server = &config.server;
-                // The port of administrators, where they have one, answers everybody too.
-                let address = match server.admin_port.filter(|&port| port != 0) {
-                    Some(port) => SocketAddr::new(server.admin_host, port),
-                    None => SocketAddr::new(server.host, server.port),
-                };
-                let certificate = server.tls_certificate_file.clone();
-                (ServerUrl::of(address, certificate.is_some()), certificate)
+                let certificate = config.server.tls_certificate_file.clone();
+                let url = ServerUrl::of(address_of(&config), certificate.is_some());
+                (url, certificate)
             }
         };
         let key = match &args.key_file {
@@ -217,6 +212,15 @@ impl Remote {
     }
 }
 
+/// Where a server of these settings answers everything: on the port of administrators, where they have one that is known.
+fn address_of(config: &ServerConfig) -> SocketAddr {
+    let server = &config.server;
+    match server.admin_port.filter(|&port| port != 0) {
+        Some(port) => SocketAddr::new(server.admin_host, port),
+        None => SocketAddr::new(server.host, server.port),
+    }
+}
+
 fn key_of(path: &std::path::Path) -> Result<BearerKey, CliError> {
     let text = std::fs::read_to_string(path).map_err(|e| CliError::file("read", path, &e))?;
     text.lines().next().and_then(BearerKey::of).ok_or_else(|| {
@@ -225,4 +229,27 @@ fn key_of(path: &std::path::Path) -> Result<BearerKey, CliError> {
             "`bitnet keys add` prints one: its output is such a file",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_go_to_the_port_of_administrators_where_the_settings_name_it() {
+        let address = |flags: &[(&str, &str)]| {
+            let given = [("host", "0.0.0.0"), ("port", "80")];
+            let flags = given.iter().chain(flags);
+            let flags = flags.map(|(flag, value)| (flag.to_string(), value.to_string()));
+            let sources = Sources {
+                flags: flags.collect(),
+                ..Sources::default()
+            };
+            address_of(&ServerConfig::load(&sources).unwrap()).to_string()
+        };
+        assert_eq!(address(&[]), "0.0.0.0:80");
+        assert_eq!(address(&[("admin-port", "81")]), "127.0.0.1:81");
+        // One that the system chose is in its log alone.
+        assert_eq!(address(&[("admin-port", "0")]), "0.0.0.0:80");
+    }
 }

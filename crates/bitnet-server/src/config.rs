@@ -368,16 +368,17 @@ impl ServerConfig {
     fn check_admin_port(&self) -> Result<(), SettingError> {
         let server = &self.server;
         let Some(port) = server.admin_port else {
-            return match self.origin("server.admin_host") {
-                None | Some(Origin::Default) => Ok(()),
-                Some(_) => Err(SettingError::Contradiction(format!(
+            // By its value: settings that are printed and read again name every default.
+            return match server.admin_host == ServerConfig::default().server.admin_host {
+                true => Ok(()),
+                false => Err(SettingError::Contradiction(format!(
                     "{} is {}, but server.admin_port, which opens a port for administrators there, is not set",
                     self.named("server.admin_host"),
                     server.admin_host
                 ))),
             };
         };
-        let (host, admin_host) = (server.host, server.admin_host);
+        let [host, admin_host] = [server.host, server.admin_host].map(|host| host.to_canonical());
         let meet = host == admin_host || host.is_unspecified() || admin_host.is_unspecified();
         let others = [
             ("server.port", Some(server.port)),

@@ -11,7 +11,7 @@
 use std::fs::Permissions;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
@@ -66,8 +66,13 @@ pub struct Offered {
     pub listener: TcpListener,
     /// That of the port for administrators, if the older process has one.
     pub admin: Option<TcpListener>,
-    older: BlockingStream,
+    /// Who has offered them.
+    pub older: OlderProcess,
 }
+
+/// A process that waits to be told that its sockets are taken.
+#[derive(Debug)]
+pub struct OlderProcess(BlockingStream);
 
 /// Asks the process that waits at `path` for its sockets; `None` when there is none.
 ///
@@ -98,30 +103,22 @@ pub fn ask(path: &Path) -> io::Result<Option<Offered>> {
     Ok(Some(Offered {
         listener,
         admin,
-        older,
+        older: OlderProcess(older),
     }))
 }
 
-impl Offered {
-    /// Where the first socket listens.
+impl OlderProcess {
+    /// Takes what it has offered: it stops accepting.
     ///
     /// # Errors
-    /// When the operating system does not say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Takes both: the older process stops accepting.
-    ///
-    /// # Errors
-    /// When the older process does not answer; it may still be accepting then.
-    pub fn take(mut self) -> io::Result<(TcpListener, Option<TcpListener>)> {
+    /// When it does not answer; it may still be accepting then.
+    pub fn agree(mut self) -> io::Result<()> {
         use std::io::{Read, Write};
-        self.older.write_all(&[TAKEN])?;
+        self.0.write_all(&[TAKEN])?;
         let mut answer = [0];
-        self.older.read_exact(&mut answer)?;
+        self.0.read_exact(&mut answer)?;
         match answer[0] {
-            GIVEN => Ok((self.listener, self.admin)),
+            GIVEN => Ok(()),
             _ => Err(other("the running process did not agree")),
         }
     }

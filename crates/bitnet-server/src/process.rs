@@ -3,18 +3,17 @@
 //!
 //! A [`Process`] is made first of all: from then on signals mean what they should. While the model is being loaded,
 //! SIGTERM ends the process, for there is nothing to drain, and SIGHUP waits for its turn. Its health port answers from
-//! [`Process::watch_over`] on, that is before.
+//! [`Process::watch_over`] on, that is before. The port of administrators, where they have one, opens with the first one.
 
 mod admin_port;
+mod listening;
 #[cfg(unix)]
 mod reload;
 mod signals;
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-#[cfg(target_os = "linux")]
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,14 +22,11 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::auth::Guard;
-use crate::auth::bind::is_loopback;
 use crate::auth::guard::{GuardError, follow_keys, write_usage};
 use crate::checking::CHECKING_THREADS;
 use crate::config::{ServerConfig, Sources};
-#[cfg(target_os = "linux")]
-use crate::hand_over;
 use crate::health_listener;
-use crate::listener::{self, Listener, ReservedAddress};
+use crate::listener::{self, ReservedAddress};
 use crate::log::{LIFE, LogFilter};
 use crate::model_manager::sleep;
 use crate::routes;
@@ -40,6 +36,9 @@ use crate::service_manager::ServiceManager;
 use crate::tls::{TlsError, TlsIdentity, follow_certificate};
 use crate::watchers::Watchers;
 use admin_port::AdminPort;
+#[cfg(target_os = "linux")]
+use listening::{given, offer, prepare};
+use listening::{most_open, open};
 #[cfg(unix)]
 use reload::Reload;
 use signals::{Signals, Termination};
@@ -250,7 +249,10 @@ impl Process {
             let scheme = if tls.is_some() { "https" } else { "http" };
             if let Some(admin) = &admin {
                 let address = admin.socket.local_addr().map_err(ProcessError::Setup)?;
-                tracing::info!(target: LIFE, "orders of administrators and /admin are answered on {scheme}://{address} alone");
+                tracing::info!(
+                    target: LIFE,
+                    "orders of administrators and /admin are answered on {scheme}://{address} alone"
+                );
             }
             let server = Server::on(app.clone(), guard.clone(), listener, admin, tls.clone());
             let address = server.address().map_err(ProcessError::Setup)?;
@@ -352,15 +354,6 @@ impl Process {
     }
 }
 
-/// The address by which it is judged who needs credentials and which hosts are believed: of the two that a server may
-/// have, the one that more can reach, for what is open on one is answered on the other.
-fn most_open(host: IpAddr, config: &ServerConfig) -> IpAddr {
-    match config.server.admin_port {
-        Some(_) if is_loopback(host) => config.server.admin_host,
-        _ => host,
-    }
-}
-
 /// Refuses what this system cannot do.
 fn check_platform(config: &ServerConfig) -> Result<(), ProcessError> {
     #[cfg(not(target_os = "linux"))]
@@ -372,101 +365,6 @@ fn check_platform(config: &ServerConfig) -> Result<(), ProcessError> {
     }
     let _ = config; // on Linux nothing is refused
     Ok(())
-}
-
-/// The listening sockets, the second one for administrators: the service manager's, those of the process before this
-/// one, or new ones.
-async fn open(
-    config: &ServerConfig,
-    activated: Option<std::net::TcpListener>,
-    reserved: Option<ReservedAddress>,
-    admin: Option<AdminPort>,
-) -> Result<(Listener, Option<Listener>), ProcessError> {
-    let address = SocketAddr::new(config.server.host, config.server.port);
-    let failed = |source| ProcessError::Address {
-        setting: "server.port",
-        address,
-        source,
-    };
-    if let Some(reserved) = reserved {
-        let admin = admin.map(AdminPort::listen).transpose()?;
-        return Ok((reserved.listen().map_err(failed)?, admin));
-    }
-    if let Some(socket) = activated {
-        let admin = admin.map(AdminPort::listen).transpose()?;
-        tracing::info!(target: LIFE, "took the socket of the service manager");
-        return Ok((Listener::given(socket, true).map_err(failed)?, admin));
-    }
-    #[cfg(target_os = "linux")]
-    if let Some(path) = &config.server.handover_socket
-        && let Some(mut offered) = hand_over::ask(path).map_err(|e| refused(path, &e))?
-    {
-        let older = offered.address().map_err(|e| refused(path, &e))?;
-        let is_same = older.ip() == address.ip() && [0, older.port()].contains(&address.port());
-        if !is_same {
-            let reason = format!("the running process listens on {older}, not on {address}");
-            return Err(refused(path, &io::Error::other(reason)));
-        }
-        // Whatever can fail comes before the other process stops accepting.
-        let mut given = None;
-        let mut new = None;
-        if let Some(admin) = admin {
-            match offered.admin.take().filter(|socket| admin.is_at(socket)) {
-                Some(socket) => given = Some(admin.given(socket)?),
-                None => new = Some(admin.listen()?),
-            }
-        }
-        let (socket, _) = offered.take().map_err(|e| refused(path, &e))?;
-        tracing::info!(target: LIFE, "took the socket of the process before this one");
-        let listener = Listener::given(socket, false).map_err(failed)?;
-        return Ok((listener, given.or(new)));
-    }
-    let admin = admin.map(AdminPort::listen).transpose()?;
-    Ok((Listener::bind(address).await.map_err(failed)?, admin))
-}
-
-#[cfg(target_os = "linux")]
-fn refused(path: &std::path::Path, error: &io::Error) -> ProcessError {
-    ProcessError::HandOver {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    }
-}
-
-/// Where the next process will find this one.
-#[cfg(target_os = "linux")]
-fn prepare(config: &ServerConfig) -> Result<Option<hand_over::PreparedOffer>, ProcessError> {
-    let Some(path) = &config.server.handover_socket else {
-        return Ok(None);
-    };
-    let prepared = hand_over::PreparedOffer::at(path).map_err(|e| refused(path, &e))?;
-    Ok(Some(prepared))
-}
-
-/// The same, from now on, and the sockets that the next process will get.
-#[cfg(target_os = "linux")]
-fn offer<'a>(
-    prepared: Option<hand_over::PreparedOffer>,
-    listeners: impl IntoIterator<Item = &'a Listener>,
-) -> Result<Option<(hand_over::Offer, Vec<OwnedFd>)>, ProcessError> {
-    let Some(prepared) = prepared else {
-        return Ok(None);
-    };
-    let path = prepared.path.clone();
-    let sockets = listeners
-        .into_iter()
-        .map(|listener| listener.socket.as_fd().try_clone_to_owned())
-        .collect::<io::Result<_>>();
-    let placed = sockets.and_then(|sockets| Ok((prepared.place()?, sockets)));
-    Ok(Some(placed.map_err(|e| refused(&path, &e))?))
-}
-
-#[cfg(target_os = "linux")]
-async fn given(offer: &mut Option<(hand_over::Offer, Vec<OwnedFd>)>) {
-    match offer {
-        Some((offer, sockets)) => offer.give(sockets).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Measures the process for ever.

@@ -4,8 +4,8 @@
 //! see why, until those under way are answered; then connections end, and the listening socket with them. A server
 //! whose socket lives on in another process stops accepting at once: clients wait in the socket's queue for that
 //! process, and whoever is connected gets its answers here. Whoever is still there when the time is over, or at a
-//! second signal, is cut off. The port of administrators, where they have one, is open until the last request of the
-//! other port has been answered, unless another process has it.
+//! second signal, is cut off. The port of administrators, where they have one, is open as long as requests are told to go
+//! elsewhere.
 
 use std::future::Future;
 use std::io;
@@ -39,8 +39,8 @@ pub struct Server {
     tls: Option<Arc<TlsIdentity>>,
 }
 
-/// Connections of the port for administrators, open at once: few people and their scripts, who get in also when the other
-/// port is full.
+/// Connections of the port for administrators, open at once: few people and their scripts, who get in also when the
+/// other port is full.
 pub const ADMIN_CONNECTIONS: usize = 64;
 
 /// Why a server ends.
@@ -90,8 +90,8 @@ impl Server {
         Ok(Server::on(app, guard, listener, None, None))
     }
 
-    /// A server on a socket that listens, and perhaps another one `admin` that administrators have to themselves, with a
-    /// certificate if it speaks TLS.
+    /// A server on a socket that listens, and perhaps another one `admin` that administrators have to themselves, with
+    /// a certificate if it speaks TLS.
     pub fn on(
         app: Arc<App>,
         guard: Arc<Guard>,
@@ -149,7 +149,7 @@ impl Server {
         let limits = &app.limits;
         let (n_places, n_of_a_peer) = (limits.max_connections, limits.max_connections_per_peer);
         let mut admin = self.admin.map(|(listener, router)| {
-            AdminDoor::open(door(listener, router, ADMIN_CONNECTIONS, 0))
+            AdminDoor::open(door(listener, router, ADMIN_CONNECTIONS, n_of_a_peer))
         });
         let mut door = door(self.listener, self.router, n_places, n_of_a_peer);
         app.start_accepting();
@@ -162,20 +162,25 @@ impl Server {
                 () = hurry => {}
             }
         });
-        let connections = door.connections.clone();
+        let connections = [
+            Some(&door.connections),
+            admin.as_ref().map(|a| &a.connections),
+        ];
+        let connections: Vec<Tally> = connections.into_iter().flatten().cloned().collect();
+        let all_end = async || {
+            for of_a_port in &connections {
+                of_a_port.empty().await;
+            }
+        };
         let in_time = if ending == Ending::HandedOver || door.listener.outlives_us {
             door.let_in_who_waits();
             drop(door);
             phase.send_replace(ServingPhase::Closing);
-            let handed_over = admin.take_if(|_| ending == Ending::HandedOver);
+            if let Some(admin) = admin.take() {
+                admin.close().await;
+            }
             // Also those without a request: a client may be sending its next one.
-            let done = async {
-                if let Some(admin) = handed_over {
-                    admin.close(ending).await.empty().await;
-                }
-                connections.empty().await;
-            };
-            is_first(done, cut_off.as_mut()).await
+            is_first(all_end(), cut_off.as_mut()).await
         } else {
             // In this order: whatever is not refused is waited for.
             app.start_draining();
@@ -183,6 +188,10 @@ impl Server {
             let done = is_first(under_way.empty(), cut_off.as_mut());
             let in_time = door.accept_until(done).await;
             door.empty_queue();
+            drop(door); // nobody comes in any more who would find nobody
+            if let Some(admin) = admin.take() {
+                admin.close().await;
+            }
             in_time
         };
         let late = match in_time {
@@ -195,13 +204,9 @@ impl Server {
                 model.handle.shut_down();
             }
             phase.send_replace(ServingPhase::Ending);
-            let _ = tokio::time::timeout(FAREWELL, connections.empty()).await; // then they are cut off
+            let _ = tokio::time::timeout(FAREWELL, all_end()).await; // then they are cut off
             return Stopped::CutOff { requests: late };
         }
-        let of_admin = match admin {
-            Some(admin) => admin.close(ending).await,
-            None => Tally::default(),
-        };
         phase.send_replace(ServingPhase::Ending);
         if in_time {
             // A connection on which half a request has come ends when its time is over, and is not waited for.
@@ -213,12 +218,8 @@ impl Server {
                     }
                 }
             };
-            let all_end = async {
-                connections.empty().await;
-                of_admin.empty().await;
-            };
             tokio::select! {
-                () = all_end => {}
+                () = all_end() => {}
                 () = nobody_waits => {}
                 () = cut_off => {}
             }
@@ -232,7 +233,7 @@ impl Server {
 
 /// The door of administrators, which is open until the other one has no request any more: they see a server drain.
 struct AdminDoor {
-    close: oneshot::Sender<Ending>,
+    close: oneshot::Sender<()>,
     accepting: JoinHandle<()>,
     connections: Tally,
 }
@@ -244,19 +245,18 @@ impl AdminDoor {
             close,
             connections: door.connections.clone(),
             accepting: tokio::spawn(async move {
-                match door.accept_until(closed).await {
-                    Ok(Ending::HandedOver) => door.let_in_who_waits(),
-                    Ok(Ending::Told) | Err(_) => door.empty_queue(),
-                }
+                let _ = door.accept_until(closed).await; // told, or left alone
+                // Those in the queue too: a next process need not have this port.
+                door.let_in_who_waits();
+                door.empty_queue();
             }),
         }
     }
 
-    /// Accepts no more, but for those in the queue where no other process has it; returns who is connected.
-    async fn close(self, ending: Ending) -> Tally {
-        let _ = self.close.send(ending); // it waits for nothing else
+    /// Accepts no more.
+    async fn close(self) {
+        let _ = self.close.send(()); // it waits for nothing else
         let _ = self.accepting.await; // a panic of it has been told
-        self.connections
     }
 }
 

@@ -2,6 +2,7 @@
 //! headers and fields.
 
 use bitnet_hub::shell::quoted;
+use bitnet_server::routes::elsewhere;
 use serde_json::Value;
 
 /// How a server says a thing, and how it is said here.
@@ -31,7 +32,7 @@ const WORDS: &[(&str, &str)] = &[
     ),
     ("wait as long as Retry-After says", "try again in a while"),
     (
-        "administrators have a port of their own here (server.admin_port)",
+        elsewhere::HINT,
         "administrators have a port of their own there: name it with --url, as the server's log does",
     ),
     (

@@ -340,6 +340,23 @@ fn a_socket_of_the_service_manager_outlives_its_servers_and_no_request_fails() {
 }
 
 #[test]
+fn the_port_of_administrators_closes_while_the_service_manager_keeps_the_other_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut served = Served::start(activation(&listener, &["--admin-port", "0"]));
+    let admin = served.admin_port();
+    assert!(ask(admin, PAGE).unwrap().starts_with("HTTP/1.1 200"));
+    served.signal("TERM");
+    assert_eq!(served.end(), Some(0), "{}", served.text());
+    assert!(ask(admin, PAGE).is_err());
+    // The more open of the two asks for keys, whoever opened the first one.
+    let mut public = activation(&listener, &["--admin-port", "0", "--admin-host", "0.0.0.0"]);
+    let refused = public.output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("would listen on 0.0.0.0"), "{stderr}");
+}
+
+#[test]
 fn the_service_manager_is_told_what_the_server_does() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");

@@ -67,6 +67,14 @@ impl AccessTable {
         })
     }
 
+    /// Whether all that a matched path is for is for administrators.
+    pub fn is_for_administrators(&self, path: &str) -> bool {
+        let listed = self.routes.get(path).map_or(&[][..], Vec::as_slice);
+        listed
+            .iter()
+            .all(|(_, access)| *access == RouteAccess::Admin)
+    }
+
     /// The methods of a matched path, as the header `Allow` has them; none of a path that is not listed.
     pub fn methods(&self, path: &str) -> String {
         let listed = self.routes.get(path).map_or(&[][..], Vec::as_slice);

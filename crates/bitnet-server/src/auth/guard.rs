@@ -249,6 +249,33 @@ impl Guard {
         })
     }
 
+    /// Whether a request is one for administrators, that came where they have no routes: it is noted like one that this
+    /// guard refuses. Where a path is for them alone, all its methods are.
+    pub fn turns_away(&self, head: RequestHead<'_>, notes: &RequestNotes, now: Moment) -> bool {
+        let is_theirs = |path| self.table.is_for_administrators(path);
+        match self.admin_action(head) {
+            None => head.route.is_some_and(is_theirs),
+            Some(action) => {
+                notes.set_action(action);
+                self.shown(head, notes, now);
+                true
+            }
+        }
+    }
+
+    /// What a request shows of credentials; notes whose they are.
+    fn shown(&self, head: RequestHead<'_>, notes: &RequestNotes, now: Moment) -> ShownCredential {
+        let shown = self.credentials.shown(head.headers, now.time);
+        match &shown {
+            ShownCredential::Good(holder) => notes.set_who(&holder.id),
+            // Also of whom nothing good is known: a flood of bad keys has a sender.
+            ShownCredential::Bad(_) | ShownCredential::Nothing => {
+                notes.set_who(&address_id(head.peer))
+            }
+        }
+        shown
+    }
+
     /// The keys and the key of tokens.
     pub fn credentials(&self) -> &CredentialCheck {
         &self.credentials
@@ -281,14 +308,7 @@ impl Guard {
             return Ok(None);
         }
         // Looked at once: a signature costs something.
-        let shown = self.credentials.shown(head.headers, now.time);
-        match &shown {
-            ShownCredential::Good(holder) => notes.set_who(&holder.id),
-            // Also of whom nothing good is known: a flood of bad keys has a sender.
-            ShownCredential::Bad(_) | ShownCredential::Nothing => {
-                notes.set_who(&address_id(head.peer))
-            }
-        }
+        let shown = self.shown(head, notes, now);
         if !is_meant {
             return Err(Refusal::HostNotAllowed);
         }

@@ -1,6 +1,8 @@
 //! The port for administrators from the start of the process to its first connection.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+#[cfg(target_os = "linux")]
+use std::net::TcpListener;
 
 use crate::config::ServerConfig;
 use crate::listener::{Listener, ReservedAddress};
@@ -37,6 +39,7 @@ impl AdminPort {
     }
 
     /// Whether a socket listens where this port is to be.
+    #[cfg(target_os = "linux")]
     pub(super) fn is_at(&self, socket: &TcpListener) -> bool {
         let found = socket.local_addr();
         found.is_ok_and(|found| {
@@ -48,6 +51,7 @@ impl AdminPort {
     ///
     /// # Errors
     /// When the operating system refuses it.
+    #[cfg(target_os = "linux")]
     pub(super) fn given(self, socket: TcpListener) -> Result<Listener, ProcessError> {
         Listener::given(socket, false).map_err(|source| self.failed(source))
     }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod chat;
 pub mod completions;
 pub mod devices;
+pub mod elsewhere;
 pub mod embeddings;
 pub mod health;
 pub mod inference;
@@ -21,10 +22,9 @@ pub mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, Uri};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use crate::app::App;
@@ -137,31 +137,9 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>, usage: PortUse) -> Router {
     let routes = match usage {
         PortUse::Everything => routes,
         // Outside of the guard: a key opens nothing here, and a wrong one is nothing to remember.
-        PortUse::Clients => routes.layer(from_fn_with_state(Arc::new(access()), elsewhere)),
+        PortUse::Clients => routes.layer(from_fn_with_state(guard.clone(), elsewhere::layer)),
     };
     finished(routes, app, guard)
-}
-
-/// Refuses what is answered on the port for administrators alone.
-async fn elsewhere(
-    State(table): State<Arc<AccessTable>>,
-    route: Option<MatchedPath>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let is_theirs = route.is_some_and(|route| {
-        let path = route.as_str();
-        let page = path == "/admin" || path.starts_with("/admin/");
-        page || table.access(request.method(), path) == Some(RouteAccess::Admin)
-    });
-    if !is_theirs {
-        return next.run(request).await;
-    }
-    let (method, uri) = (request.method(), shown(request.uri()));
-    let message = format!("{method} {uri} is not answered on this port");
-    ApiError::new(ErrorCode::NotFound, message)
-        .with_hint("administrators have a port of their own here (server.admin_port)")
-        .into_response()
 }
 
 /// The routes of the health port: the probes and, where it `takes_keys`, what else watches over a server. Who may ask

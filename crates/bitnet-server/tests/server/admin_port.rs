@@ -70,6 +70,11 @@ fn orders_and_the_page_are_answered_on_the_port_of_administrators_alone() {
         }
     }
     assert!(n_orders >= 10, "{n_orders}");
+    // Nor does another method tell what the path is for.
+    assert_eq!(
+        ask(server.address, Some(&admin), "PUT", "/v1/models/load").status,
+        404
+    );
     assert_eq!(
         ask(admin_port, Some(&admin), "GET", "/v1/model_files").status,
         200
@@ -138,6 +143,31 @@ fn administrators_see_a_server_drain_to_its_end() {
     assert_eq!(server.join(), Stopped::Drained);
     let closed = std::net::TcpStream::connect(admin_port).is_err();
     assert!(closed, "it closes with the server");
+}
+
+#[test]
+fn a_stream_on_the_port_of_administrators_is_told_that_it_is_cut_off() {
+    let (config, _, admin) = config();
+    let engine = engine();
+    let gated = Gated::idle(engine.clone());
+    let limits = ServerLimits::default();
+    let server = TestServer::with_turns_and_config(engine, gated.clone(), limits, config);
+    let mut stream = Connection::open(server.admin_address.unwrap());
+    let headers = format!("Content-Type: application/json\r\nAuthorization: Bearer {admin}\r\n");
+    let body = json!({"prompt": "Once", "ignore_eos": true, "max_tokens": 9, "stream": true});
+    stream.send("POST", "/v1/completions", &headers, &body.to_string());
+    let model = server.model();
+    until("it is queued", || model.handle.load().waiting == 1);
+    gated.allow(3);
+    until("three tokens are drawn", || {
+        model.handle.load().generated_tokens == 3
+    });
+    server.ask_to_stop();
+    until("it drains", || server.app.is_draining());
+    server.ask_to_hurry();
+    let told = stream.answer().body;
+    assert!(told.contains("\"code\":\"shutting_down\""), "{told}");
+    assert_eq!(server.join(), Stopped::CutOff { requests: 1 });
 }
 
 #[test]

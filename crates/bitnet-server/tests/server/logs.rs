@@ -324,6 +324,27 @@ fn what_administrators_do_and_who_is_refused_is_audited() {
 }
 
 #[test]
+fn orders_on_a_port_that_is_not_of_administrators_are_audited_too() {
+    let audit = Shared::default();
+    let to = Box::new(audit.clone());
+    let log = RequestLog::to(None, Box::new(io::sink()), to).unwrap();
+    let (config, keys) = config_with_keys(&[("admin-port", "0")], &[RateLimits::default()]);
+    let server = TestServer::with_log(config, log);
+    let headers = format!(
+        "X-Request-Id: elsewhere\r\nAuthorization: Bearer {}\r\n",
+        keys[0]
+    );
+    let mut connection = Connection::open(server.address);
+    connection.send("POST", "/v1/models/load", &headers, "{}");
+    assert_eq!(connection.answer().status, 404);
+    let line = audit.line_of("elsewhere");
+    assert_eq!(line["action"], "POST /v1/models/load", "{line}");
+    assert_eq!(line["outcome"], "not_found", "{line}");
+    let key = keys[0].split('_').nth(1).unwrap();
+    assert_eq!(line["who"], format!("key:{key}"), "{line}");
+}
+
+#[test]
 fn neither_logs_nor_errors_nor_metrics_show_keys_or_prompts() {
     let (server, key, access, audit) = server();
     let secret = key.rsplit('_').next().unwrap();
