@@ -147,7 +147,7 @@ fn administrators_see_a_server_drain_to_its_end() {
 
 #[test]
 fn a_stream_on_the_port_of_administrators_is_told_that_it_is_cut_off() {
-    let (config, _, admin) = config();
+    let (config, _keys, admin) = config();
     let engine = engine();
     let gated = Gated::idle(engine.clone());
     let limits = ServerLimits::default();
