@@ -25,7 +25,7 @@ use std::path::Path;
 
 use engine::Engines;
 use options::PeersOptions;
-use plan::{Comparison, PeerJob};
+use plan::{Comparison, PeerJob, Timed};
 use statistics::Sample;
 
 pub use options::USAGE;
@@ -62,7 +62,11 @@ fn measure_all(
 ) -> Result<()> {
     for round in 0..rounds {
         for row in rows {
-            let mut jobs: Vec<&PeerJob> = std::iter::once(&row.ours).chain(&row.peers).collect();
+            let peers = row
+                .peers
+                .iter()
+                .filter(|job| is_in_the_running(job, row, samples));
+            let mut jobs: Vec<&PeerJob> = std::iter::once(&row.ours).chain(peers).collect();
             if round % 2 == 1 {
                 jobs.reverse();
             }
@@ -72,6 +76,19 @@ fn measure_all(
         }
     }
     Ok(())
+}
+
+/// Whether a peer may yet be the fastest of its row: in the first round it was at least half as fast as another one.
+fn is_in_the_running(job: &PeerJob, row: &Comparison, samples: &Samples) -> bool {
+    let first = |job: &PeerJob| Some(samples.get(job)?.first()?.value);
+    let Some(value) = first(job) else { return true };
+    row.peers
+        .iter()
+        .filter_map(first)
+        .all(|other| match job.phase {
+            Timed::First(_) => value <= 2.0 * other,
+            _ => 2.0 * value >= other,
+        })
 }
 
 /// Runs a job unless another row has had it run in this round already.
@@ -98,4 +115,32 @@ fn measure(
     );
     seen.push(sample);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_that_are_far_behind_in_the_first_round_are_not_run_again() {
+        let options = PeersOptions::parse(&["--shape", "bonsai-1.7b", "--threads", "1"]).unwrap();
+        let rows = plan::rows(&options);
+        let row = &rows[0];
+        let mut samples = Samples::new();
+        let mut measured = |job: &PeerJob, value| {
+            let sample = Sample {
+                value,
+                ..Sample::default()
+            };
+            samples.entry(job.clone()).or_default().push(sample);
+            let peers = row.peers.iter();
+            peers
+                .map(|job| is_in_the_running(job, row, &samples))
+                .collect::<Vec<bool>>()
+        };
+        assert_eq!(measured(&row.peers[0], 2.0), [true, true]);
+        assert_eq!(measured(&row.peers[1], 8.9), [false, true]);
+        // One bad round later changes nothing.
+        assert_eq!(measured(&row.peers[1], 1.0), [false, true]);
+    }
 }

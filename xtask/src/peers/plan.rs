@@ -2,7 +2,8 @@
 //!
 //! llama.cpp runs the 2B-4T shape under its own architecture `bitnet` (SiLU), this engine the real model's
 //! `bitnet-b1.58` (squared ReLU) in I2_S; the ternary work is the same. A row of its own has both on the same file.
-//! Where llama.cpp has several ternary types for a shape, all are measured and the fastest counts.
+//! Where llama.cpp has several ternary types for a shape, all are measured and the fastest counts; those that are far
+//! behind in the first round are left out of the next ones.
 
 use super::options::{ModelShape, PeersOptions};
 
@@ -212,16 +213,18 @@ fn b2b4t(sizes: &Sizes, threads: usize, bitnet_cpp: bool, rows: &mut Vec<Compari
         q6,
         llama_q6,
     );
-    let mut half = rows
+    let deep = rows
         .iter()
         .rev()
         .find(|row| row.ours.phase == sizes.deep() && row.ours.threads == threads)
         .cloned();
-    if let Some(row) = &mut half {
-        row.name = "2b-4t deep, f16 cache".into();
-        row.ours.kv_type = Some("f16");
+    for kv_type in ["f16", "i8"] {
+        rows.extend(deep.clone().map(|mut row| {
+            row.name = format!("2b-4t deep, {kv_type} cache");
+            row.ours.kv_type = Some(kv_type);
+            row
+        }));
     }
-    rows.extend(half);
     if cfg!(target_arch = "x86_64") {
         for (name, phase) in [
             ("2b-4t decode, avx2", sizes.decode()),
