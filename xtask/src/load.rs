@@ -7,6 +7,7 @@
 //! - [`options`]: the command line
 //! - [`server`]: servers that are started for the measurement
 //! - [`vocabulary`]: what prompts are made of
+//! - [`draws`]: chance
 //! - [`drive`]: clients, closed and open loop, that stream, leave and dawdle
 //! - [`answer`]: HTTP and event streams, read as they come
 //! - [`watch`]: memory, processor time and health of the server
@@ -18,6 +19,7 @@
 
 mod against_bench;
 pub mod answer;
+mod draws;
 mod drive;
 mod gaps;
 mod latency;
@@ -31,6 +33,7 @@ mod watch;
 use anyhow::{Result, ensure};
 use std::path::Path;
 
+use draws::Draws;
 use drive::Driver;
 use options::{Arrivals, LoadPlan, Trial};
 use report::Round;
@@ -80,6 +83,7 @@ fn measure(root: &Path, plan: &LoadPlan) -> Result<Vec<Round>> {
         pid: subject.pid,
         plan: plan.clone(),
         vocabulary: PromptVocabulary::ask(subject.address, plan.key.as_deref())?,
+        draws: Draws::default(),
     };
     match plan.arrivals {
         Arrivals::Closed(clients) => eprintln!("{clients} clients at {}", subject.address),

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::answer::Answer;
+use super::draws::Draws;
 use super::gaps::StreamGaps;
 use super::latency::LatencyHistogram;
 use super::options::{Arrivals, Extent, LoadPlan, Workload};
@@ -65,6 +66,8 @@ pub struct Driver {
     pub plan: LoadPlan,
     /// Of what prompts are made.
     pub vocabulary: PromptVocabulary,
+    /// Of which tokens, and who leaves when.
+    pub draws: Draws,
 }
 
 struct Shared {
@@ -77,7 +80,7 @@ struct Shared {
     ends: Cell<bool>,
     ended: Notify,         // wakes clients that wait before asking again
     to_begin: Cell<usize>, // requests
-    random: Cell<u64>,
+    draws: Draws,
 }
 
 /// Bytes read at once.
@@ -112,7 +115,7 @@ impl Driver {
                 ends: Cell::new(false),
                 ended: Notify::new(),
                 to_begin: Cell::new(to_begin),
-                random: Cell::new(0x9e37_79b9_7f4a_7c15),
+                draws: self.draws.clone(),
             })
         };
         Ok(local.block_on(&runtime, async {
@@ -189,11 +192,11 @@ impl Driver {
                 while shared.take_place() {
                     tokio::time::sleep_until(next).await;
                     // Inverse of the exponential distribution, whose arrivals are Poisson's.
-                    let wait = -(1.0 - shared.uniform()).ln() / rate;
+                    let wait = -(1.0 - shared.draws.uniform()).ln() / rate;
                     next += Duration::from_secs_f64(wait);
                     let shared = shared.clone();
                     requests.push(tokio::task::spawn_local(async move {
-                        let slow = shared.uniform() < shared.workload.slow;
+                        let slow = shared.draws.uniform() < shared.workload.slow;
                         let mut connection = Connection::default();
                         connection.ask(&shared, slow).await;
                     }));
@@ -243,21 +246,11 @@ impl Shared {
         true
     }
 
-    /// A random number below 1 (splitmix64).
-    fn uniform(&self) -> f64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
     /// The bytes of a request.
     fn write_request(&self, out: &mut String) {
         let workload = &self.workload;
         let mut body = String::from("{\"prompt\":");
-        let random = || self.uniform();
+        let random = || self.draws.uniform();
         self.vocabulary.write_prompt(workload, random, &mut body);
         let _ = write!(
             body,
@@ -291,7 +284,7 @@ async fn client(shared: Rc<Shared>, slow: bool) {
         let pause = connection.ask(&shared, slow).await;
         if !pause.is_zero() && !shared.ends.get() {
             // Not all at the same moment.
-            let pause = pause.mul_f64(0.5 + shared.uniform());
+            let pause = pause.mul_f64(0.5 + shared.draws.uniform());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shared.ended.notified() => {}
@@ -321,9 +314,9 @@ impl Connection {
     /// Asks once and counts what comes of it. Returns how long to wait before asking again.
     async fn ask(&mut self, shared: &Shared, slow: bool) -> Duration {
         shared.write_request(&mut self.request);
-        let leaves = shared.uniform() < shared.workload.disconnect;
+        let leaves = shared.draws.uniform() < shared.workload.disconnect;
         let leave_after =
-            leaves.then(|| (shared.uniform() * shared.workload.answer as f64) as usize);
+            leaves.then(|| (shared.draws.uniform() * shared.workload.answer as f64) as usize);
         let mut answer = self.answer.take().unwrap_or_else(Answer::new);
         answer.clear();
         let asked = self.exchange(shared, slow, leave_after, &mut answer);
