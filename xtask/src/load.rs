@@ -7,7 +7,7 @@
 //! - [`options`]: the command line
 //! - [`server`]: servers that are started for the measurement
 //! - [`vocabulary`]: what prompts are made of
-//! - [`draws`]: chance
+//! - [`draws`]: what is left to chance
 //! - [`drive`]: clients, closed and open loop, that stream, leave and dawdle
 //! - [`answer`]: HTTP and event streams, read as they come
 //! - [`watch`]: memory, processor time and health of the server
