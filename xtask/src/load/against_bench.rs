@@ -1,8 +1,8 @@
 //! Serving a crowd, held against what `bitnet bench` measures of the same model without a server.
 //!
 //! Sixteen clients send a prompt of 128 tokens each at once and stream 128 tokens. `bench` foresees how long that
-//! takes: all prompts at its prefill rate, then all answers at its rate of sixteen sequences that have such prompts before
-//! them. It runs before and after, because a machine is not equally fast for minutes.
+//! takes: all prompts at its prefill rate, then all answers at its rate of sixteen sequences. It runs before and after,
+//! because a machine is not equally fast for minutes.
 
 use std::path::Path;
 use std::process::Command;
@@ -76,9 +76,7 @@ fn foreseen(program: &Path, model: &str) -> Result<f64> {
     }
     let (tokens, batch) = (TOKENS.to_string(), CLIENTS.to_string());
     command.args(["--prompts", &tokens, "--tokens", &tokens]);
-    // Whatever an answer's tokens attend to, its prompt is part of it.
-    command.args(["--batches", &batch, "--depths", &tokens]);
-    command.args(["--format", "json"]);
+    command.args(["--batches", &batch, "--format", "json"]);
     let document: Value = serde_json::from_str(&output(&mut command)?)?;
     by_rates(&document)
 }
