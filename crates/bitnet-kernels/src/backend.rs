@@ -23,6 +23,10 @@ use crate::rope_table::RopeTable;
 /// come out of the score pass as one vector.
 pub const KV_BLOCK: usize = 16;
 
+/// Token rows that share the unpacking of a weight, as far as a backend has registers: passes of whole multiples are the
+/// fastest for each row.
+pub const PANEL_ROWS: usize = 16;
+
 /// Rows below which a head is so small that reading all of it costs less than finding out what to read.
 pub const LEAST_HEAD_ROWS: usize = 4096;
 

@@ -24,7 +24,7 @@ pub mod error;
 
 pub use backend::{
     Activation, Backend, BatchView, Candidate, CandidateRequest, Candidates, HeadWork, KV_BLOCK,
-    Keep, KvShape, KvType, LEAST_HEAD_ROWS, MatrixData, TernaryUse, Traffic,
+    Keep, KvShape, KvType, LEAST_HEAD_ROWS, MatrixData, PANEL_ROWS, TernaryUse, Traffic,
 };
 pub use cpu::features::{CpuFeatures, cpu_features};
 pub use cpu::i2s::MAX_COLS;

@@ -14,11 +14,12 @@ use super::lanes::{chunks, load_tail};
 use super::layout::Layout;
 use super::memory::{Disjoint, Memory};
 use super::threads::Pool;
+use crate::backend::PANEL_ROWS;
 use crate::error::KernelError;
 use bitnet_quantization::activation::activation_factor;
 
 /// Rows of a panel that kernels are compiled for, widest first.
-pub const PANEL_WIDTHS: [usize; 5] = [16, 8, 4, 2, 1];
+pub const PANEL_WIDTHS: [usize; 5] = [PANEL_ROWS, 8, 4, 2, 1];
 
 /// Elements below which a single thread quantises faster than a barrier takes.
 const PARALLEL_FROM: usize = 1 << 15;

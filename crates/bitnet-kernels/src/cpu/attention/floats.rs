@@ -3,37 +3,99 @@
 //! A vector of keys is one dimension of 16 positions, so a score is a lane; even and odd dimensions sum apart, then
 //! both. A vector of values is 16 dimensions of one position; they are added in the order of positions.
 
-use super::queries::{Queries, Room};
-use super::{Attention, Place, SPAN, softmax};
+use std::ops::Range;
+
+use super::queries::{Heads, Queries, Room};
+use super::{Place, SPAN, softmax};
 use crate::backend::KV_BLOCK;
 use crate::cpu::isa::{Isa, LANES};
 use crate::cpu::kv_cache::{HeadLayout, Stored};
 
-/// Keys and values of one KV head of one layer.
-pub struct FloatHead<'a, T> {
+/// Keys of one head in one block, a vector of 16 positions for each dimension.
+type Keys<'a, T> = &'a [[T; LANES]];
+
+/// Values of one head in one block, and others to ask for with them.
+#[derive(Clone, Copy)]
+struct Values<'a, T> {
+    /// `[16 positions][len]`.
+    here: &'a [T],
+    /// The others, of the same shape.
+    ahead: Option<&'a [T]>,
+    /// Length of a value.
+    len: usize,
+}
+
+/// Blocks of a span, with keys and values of the heads of an item.
+struct Span<'a, T> {
     numbers: &'a [T],
     layout: HeadLayout,
     layer: usize,
-    kv_head: usize,
+    first_head: usize,
+    blocks: &'a [u32],
 }
 
-impl<'a, T: Stored> FloatHead<'a, T> {
-    /// Those of the call's layer.
+impl<'a, T: Stored> Span<'a, T> {
+    /// Keys of head `h` in block `index`, or in the last one.
     #[inline(always)]
-    pub fn new(call: &Attention<'a>, numbers: &'a [T], kv_head: usize) -> Self {
-        FloatHead {
-            numbers,
-            layout: call.cache.layout(),
-            layer: call.layer,
-            kv_head,
+    fn keys(&self, index: usize, h: usize) -> Keys<'a, T> {
+        let [keys, _] = self.head(index, h);
+        self.numbers[keys].as_chunks().0
+    }
+
+    /// Its values.
+    #[inline(always)]
+    fn values(&self, index: usize, h: usize) -> &'a [T] {
+        let [_, values] = self.head(index, h);
+        &self.numbers[values]
+    }
+
+    #[inline(always)]
+    fn head(&self, index: usize, h: usize) -> [Range<usize>; 2] {
+        let block = self.blocks[index.min(self.blocks.len() - 1)];
+        self.layout.head(self.layer, block, self.first_head + h)
+    }
+}
+
+/// Vectors in a cache line: two of f16.
+const fn vectors_of_a_line<T>() -> usize {
+    64 / size_of::<[T; LANES]>()
+}
+
+/// Bytes between what is in work and what is asked for: what memory gives while it answers.
+const AHEAD: usize = 16 << 10;
+
+/// The order in which a span's keys, and then its values, are read: some blocks at a time, and in them one head after
+/// the other. Heads lie behind each other in a block, so an item with all of them reads a stream, which comes from memory
+/// up to twice as fast as the pieces of one head.
+#[derive(Clone, Copy)]
+struct Stream {
+    /// Heads of the item.
+    n_heads: usize,
+    /// Blocks that are read together.
+    stride: usize,
+    /// Pieces between the one in work and the one that is asked for.
+    far: usize,
+}
+
+impl Stream {
+    /// A piece is `bytes` of one head in one block.
+    #[inline(always)]
+    fn new(n_heads: usize, stride: usize, bytes: usize) -> Stream {
+        Stream {
+            n_heads,
+            stride,
+            far: (AHEAD / (stride * bytes).max(1)).max(1),
         }
     }
 
-    /// Keys `[head_dim][16]` and values `[16][value_len]` of a block.
+    /// Block and head to ask for while head `h` of the blocks from `first` on is in work.
     #[inline(always)]
-    fn block(&self, block: u32) -> (&'a [[T; LANES]], &'a [T]) {
-        let head = &self.numbers[self.layout.head(self.layer, block, self.kv_head)];
-        self.layout.split(head)
+    fn ahead(self, first: usize, h: usize) -> (usize, usize) {
+        let piece = h + self.far;
+        (
+            first + piece / self.n_heads * self.stride,
+            piece % self.n_heads,
+        )
     }
 }
 
@@ -41,89 +103,124 @@ impl<'a, T: Stored> FloatHead<'a, T> {
 #[inline(always)]
 pub fn span<I: Isa, T: Stored>(
     isa: I,
-    head: &FloatHead<'_, T>,
+    heads: &Heads<'_>,
+    numbers: &[T],
     blocks: &[u32],
-    queries: &Queries<'_>,
     start: usize,
     room: &mut Room<'_>,
 ) {
+    let layout = heads.call.cache.layout();
+    let span = Span {
+        numbers,
+        layout,
+        layer: heads.call.layer,
+        first_head: heads.part.first_head,
+        blocks,
+    };
     // Registers for sums: four queries by two blocks by even and odd, or a quarter of that where a vector is several.
-    let wide = I::PANEL >= 16;
-    let mut first = 0;
-    while first < blocks.len() {
-        let n = if wide && first + 1 < blocks.len() {
-            2
-        } else {
-            1
-        };
-        let mut i = 0;
-        while i < queries.len() {
-            let together = match queries.len() - i {
-                4.. if wide => 4,
-                2.. => 2,
-                _ => 1,
-            };
-            let mut seen = 0;
-            for g in 0..together {
-                seen = seen.max(queries.seen(i + g, start));
-            }
-            let here = seen.div_ceil(KV_BLOCK).saturating_sub(first).min(n);
-            // The first queries to come here bring the blocks into the caches.
-            let (lead, at) = (i == 0, Place { first, i });
-            match (together, here) {
-                (_, 0) => {}
-                (4, 2) if lead => scores::<I, T, 4, 2, true>(isa, head, blocks, queries, at, room),
-                (4, 2) => scores::<I, T, 4, 2, false>(isa, head, blocks, queries, at, room),
-                (4, _) => scores::<I, T, 4, 1, true>(isa, head, blocks, queries, at, room),
-                (2, 2) => scores::<I, T, 2, 2, true>(isa, head, blocks, queries, at, room),
-                (2, _) => scores::<I, T, 2, 1, true>(isa, head, blocks, queries, at, room),
-                (_, 2) => scores::<I, T, 1, 2, true>(isa, head, blocks, queries, at, room),
-                _ => scores::<I, T, 1, 1, true>(isa, head, blocks, queries, at, room),
-            }
-            i += together;
+    let stride = if I::PANEL >= 16 { 2 } else { 1 };
+    let stream = Stream::new(heads.part.n_heads, stride, size_of_val(span.keys(0, 0)));
+    for first in (0..blocks.len()).step_by(stride) {
+        for h in 0..heads.part.n_heads {
+            let keys = [0, 1].map(|b| span.keys(first + b, h));
+            let (next, next_h) = stream.ahead(first, h);
+            let ahead = [0, 1].map(|b| match next < blocks.len() {
+                true => span.keys(next + b, next_h),
+                // The values follow, from the first block on.
+                false => span.values(b, next_h).as_chunks().0,
+            });
+            let n = stride.min(blocks.len() - first);
+            let at = Place { first, i: 0 };
+            score(
+                isa,
+                &keys[..n],
+                &ahead[..n],
+                &heads.queries(h),
+                at,
+                start,
+                &mut heads.room(h, room),
+            );
         }
-        first += n;
     }
-    for i in 0..queries.len() {
-        let (scores, sums) = room.scores_and_sums(i);
-        sums.fill(0.0);
-        softmax::exponentials(isa, scores, queries.seen(i, start), sums);
+    for h in 0..heads.part.n_heads {
+        let (queries, mut room) = (heads.queries(h), heads.room(h, room));
+        for i in 0..queries.len() {
+            let (scores, sums) = room.scores_and_sums(i);
+            sums.fill(0.0);
+            softmax::exponentials(isa, scores, queries.seen(i, start), sums);
+        }
     }
-    for (index, &block) in blocks.iter().enumerate() {
-        let (_, block) = head.block(block);
-        let mut i = 0;
-        while i < queries.len() {
-            let left = |i| {
-                queries
-                    .seen(i, start)
-                    .saturating_sub(index * KV_BLOCK)
-                    .min(KV_BLOCK)
+    let stream = Stream::new(heads.part.n_heads, 1, size_of_val(span.values(0, 0)));
+    for first in 0..blocks.len() {
+        for h in 0..heads.part.n_heads {
+            let (next, next_h) = stream.ahead(first, h);
+            let values = Values {
+                here: span.values(first, h),
+                ahead: Some(span.values(next, next_h)),
+                len: layout.value_len(),
             };
-            let n = left(i);
-            let together = match queries.len() - i {
-                4.. if wide && left(i + 1) == n && left(i + 2) == n && left(i + 3) == n => 4,
-                2.. if left(i + 1) == n => 2,
-                _ => 1,
-            };
-            if n > 0 {
-                let at = Place { first: index, i };
-                match together {
-                    4 => values::<I, T, 4>(isa, head, block, n, at, room),
-                    2 => values::<I, T, 2>(isa, head, block, n, at, room),
-                    _ => values::<I, T, 1>(isa, head, block, n, at, room),
-                }
-            }
-            i += together;
+            let at = Place { first, i: 0 };
+            add(
+                isa,
+                values,
+                &heads.queries(h),
+                at,
+                start,
+                &mut heads.room(h, room),
+            );
         }
     }
 }
 
-/// Scores of G queries with B blocks; with PREFETCH these blocks' values and the next blocks' keys are asked for.
+/// Scores of all queries with one or two blocks; those `ahead` are asked for with their keys.
 #[inline(always)]
-fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const PREFETCH: bool>(
+fn score<I: Isa, T: Stored>(
     isa: I,
-    head: &FloatHead<'_, T>,
-    blocks: &[u32],
+    keys: &[Keys<'_, T>],
+    ahead: &[Keys<'_, T>],
+    queries: &Queries<'_>,
+    mut at: Place,
+    start: usize,
+    room: &mut Room<'_>,
+) {
+    let wide = I::PANEL >= 16;
+    while at.i < queries.len() {
+        let together = match queries.len() - at.i {
+            4.. if wide => 4,
+            2.. => 2,
+            _ => 1,
+        };
+        let mut seen = 0;
+        for g in 0..together {
+            seen = seen.max(queries.seen(at.i + g, start));
+        }
+        let here = seen
+            .div_ceil(KV_BLOCK)
+            .saturating_sub(at.first)
+            .min(keys.len());
+        // The first queries to come here ask for what is ahead.
+        let lead = at.i == 0;
+        match (together, here) {
+            (_, 0) => {}
+            (4, 2) if lead => scores::<I, T, 4, 2, true>(isa, keys, ahead, queries, at, room),
+            (4, 2) => scores::<I, T, 4, 2, false>(isa, keys, ahead, queries, at, room),
+            (4, _) => scores::<I, T, 4, 1, true>(isa, keys, ahead, queries, at, room),
+            (2, 2) => scores::<I, T, 2, 2, true>(isa, keys, ahead, queries, at, room),
+            (2, _) if lead => scores::<I, T, 2, 1, true>(isa, keys, ahead, queries, at, room),
+            (2, _) => scores::<I, T, 2, 1, false>(isa, keys, ahead, queries, at, room),
+            (_, 2) => scores::<I, T, 1, 2, true>(isa, keys, ahead, queries, at, room),
+            _ => scores::<I, T, 1, 1, true>(isa, keys, ahead, queries, at, room),
+        }
+        at.i += together;
+    }
+}
+
+/// Scores of G queries with B blocks; with AHEAD, others are asked for with their keys.
+#[inline(always)]
+fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const AHEAD: bool>(
+    isa: I,
+    keys: &[Keys<'_, T>],
+    ahead: &[Keys<'_, T>],
     queries: &Queries<'_>,
     at: Place,
     room: &mut Room<'_>,
@@ -133,17 +230,10 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const PREFETCH: boo
         *q = queries.get(at.i + g);
     }
     let head_dim = q[0].len();
-    let mut keys: [&[[T; LANES]]; B] = [&[]; B];
-    let mut to_values = [0; B]; // bytes from a key to the value that is asked for with it
-    let mut to_next = [0; B]; // bytes from a key to the next blocks'
+    let mut key: [Keys<'_, T>; B] = [&[]; B];
+    let mut next: [Keys<'_, T>; B] = [&[]; B];
     for b in 0..B {
-        let (here, values) = head.block(blocks[at.first + b]);
-        keys[b] = &here[..head_dim];
-        to_values[b] = values.as_ptr().addr().wrapping_sub(here.as_ptr().addr());
-        if let Some(&next) = blocks.get(at.first + b + B) {
-            let (next, _) = head.block(next);
-            to_next[b] = next.as_ptr().addr().wrapping_sub(here.as_ptr().addr());
-        }
+        (key[b], next[b]) = (&keys[b][..head_dim], &ahead[b][..head_dim]);
     }
     let mut even = [[isa.splat(0.0); B]; G];
     let mut odd = [[isa.splat(0.0); B]; G];
@@ -151,15 +241,12 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const PREFETCH: boo
         let mut key0 = [isa.splat(0.0); B];
         let mut key1 = [isa.splat(0.0); B];
         for b in 0..B {
-            key0[b] = T::load(isa, &keys[b][2 * pair]);
-            key1[b] = T::load(isa, &keys[b][2 * pair + 1]);
-            if PREFETCH {
-                isa.prefetch(&keys[b][2 * pair], to_next[b]);
-                isa.prefetch(&keys[b][2 * pair], to_values[b]);
-                // Two vectors of f16 are one cache line.
-                if size_of::<[T; LANES]>() == 64 {
-                    isa.prefetch(&keys[b][2 * pair + 1], to_next[b]);
-                    isa.prefetch(&keys[b][2 * pair + 1], to_values[b]);
+            key0[b] = T::load(isa, &key[b][2 * pair]);
+            key1[b] = T::load(isa, &key[b][2 * pair + 1]);
+            if AHEAD {
+                isa.prefetch_near(&next[b][2 * pair]);
+                if vectors_of_a_line::<T>() == 1 {
+                    isa.prefetch_near(&next[b][2 * pair + 1]);
                 }
             }
         }
@@ -175,7 +262,7 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const PREFETCH: boo
         for g in 0..G {
             let q = isa.splat(q[g][head_dim - 1]);
             for b in 0..B {
-                let key = T::load(isa, &keys[b][head_dim - 1]);
+                let key = T::load(isa, &key[b][head_dim - 1]);
                 even[g][b] = isa.add(even[g][b], isa.mul(q, key));
             }
         }
@@ -189,24 +276,60 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const PREFETCH: boo
     }
 }
 
+/// Adds the weighted values of a block to the sums of all queries; those ahead are asked for once.
+#[inline(always)]
+fn add<I: Isa, T: Stored>(
+    isa: I,
+    mut block: Values<'_, T>,
+    queries: &Queries<'_>,
+    mut at: Place,
+    start: usize,
+    room: &mut Room<'_>,
+) {
+    let wide = I::PANEL >= 16;
+    let left = |i| {
+        queries
+            .seen(i, start)
+            .saturating_sub(at.first * KV_BLOCK)
+            .min(KV_BLOCK)
+    };
+    while at.i < queries.len() {
+        let i = at.i;
+        let n = left(i);
+        let together = match queries.len() - i {
+            4.. if wide && left(i + 1) == n && left(i + 2) == n && left(i + 3) == n => 4,
+            2.. if left(i + 1) == n => 2,
+            _ => 1,
+        };
+        if n > 0 {
+            match together {
+                4 => values::<I, T, 4>(isa, block, n, at, room),
+                2 => values::<I, T, 2>(isa, block, n, at, room),
+                _ => values::<I, T, 1>(isa, block, n, at, room),
+            }
+            block.ahead = None;
+        }
+        at.i += together;
+    }
+}
+
 /// Adds the weighted values of the first n positions of a block to the sums of G queries.
 #[inline(always)]
 fn values<I: Isa, T: Stored, const G: usize>(
     isa: I,
-    head: &FloatHead<'_, T>,
-    block: &[T],
+    block: Values<'_, T>,
     n: usize,
     at: Place,
     room: &mut Room<'_>,
 ) {
-    let value_len = head.layout.value_len();
+    let value_len = block.len;
     let mut from = 0;
     while from < value_len {
         from += LANES
             * match (value_len - from) / LANES {
-                4.. => some_values::<I, T, G, 4>(isa, block, value_len, n, from, at, room),
-                2.. => some_values::<I, T, G, 2>(isa, block, value_len, n, from, at, room),
-                _ => some_values::<I, T, G, 1>(isa, block, value_len, n, from, at, room),
+                4.. => some_values::<I, T, G, 4>(isa, block, n, from, at, room),
+                2.. => some_values::<I, T, G, 2>(isa, block, n, from, at, room),
+                _ => some_values::<I, T, G, 1>(isa, block, n, from, at, room),
             };
     }
 }
@@ -215,8 +338,7 @@ fn values<I: Isa, T: Stored, const G: usize>(
 #[inline(always)]
 fn some_values<I: Isa, T: Stored, const G: usize, const V: usize>(
     isa: I,
-    block: &[T],
-    value_len: usize,
+    block: Values<'_, T>,
     n: usize,
     from: usize,
     at: Place,
@@ -232,8 +354,15 @@ fn some_values<I: Isa, T: Stored, const G: usize, const V: usize>(
             *acc = isa.load(sums);
         }
     }
-    for (slot, value) in block.chunks_exact(value_len).take(n).enumerate() {
-        let value = value[from..][..V * LANES].as_chunks::<LANES>().0;
+    for (slot, start) in (from..).step_by(block.len).take(n).enumerate() {
+        let part = start..start + V * LANES;
+        let value = block.here[part.clone()].as_chunks::<LANES>().0;
+        if let Some(ahead) = block.ahead {
+            let vectors = ahead[part].as_chunks::<LANES>().0;
+            for line in vectors.iter().step_by(vectors_of_a_line::<T>()) {
+                isa.prefetch_near(line);
+            }
+        }
         for g in 0..G {
             let weight = isa.splat(w[g][slot]);
             for v in 0..V {

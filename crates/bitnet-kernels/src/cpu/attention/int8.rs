@@ -9,8 +9,8 @@
 //! Queries carry the same error as the keys that they meet; weights have 15 bits, which the bytes of values hide. Sums of
 //! a span stay below 2^23, so they are exact as floats too.
 
-use super::queries::{MOST_QUERIES, Queries, Room};
-use super::{Attention, Place, SPAN, softmax};
+use super::queries::{Heads, MOST_QUERIES, Queries, Room};
+use super::{Place, SPAN, softmax};
 use crate::backend::KV_BLOCK;
 use crate::cpu::isa::{Isa, LANES};
 use crate::cpu::kv_cache::int8::{Int8Blocks, Int8Head, vectors};
@@ -53,6 +53,20 @@ pub struct ByteRoom<'a> {
     sums: &'a mut [[i32; 3]], // of q8, of the high and of the low bytes of the weights
     factors: &'a mut [[f32; 2]], // of scores, 1 / sqrt(head_dim) / a, and of sums of values, max w / 32258
     padded: usize,
+}
+
+impl ByteRoom<'_> {
+    /// The room from query `first` on.
+    #[inline(always)]
+    pub fn behind(&mut self, first: usize) -> ByteRoom<'_> {
+        ByteRoom {
+            queries: &mut self.queries[first * self.padded..],
+            weights: &mut self.weights[first..],
+            sums: &mut self.sums[first..],
+            factors: &mut self.factors[first..],
+            padded: self.padded,
+        }
+    }
 }
 
 /// The threads' bytes, shared.
@@ -111,27 +125,20 @@ impl ByteRooms<'_> {
     }
 }
 
-/// Keys and values of one KV head of one layer.
-pub struct QuantizedHead<'a> {
-    blocks: &'a Int8Blocks,
+/// Blocks of a span, with keys and values of one head.
+struct Head<'a> {
+    numbers: &'a Int8Blocks,
     layer: usize,
     kv_head: usize,
+    blocks: &'a [u32],
 }
 
-impl<'a> QuantizedHead<'a> {
-    /// Those of the call's layer.
+impl<'a> Head<'a> {
+    /// The head in block `index`.
     #[inline(always)]
-    pub fn new(call: &Attention<'a>, blocks: &'a Int8Blocks, kv_head: usize) -> Self {
-        QuantizedHead {
-            blocks,
-            layer: call.layer,
-            kv_head,
-        }
-    }
-
-    #[inline(always)]
-    fn block(&self, block: u32) -> Int8Head<'a> {
-        self.blocks.head(self.layer, block, self.kv_head)
+    fn block(&self, index: usize) -> Int8Head<'a> {
+        self.numbers
+            .head(self.layer, self.blocks[index], self.kv_head)
     }
 }
 
@@ -147,12 +154,47 @@ pub fn prepare<I: Isa>(isa: I, queries: &Queries<'_>, bytes: &mut ByteRoom<'_>) 
     }
 }
 
-/// Sums of a span, whose blocks these are, into the room's parts.
+/// Sums of a span, whose blocks these are, into the room's parts; the blocks `after` them come next. Memory is busy all the
+/// time: values are asked for with the keys, and the next head's keys with the values.
 #[inline(always)]
 pub fn span<I: Isa>(
     isa: I,
-    head: &QuantizedHead<'_>,
+    heads: &Heads<'_>,
+    numbers: &Int8Blocks,
     blocks: &[u32],
+    after: &[u32],
+    start: usize,
+    room: &mut Room<'_>,
+) {
+    let head = |h, blocks| Head {
+        numbers,
+        layer: heads.call.layer,
+        kv_head: heads.part.first_head + h,
+        blocks,
+    };
+    for h in 0..heads.part.n_heads {
+        let (queries, mut room) = (heads.queries(h), heads.room(h, room));
+        let next = match h + 1 < heads.part.n_heads {
+            true => head(h + 1, blocks),
+            false => head(0, after),
+        };
+        let head = head(h, blocks);
+        score(isa, &head, &queries, start, &mut room);
+        for i in 0..queries.len() {
+            let (scores, sums) = room.scores_and_sums(i);
+            let n = queries.seen(i, start);
+            softmax::exponentials(isa, scores, n, sums);
+            weights(isa, &head, n, i, &mut room);
+        }
+        add(isa, &head, &next, &queries, start, &mut room);
+    }
+}
+
+/// Scores of all queries.
+#[inline(always)]
+fn score<I: Isa>(
+    isa: I,
+    head: &Head<'_>,
     queries: &Queries<'_>,
     start: usize,
     room: &mut Room<'_>,
@@ -174,23 +216,30 @@ pub fn span<I: Isa>(
         while first < n {
             let at = Place { first, i };
             first += match (together, n - first) {
-                (4, 4..) if i == 0 => scores::<I, 4, 4, true>(isa, head, blocks, at, room),
-                (4, 4..) => scores::<I, 4, 4, false>(isa, head, blocks, at, room),
-                (4, _) => scores::<I, 4, 1, true>(isa, head, blocks, at, room),
-                (2, 2..) => scores::<I, 2, 2, true>(isa, head, blocks, at, room),
-                (2, _) => scores::<I, 2, 1, true>(isa, head, blocks, at, room),
-                (_, 4..) if wide => scores::<I, 1, 4, true>(isa, head, blocks, at, room),
-                _ => scores::<I, 1, 1, true>(isa, head, blocks, at, room),
+                (4, 4..) if i == 0 => scores::<I, 4, 4, true>(isa, head, at, room),
+                (4, 4..) => scores::<I, 4, 4, false>(isa, head, at, room),
+                (4, _) => scores::<I, 4, 1, true>(isa, head, at, room),
+                (2, 2..) => scores::<I, 2, 2, true>(isa, head, at, room),
+                (2, _) => scores::<I, 2, 1, true>(isa, head, at, room),
+                (_, 4..) if wide => scores::<I, 1, 4, true>(isa, head, at, room),
+                _ => scores::<I, 1, 1, true>(isa, head, at, room),
             };
         }
         i += together;
     }
-    for i in 0..queries.len() {
-        let (scores, sums) = room.scores_and_sums(i);
-        let n = queries.seen(i, start);
-        softmax::exponentials(isa, scores, n, sums);
-        weights(isa, head, blocks, n, i, room);
-    }
+}
+
+/// Adds up the weighted values of all queries; keys of `next` are asked for.
+#[inline(always)]
+fn add<I: Isa>(
+    isa: I,
+    head: &Head<'_>,
+    next: &Head<'_>,
+    queries: &Queries<'_>,
+    start: usize,
+    room: &mut Room<'_>,
+) {
+    let wide = I::PANEL >= 16;
     let mut i = 0;
     while i < queries.len() {
         let together = match queries.len() - i {
@@ -202,22 +251,21 @@ pub fn span<I: Isa>(
         for g in 0..together {
             seen = seen.max(queries.seen(i + g, start));
         }
-        let blocks = &blocks[..seen.div_ceil(KV_BLOCK)];
+        let n = seen.div_ceil(KV_BLOCK);
         match together {
-            4 => values::<I, 4>(isa, head, blocks, i, room),
-            2 => values::<I, 2>(isa, head, blocks, i, room),
-            _ => values::<I, 1>(isa, head, blocks, i, room),
+            4 => values::<I, 4>(isa, head, next, n, i, room),
+            2 => values::<I, 2>(isa, head, next, n, i, room),
+            _ => values::<I, 1>(isa, head, next, n, i, room),
         }
         i += together;
     }
 }
 
-/// Scores of G queries with B blocks; returns B. With PREFETCH these blocks' values and the next keys are asked for.
+/// Scores of G queries with B blocks; returns B. With PREFETCH, these blocks' values are asked for.
 #[inline(always)]
 fn scores<I: Isa, const G: usize, const B: usize, const PREFETCH: bool>(
     isa: I,
-    head: &QuantizedHead<'_>,
-    blocks: &[u32],
+    head: &Head<'_>,
     at: Place,
     room: &mut Room<'_>,
 ) -> usize {
@@ -231,27 +279,14 @@ fn scores<I: Isa, const G: usize, const B: usize, const PREFETCH: bool>(
         acc[g] = [isa.splat_i32(-I::BIAS * bytes.sums[at.i + g][0]); B];
     }
     let mut keys: [&[[i8; 4 * LANES]]; B] = [&[]; B];
-    let mut to_next = [0; B]; // bytes from a key to the next blocks'
-    for b in 0..B {
-        let here = head.block(blocks[at.first + b]);
-        keys[b] = &here.keys[..n];
-        if let Some(&next) = blocks.get(at.first + b + B) {
-            let next = head.block(next);
-            isa.prefetch(next.scales, 0);
-            isa.prefetch(&next.scales[1], 0);
-            to_next[b] = next
-                .keys
-                .as_ptr()
-                .addr()
-                .wrapping_sub(here.keys.as_ptr().addr());
-        }
+    for (b, keys) in keys.iter_mut().enumerate() {
+        *keys = &head.block(at.first + b).keys[..n];
     }
     let to_value = n * size_of::<[i8; 4 * LANES]>();
     for quad in 0..n {
         for b in 0..B {
             let key = isa.load_i8x64(&keys[b][quad]);
             if PREFETCH {
-                isa.prefetch(&keys[b][quad], to_next[b]);
                 isa.prefetch(&keys[b][quad], to_value);
             }
             for g in 0..G {
@@ -263,7 +298,7 @@ fn scores<I: Isa, const G: usize, const B: usize, const PREFETCH: bool>(
         let factor = isa.splat(bytes.factors[at.i + g][0]);
         let to = &mut scores[(at.i + g) * SPAN + at.first * KV_BLOCK..][..B * KV_BLOCK];
         for (b, to) in to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let scales = isa.load(&head.block(blocks[at.first + b]).scales[0]);
+            let scales = isa.load(&head.block(at.first + b).scales[0]);
             let scaled = isa.mul(isa.i32_to_f32(acc[b]), scales);
             isa.store(isa.mul(scaled, factor), to);
         }
@@ -273,20 +308,13 @@ fn scores<I: Isa, const G: usize, const B: usize, const PREFETCH: bool>(
 
 /// The exponentials of query `i` times the values' scales, as bytes; 0 from the n-th on.
 #[inline(always)]
-fn weights<I: Isa>(
-    isa: I,
-    head: &QuantizedHead<'_>,
-    blocks: &[u32],
-    n: usize,
-    i: usize,
-    room: &mut Room<'_>,
-) {
+fn weights<I: Isa>(isa: I, head: &Head<'_>, n: usize, i: usize, room: &mut Room<'_>) {
     let Room { scores, bytes, .. } = room;
     let scores = &mut scores[i * SPAN..][..SPAN];
     let (mut greatest, mut total, zero) = (isa.splat(0.0), isa.splat(0.0), isa.splat(0.0));
     let used = n.div_ceil(KV_BLOCK);
     let scores = &mut scores.as_chunks_mut::<LANES>().0[..used];
-    for (&block, w) in blocks.iter().zip(scores.iter_mut()) {
+    for (block, w) in scores.iter_mut().enumerate() {
         let e = isa.load(w);
         let scaled = isa.mul(e, isa.load(&head.block(block).scales[1]));
         // Positions that are not seen have exponentials of 0 and scales of whoever was there before.
@@ -323,20 +351,23 @@ fn weights<I: Isa>(
     bytes.factors[i][1] = if finite { from_bytes } else { f32::NAN };
 }
 
-/// Weighted values of G queries over these blocks.
+/// Weighted values of G queries over the first `n_blocks` blocks.
 #[inline(always)]
 fn values<I: Isa, const G: usize>(
     isa: I,
-    head: &QuantizedHead<'_>,
-    blocks: &[u32],
+    head: &Head<'_>,
+    next: &Head<'_>,
+    n_blocks: usize,
     i: usize,
     room: &mut Room<'_>,
 ) {
     let (mut chunk, n) = (0, room.bytes.padded / LANES);
     while chunk < n {
         chunk += match n - chunk {
-            2.. if I::PANEL >= 16 => some_values::<I, G, 2>(isa, head, blocks, i, chunk, room),
-            _ => some_values::<I, G, 1>(isa, head, blocks, i, chunk, room),
+            2.. if I::PANEL >= 16 => {
+                some_values::<I, G, 2>(isa, head, next, n_blocks, i, chunk, room)
+            }
+            _ => some_values::<I, G, 1>(isa, head, next, n_blocks, i, chunk, room),
         };
     }
 }
@@ -345,8 +376,9 @@ fn values<I: Isa, const G: usize>(
 #[inline(always)]
 fn some_values<I: Isa, const G: usize, const V: usize>(
     isa: I,
-    head: &QuantizedHead<'_>,
-    blocks: &[u32],
+    head: &Head<'_>,
+    next: &Head<'_>,
+    n_blocks: usize,
     i: usize,
     chunk: usize,
     room: &mut Room<'_>,
@@ -362,8 +394,18 @@ fn some_values<I: Isa, const G: usize, const V: usize>(
     let weights: &[Halves; G] = bytes.weights[i..]
         .first_chunk()
         .expect("weights of each query");
-    for (index, &block) in blocks.iter().enumerate() {
-        let values = &head.block(block).values[4 * chunk..][..4 * V];
+    for index in 0..n_blocks {
+        let values = &head.block(index).values[4 * chunk..][..4 * V];
+        if i == 0 && index < next.blocks.len() {
+            let next = next.block(index);
+            if chunk == 0 {
+                isa.prefetch(&next.scales[0], 0);
+                isa.prefetch(&next.scales[1], 0);
+            }
+            for key in &next.keys[4 * chunk..][..4 * V] {
+                isa.prefetch(key, 0);
+            }
+        }
         for quad in 0..4 {
             for v in 0..V {
                 let value = isa.load_i8x64(&values[4 * v + quad]);

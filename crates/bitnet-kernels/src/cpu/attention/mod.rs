@@ -7,10 +7,11 @@
 //! spans, in their order:     M' = max(M, m)    L' = L exp(M - M') + l exp(m - M')    the same for the accumulators
 //! ```
 //!
-//! The result is a function of the row's own sequence, whatever is computed together. Two ways give the same bytes: an
+//! The result is a function of the row's own sequence, whatever is computed together. All ways give the same bytes: an
 //! item of work is some rows of one sequence with the query heads of one KV head, over all their spans, so that keys and
-//! values are read once for many rows (prefill); or, where that makes too few items for the threads (a token of a long
-//! context), an item is one span of it and the spans are merged afterwards.
+//! values are read once for many rows (prefill); with few rows, it has all KV heads, so that memory is read as a stream
+//! (decode); or, where that makes too few items for the threads (a token of a long context), an item is one span of it
+//! and the spans are merged afterwards.
 //! Source: Vaswani et al., 2017; grouped queries: Ainslie et al., 2023 (arXiv 2305.13245); spans: Dao et al., 2022 (arXiv
 //! 2205.14135), and 2023, "Flash-Decoding", for items of one span.
 
@@ -25,7 +26,7 @@ use super::memory::Disjoint;
 use super::threads::Pool;
 use crate::backend::{BatchView, KV_BLOCK};
 pub use queries::Scratch;
-use queries::{MOST_QUERIES, Plan, Queries};
+use queries::{Heads, MOST_QUERIES, Plan, Room};
 
 /// Multiplications below which one thread is faster than a barrier.
 const PARALLEL_FROM: usize = 1 << 16;
@@ -163,73 +164,77 @@ impl Op for Item<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Item {
-            call,
-            plan,
-            item,
-            thread,
-            out,
-        } = self;
-        let group = call.group();
+        let Item { call, plan, .. } = self;
         // With spans apart, an item is one span of what is otherwise an item.
         let (item, span) = match plan.apart {
-            true => (item / plan.n_spans, Some(item % plan.n_spans)),
-            false => (item, None),
+            true => (self.item / plan.n_spans, Some(self.item % plan.n_spans)),
+            false => (self.item, None),
         };
-        let n_kv_heads = call.cache.shape().n_kv_heads;
-        let tile = plan.tiles[item / n_kv_heads];
-        let kv_head = item % n_kv_heads;
+        let part = plan.parts[item];
         // SAFETY: `thread` is this call's alone while it runs.
-        let mut room = unsafe { plan.room(thread) };
-        let n = tile.n_rows * group;
+        let mut room = unsafe { plan.room(self.thread) };
+        let n = part.tile.n_rows * call.group();
         for first in (0..n).step_by(MOST_QUERIES) {
-            let queries = Queries::new(call, tile, kv_head, first, MOST_QUERIES.min(n - first));
-            if let Numbers::I8(_) = call.cache.numbers() {
-                int8::prepare(isa, &queries, &mut room.bytes);
-            }
-            let blocks = call.batch.blocks_of(tile.first_row);
-            let n_spans = queries.most_seen().div_ceil(SPAN);
-            let spans = match span {
-                Some(span) => span..(span + 1).min(n_spans),
-                None => 0..n_spans,
+            let heads = Heads {
+                call,
+                part,
+                queries: first..n.min(first + MOST_QUERIES),
             };
-            for span in spans {
-                let start = span * SPAN;
-                let len = SPAN.min(queries.most_seen() - start);
-                let blocks = &blocks[start / KV_BLOCK..][..len.div_ceil(KV_BLOCK)];
-                match call.cache.numbers() {
-                    Numbers::F32(numbers) => {
-                        let head = floats::FloatHead::new(call, numbers, kv_head);
-                        floats::span(isa, &head, blocks, &queries, start, &mut room);
-                    }
-                    Numbers::F16(numbers) => {
-                        let head = floats::FloatHead::new(call, numbers, kv_head);
-                        floats::span(isa, &head, blocks, &queries, start, &mut room);
-                    }
-                    Numbers::I8(numbers) => {
-                        let head = int8::QuantizedHead::new(call, numbers, kv_head);
-                        int8::span(isa, &head, blocks, &queries, start, &mut room);
-                    }
+            self.spans(isa, &heads, span, &mut room);
+        }
+    }
+}
+
+impl Item<'_> {
+    /// One span, or all of them and then the outputs.
+    #[inline(always)]
+    fn spans<I: Isa>(&self, isa: I, heads: &Heads<'_>, span: Option<usize>, room: &mut Room<'_>) {
+        let Item { call, plan, .. } = self;
+        if let Numbers::I8(_) = call.cache.numbers() {
+            for h in 0..heads.part.n_heads {
+                int8::prepare(isa, &heads.queries(h), &mut heads.room(h, room).bytes);
+            }
+        }
+        let most_seen = heads.queries(0).most_seen();
+        let blocks = call.batch.blocks_of(heads.part.tile.first_row);
+        let n_spans = most_seen.div_ceil(SPAN);
+        let spans = match span {
+            Some(span) => span..(span + 1).min(n_spans),
+            None => 0..n_spans,
+        };
+        for span in spans {
+            let start = span * SPAN;
+            let len = SPAN.min(most_seen - start);
+            let span_blocks = &blocks[start / KV_BLOCK..][..len.div_ceil(KV_BLOCK)];
+            match call.cache.numbers() {
+                Numbers::F32(numbers) => {
+                    floats::span(isa, heads, numbers, span_blocks, start, room);
                 }
-                for i in (0..queries.len()).filter(|&i| queries.seen(i, start) > 0) {
-                    let (whole, part) = room.sums(i);
-                    if plan.apart {
-                        // SAFETY: an item is given to one thread, and this is the place of its span and query.
-                        unsafe { plan.kept(queries.index(i), span) }.copy_from_slice(part);
-                    } else if span == 0 {
-                        whole.copy_from_slice(part);
-                    } else {
-                        softmax::merge(isa, whole, part);
-                    }
+                Numbers::F16(numbers) => {
+                    floats::span(isa, heads, numbers, span_blocks, start, room);
+                }
+                Numbers::I8(numbers) => {
+                    let after = match plan.apart {
+                        true => &[],
+                        false => &blocks[((start + SPAN) / KV_BLOCK).min(blocks.len())..],
+                    };
+                    int8::span(isa, heads, numbers, span_blocks, after, start, room);
                 }
             }
-            if plan.apart {
-                continue;
+            for h in 0..heads.part.n_heads {
+                plan.take(isa, &heads.queries(h), span, &mut heads.room(h, room));
             }
+        }
+        if plan.apart {
+            return;
+        }
+        for h in 0..heads.part.n_heads {
+            let queries = heads.queries(h);
+            let mut room = heads.room(h, room);
             for i in 0..queries.len() {
                 let head_dim = queries.head_dim();
                 // SAFETY: an item is given to one thread, and these are the outputs of one of its heads.
-                let out = unsafe { out.range(queries.index(i) * head_dim, head_dim) };
+                let out = unsafe { self.out.range(queries.index(i) * head_dim, head_dim) };
                 softmax::finish(isa, room.sums(i).0, out);
             }
         }

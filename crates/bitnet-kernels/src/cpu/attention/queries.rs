@@ -1,9 +1,11 @@
 //! Which queries are computed together, and the room that takes.
 
+use std::ops::Range;
+
 use super::int8::{ByteRoom, ByteRooms, Bytes};
 use super::{Attention, ITEMS_PER_THREAD, SPAN, softmax};
 use crate::backend::KvShape;
-use crate::cpu::isa::LANES;
+use crate::cpu::isa::{Isa, LANES};
 use crate::cpu::memory::{Disjoint, Memory};
 use crate::error::KernelError;
 
@@ -24,10 +26,22 @@ pub struct Tile {
     pub n_rows: usize,
 }
 
+/// What an item of work has: a tile with some of its KV heads.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The rows.
+    pub tile: Tile,
+    /// The first KV head.
+    pub first_head: usize,
+    /// How many: all of them or one.
+    pub n_heads: usize,
+}
+
 /// Memory that a call of attention needs; it stays with the cache.
 #[derive(Debug)]
 pub struct Scratch {
     tiles: Vec<Tile>,
+    parts: Vec<Part>,
     rooms: Memory<f32>, // [threads] of `room_len`
     kept: Memory<f32>, // sums of spans that are merged afterwards, `[n, n_heads, n_spans, sums_len]`
     bytes: Bytes,
@@ -36,9 +50,9 @@ pub struct Scratch {
 
 /// How a call is cut into items.
 pub struct Plan<'a> {
-    /// Rows that go together.
-    pub tiles: &'a [Tile],
-    /// Items: tiles times KV heads, times spans where these are apart.
+    /// Rows and heads that go together.
+    pub parts: &'a [Part],
+    /// Items: parts, times spans where these are apart.
     pub n_items: usize,
     /// Spans of the longest context.
     pub n_spans: usize,
@@ -70,6 +84,7 @@ impl Scratch {
         let room = room_len(sums_len(shape.head_dim));
         Ok(Scratch {
             tiles: Vec::new(),
+            parts: Vec::new(),
             rooms: Memory::zeroed(WHAT, threads * room)?,
             kept: Memory::zeroed(WHAT, 0)?,
             bytes: Bytes::new(WHAT, shape.head_dim, threads)?,
@@ -111,7 +126,21 @@ impl Scratch {
             }
         }
         let n_spans = (0..n_rows).map(|row| call.n_spans(row)).max().unwrap_or(0);
-        let mut n_items = self.tiles.len() * n_kv_heads;
+        // All KV heads of a tile go together where their queries have room and enough items are left.
+        let enough = threads == 1 || self.tiles.len() * n_spans >= 2 * threads;
+        self.parts.clear();
+        self.parts.reserve(n_rows * n_kv_heads);
+        for &tile in &self.tiles {
+            let together = enough && tile.n_rows * call.n_heads <= MOST_QUERIES;
+            let n_heads = if together { n_kv_heads } else { 1 };
+            let heads = (0..n_kv_heads).step_by(n_heads);
+            self.parts.extend(heads.map(|first_head| Part {
+                tile,
+                first_head,
+                n_heads,
+            }));
+        }
+        let mut n_items = self.parts.len();
         let apart = n_spans > 1 && n_items < wanted;
         let sums_len = sums_len(self.shape.head_dim);
         if apart {
@@ -123,7 +152,7 @@ impl Scratch {
                 .unwrap_or_else(|error| panic!("{error}"));
         }
         Plan {
-            tiles: &self.tiles,
+            parts: &self.parts,
             n_items,
             n_spans,
             apart,
@@ -157,6 +186,22 @@ impl Plan<'_> {
         }
     }
 
+    /// Takes the sums of a span, where spans are apart to their place, else to those of the spans before it.
+    #[inline(always)]
+    pub fn take<I: Isa>(&self, isa: I, queries: &Queries<'_>, span: usize, room: &mut Room<'_>) {
+        for i in (0..queries.len()).filter(|&i| queries.seen(i, span * SPAN) > 0) {
+            let (whole, part) = room.sums(i);
+            if self.apart {
+                // SAFETY: an item is given to one thread, and this is the place of its span and query.
+                unsafe { self.kept(queries.index(i), span) }.copy_from_slice(part);
+            } else if span == 0 {
+                whole.copy_from_slice(part);
+            } else {
+                softmax::merge(isa, whole, part);
+            }
+        }
+    }
+
     /// Where the sums of one span of head `head` of `[n, n_heads]` are kept.
     ///
     /// # Safety
@@ -174,6 +219,18 @@ impl Plan<'_> {
 }
 
 impl Room<'_> {
+    /// The room from query `first` on.
+    #[inline(always)]
+    pub fn behind(&mut self, first: usize) -> Room<'_> {
+        Room {
+            scores: &mut self.scores[first * SPAN..],
+            parts: &mut self.parts[first * self.sums_len..],
+            wholes: &mut self.wholes[first * self.sums_len..],
+            sums_len: self.sums_len,
+            bytes: self.bytes.behind(first),
+        }
+    }
+
     /// Sums of all spans so far, and of the span at hand, of query `i`.
     #[inline(always)]
     pub fn sums(&mut self, i: usize) -> (&mut [f32], &mut [f32]) {
@@ -206,6 +263,36 @@ fn room_len(sums_len: usize) -> usize {
     MOST_QUERIES * (SPAN + 2 * sums_len)
 }
 
+/// Some KV heads with some of the queries of each, which are as many for every head: what an item computes at a time.
+pub struct Heads<'a> {
+    /// The call.
+    pub call: &'a Attention<'a>,
+    /// Rows and KV heads.
+    pub part: Part,
+    /// Queries of each head, of `[rows, group]`.
+    pub queries: Range<usize>,
+}
+
+impl<'a> Heads<'a> {
+    /// The queries of KV head `h` of these.
+    #[inline(always)]
+    pub fn queries(&self, h: usize) -> Queries<'a> {
+        Queries::new(
+            self.call,
+            self.part.tile,
+            self.part.first_head + h,
+            self.queries.start,
+            self.queries.len(),
+        )
+    }
+
+    /// The room of head `h`: behind that of the heads before it.
+    #[inline(always)]
+    pub fn room<'r>(&self, h: usize, room: &'r mut Room<'_>) -> Room<'r> {
+        room.behind(h * self.queries.len())
+    }
+}
+
 /// Some query heads of one KV head and some rows of one sequence: `len` of `[rows, group]`.
 pub struct Queries<'a> {
     call: &'a Attention<'a>,
@@ -213,7 +300,6 @@ pub struct Queries<'a> {
     kv_head: usize,
     first: usize,
     len: usize,
-    most_seen: usize,
 }
 
 impl<'a> Queries<'a> {
@@ -226,19 +312,13 @@ impl<'a> Queries<'a> {
         first: usize,
         len: usize,
     ) -> Self {
-        let mut queries = Queries {
+        Queries {
             call,
             tile,
             kv_head,
             first,
             len,
-            most_seen: 0,
-        };
-        for i in 0..len {
-            let position = call.batch.positions[queries.row(i)] as usize;
-            queries.most_seen = queries.most_seen.max(position + 1);
         }
-        queries
     }
 
     /// How many.
@@ -256,7 +336,16 @@ impl<'a> Queries<'a> {
     /// Positions that the last of them sees.
     #[inline(always)]
     pub fn most_seen(&self) -> usize {
-        self.most_seen
+        (0..self.len)
+            .map(|i| self.seen_of_all(i))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Positions that query `i` sees.
+    #[inline(always)]
+    fn seen_of_all(&self, i: usize) -> usize {
+        self.call.batch.positions[self.row(i)] as usize + 1
     }
 
     #[inline(always)]
@@ -281,8 +370,6 @@ impl<'a> Queries<'a> {
     /// Positions of the span from `start` on that query `i` sees.
     #[inline(always)]
     pub fn seen(&self, i: usize, start: usize) -> usize {
-        (self.call.batch.positions[self.row(i)] as usize + 1)
-            .saturating_sub(start)
-            .min(SPAN)
+        self.seen_of_all(i).saturating_sub(start).min(SPAN)
     }
 }

@@ -228,6 +228,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch_near<T>(self, line: &T) {
+        // SAFETY: a prefetch reads nothing architecturally; any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) }
+    }
+
+    #[inline(always)]
     fn ternary_dot<const T: usize>(
         self,
         tiles: &[Tile],

@@ -124,6 +124,11 @@ pub trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn prefetch<T>(self, _from: &T, _ahead: usize) {}
 
+    /// Hints that a cache line will be read in a moment, into the L1 cache: for a loop with more arithmetic than a stream
+    /// has, which leaves line buffers free.
+    #[inline(always)]
+    fn prefetch_near<T>(self, _line: &T) {}
+
     /// Exact integer products of one 16-row strip with T token rows:
     ///
     /// ```text

@@ -1,9 +1,9 @@
 //! Keys and values of all layers, in blocks of 16 positions that sequences own through their block tables.
 //!
 //! ```text
-//! [physical block][layer][kv head]: key   [head_dim][16 positions]   transposed: one vector is one dimension of 16 keys,
-//!                                                                     so scores need no sum across lanes
-//!                                   value [16 positions][head_dim rounded up to 16]
+//! [physical block][layer]: keys   [kv head][head_dim][16 positions]   transposed: one vector is one dimension of 16
+//!                                                                      keys, so scores need no sum across lanes
+//!                          values [kv head][16 positions][head_dim rounded up to 16]
 //! ```
 //!
 //! Or as bytes with scales, see [`int8`]. A block's layers lie together, so that a cache takes memory for the blocks that are in
@@ -99,19 +99,14 @@ impl HeadLayout {
         KV_BLOCK * (self.head_dim + self.value_len())
     }
 
-    /// The range of one head of one block.
+    /// The ranges of the keys `[head_dim][16]` and of the values `[16][value_len]` of one head of one block.
     #[inline(always)]
-    pub fn head(self, layer: usize, block: u32, head: usize) -> Range<usize> {
-        let start =
-            ((block as usize * self.n_layers + layer) * self.n_kv_heads + head) * self.head_len();
-        start..start + self.head_len()
-    }
-
-    /// A head's numbers as keys `[head_dim][16]` and values `[16][value_len]`.
-    #[inline(always)]
-    pub fn split<T>(self, head: &[T]) -> (&[[T; LANES]], &[T]) {
-        let (keys, values) = head.split_at(KV_BLOCK * self.head_dim);
-        (keys.as_chunks::<LANES>().0, values)
+    pub fn head(self, layer: usize, block: u32, head: usize) -> [Range<usize>; 2] {
+        let all = (block as usize * self.n_layers + layer) * self.n_kv_heads * self.head_len();
+        let (key, value) = (KV_BLOCK * self.head_dim, KV_BLOCK * self.value_len());
+        let keys = all + head * key;
+        let values = all + self.n_kv_heads * key + head * value;
+        [keys..keys + key, values..values + value]
     }
 }
 
@@ -316,10 +311,14 @@ impl Write<'_> {
     fn head<T: Stored>(&self, numbers: &Disjoint<'_, T>, head: usize) {
         for row in 0..self.batch.len() {
             let (block, slot) = self.place(row);
-            let range = self.layout.head(self.layer, block, head);
-            // SAFETY: a head is given to one thread, and no other head's numbers lie in this range.
-            let stored = unsafe { numbers.range(range.start, range.len()) };
-            let (keys, values) = stored.split_at_mut(KV_BLOCK * self.layout.head_dim);
+            let [keys, values] = self.layout.head(self.layer, block, head);
+            // SAFETY: a head is given to one thread, and no other head's numbers lie in these ranges.
+            let (keys, values) = unsafe {
+                (
+                    numbers.range(keys.start, keys.len()),
+                    numbers.range(values.start, values.len()),
+                )
+            };
             let (k, v) = self.key_and_value(row, head);
             for (key, &k) in keys.chunks_exact_mut(KV_BLOCK).zip(k) {
                 key[slot] = T::from_f32(k);
