@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use bitnet_kernels::KV_BLOCK;
+use bitnet_kernels::{KV_BLOCK, PANEL_ROWS};
 
 use crate::block_manager::BlockManager;
 use crate::engine_load::EngineLoad;
@@ -45,7 +45,7 @@ pub struct ScheduleLimits {
     pub max_drafted: usize,
     /// Prompt tokens a pass, at least 1.
     pub prefill_chunk: usize,
-    /// Prompt tokens of a pass that decodes too, from 1 to `prefill_chunk`.
+    /// Prompt tokens of a pass that decodes too, from 1 to `prefill_chunk`; a few more fill its last panel of rows.
     pub prefill_beside: usize,
     /// Prompt tokens a pass whose logits are wanted, at least 1.
     pub prompt_logit_rows: usize,
@@ -357,7 +357,7 @@ impl Scheduler {
     fn plan_prefill(&mut self, blocks: &mut BlockManager, plan: &mut Vec<Chunk>) {
         let mut budget = match plan.is_empty() {
             true => self.limits.prefill_chunk,
-            false => self.limits.prefill_beside,
+            false => self.budget_beside(plan.iter().map(|c| c.n_tokens + c.n_drafted).sum()),
         };
         let mut logit_rows = self.limits.prompt_logit_rows;
         let mut order = std::mem::take(&mut self.prefilling);
@@ -400,6 +400,17 @@ impl Scheduler {
             });
         }
         self.prefilling = order;
+    }
+
+    /// Prompt tokens of a pass with `n_rows` others: `prefill_beside`, and what fills the last panel of rows, which costs
+    /// nearly the same with few of them.
+    fn budget_beside(&self, n_rows: usize) -> usize {
+        let beside = self.limits.prefill_beside;
+        match beside < PANEL_ROWS {
+            true => beside,
+            false => (n_rows + beside).next_multiple_of(PANEL_ROWS) - n_rows,
+        }
+        .min(self.limits.prefill_chunk)
     }
 
     /// Puts in front of `order`, which is by rank, the one of the first one's priority for whose tenant least was done.

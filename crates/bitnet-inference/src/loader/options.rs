@@ -72,8 +72,8 @@ pub struct LoadOptions {
     pub prefix_cache: bool,
     /// Prompt tokens per forward pass. Changes speed and memory, never a number.
     pub prefill_chunk: usize,
-    /// The same for passes in which others decode, who wait for the pass; more than `prefill_chunk` counts as that. By
-    /// default no fewer, for whoever wants all answers soonest; servers take [`SERVING_PREFILL_BESIDE`].
+    /// The same for passes in which others decode, who wait for the pass; more than `prefill_chunk` counts as that. From
+    /// [`PANEL_ROWS`](bitnet_kernels::PANEL_ROWS) on, up to 15 more fill the last panel of rows. By default no fewer, for whoever wants all answers soonest; servers take [`SERVING_PREFILL_BESIDE`].
     pub prefill_beside: usize,
     /// How logits are computed where not all of them are wanted. Changes speed and memory, never a token.
     pub head: HeadMode,

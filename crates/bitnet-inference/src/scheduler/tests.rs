@@ -230,6 +230,24 @@ fn prompts_take_smaller_steps_beside_answers() {
 }
 
 #[test]
+fn a_pass_beside_answers_has_whole_panels_of_rows() {
+    let mut blocks = BlockManager::new(100, false);
+    let mut scheduler = Scheduler::new(ScheduleLimits {
+        max_running: 3,
+        max_drafted: 0,
+        prefill_chunk: 50,
+        prefill_beside: 20,
+        prompt_logit_rows: 1,
+    });
+    submit(&mut scheduler, &blocks, sequence(1, 30, 9));
+    submit(&mut scheduler, &blocks, sequence(2, 20, 9));
+    turn(&mut scheduler, &mut blocks);
+    submit(&mut scheduler, &blocks, sequence(3, 40, 9));
+    let plan = [(1, 1, true), (2, 1, true), (3, 30, false)];
+    assert_eq!(turn(&mut scheduler, &mut blocks), plan);
+}
+
+#[test]
 fn whoever_came_last_gives_way_when_blocks_run_out_and_comes_back_first() {
     let mut blocks = BlockManager::new(3, false);
     let mut scheduler = scheduler(2, 100);
