@@ -28,7 +28,7 @@ pub struct Tile {
 
 /// What an item of work has: a tile with some of its KV heads.
 #[derive(Debug, Clone, Copy)]
-pub struct Part {
+pub struct TileHeads {
     /// The rows.
     pub tile: Tile,
     /// The first KV head.
@@ -41,7 +41,7 @@ pub struct Part {
 #[derive(Debug)]
 pub struct Scratch {
     tiles: Vec<Tile>,
-    parts: Vec<Part>,
+    parts: Vec<TileHeads>,
     rooms: Memory<f32>, // [threads] of `room_len`
     kept: Memory<f32>, // sums of spans that are merged afterwards, `[n, n_heads, n_spans, sums_len]`
     bytes: Bytes,
@@ -51,7 +51,7 @@ pub struct Scratch {
 /// How a call is cut into items.
 pub struct Plan<'a> {
     /// Rows and heads that go together.
-    pub parts: &'a [Part],
+    pub parts: &'a [TileHeads],
     /// Items: parts, times spans where these are apart.
     pub n_items: usize,
     /// Spans of the longest context.
@@ -134,7 +134,7 @@ impl Scratch {
             let together = enough && tile.n_rows * call.n_heads <= MOST_QUERIES;
             let n_heads = if together { n_kv_heads } else { 1 };
             let heads = (0..n_kv_heads).step_by(n_heads);
-            self.parts.extend(heads.map(|first_head| Part {
+            self.parts.extend(heads.map(|first_head| TileHeads {
                 tile,
                 first_head,
                 n_heads,
@@ -268,7 +268,7 @@ pub struct Heads<'a> {
     /// The call.
     pub call: &'a Attention<'a>,
     /// Rows and KV heads.
-    pub part: Part,
+    pub part: TileHeads,
     /// Queries of each head, of `[rows, group]`.
     pub queries: Range<usize>,
 }
