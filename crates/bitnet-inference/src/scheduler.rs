@@ -45,7 +45,8 @@ pub struct ScheduleLimits {
     pub max_drafted: usize,
     /// Prompt tokens a pass, at least 1.
     pub prefill_chunk: usize,
-    /// Prompt tokens of a pass that decodes too, from 1 to `prefill_chunk`; a few more fill its last panel of rows.
+    /// Prompt tokens of a pass that decodes too, from 1 to `prefill_chunk`; a few more fill its
+    /// last panel of rows where they fit in `prefill_chunk`.
     pub prefill_beside: usize,
     /// Prompt tokens a pass whose logits are wanted, at least 1.
     pub prompt_logit_rows: usize,
@@ -403,7 +404,7 @@ impl Scheduler {
     }
 
     /// Prompt tokens of a pass with `n_rows` others: `prefill_beside`, and what fills the last panel of rows, which costs
-    /// nearly the same with few of them.
+    /// nearly the same with few of them. Whoever asks for less than a panel wants short passes before all.
     fn budget_beside(&self, n_rows: usize) -> usize {
         let beside = self.limits.prefill_beside;
         match beside < PANEL_ROWS {

@@ -293,13 +293,64 @@ fn batches_chunks_kernels_and_threads_change_nothing() {
     }
 }
 
+/// Several narrow KV heads of every type.
+const SEVERAL: [Heads; 3] = {
+    const fn of(kv_type: KvType) -> Heads {
+        Heads {
+            n_heads: 6,
+            n_kv_heads: 3,
+            head_dim: 9,
+            kv_type,
+        }
+    }
+    [of(KvType::F32), of(KvType::F16), of(KvType::I8)]
+};
+
+/// One token of each of many sequences, one of which has most of the work.
+#[test]
+fn tokens_of_uneven_contexts_are_what_they_are_alone() {
+    const LENS: [usize; 8] = [300, 9, 20, 5, 33, 12, 7, 16];
+    let mut random = Random::new(5);
+    for heads in SEVERAL {
+        let mut free = (0..BLOCKS as u32).rev();
+        let sequences = LENS.map(|len| {
+            let blocks: Vec<u32> = free.by_ref().take(len.div_ceil(KV_BLOCK)).collect();
+            heads.sequence(len, &blocks, &mut random)
+        });
+        let sequences: Vec<&Sequence> = sequences.iter().collect();
+        let last: Vec<(usize, usize)> = LENS.iter().map(|len| len - 1).enumerate().collect();
+        let mut expected: Option<Vec<u32>> = None;
+        for backend in (1..=3).flat_map(backends) {
+            let mut cache = heads.cache(&backend);
+            for (s, len) in LENS.into_iter().enumerate() {
+                let rows: Vec<(usize, usize)> = (0..len - 1).map(|p| (s, p)).collect();
+                run(&backend, heads, &mut cache, &sequences, &rows);
+            }
+            let expected = expected.get_or_insert_with(|| {
+                let mut alone = |&row| run(&backend, heads, &mut cache, &sequences, &[row]);
+                last.iter().flat_map(|row| bits(&alone(row))).collect()
+            });
+            for n in [2, 5, 8] {
+                let found = run(&backend, heads, &mut cache, &sequences, &last[..n]);
+                assert_eq!(
+                    bits(&found),
+                    expected[..found.len()],
+                    "{} {} threads {heads:?}, {n} sequences",
+                    backend.kernel_name(),
+                    backend.threads()
+                );
+            }
+        }
+    }
+}
+
 /// Contexts of several spans of 256 positions: chunks of many rows, single rows, and both with few and many threads.
 #[test]
 fn long_contexts_are_right_however_they_are_cut() {
     const LEN: usize = 550;
     let mut random = Random::new(4);
-    // Narrow heads of every type: emulated processors run this too.
-    for heads in [HEADS[1], HEADS[4], HEADS[11]] {
+    // Narrow heads of every type, one KV head and several: emulated processors run this too.
+    for heads in [HEADS[1], HEADS[4], HEADS[11]].into_iter().chain(SEVERAL) {
         let blocks: Vec<u32> = (0..35).map(|b| (b * 11 + 3) % 35).collect();
         let sequence = heads.sequence(LEN, &blocks, &mut random);
         let mut expected: Option<Vec<u32>> = None;

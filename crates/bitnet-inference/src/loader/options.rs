@@ -73,7 +73,9 @@ pub struct LoadOptions {
     /// Prompt tokens per forward pass. Changes speed and memory, never a number.
     pub prefill_chunk: usize,
     /// The same for passes in which others decode, who wait for the pass; more than `prefill_chunk` counts as that. From
-    /// [`PANEL_ROWS`](bitnet_kernels::PANEL_ROWS) on, up to 15 more fill the last panel of rows. By default no fewer, for whoever wants all answers soonest; servers take [`SERVING_PREFILL_BESIDE`].
+    /// [`PANEL_ROWS`](bitnet_kernels::PANEL_ROWS) on, more may fill the last panel of rows, up to `prefill_chunk`. The
+    /// default is [`DEFAULT_PREFILL_CHUNK`], for whoever wants all answers soonest; servers take
+    /// [`SERVING_PREFILL_BESIDE`].
     pub prefill_beside: usize,
     /// How logits are computed where not all of them are wanted. Changes speed and memory, never a token.
     pub head: HeadMode,

@@ -229,22 +229,33 @@ fn prompts_take_smaller_steps_beside_answers() {
     );
 }
 
-#[test]
-fn a_pass_beside_answers_has_whole_panels_of_rows() {
+/// Prompt tokens of a pass beside two answers.
+fn beside_two(prefill_beside: usize, prefill_chunk: usize) -> usize {
     let mut blocks = BlockManager::new(100, false);
     let mut scheduler = Scheduler::new(ScheduleLimits {
         max_running: 3,
         max_drafted: 0,
-        prefill_chunk: 50,
-        prefill_beside: 20,
+        prefill_chunk,
+        prefill_beside,
         prompt_logit_rows: 1,
     });
-    submit(&mut scheduler, &blocks, sequence(1, 30, 9));
+    submit(&mut scheduler, &blocks, sequence(1, 20, 9));
     submit(&mut scheduler, &blocks, sequence(2, 20, 9));
     turn(&mut scheduler, &mut blocks);
-    submit(&mut scheduler, &blocks, sequence(3, 40, 9));
-    let plan = [(1, 1, true), (2, 1, true), (3, 30, false)];
-    assert_eq!(turn(&mut scheduler, &mut blocks), plan);
+    submit(&mut scheduler, &blocks, sequence(3, 90, 9));
+    let plan = turn(&mut scheduler, &mut blocks);
+    assert_eq!(plan[..2], [(1, 1, true), (2, 1, true)]);
+    plan[2].1
+}
+
+#[test]
+fn a_pass_beside_answers_has_whole_panels_of_rows() {
+    assert_eq!(beside_two(20, 50), 30);
+    assert_eq!(beside_two(30, 50), 30);
+    assert_eq!(beside_two(16, 50), 30);
+    assert_eq!(beside_two(15, 50), 15, "less than a panel");
+    assert_eq!(beside_two(45, 50), 46);
+    assert_eq!(beside_two(47, 50), 50, "no more than a pass may have");
 }
 
 #[test]

@@ -130,13 +130,11 @@ pub fn span<I: Isa, T: Stored>(
                 false => span.values(b, next_h).as_chunks().0,
             });
             let n = stride.min(blocks.len() - first);
-            let at = Place { first, i: 0 };
             score(
                 isa,
-                &keys[..n],
-                &ahead[..n],
+                [&keys[..n], &ahead[..n]],
                 &heads.queries(h),
-                at,
+                first,
                 start,
                 &mut heads.room(h, room),
             );
@@ -159,12 +157,11 @@ pub fn span<I: Isa, T: Stored>(
                 ahead: Some(span.values(next, next_h)),
                 len: layout.value_len(),
             };
-            let at = Place { first, i: 0 };
             add(
                 isa,
                 values,
                 &heads.queries(h),
-                at,
+                first,
                 start,
                 &mut heads.room(h, room),
             );
@@ -172,18 +169,18 @@ pub fn span<I: Isa, T: Stored>(
     }
 }
 
-/// Scores of all queries with one or two blocks; those `ahead` are asked for with their keys.
+/// Scores of all queries with one or two blocks from block `first` on; those ahead are asked for with their keys.
 #[inline(always)]
 fn score<I: Isa, T: Stored>(
     isa: I,
-    keys: &[Keys<'_, T>],
-    ahead: &[Keys<'_, T>],
+    [keys, ahead]: [&[Keys<'_, T>]; 2],
     queries: &Queries<'_>,
-    mut at: Place,
+    first: usize,
     start: usize,
     room: &mut Room<'_>,
 ) {
     let wide = I::PANEL >= 16;
+    let mut at = Place { first, i: 0 };
     while at.i < queries.len() {
         let together = match queries.len() - at.i {
             4.. if wide => 4,
@@ -198,7 +195,7 @@ fn score<I: Isa, T: Stored>(
             .div_ceil(KV_BLOCK)
             .saturating_sub(at.first)
             .min(keys.len());
-        // The first queries to come here ask for what is ahead.
+        // The first queries to come here ask for what is ahead; few do so too.
         let lead = at.i == 0;
         match (together, here) {
             (_, 0) => {}
@@ -215,9 +212,9 @@ fn score<I: Isa, T: Stored>(
     }
 }
 
-/// Scores of G queries with B blocks; with AHEAD, others are asked for with their keys.
+/// Scores of G queries with B blocks; with ASKS, others are asked for with their keys.
 #[inline(always)]
-fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const AHEAD: bool>(
+fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const ASKS: bool>(
     isa: I,
     keys: &[Keys<'_, T>],
     ahead: &[Keys<'_, T>],
@@ -243,7 +240,7 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const AHEAD: bool>(
         for b in 0..B {
             key0[b] = T::load(isa, &key[b][2 * pair]);
             key1[b] = T::load(isa, &key[b][2 * pair + 1]);
-            if AHEAD {
+            if ASKS {
                 isa.prefetch_near(&next[b][2 * pair]);
                 if vectors_of_a_line::<T>() == 1 {
                     isa.prefetch_near(&next[b][2 * pair + 1]);
@@ -276,13 +273,13 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const AHEAD: bool>(
     }
 }
 
-/// Adds the weighted values of a block to the sums of all queries; those ahead are asked for once.
+/// Adds the weighted values of block `first` to the sums of all queries; those ahead are asked for once.
 #[inline(always)]
 fn add<I: Isa, T: Stored>(
     isa: I,
     mut block: Values<'_, T>,
     queries: &Queries<'_>,
-    mut at: Place,
+    first: usize,
     start: usize,
     room: &mut Room<'_>,
 ) {
@@ -290,9 +287,10 @@ fn add<I: Isa, T: Stored>(
     let left = |i| {
         queries
             .seen(i, start)
-            .saturating_sub(at.first * KV_BLOCK)
+            .saturating_sub(first * KV_BLOCK)
             .min(KV_BLOCK)
     };
+    let mut at = Place { first, i: 0 };
     while at.i < queries.len() {
         let i = at.i;
         let n = left(i);

@@ -26,13 +26,13 @@ use super::memory::Disjoint;
 use super::threads::Pool;
 use crate::backend::{BatchView, KV_BLOCK};
 pub use queries::Scratch;
-use queries::{Heads, MOST_QUERIES, Plan, Room};
+use queries::{Heads, MOST_QUERIES, Plan, Queries, Room};
 
 /// Multiplications below which one thread is faster than a barrier.
 const PARALLEL_FROM: usize = 1 << 16;
 
-/// Positions that are softmaxed together: their values are read while they are in the L2 cache, and a long context has
-/// enough of them for all threads. Results depend on it.
+/// Positions that are softmaxed together: a KV head's values stay in the L2 cache for all queries of a prompt's chunk, and
+/// a long context has enough spans for all threads. Results depend on it.
 const SPAN: usize = 256;
 
 /// Items that a thread should find, so that all end together.
@@ -197,6 +197,7 @@ impl Item<'_> {
         }
         let most_seen = heads.queries(0).most_seen();
         let blocks = call.batch.blocks_of(heads.part.tile.first_row);
+        let blocks = &blocks[..most_seen.div_ceil(KV_BLOCK)];
         let n_spans = most_seen.div_ceil(SPAN);
         let spans = match span {
             Some(span) => span..(span + 1).min(n_spans),
@@ -222,7 +223,7 @@ impl Item<'_> {
                 }
             }
             for h in 0..heads.part.n_heads {
-                plan.take(isa, &heads.queries(h), span, &mut heads.room(h, room));
+                self.keep_or_merge(isa, &heads.queries(h), span, &mut heads.room(h, room));
             }
         }
         if plan.apart {
@@ -236,6 +237,28 @@ impl Item<'_> {
                 // SAFETY: an item is given to one thread, and these are the outputs of one of its heads.
                 let out = unsafe { self.out.range(queries.index(i) * head_dim, head_dim) };
                 softmax::finish(isa, room.sums(i).0, out);
+            }
+        }
+    }
+
+    /// Keeps the sums of a span where spans are apart, else adds them to those of the spans before it.
+    #[inline(always)]
+    fn keep_or_merge<I: Isa>(
+        &self,
+        isa: I,
+        queries: &Queries<'_>,
+        span: usize,
+        room: &mut Room<'_>,
+    ) {
+        for i in (0..queries.len()).filter(|&i| queries.seen(i, span * SPAN) > 0) {
+            let (whole, part) = room.sums(i);
+            if self.plan.apart {
+                // SAFETY: an item is given to one thread, and this is the place of its span and query.
+                unsafe { self.plan.kept(queries.index(i), span) }.copy_from_slice(part);
+            } else if span == 0 {
+                whole.copy_from_slice(part);
+            } else {
+                softmax::merge(isa, whole, part);
             }
         }
     }

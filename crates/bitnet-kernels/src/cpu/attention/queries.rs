@@ -5,11 +5,12 @@ use std::ops::Range;
 use super::int8::{ByteRoom, ByteRooms, Bytes};
 use super::{Attention, ITEMS_PER_THREAD, SPAN, softmax};
 use crate::backend::KvShape;
-use crate::cpu::isa::{Isa, LANES};
+use crate::cpu::isa::LANES;
 use crate::cpu::memory::{Disjoint, Memory};
 use crate::error::KernelError;
 
-/// Query vectors of one item: 64 with 256 scores each are 64 KiB, which the L2 cache holds beside a span's values.
+/// Query vectors of one item: 64 with 256 scores each are 64 KiB, which the L2 cache holds beside a head's values of a
+/// span.
 pub const MOST_QUERIES: usize = 64;
 
 /// Token rows of one item: with one query head to a KV head there is no gain in more.
@@ -125,30 +126,31 @@ impl Scratch {
                 }),
             }
         }
-        let n_spans = (0..n_rows).map(|row| call.n_spans(row)).max().unwrap_or(0);
-        // All KV heads of a tile go together where their queries have room and enough items are left.
-        let enough = threads == 1 || self.tiles.len() * n_spans >= 2 * threads;
-        self.parts.clear();
-        self.parts.reserve(n_rows * n_kv_heads);
-        for &tile in &self.tiles {
-            let together = enough && tile.n_rows * call.n_heads <= MOST_QUERIES;
-            let n_heads = if together { n_kv_heads } else { 1 };
-            let heads = (0..n_kv_heads).step_by(n_heads);
-            self.parts.extend(heads.map(|first_head| TileHeads {
-                tile,
-                first_head,
-                n_heads,
-            }));
+        let spans = |tile: &Tile| {
+            let rows = tile.first_row..tile.first_row + tile.n_rows;
+            rows.map(|row| call.n_spans(row)).max().unwrap_or(0)
+        };
+        let n_spans = self.tiles.iter().map(spans).max().unwrap_or(0);
+        let total: usize = self.tiles.iter().map(spans).sum();
+        // Half as many items are enough where they have all heads: the stream gains more than uneven ends cost.
+        let enough = wanted.div_ceil(2);
+        self.give_heads(call.n_heads, |tile| spans(tile) * enough <= total);
+        let apart = n_spans > 1 && self.parts.len() < wanted;
+        if apart && total >= enough {
+            self.give_heads(call.n_heads, |_| true);
         }
         let mut n_items = self.parts.len();
-        let apart = n_spans > 1 && n_items < wanted;
         let sums_len = sums_len(self.shape.head_dim);
         if apart {
             n_items *= n_spans;
-            // Once for all contexts that the cache has room for; pages cost nothing before they are used.
+            // Once for all contexts that the cache has room for, and for all batches that are cut so; pages cost nothing
+            // before they are used.
             let most_spans = (self.shape.n_blocks * crate::KV_BLOCK).div_ceil(SPAN);
             self.kept
-                .reserve(WHAT, n_rows * call.n_heads * most_spans * sums_len)
+                .reserve(
+                    WHAT,
+                    n_rows.max(wanted) * call.n_heads * most_spans * sums_len,
+                )
                 .unwrap_or_else(|error| panic!("{error}"));
         }
         Plan {
@@ -160,6 +162,23 @@ impl Scratch {
             rooms: Disjoint::new(&mut self.rooms),
             kept: Disjoint::new(&mut self.kept),
             bytes: self.bytes.rooms(),
+        }
+    }
+
+    /// Makes a part of each tile that may have all KV heads and has room for their queries; others are parted by heads.
+    fn give_heads(&mut self, n_heads: usize, may: impl Fn(&Tile) -> bool) {
+        let n_kv_heads = self.shape.n_kv_heads;
+        self.parts.clear();
+        self.parts.reserve(self.tiles.len() * n_kv_heads);
+        for &tile in &self.tiles {
+            let together = tile.n_rows * n_heads <= MOST_QUERIES && may(&tile);
+            let n_heads = if together { n_kv_heads } else { 1 };
+            let heads = (0..n_kv_heads).step_by(n_heads);
+            self.parts.extend(heads.map(|first_head| TileHeads {
+                tile,
+                first_head,
+                n_heads,
+            }));
         }
     }
 }
@@ -183,22 +202,6 @@ impl Plan<'_> {
             wholes,
             sums_len: self.sums_len,
             bytes,
-        }
-    }
-
-    /// Takes the sums of a span, where spans are apart to their place, else to those of the spans before it.
-    #[inline(always)]
-    pub fn take<I: Isa>(&self, isa: I, queries: &Queries<'_>, span: usize, room: &mut Room<'_>) {
-        for i in (0..queries.len()).filter(|&i| queries.seen(i, span * SPAN) > 0) {
-            let (whole, part) = room.sums(i);
-            if self.apart {
-                // SAFETY: an item is given to one thread, and this is the place of its span and query.
-                unsafe { self.kept(queries.index(i), span) }.copy_from_slice(part);
-            } else if span == 0 {
-                whole.copy_from_slice(part);
-            } else {
-                softmax::merge(isa, whole, part);
-            }
         }
     }
 

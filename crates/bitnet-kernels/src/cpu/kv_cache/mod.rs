@@ -312,7 +312,7 @@ impl Write<'_> {
         for row in 0..self.batch.len() {
             let (block, slot) = self.place(row);
             let [keys, values] = self.layout.head(self.layer, block, head);
-            // SAFETY: a head is given to one thread, and no other head's numbers lie in these ranges.
+            // SAFETY: a head is given to one thread, no other head's numbers lie in these ranges, and they are apart.
             let (keys, values) = unsafe {
                 (
                     numbers.range(keys.start, keys.len()),
