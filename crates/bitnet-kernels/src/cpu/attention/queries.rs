@@ -143,14 +143,10 @@ impl Scratch {
         let sums_len = sums_len(self.shape.head_dim);
         if apart {
             n_items *= n_spans;
-            // Once for all contexts that the cache has room for, and for all batches that are cut so; pages cost nothing
-            // before they are used.
+            // Once for all contexts that the cache has room for; pages cost nothing before they are used.
             let most_spans = (self.shape.n_blocks * crate::KV_BLOCK).div_ceil(SPAN);
             self.kept
-                .reserve(
-                    WHAT,
-                    n_rows.max(wanted) * call.n_heads * most_spans * sums_len,
-                )
+                .reserve(WHAT, n_rows * call.n_heads * most_spans * sums_len)
                 .unwrap_or_else(|error| panic!("{error}"));
         }
         Plan {
