@@ -241,9 +241,9 @@ fn scores<I: Isa, T: Stored, const G: usize, const B: usize, const ASKS: bool>(
             key0[b] = T::load(isa, &key[b][2 * pair]);
             key1[b] = T::load(isa, &key[b][2 * pair + 1]);
             if ASKS {
-                isa.prefetch_near(&next[b][2 * pair]);
+                isa.prefetch_near(&next[b][2 * pair], 0);
                 if vectors_of_a_line::<T>() == 1 {
-                    isa.prefetch_near(&next[b][2 * pair + 1]);
+                    isa.prefetch_near(&next[b][2 * pair + 1], 0);
                 }
             }
         }
@@ -358,7 +358,7 @@ fn some_values<I: Isa, T: Stored, const G: usize, const V: usize>(
         if let Some(ahead) = block.ahead {
             let vectors = ahead[part].as_chunks::<LANES>().0;
             for line in vectors.iter().step_by(vectors_of_a_line::<T>()) {
-                isa.prefetch_near(line);
+                isa.prefetch_near(line, 0);
             }
         }
         for g in 0..G {

@@ -19,12 +19,12 @@ impl HeadCopy {
         let (n_blocks, n_scales) = (self.n_blocks, self.n_scales());
         let crumbs = self.crumbs[row * n_blocks..][..n_blocks].as_flattened();
         for line in crumbs.chunks(64) {
-            isa.prefetch(&line[0], 0);
+            isa.prefetch_near(&line[0], 0);
         }
         for line in self.row_scales[row * n_scales..][..n_scales].chunks(2) {
-            isa.prefetch(&line[0], 0);
+            isa.prefetch_near(&line[0], 0);
         }
-        isa.prefetch(&self.row_bounds[row], 0);
+        isa.prefetch_near(&self.row_bounds[row], 0);
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn rows(
         for (v, quads) in quads.iter().enumerate() {
             // Line after line of one row, then of the next: neighbours arrive faster than lines apart.
             for _ in 0..ROWS {
-                isa.prefetch(&vectors[ahead[fetched / n] + fetched % n], 0);
+                isa.prefetch_near(&vectors[ahead[fetched / n] + fetched % n], 0);
                 fetched += 1;
             }
             let codes: [__m512i; ROWS] = [
@@ -93,7 +93,7 @@ pub(crate) fn columns(isa: Avx512, vectors: &[Tile], list: &[u32], q: &[i8], sum
                     let Some(&column) = ahead.get(fetched_column) else {
                         break;
                     };
-                    isa.prefetch(&vectors[column as usize * n_blocks + fetched_line], 0);
+                    isa.prefetch_near(&vectors[column as usize * n_blocks + fetched_line], 0);
                     fetched_line += 1;
                     if fetched_line == n_blocks {
                         (fetched_column, fetched_line) = (fetched_column + 1, 0);

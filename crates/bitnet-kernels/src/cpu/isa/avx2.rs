@@ -266,9 +266,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch_near<T>(self, line: &T) {
+    fn prefetch_near<T>(self, from: &T, ahead: usize) {
         // SAFETY: a prefetch reads nothing architecturally; any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) }
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast::<i8>().wrapping_add(ahead))
+        }
     }
 
     #[inline(always)]

@@ -124,10 +124,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn prefetch<T>(self, _from: &T, _ahead: usize) {}
 
-    /// Hints that a cache line will be read in a moment, into the L1 cache: for a loop with more arithmetic than a stream
-    /// has, which leaves line buffers free.
+    /// The same into the L1 cache: for a loop with more arithmetic to a line than a plain read has, which leaves line
+    /// buffers free.
     #[inline(always)]
-    fn prefetch_near<T>(self, _line: &T) {}
+    fn prefetch_near<T>(self, _from: &T, _ahead: usize) {}
 
     /// Exact integer products of one 16-row strip with T token rows:
     ///

@@ -40,7 +40,7 @@ pub(crate) fn dot<const T: usize>(
     if T == 1 {
         let mut sums = [_mm512_setzero_si512(); DIGITS];
         for (tile, quads) in tiles.iter().zip(quads) {
-            isa.prefetch(tile, AHEAD);
+            isa.prefetch_near(tile, AHEAD);
             let bytes = load(tile);
             let crumbs = _mm512_permutex2var_epi8(low, bytes, high);
             let flips = _mm512_shuffle_epi8(flip, bytes);
