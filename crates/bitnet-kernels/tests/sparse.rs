@@ -197,6 +197,45 @@ fn rows_behind_a_closed_gate_are_left_out_and_change_nothing() {
 }
 
 #[test]
+fn extreme_values_do_not_overflow_in_chosen_rows_and_columns() {
+    let pairs = pairs();
+    let same = |rows: usize, cols: usize, trit: &dyn Fn(usize) -> i8| Trits {
+        rows,
+        cols,
+        trits: (0..rows * cols).map(|i| trit(i / cols)).collect(),
+        scale: ScaleLayout::PerTensor(1.0),
+        scales: vec![],
+    };
+    let (inner, cols) = (600, 4096);
+    // Activations of absmax 127 quantise to themselves.
+    for (trit, q) in [(1, 127.0), (1, -127.0), (-1, 127.0), (-1, -127.0)] {
+        let x = vec![q; cols];
+        let opens = if q > 0.0 { 1 } else { -1 };
+        let layer = FeedForward {
+            gate: same(inner, cols, &|row| match row % 8 {
+                0 => opens,
+                _ => -opens,
+            }),
+            up: same(inner, cols, &|_| trit),
+            down: same(cols, inner, &|_| trit),
+        };
+        let every_fifth: Vec<f32> = x.chunks(5).flat_map(|_| [q, 0.0, 0.0, 0.0, 0.0]).collect();
+        let weight = same(331, every_fifth.len(), &|_| trit);
+        for [sparse, dense] in &pairs {
+            let name = sparse.kernel_name();
+            let (gated, y, read) = layer.run(sparse, &x);
+            let (expected, y_expected, _) = layer.run(dense, &x);
+            assert_eq!(read.up_rows_read, inner as u64 / 8, "{name}");
+            assert!(same_numbers(&gated, &expected), "{name}: {trit} {q}");
+            assert!(y == y_expected, "{name}: {trit} {q}");
+            let found = bitlinear(sparse, &weight, TernaryUse::SparseInput, &every_fifth, 1);
+            let expected = bitlinear(dense, &weight, TernaryUse::Dense, &every_fifth, 1);
+            assert!(found == expected, "{name}: columns, {trit} {q}");
+        }
+    }
+}
+
+#[test]
 fn batches_read_everything_and_give_the_bytes_of_single_tokens() {
     let pairs = pairs();
     let mut random = Random::new(4);

@@ -2,20 +2,21 @@
 //! [`columns`](super::columns).
 //!
 //! Sums are 16-bit and flushed to 32 bits before they can overflow: a product of `vpmaddubsw` with codes of at most 2 is
-//! at most 512 in magnitude.
+//! -512..=508. Crumbs that stay where they are make it four times that (see [`avx2`](super::avx2)), so 16 of them fit.
 
 use std::arch::x86_64::*;
 
+use super::avx2::{CrumbSums, crumbs_in_place, half_of};
 use super::columns::{BLOCK_ROWS, CHUNK};
 use super::rows::RowQuads;
 use super::{TILE, Tile};
 use crate::cpu::isa::Isa;
 use crate::cpu::isa::avx2::Avx2;
 
-/// Vectors of a row between two flushes: each adds four products to a 16-bit sum. 15 would be the most.
+/// Vectors of a row between two flushes: each adds two products, four times too large, to a 16-bit sum.
 const FLUSH: usize = 8;
-const _: () = assert!(FLUSH * 4 * 512 <= i16::MAX as usize);
-const _: () = assert!(CHUNK / 2 * 512 <= i16::MAX as usize);
+const _: () = assert!(FLUSH * 2 * 2048 <= -(i16::MIN as isize) as usize);
+const _: () = assert!(CHUNK / 2 * 2048 <= -(i16::MIN as isize) as usize);
 
 /// Rows between the one in work and the one that is fetched.
 const ROWS_AHEAD: usize = 16;
@@ -31,20 +32,16 @@ pub(crate) fn rows(isa: Avx2, vectors: &[Tile], list: &[u32], quads: &[RowQuads]
         let mut total = _mm256_setzero_si256();
         let chunks = row.chunks(FLUSH).zip(ahead.chunks(FLUSH));
         for ((row, ahead), quads) in chunks.zip(quads.chunks(FLUSH)) {
-            let mut sums = [_mm256_setzero_si256(); 2];
+            let mut sums = [CrumbSums::new(); 2];
             for ((codes, ahead), quads) in row.iter().zip(ahead).zip(quads) {
-                isa.prefetch(ahead, 0);
-                for (half, sum) in sums.iter_mut().enumerate() {
-                    let crumbs = crumbs(half_of(codes, half));
-                    for (crumb, quads) in crumbs.iter().zip(quads) {
-                        let products = _mm256_maddubs_epi16(*crumb, half_q(quads, half));
-                        *sum = _mm256_add_epi16(*sum, products);
-                    }
+                isa.prefetch_near(ahead, 0);
+                for (half, sums) in sums.iter_mut().enumerate() {
+                    let q = [0, 1, 2, 3].map(|crumb| half_q(&quads[crumb], half));
+                    sums.add(half_of(codes, half), q);
                 }
             }
-            let ones = _mm256_set1_epi16(1);
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(sums[0], ones));
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(sums[1], ones));
+            let both = _mm256_add_epi32(sums[0].total(), sums[1].total());
+            total = _mm256_add_epi32(total, both);
         }
         let mut lanes = [0i32; 8];
         // SAFETY: 32 bytes are writable.
@@ -70,7 +67,7 @@ pub(crate) fn columns(isa: Avx2, vectors: &[Tile], list: &[u32], q: &[i8], sums:
                 for (pair, q) in columns.iter().zip(q) {
                     // One line a pair in each half: as many as there are columns.
                     if let Some(&column) = ahead.get(fetched_column) {
-                        isa.prefetch(&vectors[column as usize * n_blocks + fetched_line], 0);
+                        isa.prefetch_near(&vectors[column as usize * n_blocks + fetched_line], 0);
                         fetched_line += 1;
                         if fetched_line == n_blocks {
                             (fetched_column, fetched_line) = (fetched_column + 1, 0);
@@ -81,7 +78,7 @@ pub(crate) fn columns(isa: Avx2, vectors: &[Tile], list: &[u32], q: &[i8], sums:
                     let b = half_of(&vectors[pair[1] as usize * n_blocks + block], half);
                     let mixed = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
                     for high in 0..2 {
-                        let crumbs = crumbs(mixed[high]);
+                        let crumbs = crumbs_in_place(mixed[high]);
                         for crumb in 0..4 {
                             let products = _mm256_maddubs_epi16(crumbs[crumb], q);
                             acc[high][crumb] = _mm256_add_epi16(acc[high][crumb], products);
@@ -90,6 +87,11 @@ pub(crate) fn columns(isa: Avx2, vectors: &[Tile], list: &[u32], q: &[i8], sums:
                 }
                 for (high, acc) in acc.into_iter().enumerate() {
                     for (crumb, acc) in acc.into_iter().enumerate() {
+                        // The second and the fourth are four times too large.
+                        let acc = match crumb % 2 {
+                            0 => acc,
+                            _ => _mm256_srai_epi16::<2>(acc),
+                        };
                         spread(acc, half, high, crumb, sums);
                     }
                 }
@@ -125,31 +127,10 @@ fn spread(acc: __m256i, half: usize, high: usize, crumb: usize, sums: &mut [i32]
     }
 }
 
-/// Half of a vector of codes.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn half_of(vector: &Tile, half: usize) -> __m256i {
-    // SAFETY: 32 bytes are readable.
-    unsafe { _mm256_loadu_si256(vector.as_chunks::<32>().0[half].as_ptr().cast()) }
-}
-
 /// Half of a vector of activations.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn half_q(q: &[i8; 64], half: usize) -> __m256i {
     // SAFETY: 32 bytes are readable.
     unsafe { _mm256_loadu_si256(q.as_chunks::<32>().0[half].as_ptr().cast()) }
-}
-
-/// The four crumbs of every byte. Bits that a 16-bit shift carries over a byte border are masked off.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn crumbs(codes: __m256i) -> [__m256i; 4] {
-    let three = _mm256_set1_epi8(3);
-    [
-        _mm256_and_si256(codes, three),
-        _mm256_and_si256(_mm256_srli_epi16::<2>(codes), three),
-        _mm256_and_si256(_mm256_srli_epi16::<4>(codes), three),
-        _mm256_and_si256(_mm256_srli_epi16::<6>(codes), three),
-    ]
 }
