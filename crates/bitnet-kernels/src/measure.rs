@@ -27,7 +27,7 @@ const READ_RUNS: usize = 7;
 const INT8_RUNS: usize = 60;
 const INT8_RUN: Duration = Duration::from_millis(3);
 
-/// Lines ahead that are prefetched, as in the kernels: 4 KiB.
+/// Bytes ahead that are prefetched.
 const AHEAD: usize = 4096;
 
 /// Streaming read bandwidth of `threads` threads in GB/s (10^9 bytes), over 1 GiB in huge pages.

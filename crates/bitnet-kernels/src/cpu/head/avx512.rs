@@ -14,12 +14,13 @@ use crate::cpu::isa::{Isa, LANES};
 /// How far ahead of the line in work the stream is prefetched, as for ternary weights.
 const AHEAD: usize = 8192;
 
-/// The same for up to [`FEW`] rows, whose products leave line buffers free: into the L1 cache. On a Zen 5 a scan of one
-/// token row takes 0.92 to 0.97 of its time without hints; 4 and 8 KiB gain a little less, 2 and 12 half as much.
-const NEAR: usize = 6144;
+/// The same for the digits of one token row, whose products leave line buffers free: into the L1 cache. With it a scan
+/// takes 0.92 to 0.97 of the time that it takes without prefetching on a Zen 5; 4 and 8 KiB gain a little less, 2 and 12
+/// half as much.
+const NEAR_AHEAD: usize = 6144;
 
-/// Rows of digits that are few: one token row has two.
-const FEW: usize = 2;
+/// Rows of digits that one token row has.
+const OF_ONE_ROW: usize = 2;
 
 /// Token rows up to which two sums a row fit into the registers beside codes and masks.
 const TWO_SUMS: usize = 8;
@@ -38,7 +39,7 @@ pub(crate) fn code_dot<const P: usize>(
     let both = _mm512_set1_epi8(0x18);
     let mut sums = [[_mm512_setzero_si512(); P]; 2];
     for ([fifths, nibbles @ ..], quads) in block.iter().zip(quads.as_chunks::<8>().0) {
-        hint::<P>(isa, fifths);
+        prefetch_ahead::<P>(isa, fifths);
         let bits = load(fifths);
         // What a 16-bit shift carries over a byte border is masked off.
         let last = _mm512_and_si512(_mm512_srli_epi16::<3>(bits), low_fifth);
@@ -49,7 +50,7 @@ pub(crate) fn code_dot<const P: usize>(
             _mm512_ternarylogic_epi32::<OR_AND>(last, _mm512_slli_epi16::<3>(bits), high_fifth),
         ];
         for (i, (line, fifths)) in nibbles.iter().zip(fifths).enumerate() {
-            hint::<P>(isa, line);
+            prefetch_ahead::<P>(isa, line);
             let codes = load(line);
             let low = _mm512_ternarylogic_epi32::<SELECT>(nibble, codes, fifths);
             let mut high = _mm512_ternarylogic_epi32::<SELECT>(nibble, fifths, codes);
@@ -85,9 +86,9 @@ const SELECT: i32 = 0xca;
 
 /// Asks for what is read a while after `line`.
 #[inline(always)]
-fn hint<const P: usize>(isa: Avx512, line: &[u8; 64]) {
-    if P <= FEW {
-        isa.prefetch_near(line, NEAR);
+fn prefetch_ahead<const P: usize>(isa: Avx512, line: &[u8; 64]) {
+    if P <= OF_ONE_ROW {
+        isa.prefetch_near(line, NEAR_AHEAD);
     } else {
         isa.prefetch(line, AHEAD);
     }

@@ -3,9 +3,8 @@
 //! 16-bit sums are flushed to 32 bits every `FLUSH` tiles. A product of `vpmaddubsw` is at most 2 * 2 * 128 = 512 in
 //! magnitude (it saturates only beyond 32767), four of them make a tile, and 8 tiles make 16384: no sum can overflow.
 //!
-//! For one token row, unpacking is what time goes by. Two crumbs of four stay where they are, four times too large, and
-//! have sums of their own, shifted right once at the end: two products to a tile of -2048..=2032, which 8 tiles bring to
-//! -32768..=32512 at the most.
+//! For one token row, unpacking is what time goes by. The second and the fourth crumb stay four times too large and have
+//! sums of their own, shifted right at each flush: two products to a tile, each of -2048..=2032.
 
 use std::arch::x86_64::*;
 
@@ -13,13 +12,15 @@ use super::Tile;
 use crate::cpu::isa::avx2::Avx2;
 use crate::cpu::isa::{Isa, LANES};
 
-/// Tiles between two flushes. 15 would be the most that 16 bits allow.
-const FLUSH: usize = 8;
+/// Tiles between two flushes: the most that one token row's sums allow; those of more rows would allow 15.
+pub(super) const FLUSH: usize = 8;
 const _: () = assert!(FLUSH * 4 * 512 <= i16::MAX as usize);
-const _: () = assert!(FLUSH * 2 * 2048 <= -(i16::MIN as isize) as usize);
+// Below zero, where activations reach -128; above it a product ends at 2032.
+const _: () = assert!(FLUSH * 2 * 2048 <= i16::MIN.unsigned_abs() as usize);
 
 /// How far ahead of the tile in work the stream is prefetched: two pages of 4 KiB, because a hardware prefetcher stops at
-/// a page's end. Measured on Zen 4: 4 KiB are slower, 16 KiB no faster.
+/// a page's end. Measured on Zen 4: 4 KiB are slower, 16 KiB no faster. Here it makes no difference on a Zen 5 whether it
+/// is fetched into the L2 or the L1 cache.
 const AHEAD: usize = 8192;
 
 /// `acc[t][r] += sum of code * q`, see [`Isa::ternary_dot`].
@@ -80,7 +81,8 @@ fn dot_one(isa: Avx2, tiles: &[Tile], quads: &[[i8; 4]], acc: &mut [i32; LANES])
     }
 }
 
-/// 16-bit sums of crumbs times activations: of the first and third crumbs, and four times those of the others.
+/// 16-bit sums of crumbs times activations: of the first and third crumbs, and four times those of the others. They hold
+/// what [`FLUSH`] times [`add`](CrumbSums::add) gives.
 #[derive(Clone, Copy)]
 pub(super) struct CrumbSums {
     ones: __m256i,
@@ -98,7 +100,7 @@ impl CrumbSums {
         }
     }
 
-    /// Adds the four crumbs of every byte times four vectors of activations: 2 * 2048 in magnitude at the most.
+    /// Adds the four crumbs of every byte times four vectors of activations.
     #[target_feature(enable = "avx2")]
     #[inline]
     pub(super) fn add(&mut self, codes: __m256i, q: [__m256i; 4]) {
@@ -112,7 +114,7 @@ impl CrumbSums {
         self.fours = _mm256_add_epi16(self.fours, fours);
     }
 
-    /// 32-bit sums of neighbours.
+    /// Sums of neighbouring lanes in 32 bits, the fours divided by four.
     #[target_feature(enable = "avx2")]
     #[inline]
     pub(super) fn total(self) -> __m256i {
@@ -139,11 +141,11 @@ pub(super) fn crumbs_in_place(codes: __m256i) -> [__m256i; 4] {
     ]
 }
 
-/// Half of the bytes of a tile, or of as long a piece of a row or column.
+/// Half of 64 bytes of codes: of a tile, or of a vector of a row or column.
 #[target_feature(enable = "avx2")]
 #[inline]
 pub(super) fn half_of(tile: &Tile, half: usize) -> __m256i {
-    let bytes = tile.as_chunks::<32>().0[half];
+    let bytes = &tile.as_chunks::<32>().0[half];
     // SAFETY: 32 bytes are readable.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }

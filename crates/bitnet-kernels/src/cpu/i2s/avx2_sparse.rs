@@ -2,21 +2,19 @@
 //! [`columns`](super::columns).
 //!
 //! Sums are 16-bit and flushed to 32 bits before they can overflow: a product of `vpmaddubsw` with codes of at most 2 is
-//! -512..=508. Crumbs that stay where they are make it four times that (see [`avx2`](super::avx2)), so 16 of them fit.
+//! -512..=508. The second and the fourth crumb make it four times that (see [`avx2`](super::avx2)), so 16 products fit.
 
 use std::arch::x86_64::*;
 
-use super::avx2::{CrumbSums, crumbs_in_place, half_of};
+use super::avx2::{CrumbSums, FLUSH, crumbs_in_place, half_of};
 use super::columns::{BLOCK_ROWS, CHUNK};
 use super::rows::RowQuads;
 use super::{TILE, Tile};
 use crate::cpu::isa::Isa;
 use crate::cpu::isa::avx2::Avx2;
 
-/// Vectors of a row between two flushes: each adds two products, four times too large, to a 16-bit sum.
-const FLUSH: usize = 8;
-const _: () = assert!(FLUSH * 2 * 2048 <= -(i16::MIN as isize) as usize);
-const _: () = assert!(CHUNK / 2 * 2048 <= -(i16::MIN as isize) as usize);
+// A pair of columns gives a 16-bit sum one product.
+const _: () = assert!(CHUNK / 2 * 2048 <= i16::MIN.unsigned_abs() as usize);
 
 /// Rows between the one in work and the one that is fetched.
 const ROWS_AHEAD: usize = 16;

@@ -25,8 +25,9 @@ use crate::packed::{PackReader, PackWriter};
 /// Rows of one vector.
 pub const BLOCK_ROWS: usize = 256;
 
-/// Columns that a kernel sums in registers before it adds to memory. AVX2 sums in 16 bits: a pair of columns gives at
-/// most 2 * 2 * 128 = 512, the 16 pairs 8192. AVX-512's widest sum is 64 * 2 * 128 * 32 = 2^19.
+/// Columns that a kernel sums in registers before it adds to memory. AVX2 sums in 16 bits, half of the codes four times
+/// too large: a pair of columns gives -2048..=2032, so 16 pairs are the most. AVX-512's widest sum is
+/// 64 * 2 * 128 * 32 = 2^19.
 pub const CHUNK: usize = 32;
 
 /// A ternary weight in column layout, without its scale.
