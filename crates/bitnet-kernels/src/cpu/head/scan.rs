@@ -95,12 +95,15 @@ impl Op for Strips<'_> {
     fn run<I: Isa>(self, isa: I) {
         for strip in self.first..self.end {
             for panel in self.hidden.panels() {
-                match panel.width {
-                    16 => self.panel::<I, 16>(isa, strip, panel),
-                    8 => self.panel::<I, 8>(isa, strip, panel),
-                    4 => self.panel::<I, 4>(isa, strip, panel),
-                    2 => self.panel::<I, 2>(isa, strip, panel),
-                    _ => self.panel::<I, 1>(isa, strip, panel),
+                match (panel.width, self.hidden.digits()) {
+                    (16, 1) => self.panel::<I, 16, 16>(isa, strip, panel),
+                    (8, 1) => self.panel::<I, 8, 8>(isa, strip, panel),
+                    (8, _) => self.panel::<I, 8, 4>(isa, strip, panel),
+                    (4, 1) => self.panel::<I, 4, 4>(isa, strip, panel),
+                    (4, _) => self.panel::<I, 4, 2>(isa, strip, panel),
+                    (2, 1) => self.panel::<I, 2, 2>(isa, strip, panel),
+                    (2, _) => self.panel::<I, 2, 1>(isa, strip, panel),
+                    _ => self.panel::<I, 1, 1>(isa, strip, panel),
                 }
             }
         }
@@ -108,35 +111,44 @@ impl Op for Strips<'_> {
 }
 
 impl Strips<'_> {
+    /// One strip for the P digits of N token rows.
     #[inline(always)]
-    fn panel<I: Isa, const P: usize>(&self, isa: I, strip: usize, panel: Panel) {
+    fn panel<I: Isa, const P: usize, const N: usize>(&self, isa: I, strip: usize, panel: Panel) {
         let Strips { copy, hidden, .. } = self;
-        let (n_blocks, n_strips, digits) = (copy.n_blocks, copy.n_strips(), hidden.digits());
-        let blocks = &copy.codes[strip * n_blocks..][..n_blocks];
-        let scales = &copy.scales[strip * n_blocks..][..n_blocks];
+        let (n_blocks, n_strips) = (copy.n_blocks, copy.n_strips());
+        let (first, digits) = (panel.first / hidden.digits(), const { P / N });
+        let mut spreads = [&[][..]; N];
+        for (i, spreads) in spreads.iter_mut().enumerate() {
+            *spreads = &hidden.spreads(first + i)[..n_blocks];
+        }
         let (quads, zeros, factors) = hidden.panel::<P>(panel);
-        let (first, n) = (panel.first / digits, P / digits);
+        let blocks = copy.codes[strip * n_blocks..][..n_blocks].iter().zip(quads);
+        let scales = copy.scales[strip * n_blocks..][..n_blocks].iter();
         let mut estimates = [[0.0f32; LANES]; P];
-        let mut sums = [[0.0f32; LANES]; P]; // of s_b * spread_b, the first `n` in use
-        for b in 0..n_blocks {
+        let mut sums = [[0.0f32; LANES]; N]; // of s_b * spread_b
+        // Loops in this one have constant lengths: behind a branch, products would part from the loads of their factors, and
+        // each of these go through a general register.
+        for (b, (((block, quads), scale), (zeros, factors))) in
+            blocks.zip(scales).zip(zeros.iter().zip(factors)).enumerate()
+        {
             let mut acc = [[0; LANES]; P];
-            isa.code_dot(&blocks[b], &quads[b], &mut acc);
-            let scale = isa.load_bf16(&scales[b]);
+            isa.code_dot(block, quads, &mut acc);
+            let scale = isa.load_bf16(scale);
             for p in 0..P {
                 // Both are below 2^24 and halves at most: exact.
-                let sum = isa.sub(isa.load_i32(&acc[p]), isa.splat(zeros[b][p]));
-                let term = isa.mul(sum, isa.splat(factors[b][p]));
+                let sum = isa.sub(isa.load_i32(&acc[p]), isa.splat(zeros[p]));
+                let term = isa.mul(sum, isa.splat(factors[p]));
                 let term = isa.mul(term, scale);
                 isa.store(isa.add(isa.load(&estimates[p]), term), &mut estimates[p]);
             }
-            for (sum, index) in sums.iter_mut().zip(first..first + n) {
-                let term = isa.mul(scale, isa.splat(hidden.spreads(index)[b]));
+            for (sum, spreads) in sums.iter_mut().zip(&spreads) {
+                let term = isa.mul(scale, isa.splat(spreads[b]));
                 isa.store(isa.add(isa.load(sum), term), sum);
             }
         }
         let [of_blocks, of_row] = &copy.bounds[strip];
         let (of_blocks, of_row) = (isa.load(of_blocks), isa.load(of_row));
-        for i in 0..n {
+        for i in 0..N {
             let index = first + i;
             // SAFETY: a strip is given to one thread, and these are its results for one token row.
             let (estimate, upper, best) = unsafe {
