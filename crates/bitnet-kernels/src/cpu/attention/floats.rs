@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::queries::{Heads, Queries, Room};
-use super::{Place, SPAN, softmax};
+use super::{Place, SPAN, Stream, softmax};
 use crate::backend::KV_BLOCK;
 use crate::cpu::isa::{Isa, LANES};
 use crate::cpu::kv_cache::{HeadLayout, Stored};
@@ -61,44 +61,6 @@ const fn vectors_of_a_line<T>() -> usize {
     64 / size_of::<[T; LANES]>()
 }
 
-/// Bytes between what is in work and what is asked for: what memory gives while it answers.
-const AHEAD: usize = 16 << 10;
-
-/// The order in which a span's keys, and then its values, are read: some blocks at a time, and in them one head after
-/// the other. Heads lie behind each other in a block, so an item with all of them reads a stream, which comes from memory
-/// up to twice as fast as the pieces of one head.
-#[derive(Clone, Copy)]
-struct Stream {
-    /// Heads of the item.
-    n_heads: usize,
-    /// Blocks that are read together.
-    stride: usize,
-    /// Pieces between the one in work and the one that is asked for.
-    far: usize,
-}
-
-impl Stream {
-    /// A piece is `bytes` of one head in one block.
-    #[inline(always)]
-    fn new(n_heads: usize, stride: usize, bytes: usize) -> Stream {
-        Stream {
-            n_heads,
-            stride,
-            far: (AHEAD / (stride * bytes).max(1)).max(1),
-        }
-    }
-
-    /// Block and head to ask for while head `h` of the blocks from `first` on is in work.
-    #[inline(always)]
-    fn ahead(self, first: usize, h: usize) -> (usize, usize) {
-        let piece = h + self.far;
-        (
-            first + piece / self.n_heads * self.stride,
-            piece % self.n_heads,
-        )
-    }
-}
-
 /// Sums of a span, whose blocks these are, into the room's parts.
 #[inline(always)]
 pub fn span<I: Isa, T: Stored>(
@@ -117,8 +79,10 @@ pub fn span<I: Isa, T: Stored>(
         first_head: heads.part.first_head,
         blocks,
     };
-    // Registers for sums: four queries by two blocks by even and odd, or a quarter of that where a vector is several.
-    let stride = if I::PANEL >= 16 { 2 } else { 1 };
+    // Registers for sums: four queries by two blocks by even and odd, or a quarter of that where a vector is several. With
+    // few queries memory is what takes the time, and one block after the other is the order in which keys lie.
+    let two = I::PANEL >= 16 && heads.queries.len() > 4;
+    let stride = if two { 2 } else { 1 };
     let stream = Stream::new(heads.part.n_heads, stride, size_of_val(span.keys(0, 0)));
     for first in (0..blocks.len()).step_by(stride) {
         for h in 0..heads.part.n_heads {
@@ -356,7 +320,9 @@ fn some_values<I: Isa, T: Stored, const G: usize, const V: usize>(
         let part = start..start + V * LANES;
         let value = block.here[part.clone()].as_chunks::<LANES>().0;
         if let Some(ahead) = block.ahead {
-            let vectors = ahead[part].as_chunks::<LANES>().0;
+            // Line by line, whatever the order in which values are added.
+            let first = from * KV_BLOCK + slot * V * LANES;
+            let vectors = ahead[first..first + V * LANES].as_chunks::<LANES>().0;
             for line in vectors.iter().step_by(vectors_of_a_line::<T>()) {
                 isa.prefetch_near(line, 0);
             }

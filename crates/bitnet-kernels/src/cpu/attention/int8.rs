@@ -10,10 +10,10 @@
 //! a span stay below 2^23, so they are exact as floats too.
 
 use super::queries::{Heads, MOST_QUERIES, Queries, Room};
-use super::{Place, SPAN, softmax};
+use super::{Place, SPAN, Stream, softmax};
 use crate::backend::KV_BLOCK;
 use crate::cpu::isa::{Isa, LANES};
-use crate::cpu::kv_cache::int8::{Int8Blocks, Int8Head, vectors};
+use crate::cpu::kv_cache::int8::{Bytes as Vector, Int8Blocks, vectors};
 use crate::cpu::memory::{Disjoint, Memory};
 use crate::cpu::quantize::quantize_row;
 use crate::error::KernelError;
@@ -36,10 +36,11 @@ const QUADS: usize = SPAN / 4;
 /// Queries and weights as bytes, of all threads.
 #[derive(Debug)]
 pub struct Bytes {
-    queries: Memory<i8>,       // [threads, MOST_QUERIES, padded head_dim]
-    weights: Memory<Halves>,   // [threads, MOST_QUERIES]
-    sums: Memory<[i32; 3]>,    // [threads, MOST_QUERIES]
-    factors: Memory<[f32; 2]>, // [threads, MOST_QUERIES]
+    queries: Memory<i8>,          // [threads, MOST_QUERIES, padded head_dim]
+    weights: Memory<Halves>,      // [threads, MOST_QUERIES]
+    sums: Memory<[i32; 3]>,       // [threads, MOST_QUERIES]
+    factors: Memory<[f32; 2]>,    // [threads, MOST_QUERIES]
+    totals: Memory<[i32; LANES]>, // [threads, MOST_QUERIES, vectors of 16 dimensions, 2]
     padded: usize,
 }
 
@@ -52,6 +53,7 @@ pub struct ByteRoom<'a> {
     weights: &'a mut [Halves],
     sums: &'a mut [[i32; 3]], // of q8, of the high and of the low bytes of the weights
     factors: &'a mut [[f32; 2]], // of scores, 1 / sqrt(head_dim) / a, and of sums of values, max w / 32258
+    totals: &'a mut [[i32; LANES]], // sums of values times high and low bytes
     padded: usize,
 }
 
@@ -64,6 +66,7 @@ impl ByteRoom<'_> {
             weights: &mut self.weights[first..],
             sums: &mut self.sums[first..],
             factors: &mut self.factors[first..],
+            totals: &mut self.totals[first * totals_len(self.padded)..],
             padded: self.padded,
         }
     }
@@ -75,6 +78,7 @@ pub struct ByteRooms<'a> {
     weights: Disjoint<'a, Halves>,
     sums: Disjoint<'a, [i32; 3]>,
     factors: Disjoint<'a, [f32; 2]>,
+    totals: Disjoint<'a, [i32; LANES]>,
     padded: usize,
 }
 
@@ -88,6 +92,7 @@ impl Bytes {
             weights: Memory::zeroed(what, n)?,
             sums: Memory::zeroed(what, n)?,
             factors: Memory::zeroed(what, n)?,
+            totals: Memory::zeroed(what, n * totals_len(padded))?,
             padded,
         })
     }
@@ -99,6 +104,7 @@ impl Bytes {
             weights: Disjoint::new(&mut self.weights),
             sums: Disjoint::new(&mut self.sums),
             factors: Disjoint::new(&mut self.factors),
+            totals: Disjoint::new(&mut self.totals),
             padded: self.padded,
         }
     }
@@ -112,6 +118,7 @@ impl ByteRooms<'_> {
     #[inline(always)]
     pub unsafe fn room(&self, thread: usize) -> ByteRoom<'_> {
         let (first, padded) = (thread * MOST_QUERIES, self.padded);
+        let totals = totals_len(padded);
         // SAFETY: the caller's.
         unsafe {
             ByteRoom {
@@ -119,26 +126,76 @@ impl ByteRooms<'_> {
                 weights: self.weights.range(first, MOST_QUERIES),
                 sums: self.sums.range(first, MOST_QUERIES),
                 factors: self.factors.range(first, MOST_QUERIES),
+                totals: self.totals.range(first * totals, MOST_QUERIES * totals),
                 padded,
             }
         }
     }
 }
 
-/// Blocks of a span, with keys and values of one head.
-struct Head<'a> {
-    numbers: &'a Int8Blocks,
-    layer: usize,
-    kv_head: usize,
-    blocks: &'a [u32],
+/// Vectors of one query's totals.
+fn totals_len(padded: usize) -> usize {
+    padded / LANES * 2
 }
 
-impl<'a> Head<'a> {
-    /// The head in block `index`.
+/// The blocks of a span, and the first ones behind it.
+struct Blocks<'a> {
+    numbers: &'a Int8Blocks,
+    places: [[usize; 2]; MOST_BLOCKS], // of the first head's keys and values
+    n: usize,                          // of the span
+    last: usize,                       // that has a place
+}
+
+/// Blocks of a span and some that are asked for behind it.
+const MOST_BLOCKS: usize = SPAN / KV_BLOCK + 8;
+
+/// Indices of a block's places.
+const KEYS: usize = 0;
+
+/// See [`KEYS`].
+const VALUES: usize = 1;
+
+impl<'a> Blocks<'a> {
     #[inline(always)]
-    fn block(&self, index: usize) -> Int8Head<'a> {
-        self.numbers
-            .head(self.layer, self.blocks[index], self.kv_head)
+    fn new(
+        heads: &Heads<'_>,
+        numbers: &'a Int8Blocks,
+        blocks: &[u32],
+        after: &[u32],
+    ) -> Blocks<'a> {
+        let mut places = [[0; 2]; MOST_BLOCKS];
+        for (places, &block) in places.iter_mut().zip(blocks.iter().chain(after)) {
+            *places = numbers
+                .places(heads.call.layer, block)
+                .map(|first| first + heads.part.first_head);
+        }
+        Blocks {
+            numbers,
+            places,
+            n: blocks.len(),
+            last: MOST_BLOCKS.min(blocks.len() + after.len()) - 1,
+        }
+    }
+
+    /// Keys or values of head `h` of block `index`.
+    #[inline(always)]
+    fn bytes(&self, index: usize, h: usize, of: usize) -> &'a [Vector] {
+        self.numbers.bytes_of(self.places[index][of] + h)
+    }
+
+    /// Their scales.
+    #[inline(always)]
+    fn scales(&self, index: usize, h: usize, of: usize) -> &'a [f32; LANES] {
+        self.numbers.scales_of(self.places[index][of] + h)
+    }
+
+    /// The first line of the keys or values of head `h` of block `index`, or of the last one; asks for the scales.
+    #[inline(always)]
+    fn ahead<I: Isa>(&self, isa: I, (index, h): (usize, usize), of: usize) -> &'a Vector {
+        let index = index.min(self.last);
+        isa.prefetch_near(self.scales(index, h, KEYS), 0);
+        isa.prefetch_near(self.scales(index, h, VALUES), 0);
+        &self.bytes(index, h, of)[0]
     }
 }
 
@@ -154,8 +211,8 @@ pub fn prepare<I: Isa>(isa: I, queries: &Queries<'_>, bytes: &mut ByteRoom<'_>) 
     }
 }
 
-/// Sums of a span, whose blocks these are, into the room's parts; the blocks `after` them come next. Memory is busy all the
-/// time: values are asked for with the keys, and the next head's keys with the values.
+/// Sums of a span, whose blocks these are, into the room's parts; the blocks `after` them come next. What comes a while
+/// after the bytes in work is asked for all the time.
 #[inline(always)]
 pub fn span<I: Isa>(
     isa: I,
@@ -166,149 +223,130 @@ pub fn span<I: Isa>(
     start: usize,
     room: &mut Room<'_>,
 ) {
-    let head = |h, blocks| Head {
-        numbers,
-        layer: heads.call.layer,
-        kv_head: heads.part.first_head + h,
-        blocks,
-    };
-    for h in 0..heads.part.n_heads {
-        let (queries, mut room) = (heads.queries(h), heads.room(h, room));
-        let next = match h + 1 < heads.part.n_heads {
-            true => head(h + 1, blocks),
-            false => head(0, after),
-        };
-        let head = head(h, blocks);
-        score(isa, &head, &queries, start, &mut room);
-        for i in 0..queries.len() {
-            let (scores, sums) = room.scores_and_sums(i);
-            let n = queries.seen(i, start);
-            softmax::exponentials(isa, scores, n, sums);
-            weights(isa, &head, n, i, &mut room);
+    let n_heads = heads.part.n_heads;
+    let blocks = Blocks::new(heads, numbers, blocks, after);
+    // All heads have as many queries, of the same rows.
+    let mut seen = [0; MOST_QUERIES];
+    let seen = &mut seen[..heads.queries.len()];
+    for (i, seen) in seen.iter_mut().enumerate() {
+        *seen = heads.queries(0).seen(i, start);
+    }
+    let stream = Stream::new(n_heads, 1, size_of_val(blocks.bytes(0, 0, KEYS)));
+    for index in 0..blocks.n {
+        for h in 0..n_heads {
+            let (next, next_h) = stream.ahead(index, h);
+            let next = match next.checked_sub(blocks.n) {
+                None => blocks.ahead(isa, (next, next_h), KEYS),
+                Some(first) => blocks.ahead(isa, (first, next_h), VALUES),
+            };
+            let mut room = heads.room(h, room);
+            let scales = blocks.scales(index, h, KEYS);
+            for (i, together) in together::<I>(seen.len()) {
+                let keys = blocks.bytes(index, h, KEYS);
+                let at = Place { first: index, i };
+                match together {
+                    4 if i == 0 => scores::<I, 4, true>(isa, keys, scales, at, next, &mut room),
+                    4 => scores::<I, 4, false>(isa, keys, scales, at, next, &mut room),
+                    2 => scores::<I, 2, true>(isa, keys, scales, at, next, &mut room),
+                    _ => scores::<I, 1, true>(isa, keys, scales, at, next, &mut room),
+                }
+            }
         }
-        add(isa, &head, &next, &queries, start, &mut room);
+    }
+    for h in 0..n_heads {
+        let mut room = heads.room(h, room);
+        for (i, &seen) in seen.iter().enumerate() {
+            let (scores, sums) = room.scores_and_sums(i);
+            softmax::exponentials(isa, scores, seen, sums);
+            weights(isa, (&blocks, h), seen, i, &mut room);
+        }
+    }
+    for index in 0..blocks.n {
+        for h in 0..n_heads {
+            let (next, next_h) = stream.ahead(index, h);
+            let of = if next < blocks.n { VALUES } else { KEYS };
+            let next = blocks.ahead(isa, (next, next_h), of);
+            let mut room = heads.room(h, room);
+            let values = blocks.bytes(index, h, VALUES);
+            add(isa, values, index, next, seen.len(), &mut room.bytes);
+        }
+    }
+    for h in 0..n_heads {
+        let mut room = heads.room(h, room);
+        for i in 0..seen.len() {
+            finish(isa, i, &mut room);
+        }
     }
 }
 
-/// Scores of all queries.
+/// The first query and the number of those whose scores are computed together, `n` in all.
 #[inline(always)]
-fn score<I: Isa>(
-    isa: I,
-    head: &Head<'_>,
-    queries: &Queries<'_>,
-    start: usize,
-    room: &mut Room<'_>,
-) {
-    let wide = I::PANEL >= 16;
-    let mut i = 0;
-    while i < queries.len() {
-        let together = match queries.len() - i {
-            4.. if wide => 4,
+fn together<I: Isa>(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let i = first;
+        let together = match n - i {
+            0 => return None,
+            4.. if I::PANEL >= 16 => 4,
             2.. => 2,
             _ => 1,
         };
-        let mut seen = 0;
-        for g in 0..together {
-            seen = seen.max(queries.seen(i + g, start));
-        }
-        let n = seen.div_ceil(KV_BLOCK);
-        let mut first = 0;
-        while first < n {
-            let at = Place { first, i };
-            first += match (together, n - first) {
-                (4, 4..) if i == 0 => scores::<I, 4, 4, true>(isa, head, at, room),
-                (4, 4..) => scores::<I, 4, 4, false>(isa, head, at, room),
-                (4, _) => scores::<I, 4, 1, true>(isa, head, at, room),
-                (2, 2..) => scores::<I, 2, 2, true>(isa, head, at, room),
-                (2, _) => scores::<I, 2, 1, true>(isa, head, at, room),
-                (_, 4..) if wide => scores::<I, 1, 4, true>(isa, head, at, room),
-                _ => scores::<I, 1, 1, true>(isa, head, at, room),
-            };
-        }
-        i += together;
-    }
+        first += together;
+        Some((i, together))
+    })
 }
 
-/// Adds up the weighted values of all queries; keys of `next` are asked for.
+/// Scores of G queries with a block; with ASKS, as many lines from `next` on are asked for.
 #[inline(always)]
-fn add<I: Isa>(
+fn scores<I: Isa, const G: usize, const ASKS: bool>(
     isa: I,
-    head: &Head<'_>,
-    next: &Head<'_>,
-    queries: &Queries<'_>,
-    start: usize,
+    keys: &[Vector],
+    scales: &[f32; LANES],
+    at: Place,
+    next: &Vector,
     room: &mut Room<'_>,
 ) {
-    let wide = I::PANEL >= 16;
-    let mut i = 0;
-    while i < queries.len() {
-        let together = match queries.len() - i {
-            4.. if wide => 4,
-            2.. if wide => 2,
-            _ => 1,
-        };
-        let mut seen = 0;
-        for g in 0..together {
-            seen = seen.max(queries.seen(i + g, start));
-        }
-        let n = seen.div_ceil(KV_BLOCK);
-        match together {
-            4 => values::<I, 4>(isa, head, next, n, i, room),
-            2 => values::<I, 2>(isa, head, next, n, i, room),
-            _ => values::<I, 1>(isa, head, next, n, i, room),
-        }
-        i += together;
-    }
-}
-
-/// Scores of G queries with B blocks; returns B. With PREFETCH, these blocks' values are asked for.
-#[inline(always)]
-fn scores<I: Isa, const G: usize, const B: usize, const PREFETCH: bool>(
-    isa: I,
-    head: &Head<'_>,
-    at: Place,
-    room: &mut Room<'_>,
-) -> usize {
     let Room { scores, bytes, .. } = room;
-    let n = bytes.padded / 4;
-    let mut q: [&[[i8; 4]]; G] = [&[]; G];
-    let mut acc = [[isa.splat_i32(0); B]; G];
+    let keys: &[[Vector; 2]] = keys.as_chunks().0;
+    let mut q: [&[[[i8; 4]; 2]]; G] = [&[]; G];
+    // Two sums each, so that products need not wait for each other.
+    let mut acc = [[isa.splat_i32(0); 2]; G];
     for g in 0..G {
         let padded = bytes.padded;
-        q[g] = &bytes.queries[(at.i + g) * padded..][..padded].as_chunks().0[..n];
-        acc[g] = [isa.splat_i32(-I::BIAS * bytes.sums[at.i + g][0]); B];
+        let query = &bytes.queries[(at.i + g) * padded..][..padded];
+        q[g] = &query.as_chunks().0.as_chunks().0[..keys.len()];
+        acc[g][0] = isa.splat_i32(-I::BIAS * bytes.sums[at.i + g][0]);
     }
-    let mut keys: [&[[i8; 4 * LANES]]; B] = [&[]; B];
-    for (b, keys) in keys.iter_mut().enumerate() {
-        *keys = &head.block(at.first + b).keys[..n];
-    }
-    let to_value = n * size_of::<[i8; 4 * LANES]>();
-    for quad in 0..n {
-        for b in 0..B {
-            let key = isa.load_i8x64(&keys[b][quad]);
-            if PREFETCH {
-                isa.prefetch(&keys[b][quad], to_value);
+    for (pair, keys) in keys.iter().enumerate() {
+        for (odd, key) in keys.iter().enumerate() {
+            let key = isa.load_i8x64(key);
+            if ASKS {
+                isa.prefetch_near(next, (2 * pair + odd) * size_of::<Vector>());
             }
             for g in 0..G {
-                acc[g][b] = isa.dot4(acc[g][b], key, q[g][quad]);
+                acc[g][odd] = isa.dot4(acc[g][odd], key, q[g][pair][odd]);
             }
         }
     }
+    let scales = isa.load(scales);
     for (g, acc) in acc.iter().enumerate() {
         let factor = isa.splat(bytes.factors[at.i + g][0]);
-        let to = &mut scores[(at.i + g) * SPAN + at.first * KV_BLOCK..][..B * KV_BLOCK];
-        for (b, to) in to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let scales = isa.load(&head.block(at.first + b).scales[0]);
-            let scaled = isa.mul(isa.i32_to_f32(acc[b]), scales);
-            isa.store(isa.mul(scaled, factor), to);
-        }
+        let to = &mut scores[(at.i + g) * SPAN + at.first * KV_BLOCK..];
+        let to = to.first_chunk_mut().expect("a block of scores");
+        let sum = isa.i32_to_f32(isa.add_sums(acc[0], acc[1]));
+        isa.store(isa.mul(isa.mul(sum, scales), factor), to);
     }
-    B
 }
 
 /// The exponentials of query `i` times the values' scales, as bytes; 0 from the n-th on.
 #[inline(always)]
-fn weights<I: Isa>(isa: I, head: &Head<'_>, n: usize, i: usize, room: &mut Room<'_>) {
+fn weights<I: Isa>(
+    isa: I,
+    (blocks, h): (&Blocks<'_>, usize),
+    n: usize,
+    i: usize,
+    room: &mut Room<'_>,
+) {
     let Room { scores, bytes, .. } = room;
     let scores = &mut scores[i * SPAN..][..SPAN];
     let (mut greatest, mut total, zero) = (isa.splat(0.0), isa.splat(0.0), isa.splat(0.0));
@@ -316,7 +354,7 @@ fn weights<I: Isa>(isa: I, head: &Head<'_>, n: usize, i: usize, room: &mut Room<
     let scores = &mut scores.as_chunks_mut::<LANES>().0[..used];
     for (block, w) in scores.iter_mut().enumerate() {
         let e = isa.load(w);
-        let scaled = isa.mul(e, isa.load(&head.block(block).scales[1]));
+        let scaled = isa.mul(e, isa.load(blocks.scales(block, h, VALUES)));
         // Positions that are not seen have exponentials of 0 and scales of whoever was there before.
         let scaled = isa.select_lt(zero, e, scaled, zero);
         greatest = isa.max(scaled, greatest);
@@ -349,87 +387,99 @@ fn weights<I: Isa>(isa: I, head: &Head<'_>, n: usize, i: usize, room: &mut Room<
     // A scale that is no number makes the values none.
     let finite = isa.sum(total) < f32::INFINITY;
     bytes.factors[i][1] = if finite { from_bytes } else { f32::NAN };
+    let totals = &mut bytes.totals[i * totals_len(bytes.padded)..][..totals_len(bytes.padded)];
+    for [high, low] in totals.as_chunks_mut::<2>().0 {
+        high.fill(-I::BIAS * bytes.sums[i][1]);
+        low.fill(-I::BIAS * bytes.sums[i][2]);
+    }
 }
 
-/// Weighted values of G queries over the first `n_blocks` blocks.
+/// Adds the weighted values of block `index` to the totals of `n` queries; as many lines from `next` on are asked for.
 #[inline(always)]
-fn values<I: Isa, const G: usize>(
+fn add<I: Isa>(
     isa: I,
-    head: &Head<'_>,
-    next: &Head<'_>,
-    n_blocks: usize,
-    i: usize,
-    room: &mut Room<'_>,
+    values: &[Vector],
+    index: usize,
+    next: &Vector,
+    n: usize,
+    bytes: &mut ByteRoom<'_>,
 ) {
-    let (mut chunk, n) = (0, room.bytes.padded / LANES);
-    while chunk < n {
-        chunk += match n - chunk {
-            2.. if I::PANEL >= 16 => {
-                some_values::<I, G, 2>(isa, head, next, n_blocks, i, chunk, room)
-            }
-            _ => some_values::<I, G, 1>(isa, head, next, n_blocks, i, chunk, room),
+    let (mut chunk, chunks) = (0, bytes.padded / LANES);
+    while chunk < chunks {
+        chunk += match chunks - chunk {
+            4.. if I::PANEL >= 16 => add_some::<I, 4>(isa, values, chunk, index, next, n, bytes),
+            2.. if I::PANEL >= 16 => add_some::<I, 2>(isa, values, chunk, index, next, n, bytes),
+            _ => add_some::<I, 1>(isa, values, chunk, index, next, n, bytes),
         };
     }
 }
 
 /// The same for V vectors of 16 dimensions from vector `chunk` on; returns V.
 #[inline(always)]
-fn some_values<I: Isa, const G: usize, const V: usize>(
+fn add_some<I: Isa, const V: usize>(
     isa: I,
-    head: &Head<'_>,
-    next: &Head<'_>,
-    n_blocks: usize,
-    i: usize,
+    values: &[Vector],
     chunk: usize,
-    room: &mut Room<'_>,
+    index: usize,
+    next: &Vector,
+    n: usize,
+    bytes: &mut ByteRoom<'_>,
 ) -> usize {
-    let bytes = &room.bytes;
-    let mut high = [[isa.splat_i32(0); V]; G];
-    let mut low = [[isa.splat_i32(0); V]; G];
-    for g in 0..G {
-        let [_, sum_high, sum_low] = bytes.sums[i + g];
-        high[g] = [isa.splat_i32(-I::BIAS * sum_high); V];
-        low[g] = [isa.splat_i32(-I::BIAS * sum_low); V];
-    }
-    let weights: &[Halves; G] = bytes.weights[i..]
+    let lines: &[[Vector; 4]; V] = values.as_chunks().0[chunk..]
         .first_chunk()
-        .expect("weights of each query");
-    for index in 0..n_blocks {
-        let values = &head.block(index).values[4 * chunk..][..4 * V];
-        if i == 0 && index < next.blocks.len() {
-            let next = next.block(index);
-            if chunk == 0 {
-                isa.prefetch(&next.scales[0], 0);
-                isa.prefetch(&next.scales[1], 0);
-            }
-            for key in &next.keys[4 * chunk..][..4 * V] {
-                isa.prefetch(key, 0);
-            }
+        .expect("whole vectors of dimensions");
+    let mut value = [[isa.load_i8x64(&lines[0][0]); 4]; V];
+    for v in 0..V {
+        for quad in 0..4 {
+            value[v][quad] = isa.load_i8x64(&lines[v][quad]);
+            isa.prefetch_near(next, (4 * (chunk + v) + quad) * size_of::<Vector>());
         }
+    }
+    let len = totals_len(bytes.padded);
+    for (i, [high, low]) in bytes.weights[..n].iter().enumerate() {
+        let totals = &mut bytes.totals[i * len..][..len];
+        let (high, low) = (
+            &high.as_chunks::<4>().0[index],
+            &low.as_chunks::<4>().0[index],
+        );
+        let totals: &mut [[[i32; LANES]; 2]; V] = totals.as_chunks_mut().0[chunk..]
+            .first_chunk_mut()
+            .expect("a total for each vector");
+        let mut sums = totals
+            .each_ref()
+            .map(|[high, low]| [isa.load_sums(high), isa.load_sums(low)]);
         for quad in 0..4 {
             for v in 0..V {
-                let value = isa.load_i8x64(&values[4 * v + quad]);
-                for g in 0..G {
-                    let [high_q, low_q] = &weights[g];
-                    high[g][v] = isa.dot4(high[g][v], value, high_q[4 * index + quad]);
-                    low[g][v] = isa.dot4(low[g][v], value, low_q[4 * index + quad]);
-                }
+                sums[v][0] = isa.dot4(sums[v][0], value[v][quad], high[quad]);
+                sums[v][1] = isa.dot4(sums[v][1], value[v][quad], low[quad]);
             }
         }
-    }
-    let mut factors = [0.0; G];
-    for (g, factor) in factors.iter_mut().enumerate() {
-        *factor = bytes.factors[i + g][1];
-    }
-    let (_, sums, sums_len) = room.parts();
-    for g in 0..G {
-        let from_bytes = isa.splat(factors[g]);
-        let sums = &mut sums[(i + g) * sums_len + chunk * LANES..][..V * LANES];
-        for (v, sums) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let high = isa.mul(isa.i32_to_f32(high[g][v]), isa.splat(HIGH));
-            let sum = isa.add(high, isa.i32_to_f32(low[g][v]));
-            isa.store(isa.mul(sum, from_bytes), sums);
+        for (sums, totals) in sums.iter().zip(totals) {
+            isa.store_sums(sums[0], &mut totals[0]);
+            isa.store_sums(sums[1], &mut totals[1]);
         }
     }
     V
+}
+
+/// Turns the totals of query `i` into its sums.
+#[inline(always)]
+fn finish<I: Isa>(isa: I, i: usize, room: &mut Room<'_>) {
+    let bytes = &room.bytes;
+    let (len, padded) = (totals_len(bytes.padded), bytes.padded);
+    let from_bytes = isa.splat(bytes.factors[i][1]);
+    let Room {
+        bytes,
+        parts,
+        sums_len,
+        ..
+    } = room;
+    let totals = &bytes.totals[i * len..][..len];
+    let sums = &mut parts[i * *sums_len..];
+    let sums = sums[..padded].as_chunks_mut::<LANES>().0;
+    for ([high, low], sums) in totals.as_chunks::<2>().0.iter().zip(sums) {
+        let high = isa.mul(isa.load_i32(high), isa.splat(HIGH));
+        let sum = isa.add(high, isa.load_i32(low));
+        isa.store(isa.mul(sum, from_bytes), sums);
+    }
 }

@@ -271,6 +271,46 @@ struct Place {
     i: usize,
 }
 
+/// Bytes between what is in work and what is asked for: what memory gives while it answers. 16 KB are a little slower, 32
+/// take a sixth longer.
+const AHEAD: usize = 8 << 10;
+
+/// The order in which a span's keys, and then its values, are read: some blocks at a time, and in them one head after
+/// the other. Heads lie behind each other in a block and blocks in their group, so an item with all heads reads a stream,
+/// line by line, which the hardware's prefetching follows too: it comes from memory up to twice as fast as the pieces of
+/// one head.
+#[derive(Clone, Copy)]
+struct Stream {
+    /// Heads of the item.
+    n_heads: usize,
+    /// Blocks that are read together.
+    stride: usize,
+    /// Pieces between the one in work and the one that is asked for.
+    far: usize,
+}
+
+impl Stream {
+    /// A piece is `bytes` of one head in one block.
+    #[inline(always)]
+    fn new(n_heads: usize, stride: usize, bytes: usize) -> Stream {
+        Stream {
+            n_heads,
+            stride,
+            far: (AHEAD / (stride * bytes).max(1)).max(1),
+        }
+    }
+
+    /// Block and head to ask for while head `h` of the blocks from `first` on is in work.
+    #[inline(always)]
+    fn ahead(self, first: usize, h: usize) -> (usize, usize) {
+        let piece = h + self.far;
+        (
+            first + piece / self.n_heads * self.stride,
+            piece % self.n_heads,
+        )
+    }
+}
+
 /// Merges the spans of heads `first..end` of `[n, n_heads]`, kept apart.
 struct Merge<'a> {
     call: &'a Attention<'a>,

@@ -69,9 +69,11 @@ pub struct Plan<'a> {
 pub struct Room<'a> {
     /// `[MOST_QUERIES, SPAN]`: scores, then their exponentials.
     pub scores: &'a mut [f32],
-    parts: &'a mut [f32],  // [MOST_QUERIES, sums_len], of the span at hand
+    /// `[MOST_QUERIES, sums_len]`, of the span at hand.
+    pub parts: &'a mut [f32],
     wholes: &'a mut [f32], // [MOST_QUERIES, sums_len], of all spans so far
-    sums_len: usize,
+    /// Length of one query's sums.
+    pub sums_len: usize,
     /// For a cache of bytes.
     pub bytes: ByteRoom<'a>,
 }

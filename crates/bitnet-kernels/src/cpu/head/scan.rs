@@ -128,8 +128,10 @@ impl Strips<'_> {
         let mut sums = [[0.0f32; LANES]; N]; // of s_b * spread_b
         // Loops in this one have constant lengths: behind a branch, products would part from the loads of their factors, and
         // each of these go through a general register.
-        for (b, (((block, quads), scale), (zeros, factors))) in
-            blocks.zip(scales).zip(zeros.iter().zip(factors)).enumerate()
+        for (b, (((block, quads), scale), (zeros, factors))) in blocks
+            .zip(scales)
+            .zip(zeros.iter().zip(factors))
+            .enumerate()
         {
             let mut acc = [[0; LANES]; P];
             isa.code_dot(block, quads, &mut acc);

@@ -150,6 +150,32 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn load_sums(self, from: &[i32; LANES]) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2; 64 bytes are readable.
+        unsafe {
+            [
+                _mm256_loadu_si256(from.as_ptr().cast()),
+                _mm256_loadu_si256(from.as_ptr().add(8).cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, v: [__m256i; 2], to: &mut [i32; LANES]) {
+        // SAFETY: `self` proves AVX2; 64 bytes are writable.
+        unsafe {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), v[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(8).cast(), v[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
     fn i32_to_f32(self, v: [__m256i; 2]) -> Halves {
         // SAFETY: `self` proves AVX2.
         unsafe { both!(v, |half| _mm256_cvtepi32_ps(half)) }

@@ -126,6 +126,24 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn load_sums(self, from: &[i32; LANES]) -> __m512i {
+        // SAFETY: `self` proves AVX-512F; 64 bytes are readable.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, v: __m512i, to: &mut [i32; LANES]) {
+        // SAFETY: `self` proves AVX-512F; 64 bytes are writable.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
     fn i32_to_f32(self, v: __m512i) -> __m512 {
         // SAFETY: `self` proves AVX-512F.
         unsafe { _mm512_cvtepi32_ps(v) }

@@ -63,6 +63,12 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn load_i8x64(self, from: &[i8; 4 * LANES]) -> Self::I8x64;
     /// `acc[l] += sum over j < 4 of bytes[4 l + j] * q[j]`, exact, for q of -127..=127.
     fn dot4(self, acc: Self::I32x16, bytes: Self::I8x64, q: [i8; 4]) -> Self::I32x16;
+    /// Loads 16 integers as they are.
+    fn load_sums(self, from: &[i32; LANES]) -> Self::I32x16;
+    /// Stores them.
+    fn store_sums(self, v: Self::I32x16, to: &mut [i32; LANES]);
+    /// `a + b` of integers.
+    fn add_sums(self, a: Self::I32x16, b: Self::I32x16) -> Self::I32x16;
     /// Integers as floats, rounding half to even.
     fn i32_to_f32(self, v: Self::I32x16) -> Self::F32x16;
     /// Stores 16 floats.

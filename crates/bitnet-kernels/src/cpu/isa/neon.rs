@@ -177,6 +177,43 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn load_sums(self, from: &[i32; LANES]) -> [int32x4_t; 4] {
+        // SAFETY: `self` proves NEON; 64 bytes are readable.
+        unsafe {
+            [
+                vld1q_s32(from.as_ptr()),
+                vld1q_s32(from.as_ptr().add(4)),
+                vld1q_s32(from.as_ptr().add(8)),
+                vld1q_s32(from.as_ptr().add(12)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, v: [int32x4_t; 4], to: &mut [i32; LANES]) {
+        // SAFETY: `self` proves NEON; 64 bytes are writable.
+        unsafe {
+            vst1q_s32(to.as_mut_ptr(), v[0]);
+            vst1q_s32(to.as_mut_ptr().add(4), v[1]);
+            vst1q_s32(to.as_mut_ptr().add(8), v[2]);
+            vst1q_s32(to.as_mut_ptr().add(12), v[3]);
+        }
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [int32x4_t; 4], b: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        // SAFETY: `self` proves NEON.
+        unsafe {
+            [
+                vaddq_s32(a[0], b[0]),
+                vaddq_s32(a[1], b[1]),
+                vaddq_s32(a[2], b[2]),
+                vaddq_s32(a[3], b[3]),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn i32_to_f32(self, v: [int32x4_t; 4]) -> Quarters {
         // SAFETY: `self` proves NEON.
         unsafe {
@@ -356,6 +393,9 @@ impl Isa for NeonDot {
         load_i32(from: &[i32; LANES]) -> Quarters;
         splat_i32(v: i32) -> [int32x4_t; 4];
         load_i8x64(from: &[i8; 4 * LANES]) -> [int8x16_t; 4];
+        load_sums(from: &[i32; LANES]) -> [int32x4_t; 4];
+        store_sums(v: [int32x4_t; 4], to: &mut [i32; LANES]) -> ();
+        add_sums(a: [int32x4_t; 4], b: [int32x4_t; 4]) -> [int32x4_t; 4];
         i32_to_f32(v: [int32x4_t; 4]) -> Quarters;
         store(v: Quarters, to: &mut [f32; LANES]) -> ();
         store_i8(v: Quarters, to: &mut [i8; LANES]) -> ();

@@ -82,6 +82,21 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn load_sums(self, from: &[i32; LANES]) -> [i32; LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn store_sums(self, v: [i32; LANES], to: &mut [i32; LANES]) {
+        *to = v;
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
     fn i32_to_f32(self, v: [i32; LANES]) -> [f32; LANES] {
         std::array::from_fn(|i| v[i] as f32)
     }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! key or value of one position and head:   scale = absmax / 127 (at least 1e-5 / 127)      byte = round(x / scale)
-//! [physical block][layer][kv head]:   keys   [dims / 4][16 positions][4 dims]
-//!                                     values [dims / 16][4][16 dims][4 positions]          dims rounded up to 16
-//!                                     scales [2][16 positions], in memory of their own
+//! [group of 16 blocks][layer]:
+//!     keys   [block][kv head][dims / 4][16 positions][4 dims]
+//!     values [block][kv head][dims / 16][4][16 dims][4 positions]        dims rounded up to 16
+//!     scales, in memory of their own: [block][kv head][16 positions], of the keys and then of the values
 //! ```
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use super::super::isa::{Isa, LANES, Op};
 use super::super::memory::{Disjoint, Memory};
 use super::super::quantize::{factor, to_i8};
 use super::Write;
+use super::places::Places;
 use crate::backend::{KV_BLOCK, KvShape};
 use crate::error::KernelError;
 
@@ -21,34 +23,16 @@ pub type Bytes = [i8; 4 * LANES];
 
 /// Bytes and scales of a cache.
 pub struct Int8Blocks {
-    bytes: Memory<Bytes>,         // [n_blocks, n_layers, n_kv_heads, 2 * vectors]
-    scales: Memory<[f32; LANES]>, // [n_blocks, n_layers, n_kv_heads, 2]
+    bytes: Memory<Bytes>,         // [place, vectors]
+    scales: Memory<[f32; LANES]>, // [place]
     layout: Int8Layout,
 }
 
-/// Where heads lie.
+/// Where heads lie: the keys of a head of a block have a place, and so have its values.
 #[derive(Debug, Clone, Copy)]
 struct Int8Layout {
-    n_layers: usize,
-    n_kv_heads: usize,
+    places: Places,
     vectors: usize,
-}
-
-impl Int8Layout {
-    #[inline(always)]
-    fn head(self, layer: usize, block: u32, head: usize) -> usize {
-        (block as usize * self.n_layers + layer) * self.n_kv_heads + head
-    }
-}
-
-/// One head of one block.
-pub struct Int8Head<'a> {
-    /// Keys, `[dims / 4]`.
-    pub keys: &'a [Bytes],
-    /// Values, `[dims / 16 * 4]`.
-    pub values: &'a [Bytes],
-    /// Scales of the keys and of the values.
-    pub scales: &'a [[f32; LANES]; 2],
 }
 
 /// Vectors of four dimensions of a key, and as many of a value.
@@ -65,41 +49,48 @@ impl Int8Blocks {
             bytes: Memory::zeroed(what, heads * 2 * vectors)?,
             scales: Memory::zeroed(what, heads * 2)?,
             layout: Int8Layout {
-                n_layers: shape.n_layers,
-                n_kv_heads: shape.n_kv_heads,
+                places: Places {
+                    n_layers: shape.n_layers,
+                    n_blocks: shape.n_blocks,
+                    lens: [shape.n_kv_heads; 2],
+                },
                 vectors,
             },
         })
     }
 
-    /// Bytes of keys, values and scales.
+    /// Size of keys, values and scales in bytes.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.bytes[..]) + size_of_val(&self.scales[..])
     }
 
-    /// Gives the memory of heads back to the system.
-    pub(super) fn forget(&mut self, heads: Range<usize>) {
-        let vectors = 2 * self.layout.vectors;
-        self.bytes
-            .forget(heads.start * vectors..heads.end * vectors);
-        self.scales.forget(2 * heads.start..2 * heads.end);
+    /// Gives the memory of blocks back to the system.
+    pub(super) fn forget(&mut self, blocks: Range<u32>) {
+        let vectors = self.layout.vectors;
+        for places in self.layout.places.of_blocks(blocks) {
+            self.bytes
+                .forget(places.start * vectors..places.end * vectors);
+            self.scales.forget(places);
+        }
     }
 
-    /// One head of one block.
+    /// The places of the first head's keys and values; other heads follow.
     #[inline(always)]
-    pub fn head(&self, layer: usize, block: u32, head: usize) -> Int8Head<'_> {
-        let Int8Layout { vectors, .. } = self.layout;
-        let index = self.layout.head(layer, block, head);
-        let bytes = &self.bytes[2 * vectors * index..][..2 * vectors];
-        let (keys, values) = bytes.split_at(vectors);
-        let scales = self.scales[2 * index..]
-            .first_chunk()
-            .expect("two lines of scales for each head");
-        Int8Head {
-            keys,
-            values,
-            scales,
-        }
+    pub fn places(&self, layer: usize, block: u32) -> [usize; 2] {
+        self.layout.places.of(layer, block)
+    }
+
+    /// The keys `[dims / 4]` or the values `[dims / 16 * 4]` of a place.
+    #[inline(always)]
+    pub fn bytes_of(&self, place: usize) -> &[Bytes] {
+        let vectors = self.layout.vectors;
+        &self.bytes[place * vectors..][..vectors]
+    }
+
+    /// Their scales.
+    #[inline(always)]
+    pub fn scales_of(&self, place: usize) -> &[f32; LANES] {
+        &self.scales[place]
     }
 
     /// What threads write to, and where.
@@ -135,17 +126,18 @@ impl Op for WriteHead<'_> {
         let vectors = to.layout.vectors;
         for row in 0..write.batch.len() {
             let (block, slot) = write.place(row);
-            let index = to.layout.head(write.layer, block, head);
-            // SAFETY: a head is given to one thread, and no other head's bytes and scales lie here.
-            let (bytes, scales) = unsafe {
+            let places = to.layout.places.of(write.layer, block);
+            let places = places.map(|first| first + head);
+            // SAFETY: a head is given to one thread, no other head's bytes and scales lie here, and keys and values are
+            // apart.
+            let ([keys, values], [key_scales, value_scales]) = unsafe {
                 (
-                    to.bytes.range(2 * vectors * index, 2 * vectors),
-                    to.scales.range(2 * index, 2),
+                    places.map(|place| to.bytes.range(place * vectors, vectors)),
+                    places.map(|place| to.scales.range(place, 1)),
                 )
             };
-            let (keys, values) = bytes.split_at_mut(vectors);
             let (key, value) = write.key_and_value(row, head);
-            scales[0][slot] = scale(isa, key);
+            key_scales[0][slot] = scale(isa, key);
             let a = factor(isa, key);
             for (chunk, keys) in key.chunks(LANES).zip(keys.chunks_exact_mut(4)) {
                 let q = quantized(isa, chunk, a);
@@ -153,7 +145,7 @@ impl Op for WriteHead<'_> {
                     key.as_chunks_mut::<4>().0[slot] = *q;
                 }
             }
-            scales[1][slot] = scale(isa, value);
+            value_scales[0][slot] = scale(isa, value);
             let a = factor(isa, value);
             for (chunk, values) in value.chunks(LANES).zip(values.chunks_exact_mut(4)) {
                 let q = quantized(isa, chunk, a);

@@ -1,15 +1,16 @@
 //! Keys and values of all layers, in blocks of 16 positions that sequences own through their block tables.
 //!
 //! ```text
-//! [physical block][layer]: keys   [kv head][head_dim][16 positions]   transposed: one vector is one dimension of 16
-//!                                                                      keys, so scores need no sum across lanes
-//!                          values [kv head][16 positions][head_dim rounded up to 16]
+//! [group of 16 blocks][layer]:
+//!     keys   [block][kv head][head_dim][16 positions]   transposed: one vector is one dimension of 16 keys, so scores
+//!                                                       need no sum across lanes
+//!     values [block][kv head][16 positions][head_dim rounded up to 16]
 //! ```
 //!
-//! Or as bytes with scales, see [`int8`]. A block's layers lie together, so that a cache takes memory for the blocks that are in
-//! use, and gives it back block by block. Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
+//! Or as bytes with scales, see [`int8`]. [`places`] says where blocks lie. Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
 
 pub mod int8;
+mod places;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ use super::threads::Pool;
 use crate::backend::{BatchView, KV_BLOCK, KvShape, KvType};
 use crate::error::KernelError;
 use int8::{Int8Blocks, WriteHead};
+use places::Places;
 
 /// Numbers written below which one thread is faster than a barrier.
 const PARALLEL_FROM: usize = 1 << 14;
@@ -81,8 +83,7 @@ impl Stored for [u8; 2] {
 /// Where one head of one block lies.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadLayout {
-    n_layers: usize,
-    n_blocks: usize,
+    places: Places,
     n_kv_heads: usize,
     head_dim: usize,
 }
@@ -94,18 +95,12 @@ impl HeadLayout {
         self.head_dim.next_multiple_of(LANES)
     }
 
-    /// Keys and values of one head of one block.
-    fn head_len(self) -> usize {
-        KV_BLOCK * (self.head_dim + self.value_len())
-    }
-
     /// The ranges of the keys `[head_dim][16]` and of the values `[16][value_len]` of one head of one block.
     #[inline(always)]
     pub fn head(self, layer: usize, block: u32, head: usize) -> [Range<usize>; 2] {
-        let all = (block as usize * self.n_layers + layer) * self.n_kv_heads * self.head_len();
+        let [keys, values] = self.places.of(layer, block);
         let (key, value) = (KV_BLOCK * self.head_dim, KV_BLOCK * self.value_len());
-        let keys = all + head * key;
-        let values = all + self.n_kv_heads * key + head * value;
+        let (keys, values) = (keys + head * key, values + head * value);
         [keys..keys + key, values..values + value]
     }
 }
@@ -169,21 +164,11 @@ impl KvBlocks {
     /// # Panics
     /// If there is no such block.
     pub fn forget(&mut self, blocks: Range<u32>) {
-        let KvShape {
-            n_layers,
-            n_blocks,
-            n_kv_heads,
-            ..
-        } = self.shape;
-        let blocks = blocks.start as usize..blocks.end as usize;
-        assert!(blocks.end <= n_blocks, "KV blocks {blocks:?} of {n_blocks}");
-        let heads = n_layers * n_kv_heads;
-        let head_len = self.layout().head_len();
-        let of = |len: usize| blocks.start * heads * len..blocks.end * heads * len;
+        let places = self.layout().places;
         match &mut self.numbers {
-            Numbers::F32(numbers) => numbers.forget(of(head_len)),
-            Numbers::F16(numbers) => numbers.forget(of(head_len)),
-            Numbers::I8(int8) => int8.forget(of(1)),
+            Numbers::F32(numbers) => forget(numbers, &places.of_blocks(blocks)),
+            Numbers::F16(numbers) => forget(numbers, &places.of_blocks(blocks)),
+            Numbers::I8(int8) => int8.forget(blocks),
         }
     }
 
@@ -201,9 +186,13 @@ impl KvBlocks {
             head_dim,
             ..
         } = self.shape;
+        let value_len = head_dim.next_multiple_of(LANES);
         HeadLayout {
-            n_layers,
-            n_blocks,
+            places: Places {
+                n_layers,
+                n_blocks,
+                lens: [head_dim, value_len].map(|len| n_kv_heads * KV_BLOCK * len),
+            },
             n_kv_heads,
             head_dim,
         }
@@ -258,6 +247,13 @@ impl KvBlocks {
     }
 }
 
+/// Gives the memory of these ranges back.
+fn forget<T: Plain>(numbers: &mut Memory<T>, ranges: &[Range<usize>]) {
+    for range in ranges {
+        numbers.forget(range.clone());
+    }
+}
+
 /// One call of [`KvBlocks::write`].
 struct Write<'a> {
     layout: HeadLayout,
@@ -283,7 +279,7 @@ impl Write<'_> {
     fn place(&self, row: usize) -> (u32, usize) {
         let position = self.batch.positions[row] as usize;
         let block = self.batch.blocks_of(row)[position / KV_BLOCK];
-        let n_blocks = self.layout.n_blocks;
+        let n_blocks = self.layout.places.n_blocks;
         assert!(
             (block as usize) < n_blocks,
             "KV block {block} of {n_blocks}"
