@@ -293,6 +293,14 @@ fn batches_chunks_kernels_and_threads_change_nothing() {
     }
 }
 
+/// A head whose vectors of 16 dimensions are no whole number of those that are added up at a time.
+const WIDE: Heads = Heads {
+    n_heads: 1,
+    n_kv_heads: 1,
+    head_dim: 112,
+    kv_type: KvType::I8,
+};
+
 /// Several narrow KV heads of every type.
 const SEVERAL: [Heads; 3] = {
     const fn of(kv_type: KvType) -> Heads {
@@ -349,8 +357,10 @@ fn tokens_of_uneven_contexts_are_what_they_are_alone() {
 fn long_contexts_are_right_however_they_are_cut() {
     const LEN: usize = 550;
     let mut random = Random::new(4);
-    // Narrow heads of every type, one KV head and several: emulated processors run this too.
-    for heads in [HEADS[1], HEADS[4], HEADS[11]].into_iter().chain(SEVERAL) {
+    // Narrow heads of every type, one KV head and several, and one of bytes with more dimensions than are added up at a time:
+    // emulated processors run this too.
+    let one_head = [HEADS[1], HEADS[4], HEADS[11], WIDE];
+    for heads in one_head.into_iter().chain(SEVERAL) {
         let blocks: Vec<u32> = (0..35).map(|b| (b * 11 + 3) % 35).collect();
         let sequence = heads.sequence(LEN, &blocks, &mut random);
         let mut expected: Option<Vec<u32>> = None;
@@ -457,6 +467,39 @@ fn numbers_that_are_none_show_in_a_cache_of_bytes() {
         assert!(out[0].is_nan(), "{}", backend.kernel_name());
         let other = &out[heads.n_heads / 2 * heads.head_dim..];
         assert!(other.iter().all(|v| v.is_finite()), "the other KV head");
+    }
+}
+
+#[test]
+fn blocks_that_are_forgotten_leave_their_neighbours_alone() {
+    const LEN: usize = 40;
+    let mut random = Random::new(8);
+    for kv_type in KvType::ALL {
+        // Megabytes: smaller areas are not given back.
+        let heads = Heads {
+            n_heads: 8,
+            n_kv_heads: 8,
+            head_dim: 128,
+            kv_type,
+        };
+        let kept = heads.sequence(LEN, &[1, 3, 16], &mut random);
+        let gone = heads.sequence(LEN, &[0, 2, 17], &mut random);
+        let rows: Vec<(usize, usize)> = (0..2 * LEN).map(|i| (i / LEN, i % LEN)).collect();
+        for backend in backends(1) {
+            let mut cache = heads.cache(&backend);
+            let all = run(&backend, heads, &mut cache, &[&kept, &gone], &rows);
+            for blocks in [0..1, 2..3, 17..BLOCKS as u32] {
+                backend.forget_kv(&mut cache, blocks);
+            }
+            let last = run(&backend, heads, &mut cache, &[&kept], &[(0, LEN - 1)]);
+            let row_len = heads.n_heads * heads.head_dim;
+            assert_eq!(
+                bits(&last),
+                bits(&all[(LEN - 1) * row_len..][..row_len]),
+                "{} {kv_type:?}",
+                backend.kernel_name()
+            );
+        }
     }
 }
 

@@ -146,7 +146,8 @@ struct Blocks<'a> {
     last: usize,                       // that has a place
 }
 
-/// Blocks of a span and some that are asked for behind it.
+/// Blocks of a span, and some behind it: more than [`Stream`] looks ahead unless a block has less than 1 KB, and then the
+/// last of them is asked for again.
 const MOST_BLOCKS: usize = SPAN / KV_BLOCK + 8;
 
 /// Indices of a block's places.
@@ -465,18 +466,17 @@ fn add_some<I: Isa, const V: usize>(
 /// Turns the totals of query `i` into its sums.
 #[inline(always)]
 fn finish<I: Isa>(isa: I, i: usize, room: &mut Room<'_>) {
-    let bytes = &room.bytes;
-    let (len, padded) = (totals_len(bytes.padded), bytes.padded);
-    let from_bytes = isa.splat(bytes.factors[i][1]);
     let Room {
         bytes,
         parts,
         sums_len,
         ..
     } = room;
+    let (len, padded) = (totals_len(bytes.padded), bytes.padded);
     let totals = &bytes.totals[i * len..][..len];
-    let sums = &mut parts[i * *sums_len..];
-    let sums = sums[..padded].as_chunks_mut::<LANES>().0;
+    let from_bytes = isa.splat(bytes.factors[i][1]);
+    let sums = &mut parts[i * *sums_len..][..padded];
+    let sums = sums.as_chunks_mut::<LANES>().0;
     for ([high, low], sums) in totals.as_chunks::<2>().0.iter().zip(sums) {
         let high = isa.mul(isa.load_i32(high), isa.splat(HIGH));
         let sum = isa.add(high, isa.load_i32(low));

@@ -9,8 +9,8 @@ use crate::cpu::isa::LANES;
 use crate::cpu::memory::{Disjoint, Memory};
 use crate::error::KernelError;
 
-/// Query vectors of one item: 64 with 256 scores each are 64 KiB, which the L2 cache holds beside a head's values of a
-/// span.
+/// Query vectors of one item: 64 with 256 scores each are 64 KiB, and as much again for the sums of bytes, which the L2
+/// cache holds beside a head's values of a span.
 pub const MOST_QUERIES: usize = 64;
 
 /// Token rows of one item: with one query head to a KV head there is no gain in more.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key or value of one position and head:   scale = absmax / 127 (at least 1e-5 / 127)      byte = round(x / scale)
-//! [group of 16 blocks][layer]:
+//! [group of 8 blocks][layer]:
 //!     keys   [block][kv head][dims / 4][16 positions][4 dims]
 //!     values [block][kv head][dims / 16][4][16 dims][4 positions]        dims rounded up to 16
 //!     scales, in memory of their own: [block][kv head][16 positions], of the keys and then of the values

@@ -1,13 +1,14 @@
 //! Keys and values of all layers, in blocks of 16 positions that sequences own through their block tables.
 //!
 //! ```text
-//! [group of 16 blocks][layer]:
+//! [group of 8 blocks][layer]:
 //!     keys   [block][kv head][head_dim][16 positions]   transposed: one vector is one dimension of 16 keys, so scores
 //!                                                       need no sum across lanes
 //!     values [block][kv head][16 positions][head_dim rounded up to 16]
 //! ```
 //!
-//! Or as bytes with scales, see [`int8`]. [`places`] says where blocks lie. Paging after vLLM (Kwon et al., 2023, arXiv 2309.06180): nothing is moved when a sequence grows or ends.
+//! Or as bytes with scales, see [`int8`]. `places.rs` says where blocks lie. Paging after vLLM (Kwon et al., 2023, arXiv
+//! 2309.06180): nothing is moved when a sequence grows or ends.
 
 pub mod int8;
 mod places;
@@ -159,7 +160,8 @@ impl KvBlocks {
         }
     }
 
-    /// Gives the memory of blocks back to the system until they are written again. What they held is lost.
+    /// Gives the memory of blocks back to the system until they are written again, where it is whole pages (`places.rs`).
+    /// What they held is lost.
     ///
     /// # Panics
     /// If there is no such block.
