@@ -181,7 +181,7 @@ impl CpuBackend {
         let by_columns = |weight: &&Ternary| matches!(weight, Ternary::Columns { .. });
         let mut columns = x.cols();
         if alone && weights.iter().any(by_columns) {
-            columns = scratch.list_columns(x)?;
+            columns = scratch.list_columns(kernel, x)?;
         }
         let turn = match weights {
             [weight @ Ternary::Columns { .. }] if alone => {
@@ -254,7 +254,7 @@ impl CpuBackend {
         // No product of a row can be infinite or NaN, so that 0 times it is 0.
         let largest = (128 * cols) as f32 * (rows.scale() / q.scales()[0]);
         let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = scratch.list_open_rows(&gate[..all])?;
+        let n = scratch.list_open_rows(kernel, &gate[..all])?;
         if !largest.is_finite() || !scratch.race.pays_by_rows(n, all) {
             drop(scratch);
             self.multiply(&q, &[up_weight], &mut [&mut *up])?;

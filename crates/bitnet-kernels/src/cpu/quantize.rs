@@ -247,6 +247,10 @@ impl Op for QuantizePanels<'_> {
                     *sum = run.iter().map(|&q| i32::from(q)).sum();
                 }
                 let quads = &mut quads[panel.first * n_quads..][..panel.width * n_quads];
+                if panel.width == 1 {
+                    quads.copy_from_slice(row.as_chunks::<4>().0);
+                    continue;
+                }
                 for (to, from) in quads
                     .iter_mut()
                     .skip(lane)

@@ -16,6 +16,7 @@
 
 use super::i2s::Tile;
 use super::i2s::columns::{BLOCK_ROWS, CHUNK, ColumnTernary};
+use super::i2s::fetch::fetch;
 use super::i2s::rows::{RowQuads, RowTernary, row_quads};
 use super::isa::{Isa, Kernel, LANES, Op};
 use super::memory::{Disjoint, Memory};
@@ -24,9 +25,8 @@ use super::share_race::ShareRace;
 use super::threads::Pool;
 use crate::error::KernelError;
 
-/// Parts of the list of columns for each thread, so that threads end together. Each part has sums of its own, which are
-/// added up in the end.
-const PARTS_PER_THREAD: usize = 4;
+/// Columns of a range of one thread, at the least: the first ones of a range arrive late.
+const LEAST_COLUMNS: usize = 4 * CHUNK;
 
 /// Rows of a range of one thread, at the least.
 const LEAST_ROWS: usize = 32;
@@ -37,7 +37,7 @@ pub struct SparseScratch {
     list: Memory<u32>,       // rows or columns to read, and padding
     q: Memory<i8>,           // activations of the columns of the list
     quads: Memory<RowQuads>, // activations in the order of the row layout
-    sums: Memory<i32>,       // [parts, rows rounded up to blocks]
+    sums: Memory<i32>,       // [threads, rows rounded up to blocks]
     /// Whether leaving out pays.
     pub race: ShareRace,
 }
@@ -63,16 +63,19 @@ impl SparseScratch {
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
-    pub fn list_columns(&mut self, x: &QuantizedRows) -> Result<usize, KernelError> {
-        let all = x.quads::<1>(ONE_ROW).as_flattened().as_flattened();
-        self.list.reserve(WHAT, all.len() + 4)?;
-        self.q.reserve(WHAT, all.len() + 4)?;
-        let mut n = 0;
-        for (column, &q) in all.iter().enumerate() {
-            // Without a branch: whether an activation is 0 cannot be guessed.
-            (self.list[n], self.q[n]) = (column as u32, q);
-            n += usize::from(q != 0);
-        }
+    pub fn list_columns(
+        &mut self,
+        kernel: Kernel,
+        x: &QuantizedRows,
+    ) -> Result<usize, KernelError> {
+        let q = x.quads::<1>(ONE_ROW).as_flattened().as_flattened();
+        self.list.reserve(WHAT, q.len() + LANES)?;
+        self.q.reserve(WHAT, q.len() + LANES)?;
+        let n = kernel.run(ListNonzero {
+            q,
+            list: &mut self.list,
+            kept: &mut self.q,
+        });
         // Kernels take four columns at a time: any column with an activation of 0 fills up.
         self.q[n..][..4].fill(0);
         self.list[n..][..4].fill(0);
@@ -83,14 +86,12 @@ impl SparseScratch {
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
-    pub fn list_open_rows(&mut self, gate: &[f32]) -> Result<usize, KernelError> {
-        self.list.reserve(WHAT, gate.len() + 1)?;
-        let mut n = 0;
-        for (row, &gate) in gate.iter().enumerate() {
-            self.list[n] = row as u32;
-            n += usize::from(gate > 0.0);
-        }
-        Ok(n)
+    pub fn list_open_rows(&mut self, kernel: Kernel, gate: &[f32]) -> Result<usize, KernelError> {
+        self.list.reserve(WHAT, gate.len() + LANES)?;
+        Ok(kernel.run(ListPositive {
+            x: gate,
+            list: &mut self.list,
+        }))
     }
 
     /// `out[row] = relu(gate[row])^2 * product` for the first `n` listed rows and the one row of `x`; other elements of
@@ -141,32 +142,24 @@ impl SparseScratch {
         out: &mut [f32],
     ) -> Result<(), KernelError> {
         let n = n.next_multiple_of(4);
-        let most = match pool.threads() {
-            1 => 1,
-            threads => PARTS_PER_THREAD * threads,
-        };
-        let part_len = n.div_ceil(most).max(1).next_multiple_of(CHUNK);
-        let n_parts = n.div_ceil(part_len);
         let n_sums = columns.n_blocks() * BLOCK_ROWS;
-        self.sums.reserve(WHAT, n_parts * n_sums)?;
+        self.sums.reserve(WHAT, pool.threads() * n_sums)?;
+        let all_sums = &mut self.sums[..pool.threads() * n_sums];
+        all_sums.fill(0);
         let (list, q) = (&self.list[..n], &self.q[..n]);
-        let sums = Disjoint::new(&mut self.sums[..n_parts * n_sums]);
-        pool.for_ranges(n_parts, 1, |parts, _| {
-            for part in parts {
-                // SAFETY: each part is given to one thread, and its sums belong to no other part.
-                let sums = unsafe { sums.range(part * n_sums, n_sums) };
-                let columns_of_part = part * part_len..n.min((part + 1) * part_len);
-                sums.fill(0);
-                kernel.run(ColumnProducts {
-                    vectors: columns.vectors(),
-                    list: &list[columns_of_part.clone()],
-                    q: &q[columns_of_part],
-                    sums,
-                });
-            }
+        let sums = Disjoint::new(all_sums);
+        let grain = pool.grain(n, LEAST_COLUMNS).next_multiple_of(CHUNK);
+        pool.for_ranges(n, grain, |range, thread| {
+            kernel.run(ColumnProducts {
+                vectors: columns.vectors(),
+                list: &list[range.clone()],
+                q: &q[range],
+                // SAFETY: no other running call has this thread's number.
+                sums: unsafe { sums.range(thread * n_sums, n_sums) },
+            });
         });
-        kernel.run(AddParts {
-            parts: &self.sums[..n_parts * n_sums],
+        kernel.run(AddThreads {
+            threads: &self.sums[..pool.threads() * n_sums],
             sum: x.sums::<1>(ONE_ROW, 0)[0],
             factor: scale / x.scales()[0],
             out,
@@ -177,6 +170,37 @@ impl SparseScratch {
 
 /// The panel of the only token row.
 const ONE_ROW: Panel = Panel { first: 0, width: 1 };
+
+/// Lists what is not 0.
+struct ListNonzero<'a> {
+    q: &'a [i8],
+    list: &'a mut [u32],
+    kept: &'a mut [i8],
+}
+
+impl Op for ListNonzero<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        isa.list_nonzero(self.q, self.list, self.kept)
+    }
+}
+
+/// Lists what is above 0.
+struct ListPositive<'a> {
+    x: &'a [f32],
+    list: &'a mut [u32],
+}
+
+impl Op for ListPositive<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        isa.list_positive(self.x, self.list)
+    }
+}
 
 /// Listed rows of one thread.
 struct RowProducts<'a> {
@@ -196,6 +220,8 @@ impl Op for RowProducts<'_> {
     fn run<I: Isa>(self, isa: I) {
         let mut dots = [0; LANES];
         let mut rest = self.list;
+        let first = &rest[..LANES.min(rest.len())];
+        fetch(isa, self.vectors, self.quads.len(), first);
         while !rest.is_empty() {
             let n = rest.len().min(LANES);
             isa.ternary_rows(self.vectors, rest, self.quads, &mut dots[..n]);
@@ -212,7 +238,7 @@ impl Op for RowProducts<'_> {
     }
 }
 
-/// Listed columns of one part.
+/// Listed columns of one range.
 struct ColumnProducts<'a> {
     vectors: &'a [Tile],
     list: &'a [u32],
@@ -229,15 +255,15 @@ impl Op for ColumnProducts<'_> {
     }
 }
 
-/// Adds the sums of all parts and scales them.
-struct AddParts<'a> {
-    parts: &'a [i32], // [parts, sums]
+/// Adds the sums of all threads and scales them.
+struct AddThreads<'a> {
+    threads: &'a [i32], // [threads, sums]
     sum: i32,
     factor: f32,
     out: &'a mut [f32], // [rows], rows <= sums
 }
 
-impl Op for AddParts<'_> {
+impl Op for AddThreads<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -245,8 +271,8 @@ impl Op for AddParts<'_> {
         let n_sums = self.out.len().next_multiple_of(BLOCK_ROWS);
         for (group, out) in self.out.chunks_mut(LANES).enumerate() {
             let mut acc = [-self.sum; LANES];
-            for part in self.parts.chunks_exact(n_sums) {
-                for (acc, sum) in acc.iter_mut().zip(&part[group * LANES..][..LANES]) {
+            for sums in self.threads.chunks_exact(n_sums) {
+                for (acc, sum) in acc.iter_mut().zip(&sums[group * LANES..][..LANES]) {
                     *acc += sum;
                 }
             }

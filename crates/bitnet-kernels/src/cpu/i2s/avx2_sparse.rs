@@ -8,31 +8,31 @@ use std::arch::x86_64::*;
 
 use super::avx2::{CrumbSums, FLUSH, crumbs_in_place, half_of};
 use super::columns::{BLOCK_ROWS, CHUNK};
+use super::fetch::{Ahead, fetch, to_next_block};
 use super::rows::RowQuads;
 use super::{TILE, Tile};
-use crate::cpu::isa::Isa;
 use crate::cpu::isa::avx2::Avx2;
+use crate::cpu::isa::{Isa, LANES};
 
 // A pair of columns gives a 16-bit sum one product.
 const _: () = assert!(CHUNK / 2 * 2048 <= i16::MIN.unsigned_abs() as usize);
-
-/// Rows between the one in work and the one that is fetched.
-const ROWS_AHEAD: usize = 16;
 
 /// See [`Isa::ternary_rows`].
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
 pub(crate) fn rows(isa: Avx2, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
     let n = quads.len();
+    let mut ahead = Ahead::of(vectors, n, list, LANES);
     for (i, out) in out.iter_mut().enumerate() {
         let row = &vectors[list[i] as usize * n..][..n];
-        let ahead = &vectors[list[(i + ROWS_AHEAD).min(list.len() - 1)] as usize * n..][..n];
+        let next = &vectors[list[(i + 1).min(list.len() - 1)] as usize * n..][..n];
         let mut total = _mm256_setzero_si256();
-        let chunks = row.chunks(FLUSH).zip(ahead.chunks(FLUSH));
-        for ((row, ahead), quads) in chunks.zip(quads.chunks(FLUSH)) {
+        let chunks = row.chunks(FLUSH).zip(next.chunks(FLUSH));
+        for ((row, next), quads) in chunks.zip(quads.chunks(FLUSH)) {
             let mut sums = [CrumbSums::new(); 2];
-            for ((codes, ahead), quads) in row.iter().zip(ahead).zip(quads) {
-                isa.prefetch_near(ahead, 0);
+            for ((codes, next), quads) in row.iter().zip(next).zip(quads) {
+                ahead.step(isa, 1);
+                isa.prefetch_near(next, 0);
                 for (half, sums) in sums.iter_mut().enumerate() {
                     let q = [0, 1, 2, 3].map(|crumb| half_q(&quads[crumb], half));
                     sums.add(half_of(codes, half), q);
@@ -53,27 +53,23 @@ pub(crate) fn rows(isa: Avx2, vectors: &[Tile], list: &[u32], quads: &[RowQuads]
 #[inline]
 pub(crate) fn columns(isa: Avx2, vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]) {
     let n_blocks = sums.len() / BLOCK_ROWS;
-    let (pairs, mut next) = (CHUNK / 2, CHUNK);
-    let chunks = list.as_chunks::<2>().0.chunks(pairs);
-    for (columns, q) in chunks.zip(q.as_chunks::<2>().0.chunks(pairs)) {
-        let ahead = &list[next.min(list.len())..];
-        let (mut fetched_column, mut fetched_line) = (0, 0);
-        next += CHUNK;
+    fetch(isa, vectors, n_blocks, &list[..CHUNK.min(list.len())]);
+    let mut ahead = Ahead::of(vectors, n_blocks, list, CHUNK);
+    let chunks = list.as_chunks::<2>().0.chunks(CHUNK / 2);
+    for (columns, q) in chunks.zip(q.as_chunks::<2>().0.chunks(CHUNK / 2)) {
         for (block, sums) in sums.chunks_exact_mut(BLOCK_ROWS).enumerate() {
+            let to_next = to_next_block(block, n_blocks);
             for half in 0..2 {
                 let mut acc = [[_mm256_setzero_si256(); 4]; 2];
                 for (pair, q) in columns.iter().zip(q) {
-                    // One line a pair in each half: as many as there are columns.
-                    if let Some(&column) = ahead.get(fetched_column) {
-                        isa.prefetch_near(&vectors[column as usize * n_blocks + fetched_line], 0);
-                        fetched_line += 1;
-                        if fetched_line == n_blocks {
-                            (fetched_column, fetched_line) = (fetched_column + 1, 0);
-                        }
-                    }
+                    // Of two columns a line is read in both halves.
+                    ahead.step(isa, 1);
                     let q = _mm256_set1_epi16(i16::from_le_bytes(q.map(|q| q as u8)));
-                    let a = half_of(&vectors[pair[0] as usize * n_blocks + block], half);
-                    let b = half_of(&vectors[pair[1] as usize * n_blocks + block], half);
+                    let [a, b] = pair.map(|column| {
+                        let vector = &vectors[column as usize * n_blocks + block];
+                        isa.prefetch_near(vector, to_next);
+                        half_of(vector, half)
+                    });
                     let mixed = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
                     for high in 0..2 {
                         let crumbs = crumbs_in_place(mixed[high]);

@@ -1,24 +1,20 @@
 //! Products with chosen rows or columns with `vpdpbusd`, see the layouts in [`rows`](super::rows) and
 //! [`columns`](super::columns).
 //!
-//! Chosen rows and columns lie apart, where no hardware prefetcher finds them: the list says what comes, so each line
-//! is asked for some hundred lines before it is needed. Crumbs stay where they are, as in the strip product of one
-//! token row: masks give 1, 4, 16, 64 times the code, each crumb has its own sum, shifted right once at the end.
+//! Crumbs stay where they are, as in the strip product of one token row: masks give 1, 4, 16, 64 times the code, each
+//! crumb has its own sum, shifted right once at the end. How rows and columns come from memory: [`fetch`](super::fetch).
 
 use std::arch::x86_64::*;
 
 use super::columns::{BLOCK_ROWS, CHUNK};
+use super::fetch::{Ahead, fetch, to_next_block};
 use super::rows::RowQuads;
-use super::{TILE, Tile};
-use crate::cpu::isa::Isa;
+use super::{TILE, Tile, scalar_sparse};
 use crate::cpu::isa::avx512::Avx512;
+use crate::cpu::isa::{Isa, LANES};
 
 /// Rows that share the loads of the activations: 16 sums, 4 codes, 4 masks fill the registers.
 const ROWS: usize = 4;
-
-/// Groups of rows between the one in work and the one that is fetched: 160 lines at 2560 columns. Measured on Zen 4: 64
-/// lines are slower, 256 no faster.
-const GROUPS_AHEAD: usize = 4;
 
 /// See [`Isa::ternary_rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -32,20 +28,17 @@ pub(crate) fn rows(
 ) {
     let n = quads.len();
     let masks = masks();
+    let mut ahead = Ahead::of(vectors, n, list, LANES);
     for (group, out) in out.chunks_mut(ROWS).enumerate() {
         // The last group may be short: it computes its last row more than once.
-        let row_at = |i: usize| list[i.min(list.len() - 1)] as usize;
-        let rows: [&[Tile]; ROWS] =
-            std::array::from_fn(|r| &vectors[row_at(group * ROWS + r) * n..][..n]);
-        let ahead: [usize; ROWS] =
-            std::array::from_fn(|r| row_at((group + GROUPS_AHEAD) * ROWS + r) * n);
+        let row_at = |i: usize| &vectors[list[i.min(list.len() - 1)] as usize * n..][..n];
+        let rows: [&[Tile]; ROWS] = std::array::from_fn(|r| row_at(group * ROWS + r));
+        let next: [&[Tile]; ROWS] = std::array::from_fn(|r| row_at((group + 1) * ROWS + r));
         let mut sums = [[_mm512_setzero_si512(); 4]; ROWS];
-        let mut fetched = 0;
         for (v, quads) in quads.iter().enumerate() {
-            // Line after line of one row, then of the next: neighbours arrive faster than lines apart.
-            for _ in 0..ROWS {
-                isa.prefetch_near(&vectors[ahead[fetched / n] + fetched % n], 0);
-                fetched += 1;
+            ahead.step(isa, ROWS);
+            for next in next {
+                isa.prefetch_near(&next[v], 0);
             }
             let codes: [__m512i; ROWS] = [
                 load(&rows[0][v]),
@@ -79,33 +72,21 @@ pub(crate) fn columns(isa: Avx512, vectors: &[Tile], list: &[u32], q: &[i8], sum
     let n_blocks = sums.len() / BLOCK_ROWS;
     let masks = masks();
     let quads = q.as_chunks::<4>().0;
-    let (chunk_quads, mut next) = (CHUNK / 4, CHUNK);
-    let chunks = list.as_chunks::<4>().0.chunks(chunk_quads);
-    for (columns, quads) in chunks.zip(quads.chunks(chunk_quads)) {
-        // The lines of the next chunk are fetched while this one is in work, column after column.
-        let ahead = &list[next.min(list.len())..];
-        let (mut fetched_column, mut fetched_line) = (0, 0);
-        next += CHUNK;
+    fetch(isa, vectors, n_blocks, &list[..CHUNK.min(list.len())]);
+    let mut ahead = Ahead::of(vectors, n_blocks, list, CHUNK);
+    let chunks = list.as_chunks::<4>().0.chunks(CHUNK / 4);
+    for (columns, quads) in chunks.zip(quads.chunks(CHUNK / 4)) {
         for (block, sums) in sums.chunks_exact_mut(BLOCK_ROWS).enumerate() {
+            let to_next = to_next_block(block, n_blocks);
             let mut acc = [_mm512_setzero_si512(); 16];
             for (columns, quad) in columns.iter().zip(quads) {
-                for _ in 0..4 {
-                    let Some(&column) = ahead.get(fetched_column) else {
-                        break;
-                    };
-                    isa.prefetch_near(&vectors[column as usize * n_blocks + fetched_line], 0);
-                    fetched_line += 1;
-                    if fetched_line == n_blocks {
-                        (fetched_column, fetched_line) = (fetched_column + 1, 0);
-                    }
-                }
+                ahead.step(isa, columns.len());
                 let q = _mm512_set1_epi32(i32::from_le_bytes(quad.map(|q| q as u8)));
-                let codes = [
-                    load(&vectors[columns[0] as usize * n_blocks + block]),
-                    load(&vectors[columns[1] as usize * n_blocks + block]),
-                    load(&vectors[columns[2] as usize * n_blocks + block]),
-                    load(&vectors[columns[3] as usize * n_blocks + block]),
-                ];
+                let codes = columns.map(|column| {
+                    let vector = &vectors[column as usize * n_blocks + block];
+                    isa.prefetch_near(vector, to_next);
+                    load(vector)
+                });
                 let (low, high) = (
                     _mm512_unpacklo_epi8(codes[0], codes[1]),
                     _mm512_unpackhi_epi8(codes[0], codes[1]),
@@ -136,6 +117,64 @@ pub(crate) fn columns(isa: Avx512, vectors: &[Tile], list: &[u32], q: &[i8], sum
             }
         }
     }
+}
+
+/// See [`Isa::list_nonzero`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+pub(crate) fn list_nonzero(q: &[i8], list: &mut [u32], kept: &mut [i8]) -> usize {
+    let (groups, rest) = q.as_chunks::<LANES>();
+    let mut places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let mut n = 0;
+    for q in groups {
+        // SAFETY: 16 bytes are readable.
+        let q = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(q.as_ptr().cast()) });
+        let is_kept = _mm512_test_epi32_mask(q, q);
+        let (list, kept) = (&mut list[n..][..LANES], &mut kept[n..][..LANES]);
+        // SAFETY: 16 elements of either are writable.
+        unsafe {
+            let places = _mm512_maskz_compress_epi32(is_kept, places);
+            _mm512_storeu_si512(list.as_mut_ptr().cast(), places);
+            let q = _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(is_kept, q));
+            _mm_storeu_si128(kept.as_mut_ptr().cast(), q);
+        }
+        n += is_kept.count_ones() as usize;
+        places = _mm512_add_epi32(places, _mm512_set1_epi32(LANES as i32));
+    }
+    let before = q.len() - rest.len();
+    let found = scalar_sparse::list_nonzero(rest, &mut list[n..], &mut kept[n..]);
+    list[n..][..found]
+        .iter_mut()
+        .for_each(|place| *place += before as u32);
+    n + found
+}
+
+/// See [`Isa::list_positive`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+pub(crate) fn list_positive(x: &[f32], list: &mut [u32]) -> usize {
+    let (groups, rest) = x.as_chunks::<LANES>();
+    let mut places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let mut n = 0;
+    for x in groups {
+        // SAFETY: 64 bytes are readable.
+        let x = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+        let is_kept = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, _mm512_setzero_ps());
+        let list = &mut list[n..][..LANES];
+        // SAFETY: 16 elements are writable.
+        unsafe {
+            let places = _mm512_maskz_compress_epi32(is_kept, places);
+            _mm512_storeu_si512(list.as_mut_ptr().cast(), places);
+        }
+        n += is_kept.count_ones() as usize;
+        places = _mm512_add_epi32(places, _mm512_set1_epi32(LANES as i32));
+    }
+    let before = x.len() - rest.len();
+    let found = scalar_sparse::list_positive(rest, &mut list[n..]);
+    list[n..][..found]
+        .iter_mut()
+        .for_each(|place| *place += before as u32);
+    n + found
 }
 
 /// Bits of each crumb in every byte.

@@ -25,6 +25,7 @@ pub mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512_sparse;
 pub mod columns;
+pub mod fetch;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
 #[cfg(target_arch = "aarch64")]

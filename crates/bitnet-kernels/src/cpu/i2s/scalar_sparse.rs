@@ -38,3 +38,26 @@ pub(crate) fn columns(vectors: &[Tile], list: &[u32], q: &[i8], sums: &mut [i32]
         }
     }
 }
+
+/// See [`Isa::list_nonzero`](crate::cpu::isa::Isa::list_nonzero).
+#[inline(always)]
+pub(crate) fn list_nonzero(q: &[i8], list: &mut [u32], kept: &mut [i8]) -> usize {
+    let mut n = 0;
+    for (place, &q) in q.iter().enumerate() {
+        // Without a branch: whether an activation is 0 cannot be guessed.
+        (list[n], kept[n]) = (place as u32, q);
+        n += usize::from(q != 0);
+    }
+    n
+}
+
+/// See [`Isa::list_positive`](crate::cpu::isa::Isa::list_positive).
+#[inline(always)]
+pub(crate) fn list_positive(x: &[f32], list: &mut [u32]) -> usize {
+    let mut n = 0;
+    for (place, &x) in x.iter().enumerate() {
+        list[n] = place as u32;
+        n += usize::from(x > 0.0);
+    }
+    n
+}

@@ -279,6 +279,18 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn list_nonzero(self, q: &[i8], list: &mut [u32], kept: &mut [i8]) -> usize {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::avx512_sparse::list_nonzero(q, list, kept) }
+    }
+
+    #[inline(always)]
+    fn list_positive(self, x: &[f32], list: &mut [u32]) -> usize {
+        // SAFETY: `self` proves the features that the function is compiled for.
+        unsafe { i2s::avx512_sparse::list_positive(x, list) }
+    }
+
+    #[inline(always)]
     fn t5_dot<const T: usize>(
         self,
         tiles: &[Tile],

@@ -205,6 +205,20 @@ pub trait Isa: Copy + Send + Sync + 'static {
         super::i2s::scalar_sparse::columns(vectors, list, q, sums);
     }
 
+    /// Lists the places of activations that are not 0, in order, beside the activations; returns how many there are. `list`
+    /// and `kept` have 16 elements more than `q`, all of which may be written.
+    #[inline(always)]
+    fn list_nonzero(self, q: &[i8], list: &mut [u32], kept: &mut [i8]) -> usize {
+        super::i2s::scalar_sparse::list_nonzero(q, list, kept)
+    }
+
+    /// Lists the places of what is above 0, in order; returns how many there are. `list` has 16 elements more than `x`, all
+    /// of which may be written.
+    #[inline(always)]
+    fn list_positive(self, x: &[f32], list: &mut [u32]) -> usize {
+        super::i2s::scalar_sparse::list_positive(x, list)
+    }
+
     /// Runs `rounds` rounds of independent int8 multiply-adds in registers, with the widest instruction there is, and
     /// returns how many it did: the machine's limit, for [`measure`](crate::measure).
     fn int8_rounds(self, rounds: usize) -> u64;
