@@ -185,13 +185,13 @@ impl CpuBackend {
         }
         let turn = match weights {
             [weight @ Ternary::Columns { .. }] if alone => {
-                scratch.race.turn(columns, x.cols(), weight.bytes())
+                scratch.column_race.turn(columns, x.cols(), weight.bytes())
             }
             _ => None,
         };
         let sparse = match turn {
             Some(side) => side == Side::Chosen,
-            None => scratch.race.pays(columns, x.cols()),
+            None => scratch.column_race.pays(columns, x.cols()),
         };
         let start = turn.map(|_| Instant::now());
         let dense = weights.iter().zip(outs.iter_mut());
@@ -232,7 +232,7 @@ impl CpuBackend {
         }
         if let (Some(side), Some(start)) = (turn, start) {
             let n = if sparse { columns } else { x.cols() };
-            scratch.race.finish(side, n, start.elapsed());
+            scratch.column_race.finish(side, n, start.elapsed());
         }
         Ok(())
     }
@@ -255,15 +255,31 @@ impl CpuBackend {
         let largest = (128 * cols) as f32 * (rows.scale() / q.scales()[0]);
         let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
         let n = scratch.list_open_rows(kernel, &gate[..all])?;
-        if !largest.is_finite() || !scratch.race.pays_by_rows(n, all) {
+        let turn = match largest.is_finite() {
+            true => scratch.row_race.turn(n, all, up_weight.bytes()),
+            false => None,
+        };
+        let sparse = match turn {
+            Some(side) => side == Side::Chosen,
+            None => largest.is_finite() && scratch.row_race.pays(n, all),
+        };
+        let start = turn.map(|_| Instant::now());
+        if !sparse {
             drop(scratch);
             self.multiply(&q, &[up_weight], &mut [&mut *up])?;
             self.gate(Activation::Relu2, gate, up, all, out);
+            if let (Some(side), Some(start)) = (turn, start) {
+                let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
+                scratch.row_race.finish(side, all, start.elapsed());
+            }
             return Ok(());
         }
         let out = &mut out[..all];
         out.fill(0.0);
         scratch.row_products(kernel, pool, &q, (rows, &gate[..all]), n, out)?;
+        if let (Some(side), Some(start)) = (turn, start) {
+            scratch.row_race.finish(side, n, start.elapsed());
+        }
         let read = n * rows.row_bytes();
         self.traffic.add(Traffic {
             ternary_bytes: read as u64,

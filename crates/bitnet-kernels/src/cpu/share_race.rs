@@ -1,4 +1,4 @@
-//! Below which share of its columns a weight is read faster column by column than as one stream: found while decoding.
+//! Below which share of its rows or columns a weight is read faster one by one than as one stream: found while decoding.
 //!
 //! Memory gives pieces that lie apart more slowly than a stream, by a factor that differs between processors and with the
 //! number of threads and the layout of the stream. Both ways give the same bytes, so the first products of a backend for
@@ -30,42 +30,34 @@ const COUNTS: usize = TURNS / 4;
 pub enum Side {
     /// As one stream.
     Whole,
-    /// Column by column.
+    /// Row by row, or column by column.
     Chosen,
 }
 
 /// The turns so far, and the share that is believed.
 #[derive(Debug)]
 pub struct ShareRace {
-    guess: f32,
     share: f32,
-    seconds: [[f32; TURNS]; 2], // of a column that is read
+    seconds: [[f32; TURNS]; 2], // of a row or column that is read
     turns: [usize; 2],
 }
 
 impl ShareRace {
     /// Nothing measured with so many threads.
     pub fn new(threads: usize) -> ShareRace {
-        let guess = if threads == 1 { ALONE } else { TOGETHER };
         ShareRace {
-            guess,
-            share: guess,
+            share: if threads == 1 { ALONE } else { TOGETHER },
             seconds: [[0.0; TURNS]; 2],
             turns: [0; 2],
         }
     }
 
-    /// Whether reading `n` chosen of `all` columns pays.
+    /// Whether reading `n` chosen of `all` rows or columns pays.
     pub fn pays(&self, n: usize, all: usize) -> bool {
         (n as f32) < self.share * all as f32
     }
 
-    /// Whether reading `n` chosen of `all` rows pays: nobody times rows, and what was found of columns says little of them.
-    pub fn pays_by_rows(&self, n: usize, all: usize) -> bool {
-        (n as f32) < self.guess * all as f32
-    }
-
-    /// Whose turn it is, if the product of `n` of `all` columns of a weight of so many bytes shall be timed.
+    /// Whose turn it is, if the product of `n` of `all` rows or columns of a weight of so many bytes shall be timed.
     pub fn turn(&self, n: usize, all: usize, bytes: usize) -> Option<Side> {
         let [whole, chosen] = self.turns;
         let matters = bytes >= LEAST_BYTES && OPEN.contains(&(n as f32 / all as f32));
@@ -76,7 +68,7 @@ impl ShareRace {
         }
     }
 
-    /// Takes down what a turn that read `n` columns took; the last one decides.
+    /// Takes down what a turn that read `n` rows or columns took; the last one decides.
     pub fn finish(&mut self, side: Side, n: usize, time: Duration) {
         let turn = &mut self.turns[side as usize];
         if n == 0 || *turn == TURNS {
@@ -128,7 +120,6 @@ mod tests {
         assert!(slow_pieces.pays(240, 1000) && !slow_pieces.pays(260, 1000));
         let quick_pieces = race(100, 160);
         assert!(quick_pieces.pays(600, 1000) && !quick_pieces.pays(650, 1000));
-        assert!(quick_pieces.pays_by_rows(410, 1000) && !quick_pieces.pays_by_rows(430, 1000));
         // However slow streams seem, all columns are no choice.
         assert!(!race(1000, 100).pays(1000, 1000));
     }

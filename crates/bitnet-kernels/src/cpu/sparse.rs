@@ -38,8 +38,10 @@ pub struct SparseScratch {
     q: Memory<i8>,           // activations of the columns of the list
     quads: Memory<RowQuads>, // activations in the order of the row layout
     sums: Memory<i32>,       // [threads, rows rounded up to blocks]
-    /// Whether leaving out pays.
-    pub race: ShareRace,
+    /// Whether leaving out rows pays.
+    pub row_race: ShareRace,
+    /// Whether leaving out columns pays.
+    pub column_race: ShareRace,
 }
 
 const WHAT: &str = "scratch of sparse products";
@@ -55,7 +57,8 @@ impl SparseScratch {
             q: Memory::zeroed(WHAT, 0)?,
             quads: Memory::zeroed(WHAT, 0)?,
             sums: Memory::zeroed(WHAT, 0)?,
-            race: ShareRace::new(threads),
+            row_race: ShareRace::new(threads),
+            column_race: ShareRace::new(threads),
         })
     }
 

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::avx2::{CrumbSums, FLUSH, crumbs_in_place, half_of};
 use super::columns::{BLOCK_ROWS, CHUNK};
-use super::fetch::{Ahead, fetch, to_next_block};
+use super::fetch::{Ahead, fetch};
 use super::rows::RowQuads;
 use super::{TILE, Tile};
 use crate::cpu::isa::avx2::Avx2;
@@ -58,18 +58,14 @@ pub(crate) fn columns(isa: Avx2, vectors: &[Tile], list: &[u32], q: &[i8], sums:
     let chunks = list.as_chunks::<2>().0.chunks(CHUNK / 2);
     for (columns, q) in chunks.zip(q.as_chunks::<2>().0.chunks(CHUNK / 2)) {
         for (block, sums) in sums.chunks_exact_mut(BLOCK_ROWS).enumerate() {
-            let to_next = to_next_block(block, n_blocks);
             for half in 0..2 {
+                // Of two columns a line is read in both halves.
+                ahead.step(isa, columns.len());
                 let mut acc = [[_mm256_setzero_si256(); 4]; 2];
                 for (pair, q) in columns.iter().zip(q) {
-                    // Of two columns a line is read in both halves.
-                    ahead.step(isa, 1);
                     let q = _mm256_set1_epi16(i16::from_le_bytes(q.map(|q| q as u8)));
-                    let [a, b] = pair.map(|column| {
-                        let vector = &vectors[column as usize * n_blocks + block];
-                        isa.prefetch_near(vector, to_next);
-                        half_of(vector, half)
-                    });
+                    let [a, b] = pair
+                        .map(|column| half_of(&vectors[column as usize * n_blocks + block], half));
                     let mixed = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
                     for high in 0..2 {
                         let crumbs = crumbs_in_place(mixed[high]);
