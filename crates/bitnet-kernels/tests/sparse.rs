@@ -197,6 +197,54 @@ fn rows_behind_a_closed_gate_are_left_out_and_change_nothing() {
 }
 
 #[test]
+fn whichever_way_is_raced_for_and_wins_the_bytes_stay() {
+    let mut random = Random::new(7);
+    // Above a MiB, so that both ways take turns: 32 of each.
+    let (inner, cols) = (2304, 2560);
+    let x = random.floats(cols);
+    let layer = FeedForward::new(inner, &x, 30, &mut random);
+    for kernel in available_kernels() {
+        if kernel.starts_with("scalar") {
+            continue; // it reads everything
+        }
+        let backends = [false, true].map(|dense| {
+            CpuBackend::new(CpuOptions {
+                threads: Some(2),
+                kernel: Some(kernel.into()),
+                dense,
+            })
+            .unwrap()
+        });
+        let [sparse, dense] = &backends;
+        let (expected, y_expected, _) = layer.run(dense, &x);
+        let upload = |weight, usage| sparse.upload_ternary(weight, usage).unwrap();
+        let gate = upload(&layer.gate, TernaryUse::Dense);
+        let up = upload(&layer.up, TernaryUse::GatedUp);
+        let down = upload(&layer.down, TernaryUse::SparseInput);
+        let room = |len| sparse.buffer(len).unwrap();
+        let (mut a, mut b, mut gated, mut y) = (room(inner), room(inner), room(inner), room(cols));
+        let x = buffer(sparse, &x);
+        // Products that read everything, and that read a part: of rows, of columns.
+        let mut ways = [[0; 2]; 2];
+        for _ in 0..70 {
+            let before = sparse.traffic();
+            let products = [&mut a, &mut b];
+            sparse.gated(Activation::Relu2, &x, 1, [&gate, &up], products, &mut gated);
+            sparse.bitlinear(&gated, 1, &[&down], &mut [&mut y]);
+            assert!(same_numbers(&gated, &expected), "{kernel}");
+            assert!(bits(&y) == y_expected, "{kernel}");
+            let read = sparse.traffic().since(&before);
+            ways[0][usize::from(read.up_rows_read < read.up_rows)] += 1;
+            ways[1][usize::from(read.down_columns_read < read.down_columns)] += 1;
+        }
+        assert!(
+            ways.as_flattened().iter().all(|n| *n >= 32),
+            "{kernel}: {ways:?}"
+        );
+    }
+}
+
+#[test]
 fn extreme_values_do_not_overflow_in_chosen_rows_and_columns() {
     let pairs = pairs();
     let same = |rows: usize, cols: usize, trit: &dyn Fn(usize) -> i8| Trits {

@@ -42,7 +42,6 @@ pub mod traffic;
 use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use bitnet_quantization::TernaryRows;
 
@@ -183,17 +182,12 @@ impl CpuBackend {
         if alone && weights.iter().any(by_columns) {
             columns = scratch.list_columns(kernel, x)?;
         }
-        let turn = match weights {
-            [weight @ Ternary::Columns { .. }] if alone => {
-                scratch.column_race.turn(columns, x.cols(), weight.bytes())
-            }
-            _ => None,
+        let timed = match weights {
+            [weight @ Ternary::Columns { .. }] if alone => weight.bytes(),
+            _ => 0,
         };
-        let sparse = match turn {
-            Some(side) => side == Side::Chosen,
-            None => scratch.column_race.pays(columns, x.cols()),
-        };
-        let start = turn.map(|_| Instant::now());
+        let heat = scratch.column_race.begin(columns, x.cols(), timed);
+        let sparse = heat.side == Side::Chosen;
         let dense = weights.iter().zip(outs.iter_mut());
         let dense = dense.filter_map(|(weight, out)| match weight {
             Ternary::Columns { .. } if sparse => None,
@@ -230,10 +224,8 @@ impl CpuBackend {
         if alone {
             self.traffic.add(traffic);
         }
-        if let (Some(side), Some(start)) = (turn, start) {
-            let n = if sparse { columns } else { x.cols() };
-            scratch.column_race.finish(side, n, start.elapsed());
-        }
+        let n = if sparse { columns } else { x.cols() };
+        scratch.column_race.end(&heat, n);
         Ok(())
     }
 
@@ -255,31 +247,21 @@ impl CpuBackend {
         let largest = (128 * cols) as f32 * (rows.scale() / q.scales()[0]);
         let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
         let n = scratch.list_open_rows(kernel, &gate[..all])?;
-        let turn = match largest.is_finite() {
-            true => scratch.row_race.turn(n, all, up_weight.bytes()),
-            false => None,
-        };
-        let sparse = match turn {
-            Some(side) => side == Side::Chosen,
-            None => largest.is_finite() && scratch.row_race.pays(n, all),
-        };
-        let start = turn.map(|_| Instant::now());
-        if !sparse {
+        // Where one could be, all count.
+        let n = if largest.is_finite() { n } else { all };
+        let heat = scratch.row_race.begin(n, all, up_weight.bytes());
+        if heat.side == Side::Whole {
             drop(scratch);
             self.multiply(&q, &[up_weight], &mut [&mut *up])?;
             self.gate(Activation::Relu2, gate, up, all, out);
-            if let (Some(side), Some(start)) = (turn, start) {
-                let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
-                scratch.row_race.finish(side, all, start.elapsed());
-            }
+            let mut scratch = self.sparse.lock().unwrap_or_else(PoisonError::into_inner);
+            scratch.row_race.end(&heat, all);
             return Ok(());
         }
         let out = &mut out[..all];
         out.fill(0.0);
         scratch.row_products(kernel, pool, &q, (rows, &gate[..all]), n, out)?;
-        if let (Some(side), Some(start)) = (turn, start) {
-            scratch.row_race.finish(side, n, start.elapsed());
-        }
+        scratch.row_race.end(&heat, n);
         let read = n * rows.row_bytes();
         self.traffic.add(Traffic {
             ternary_bytes: read as u64,

@@ -4,11 +4,11 @@
 //! number of threads and the layout of the stream. Both ways give the same bytes, so the first products of a backend for
 //! which it matters take turns and are timed, and what they say holds from then on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The share before anything was measured, with one thread and with more. Zen 4: a thread streams 26 GB/s and gets 12 GB/s
-/// of chosen pieces of 640 bytes (the core's line buffers bound it); two threads together stream 31 GB/s of 1.6-bit
-/// weights and get 17.
+/// The share before anything was measured, with one thread and with more. Zen 4: a thread streams 26 GB/s and got 12 GB/s
+/// of chosen pieces of 640 bytes that were asked for line by line; two threads together stream 31 GB/s of 1.6-bit weights
+/// and got 17. With whole pieces more would pay, which the race finds out.
 const ALONE: f32 = 0.42;
 const TOGETHER: f32 = 0.45;
 
@@ -18,7 +18,7 @@ const OPEN: std::ops::Range<f32> = 0.15..0.7;
 /// Bytes of a weight below which time says more about barriers than about memory.
 const LEAST_BYTES: usize = 1 << 20;
 
-/// Products of each side: two tokens of a model with 32 layers.
+/// Products of each side, of rows and of columns: two tokens of a model with 32 layers.
 const TURNS: usize = 32;
 
 /// The turn that counts, from the fastest: half of them may be of a first token, which finds no page mapped, or beside
@@ -32,6 +32,14 @@ pub enum Side {
     Whole,
     /// Row by row, or column by column.
     Chosen,
+}
+
+/// One product: how its weight is read, and when it began if it is timed.
+#[derive(Debug)]
+pub struct Heat {
+    /// How the weight is read.
+    pub side: Side,
+    start: Option<Instant>,
 }
 
 /// The turns so far, and the share that is believed.
@@ -52,13 +60,33 @@ impl ShareRace {
         }
     }
 
+    /// How to read a weight of so many bytes (0: it shall not be timed) of which `n` of `all` rows or columns count.
+    pub fn begin(&self, n: usize, all: usize, bytes: usize) -> Heat {
+        let turn = self.turn(n, all, bytes);
+        let pays = match self.pays(n, all) {
+            true => Side::Chosen,
+            false => Side::Whole,
+        };
+        Heat {
+            side: turn.unwrap_or(pays),
+            start: turn.map(|_| Instant::now()),
+        }
+    }
+
+    /// The product has ended and read `n` rows or columns.
+    pub fn end(&mut self, heat: &Heat, n: usize) {
+        if let Some(start) = heat.start {
+            self.finish(heat.side, n, start.elapsed());
+        }
+    }
+
     /// Whether reading `n` chosen of `all` rows or columns pays.
-    pub fn pays(&self, n: usize, all: usize) -> bool {
+    fn pays(&self, n: usize, all: usize) -> bool {
         (n as f32) < self.share * all as f32
     }
 
     /// Whose turn it is, if the product of `n` of `all` rows or columns of a weight of so many bytes shall be timed.
-    pub fn turn(&self, n: usize, all: usize, bytes: usize) -> Option<Side> {
+    fn turn(&self, n: usize, all: usize, bytes: usize) -> Option<Side> {
         let [whole, chosen] = self.turns;
         let matters = bytes >= LEAST_BYTES && OPEN.contains(&(n as f32 / all as f32));
         match (matters, whole <= chosen) {
@@ -69,7 +97,7 @@ impl ShareRace {
     }
 
     /// Takes down what a turn that read `n` rows or columns took; the last one decides.
-    pub fn finish(&mut self, side: Side, n: usize, time: Duration) {
+    fn finish(&mut self, side: Side, n: usize, time: Duration) {
         let turn = &mut self.turns[side as usize];
         if n == 0 || *turn == TURNS {
             return;

@@ -25,7 +25,8 @@ use super::share_race::ShareRace;
 use super::threads::Pool;
 use crate::error::KernelError;
 
-/// Columns of a range of one thread, at the least: the first ones of a range arrive late.
+/// Columns of a range of one thread, at the least, unless threads would have less than four ranges: the first chunk of a range
+/// is waited for.
 const LEAST_COLUMNS: usize = 4 * CHUNK;
 
 /// Rows of a range of one thread, at the least.
@@ -151,13 +152,14 @@ impl SparseScratch {
         all_sums.fill(0);
         let (list, q) = (&self.list[..n], &self.q[..n]);
         let sums = Disjoint::new(all_sums);
-        let grain = pool.grain(n, LEAST_COLUMNS).next_multiple_of(CHUNK);
+        let least = LEAST_COLUMNS.min(n.div_ceil(4 * pool.threads()));
+        let grain = pool.grain(n, least).next_multiple_of(CHUNK);
         pool.for_ranges(n, grain, |range, thread| {
             kernel.run(ColumnProducts {
                 vectors: columns.vectors(),
                 list: &list[range.clone()],
                 q: &q[range],
-                // SAFETY: no other running call has this thread's number.
+                // SAFETY: no other running call has this thread's number, and the arrays of two numbers do not overlap.
                 sums: unsafe { sums.range(thread * n_sums, n_sums) },
             });
         });
@@ -282,6 +284,59 @@ impl Op for AddThreads<'_> {
             let mut y = [0.0; LANES];
             isa.store(isa.mul(isa.load_i32(&acc), isa.splat(self.factor)), &mut y);
             out.copy_from_slice(&y[..out.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::i2s::scalar_sparse;
+
+    #[test]
+    fn every_kernel_lists_what_the_scalar_one_lists() {
+        let bytes = [0, 1, 0, 0, -128, 127, 0, -1, 0, 0, 0];
+        let floats = [
+            0.0,
+            -0.0,
+            1e-45,
+            -1e-45,
+            f32::NAN,
+            -f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            1.0,
+            -1.0,
+        ];
+        for kernel in Kernel::available() {
+            for len in [0, 1, 15, 16, 17, 31, 32, 33, 1000] {
+                for every in [1, 2, 3, 1001] {
+                    let q: Vec<i8> = (0..len)
+                        .map(|i| if i % every == 0 { bytes[i % 11] } else { 0 })
+                        .collect();
+                    let x: Vec<f32> = (0..len).map(|i| floats[i * every % 10]).collect();
+                    let list = || vec![0; len + LANES];
+                    let [(mut a, mut kept_a), (mut b, mut kept_b)] =
+                        [0, 1].map(|_| (list(), vec![0; len + LANES]));
+                    let n = kernel.run(ListNonzero {
+                        q: &q,
+                        list: &mut a,
+                        kept: &mut kept_a,
+                    });
+                    assert_eq!(n, scalar_sparse::list_nonzero(&q, &mut b, &mut kept_b));
+                    assert_eq!(
+                        (&a[..n], &kept_a[..n]),
+                        (&b[..n], &kept_b[..n]),
+                        "{kernel:?}"
+                    );
+                    let n = kernel.run(ListPositive {
+                        x: &x,
+                        list: &mut a,
+                    });
+                    assert_eq!(n, scalar_sparse::list_positive(&x, &mut b));
+                    assert_eq!(a[..n], b[..n], "{kernel:?}");
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Products with chosen rows or columns with `vpdpbusd`, see the layouts in [`rows`](super::rows) and
+//! Products with chosen rows or columns with `vpdpbusd`, and lists of them with `vpcompressd`, see the layouts in [`rows`](super::rows) and
 //! [`columns`](super::columns).
 //!
 //! Crumbs stay where they are, as in the strip product of one token row: masks give 1, 4, 16, 64 times the code, each
@@ -127,11 +127,11 @@ pub(crate) fn list_nonzero(q: &[i8], list: &mut [u32], kept: &mut [i8]) -> usize
     let mut places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let mut n = 0;
     for q in groups {
-        // SAFETY: 16 bytes are readable.
+        // SAFETY: 16 bytes are readable: `q` is an array of 16.
         let q = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(q.as_ptr().cast()) });
         let is_kept = _mm512_test_epi32_mask(q, q);
         let (list, kept) = (&mut list[n..][..LANES], &mut kept[n..][..LANES]);
-        // SAFETY: 16 elements of either are writable.
+        // SAFETY: 16 elements of either are writable, as they were cut above.
         unsafe {
             let places = _mm512_maskz_compress_epi32(is_kept, places);
             _mm512_storeu_si512(list.as_mut_ptr().cast(), places);
@@ -161,7 +161,7 @@ pub(crate) fn list_positive(x: &[f32], list: &mut [u32]) -> usize {
         let x = unsafe { _mm512_loadu_ps(x.as_ptr()) };
         let is_kept = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, _mm512_setzero_ps());
         let list = &mut list[n..][..LANES];
-        // SAFETY: 16 elements are writable.
+        // SAFETY: 16 elements are writable, as they were cut above.
         unsafe {
             let places = _mm512_maskz_compress_epi32(is_kept, places);
             _mm512_storeu_si512(list.as_mut_ptr().cast(), places);

@@ -191,7 +191,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
 
     /// Exact integer products of chosen rows in [row layout](super::i2s::rows) with one token row:
     /// `out[i] = sum over columns of code(row list[i], column) * q(column)`. `quads` are the activations in the order of
-    /// the layout, `vectors` is `[_, quads.len()]`. `list` may be longer than `out`: what follows is read ahead.
+    /// the layout, `vectors` is `[_, quads.len()]`. `out` has at most [`LANES`] elements. `list` may be longer: what follows is
+    /// read ahead, so that callers ask only for the first [`LANES`] rows of a list themselves.
     #[inline(always)]
     fn ternary_rows(self, vectors: &[Tile], list: &[u32], quads: &[RowQuads], out: &mut [i32]) {
         super::i2s::scalar_sparse::rows(vectors, list, quads, out);
@@ -206,14 +207,14 @@ pub trait Isa: Copy + Send + Sync + 'static {
     }
 
     /// Lists the places of activations that are not 0, in order, beside the activations; returns how many there are. `list`
-    /// and `kept` have 16 elements more than `q`, all of which may be written.
+    /// and `kept` have at least [`LANES`] elements more than `q`, which may all be written.
     #[inline(always)]
     fn list_nonzero(self, q: &[i8], list: &mut [u32], kept: &mut [i8]) -> usize {
         super::i2s::scalar_sparse::list_nonzero(q, list, kept)
     }
 
-    /// Lists the places of what is above 0, in order; returns how many there are. `list` has 16 elements more than `x`, all
-    /// of which may be written.
+    /// Lists the places of what is above 0, in order; returns how many there are. `list` has at least [`LANES`] elements
+    /// more than `x`, which may all be written.
     #[inline(always)]
     fn list_positive(self, x: &[f32], list: &mut [u32]) -> usize {
         super::i2s::scalar_sparse::list_positive(x, list)
