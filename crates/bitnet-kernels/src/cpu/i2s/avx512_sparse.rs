@@ -1,5 +1,5 @@
-//! Products with chosen rows or columns with `vpdpbusd`, and lists of them with `vpcompressd`, see the layouts in [`rows`](super::rows) and
-//! [`columns`](super::columns).
+//! Products with chosen rows or columns with `vpdpbusd`, and lists of them with `vpcompressd`, see the layouts in
+//! [`rows`](super::rows) and [`columns`](super::columns).
 //!
 //! Crumbs stay where they are, as in the strip product of one token row: masks give 1, 4, 16, 64 times the code, each
 //! crumb has its own sum, shifted right once at the end. How rows and columns come from memory: [`fetch`](super::fetch).
